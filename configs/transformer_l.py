@@ -1,0 +1,12 @@
+"""ConvTransformer L (9.69 M parameters when folded) with HRF; `transformer_l.py:emodb` and the like pick a corpus."""
+
+from ml_collections import ConfigDict
+
+from jax_reparam import config
+
+
+def get_config(corpus: str = '') -> ConfigDict:
+    """The recipe for one corpus; '' is the embedded synthetic one."""
+    recipe = config.base()
+    recipe.model.update(channels=32, width=256, layers=12, heads=8, ffn_width=1024)
+    return config.for_corpus(recipe, corpus)

@@ -1,0 +1,12 @@
+"""ConvTransformer XS (0.080 M parameters when folded) with HRF; `transformer_xs.py:emodb` and the like pick a corpus."""
+
+from ml_collections import ConfigDict
+
+from jax_reparam import config
+
+
+def get_config(corpus: str = '') -> ConfigDict:
+    """The recipe for one corpus; '' is the embedded synthetic one."""
+    recipe = config.base()
+    recipe.model.update(channels=8, width=64, layers=2, heads=4, ffn_width=128)
+    return config.for_corpus(recipe, corpus)

@@ -1,0 +1,1 @@
+"""Transformer re-parameterization for on-device speech emotion recognition."""

@@ -1,0 +1,118 @@
+"""Audio in: WAV or FLAC of any rate and channel count becomes int16 mono at one rate."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+from pathlib import Path
+
+import numpy as np
+
+from jax_reparam.errors import InputError
+
+SAMPLE_RATE = 16000
+SHORTEST_SECONDS = 0.1
+# Dither alone moves a sample by one step to either side; a clip that never leaves this span holds no sound.
+SILENT_SPAN = 2
+
+_FORMATS = ('WAV', 'WAVEX', 'RF64', 'FLAC')
+_RATES = (1000, 768000)
+_BLOCK = 1 << 20
+# Programs that write WAV to a pipe cannot go back to fill in the length, and leave a number near the largest there is.
+_LENGTH_UNKNOWN = 0x7FFF0000
+
+
+class AudioError(InputError):
+    """A file is not the audio it should be; the message is `file: expected ..., found ...`."""
+
+
+def read(path: str | os.PathLike[str], sample_rate: int = SAMPLE_RATE) -> np.ndarray:
+    """Reads one WAV or FLAC file as mono int16.
+
+    Args:
+      path: the file.
+      sample_rate: samples per second of the result; other rates are resampled (soxr, high quality).
+
+    Returns:
+      `[N]` int16, the mean of the channels. 16-bit mono at `sample_rate` comes back bit for bit.
+
+    Raises:
+      AudioError: the file is missing, unreadable, not WAV or FLAC, shorter than its header says, empty, or holds NaN or
+        infinite samples.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise AudioError(f'{path}: expected a WAV or FLAC file, found nothing there') from None
+    except OSError as error:
+        raise AudioError(f'{path}: expected a readable WAV or FLAC file, found: {error.strerror}') from None
+    return decode(data, str(path), sample_rate)
+
+
+def decode(data: bytes, name: str, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
+    """Decodes the bytes of one WAV or FLAC file; see `read`, which gives them. `name` stands in the errors."""
+    import soundfile
+    import soxr
+
+    if not data:
+        raise AudioError(f'{name}: expected WAV or FLAC audio, found an empty file')
+    try:
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            kind, rate, promised = file.format, file.samplerate, file.frames
+            if kind not in _FORMATS:
+                raise AudioError(f'{name}: expected WAV or FLAC audio, found {file.format_info}')
+            # In blocks, because a FLAC stream may not say how long it is.
+            blocks = []
+            while len(block := file.read(_BLOCK, dtype='float32', always_2d=True)):
+                blocks.append(block)
+    except soundfile.LibsndfileError as error:
+        found = 'a damaged or truncated one' if data[:4] in (b'RIFF', b'RF64', b'fLaC') else 'something else'
+        raise AudioError(f'{name}: expected WAV or FLAC audio, found {found} ({error.error_string})') from None
+    samples = np.concatenate(blocks) if blocks else np.zeros((0, 1), np.float32)
+
+    if data[:4] == b'RIFF' and (missing := _missing_bytes(data)):
+        raise AudioError(f'{name}: expected the audio that its header promises, found {missing:,} bytes too few')
+    if kind == 'FLAC' and len(samples) < promised < 1 << 62:
+        raise AudioError(f'{name}: expected {promised:,} samples as its header promises, found {len(samples):,}')
+    if not len(samples):
+        raise AudioError(f'{name}: expected audio, found 0 samples')
+    if not _RATES[0] <= rate <= _RATES[1]:
+        raise AudioError(f'{name}: expected a sample rate of {_RATES[0]:,} to {_RATES[1]:,} Hz, found {rate:,}')
+    if bad := int(np.sum(~np.isfinite(samples))):
+        raise AudioError(f'{name}: expected finite samples, found {bad:,} that are NaN or infinite')
+
+    mono = samples.mean(axis=1)
+    if rate != sample_rate:
+        mono = soxr.resample(mono, rate, sample_rate)
+    return np.clip(np.rint(mono * 32768.0), -32768, 32767).astype(np.int16)
+
+
+def check(audio: np.ndarray, name: str, sample_rate: int = SAMPLE_RATE) -> None:
+    """Refuses a clip in which there is nothing to hear.
+
+    Args:
+      audio: `[N]` int16.
+      name: what to call the clip in the error.
+      sample_rate: samples per second.
+
+    Raises:
+      AudioError: no sample, less than 0.1 s, or silence (all samples within two steps of one another).
+    """
+    if not len(audio):
+        raise AudioError(f'{name}: expected audio, found 0 samples')
+    if len(audio) < SHORTEST_SECONDS * sample_rate:
+        raise AudioError(f'{name}: expected at least {SHORTEST_SECONDS} s, found {len(audio) / sample_rate:.3f} s')
+    if int(audio.max()) - int(audio.min()) <= SILENT_SPAN:
+        raise AudioError(f'{name}: expected sound, found silence')
+
+
+def _missing_bytes(data: bytes) -> int:
+    """How many bytes of its `data` chunk a RIFF file lacks; libsndfile reads such a file without a word."""
+    at = 12
+    while at + 8 <= len(data):
+        chunk, length = struct.unpack_from('<4sI', data, at)
+        if chunk == b'data':
+            return 0 if length >= _LENGTH_UNKNOWN else max(0, at + 8 + length - len(data))
+        at += 8 + length + length % 2
+    return 0

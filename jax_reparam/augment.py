@@ -1,0 +1,74 @@
+"""Augmentation of standardised features in training, under jit: SpecAugment (Park et al. 2019), stretch, warp and gain."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+    """How strongly training features are varied; every window draws its own values.
+
+    Attributes:
+      freq_masks: number of frequency masks (SpecAugment).
+      freq_mask_bands: largest width of one, in mel bands.
+      time_masks: number of time masks (SpecAugment).
+      time_mask_frames: largest width of one, in frames.
+      stretch: largest change of tempo, as a share: 0.15 plays a window at 0.85 to 1.15 of its speed.
+      warp: largest scaling of the mel axis, as a share (vocal tract length perturbation, Jaitly and Hinton 2013).
+      gain: largest offset, in standard deviations of a band.
+    """
+
+    freq_masks: int = 2
+    freq_mask_bands: int = 10
+    time_masks: int = 2
+    time_mask_frames: int = 40
+    stretch: float = 0.0
+    warp: float = 0.0
+    gain: float = 0.0
+
+
+def augment(key: jax.Array, x: jax.Array, config: AugmentConfig) -> jax.Array:
+    """Varies a batch of windows `[B, T, M]`; masked cells become 0, the mean of the training speakers."""
+    keys = jax.random.split(key, x.shape[0])
+    return jax.vmap(lambda k, window: _augment_one(k, window, config))(keys, x)
+
+
+def _augment_one(key: jax.Array, x: jax.Array, config: AugmentConfig) -> jax.Array:
+    stretch, warp, gain, time, freq = jax.random.split(key, 5)
+    if config.stretch:
+        x = _resample(x, 1 + _symmetric(stretch, config.stretch))
+    if config.warp:
+        x = _resample(x.T, 1 + _symmetric(warp, config.warp)).T
+    if config.gain:
+        x = x + _symmetric(gain, config.gain)
+    for k in jax.random.split(time, config.time_masks):
+        x = x * _keep(k, x.shape[0], config.time_mask_frames)[:, None]
+    for k in jax.random.split(freq, config.freq_masks):
+        x = x * _keep(k, x.shape[1], config.freq_mask_bands)[None, :]
+    return x
+
+
+def _symmetric(key: jax.Array, largest: float) -> jax.Array:
+    return jax.random.uniform(key, minval=-largest, maxval=largest)
+
+
+def _resample(x: jax.Array, rate: jax.Array) -> jax.Array:
+    """Reads `x` `[N, K]` along its first axis at positions 0, rate, 2 rate, ..., the last row standing in past the end."""
+    position = jnp.minimum(jnp.arange(x.shape[0]) * rate, x.shape[0] - 1)
+    low = jnp.floor(position).astype(jnp.int32)
+    high = jnp.minimum(low + 1, x.shape[0] - 1)
+    share = (position - low)[:, None]
+    return x[low] * (1 - share) + x[high] * share
+
+
+def _keep(key: jax.Array, length: int, widest: int) -> jax.Array:
+    """`[length]`: 0 over a stretch of random place and width up to `widest`, 1 elsewhere."""
+    key_width, key_start = jax.random.split(key)
+    width = jax.random.randint(key_width, (), 0, min(widest, length) + 1)
+    start = jax.random.randint(key_start, (), 0, length - width + 1)
+    index = jnp.arange(length)
+    return 1.0 - ((index >= start) & (index < start + width))

@@ -1,0 +1,176 @@
+"""Checkpoints by Orbax: `W/checkpoints/STEP` holds variables, optimizer state and all that is needed to use them.
+
+The best on validation and the last are kept. Each is written to a temporary name and renamed, so one that can be seen is
+whole. `meta` travels in every checkpoint: config, labels, the training speakers' statistics, split, versions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jax_reparam.errors import InputError
+
+FORMAT = 1
+FOLDER = 'checkpoints'
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A trained model as it lies in a checkpoint.
+
+    Attributes:
+      variables: `{'params': ..., 'batch_stats': ...}`, NumPy arrays.
+      meta: `config` (the recipe), `labels` (ordered), `mean` and `std` (`[M]`), `split`, `corpus`, `versions`.
+      step: the training step.
+      path: the folder it was read from.
+    """
+
+    variables: dict[str, Any]
+    meta: dict[str, Any]
+    step: int
+    path: Path
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The recipe it was trained with."""
+        return self.meta['config']
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The class names, in the order of the logits."""
+        return tuple(self.meta['labels'])
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Mean of each mel band over the training speakers, `[M]` float32."""
+        return np.asarray(self.meta['mean'], np.float32)
+
+    @property
+    def std(self) -> np.ndarray:
+        """Standard deviation of each mel band over the training speakers, `[M]` float32."""
+        return np.asarray(self.meta['std'], np.float32)
+
+
+class Checkpoints:
+    """The checkpoints of one training run: the best on validation and the last.
+
+    Args:
+      directory: `W/checkpoints`.
+      create: make the folder.
+    """
+
+    def __init__(self, directory: Path, *, create: bool = True) -> None:
+        import orbax.checkpoint as ocp
+        from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
+
+        self._ocp = ocp
+        self._manager = ocp.CheckpointManager(
+            directory.absolute(),
+            item_names=('variables', 'optimizer', 'meta'),
+            options=ocp.CheckpointManagerOptions(
+                create=create,
+                read_only=not create,
+                cleanup_tmp_directories=create,
+                enable_async_checkpointing=False,
+                best_fn=lambda metrics: metrics['score'],
+                preservation_policy=keep.AnyPreservationPolicy(
+                    [keep.LatestN(1), keep.BestN(get_metric_fn=lambda metrics: metrics['score'], n=1)]
+                ),
+            ),
+        )
+
+    def latest(self) -> int | None:
+        """The step of the last checkpoint, None where there is none."""
+        return self._manager.latest_step()
+
+    def best(self) -> int | None:
+        """The step of the best checkpoint on validation, None where there is none."""
+        return self._manager.best_step()
+
+    def save(self, step: int, *, variables: Any, optimizer: Any, meta: Mapping[str, Any], score: float) -> None:
+        """Writes a checkpoint, then removes those that are neither the best nor the last.
+
+        Args:
+          step: the training step.
+          variables: `params` and `batch_stats`.
+          optimizer: the optimizer's state.
+          meta: see `Trained`.
+          score: on validation; the larger the better.
+        """
+        args = self._ocp.args
+        self._manager.save(
+            step,
+            args=args.Composite(
+                variables=args.StandardSave(variables),
+                optimizer=args.StandardSave(optimizer),
+                meta=args.JsonSave({'format': FORMAT, **meta}),
+            ),
+            metrics={'score': score},
+        )
+
+    def restore(self, step: int, *, variables: Any, optimizer: Any) -> tuple[Any, Any]:
+        """The variables and the optimizer's state of a checkpoint, placed and typed like the examples given."""
+        args = self._ocp.args
+        restored = self._manager.restore(
+            step,
+            args=args.Composite(variables=args.StandardRestore(variables), optimizer=args.StandardRestore(optimizer)),
+        )
+        return restored['variables'], restored['optimizer']
+
+    def close(self) -> None:
+        """Ends the manager's threads."""
+        self._manager.close()
+
+
+def load(path: str | Path) -> Trained:
+    """Reads a trained model for evaluation or folding: the best on validation, from one device or many.
+
+    Args:
+      path: a training folder `W`, its `W/checkpoints`, or one `W/checkpoints/STEP`.
+
+    Raises:
+      InputError: no checkpoint there, or one that is damaged or of another form.
+    """
+    step_dir = _step_folder(Path(path))
+    import orbax.checkpoint as ocp
+
+    try:
+        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+            meta = reader.restore(step_dir / 'meta')
+        with ocp.PyTreeCheckpointer() as reader:
+            tree = reader.metadata(step_dir / 'variables').item_metadata.tree
+            numpy = _map_leaves(tree, lambda _: ocp.RestoreArgs(restore_type=np.ndarray))
+            variables = reader.restore(step_dir / 'variables', restore_args=numpy)
+    except Exception as error:  # Orbax and TensorStore raise many kinds; each means that the files are not whole.
+        raise InputError(f'{step_dir}: expected a whole checkpoint, found a damaged one ({error})') from error
+    if meta.get('format') != FORMAT:
+        raise InputError(f'{step_dir}: expected checkpoint format {FORMAT}, found {meta.get("format")}')
+    return Trained(variables, meta, int(step_dir.name), step_dir)
+
+
+def _map_leaves(tree: Any, function: Any) -> Any:
+    if isinstance(tree, Mapping):
+        return {key: _map_leaves(child, function) for key, child in tree.items()}
+    return function(tree)
+
+
+def _step_folder(path: Path) -> Path:
+    if not path.exists():
+        raise InputError(f'{path}: expected a training folder or a checkpoint, found nothing')
+    if (path / 'variables').is_dir():
+        return path.absolute()
+    folder = path / FOLDER if (path / FOLDER).is_dir() else path
+    steps = [child for child in folder.iterdir() if child.name.isdigit()] if folder.is_dir() else []
+    if not steps:
+        raise InputError(f'{path}: expected {FOLDER}/STEP with variables and meta, found no checkpoint')
+    checkpoints = Checkpoints(folder, create=False)
+    try:
+        best = checkpoints.best()
+    finally:
+        checkpoints.close()
+    return (folder / str(best if best is not None else max(int(step.name) for step in steps))).absolute()

@@ -1,0 +1,95 @@
+"""The recipe that every file in configs/ starts from. Importing this loads neither jax nor TensorFlow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jax_reparam.errors import InputError
+
+# What a corpus changes in a recipe; `configs/NAME.py:emodb` picks one.
+CORPORA: dict[str, dict[str, Any]] = {
+    'synth': {'train.steps': 240, 'train.eval_every': 40, 'train.warmup_steps': 40},
+    'emodb': {'train.steps': 900, 'train.eval_every': 30},
+    'ravdess': {'train.steps': 2400, 'train.eval_every': 80},
+    'folder': {},
+}
+
+
+def base() -> ConfigDict:
+    """The defaults of all recipes: ConvTransformer S with HRF on the synthetic corpus."""
+    return ConfigDict(
+        {
+            # One field of the architecture's config each (jax_reparam/models/).
+            'model': {
+                'name': 'conv_transformer',
+                'channels': 16,
+                'width': 96,
+                'layers': 4,
+                'heads': 4,
+                'ffn_width': 384,
+                'dropout': 0.1,
+                'attention_dropout': 0.0,
+            },
+            # layers.HRFConfig; expansion 0 trains the plain model.
+            'hrf': {'expansion': 4.0, 'forward': 'composed', 'init': 'lecun', 'decay': 'none'},
+            # features.FrontendConfig.
+            'frontend': {
+                'sample_rate': 16000,
+                'n_mels': 64,
+                'frame_ms': 25,
+                'hop_ms': 10,
+                'n_fft': 512,
+                'fmin': 20.0,
+                'fmax': 8000.0,
+                'floor': 1e-7,
+            },
+            # windows.WindowConfig, in seconds.
+            'window': {'seconds': 4.0, 'hop_seconds': 2.0},
+            'data': {
+                'corpus': 'synth',
+                'source': '',  # folder (or table) of a corpus that is not embedded
+                'cache': '',  # '' is $JAX_REPARAM_CACHE, else ~/.cache/jax_reparam
+                'protocol': '',  # '' is the corpus's own
+                'fold': '0',  # a number, or 'all'
+            },
+            'augment': {
+                'freq_masks': 2,
+                'freq_mask_bands': 10,
+                'time_masks': 2,
+                'time_mask_frames': 40,
+                'stretch': 0.15,
+                'warp': 0.08,
+                'gain': 0.3,
+            },
+            'train': {
+                'steps': 1000,
+                'batch_size': 32,
+                'learning_rate': 1e-3,
+                'warmup_steps': 100,
+                'weight_decay': 0.01,
+                'label_smoothing': 0.1,
+                'class_weights': False,
+                'clip_norm': 1.0,
+                'eval_every': 50,
+            },
+            'seed': 0,
+        }
+    )
+
+
+def for_corpus(config: ConfigDict, corpus: str) -> ConfigDict:
+    """Sets a recipe's corpus and what goes with it; '' keeps the default.
+
+    Raises:
+      InputError: no such corpus.
+    """
+    corpus = corpus or config.data.corpus
+    if corpus not in CORPORA:
+        raise InputError(f'config: expected a corpus, one of {sorted(CORPORA)}, got {corpus!r}')
+    config.data.corpus = corpus
+    for key, value in CORPORA[corpus].items():
+        section, field = key.split('.')
+        config[section][field] = value
+    return config

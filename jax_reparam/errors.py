@@ -1,0 +1,38 @@
+"""What a user can cause, and how a command says it: one line, and an exit code that is not 0."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+
+class InputError(ValueError):
+    """Something the user gave is missing, damaged or of the wrong kind.
+
+    The message is one line and names the file or key, what was expected and what was found.
+    """
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Runs a command's `main` and exits with its code.
+
+    `InputError` and `OSError` (a full disk, a folder one may not write) become one line on standard
+    error and exit code 2; Ctrl-C becomes exit code 130. Anything else is a fault of ours and keeps its traceback.
+    """
+    try:
+        code = main()
+    except InputError as error:
+        print(f'error: {one_line(error)}', file=sys.stderr)
+        code = 2
+    except OSError as error:
+        print(f'error: {one_line(error)}', file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print('interrupted; the same command goes on from the last checkpoint', file=sys.stderr)
+        code = 130
+    sys.exit(code or 0)
+
+
+def one_line(error: BaseException) -> str:
+    """The error's message with its line breaks and runs of blanks made single blanks."""
+    return ' '.join(str(error).split()) or type(error).__name__

@@ -1,0 +1,70 @@
+"""From logits of windows to a clip's decision, and from decisions to the metrics of the field."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Class probabilities `[..., C]` of logits `[..., C]`, in float64."""
+    logits = np.asarray(logits, np.float64)
+    exp = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return exp / exp.sum(axis=-1, keepdims=True)
+
+
+def clip_probabilities(logits: np.ndarray, clip: np.ndarray) -> np.ndarray:
+    """The mean of the probabilities of each clip's windows.
+
+    Args:
+      logits: `[W, C]`, one row a window.
+      clip: `[W]`, the clip of each window: 0 to n - 1, each at least once.
+
+    Returns:
+      `[n, C]` float64.
+    """
+    probabilities = softmax(logits)
+    total = np.zeros((int(clip.max()) + 1, logits.shape[-1]))
+    np.add.at(total, clip, probabilities)
+    return total / np.bincount(clip)[:, None]
+
+
+def metrics(labels: np.ndarray, probabilities: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+    """Metrics over clips.
+
+    Args:
+      labels: `[n]`, the true classes.
+      probabilities: `[n, C]`.
+      names: the C class names.
+
+    Returns:
+      `uar` (UA: the mean recall over the classes that occur), `wa` (accuracy), `wf1` (F1 weighted by support),
+      `macro_f1` (mean F1 over the classes that occur or are predicted), `clips`, `per_class` (`recall`, `precision`,
+      `f1`, `support` by name) and `confusion` (`[C][C]` counts, row = true class).
+    """
+    from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
+
+    predicted = probabilities.argmax(axis=-1)
+    classes = np.arange(len(names))
+    precision, recall, f1, support = precision_recall_fscore_support(
+        labels, predicted, labels=classes, zero_division=0.0
+    )
+    return {
+        'uar': float(recall[support > 0].mean()),
+        'wa': float((predicted == labels).mean()),
+        'wf1': float(f1_score(labels, predicted, average='weighted', zero_division=0.0)),
+        'macro_f1': float(f1_score(labels, predicted, average='macro', zero_division=0.0)),
+        'clips': int(len(labels)),
+        'per_class': {
+            name: {
+                'recall': float(recall[i]),
+                'precision': float(precision[i]),
+                'f1': float(f1[i]),
+                'support': int(support[i]),
+            }
+            for i, name in enumerate(names)
+        },
+        'confusion': confusion_matrix(labels, predicted, labels=classes).tolist(),
+    }

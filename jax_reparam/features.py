@@ -1,0 +1,91 @@
+"""Log-mel features: the one definition that training, prediction and the device share."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class FrontendConfig:
+    """Parameters of the log-mel frontend.
+
+    Attributes:
+      sample_rate: samples per second of the audio that goes in.
+      n_mels: mel bands M (Slaney scale and area normalisation, librosa's defaults).
+      frame_ms: length of a frame in milliseconds (Hann window).
+      hop_ms: distance between frames in milliseconds.
+      n_fft: length of the Fourier transform; the frame is padded with zeros to it.
+      fmin: lower edge of the lowest band in Hz.
+      fmax: upper edge of the highest band in Hz.
+      floor: added to every band's power before the logarithm; full scale is 1.0.
+    """
+
+    sample_rate: int = 16000
+    n_mels: int = 64
+    frame_ms: int = 25
+    hop_ms: int = 10
+    n_fft: int = 512
+    fmin: float = 20.0
+    fmax: float = 8000.0
+    floor: float = 1e-7
+
+    @property
+    def frame_length(self) -> int:
+        """Samples in a frame."""
+        return self.sample_rate * self.frame_ms // 1000
+
+    @property
+    def hop_length(self) -> int:
+        """Samples between the starts of two frames."""
+        return self.sample_rate * self.hop_ms // 1000
+
+
+@functools.lru_cache(maxsize=8)
+def mel_matrix(config: FrontendConfig) -> np.ndarray:
+    """The mel filter bank, `[M, n_fft / 2 + 1]` float32."""
+    import librosa
+
+    return librosa.filters.mel(
+        sr=config.sample_rate, n_fft=config.n_fft, n_mels=config.n_mels, fmin=config.fmin, fmax=config.fmax
+    )
+
+
+def log_mel(audio: np.ndarray, config: FrontendConfig) -> np.ndarray:
+    """Log-mel spectrogram `ln(mel power + floor)` of one clip.
+
+    Frame t covers the samples [t * hop, t * hop + frame): nothing is centred or reflected, so that a device which sees
+    the samples as they come computes the same frames. A clip shorter than one frame is padded with zeros to one frame.
+
+    Args:
+      audio: `[N]`, int16, or float in [-1, 1].
+      config: the frontend's parameters.
+
+    Returns:
+      `[T, M]` float32 with T = 1 + (max(N, frame) - frame) // hop.
+    """
+    import librosa
+
+    if audio.dtype == np.int16:
+        audio = audio.astype(np.float32) / 32768.0
+    # librosa centres the window in the n_fft samples; this padding puts frame 0 at sample 0.
+    side = (config.n_fft - config.frame_length) // 2
+    missing = max(0, config.frame_length - len(audio))
+    audio = np.pad(audio, (side, config.n_fft - config.frame_length - side + missing))
+    power = (
+        np.abs(
+            librosa.stft(
+                audio,
+                n_fft=config.n_fft,
+                hop_length=config.hop_length,
+                win_length=config.frame_length,
+                window='hann',
+                center=False,
+            )
+        )
+        ** 2
+    )
+    mel = mel_matrix(config) @ power
+    return np.log(mel.T + np.float32(config.floor)).astype(np.float32)

@@ -1,0 +1,265 @@
+"""What a training run leaves in its folder: config, logs, result and plots."""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import io
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jax_reparam import evaluation
+from jax_reparam.errors import InputError
+
+if TYPE_CHECKING:
+    from jax_reparam.corpora import Corpus
+
+PACKAGES = ('jax_reparam', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'librosa')
+RUN_FILE, METRICS_FILE, RESULT_FILE, PREDICTIONS_FILE = 'config.json', 'metrics.jsonl', 'result.json', 'predictions.csv'
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on."""
+    found = {'python': platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = 'not installed'
+    return found
+
+
+def write(path: Path, content: str | bytes) -> None:
+    """Writes a file under a temporary name, then renames it: what can be seen is whole."""
+    temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
+    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+    temporary.replace(path)
+
+
+def claim(workdir: Path, config: Mapping[str, Any]) -> None:
+    """Makes `workdir` the folder of this recipe, or checks that it is.
+
+    Raises:
+      InputError: it holds a run of another recipe, or something that is no run.
+    """
+    recipe = json.loads(json.dumps(config))
+    path = workdir / RUN_FILE
+    if path.exists():
+        try:
+            found = json.loads(path.read_text())
+        except ValueError as error:
+            raise InputError(f'{path}: expected a recipe in JSON, found {error}') from error
+        differing = sorted(_differences(recipe, found, ''))
+        if differing:
+            raise InputError(f'{workdir}: expected a run of this recipe, found one with other values: {differing[0]}')
+        return
+    if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+        raise InputError(f'{workdir}: expected a new folder or a training run, found something else')
+    workdir.mkdir(parents=True, exist_ok=True)
+    write(path, json.dumps(recipe, indent=2) + '\n')
+
+
+def _differences(expected: Any, found: Any, path: str) -> list[str]:
+    if isinstance(expected, dict) and isinstance(found, dict):
+        keys = sorted(expected.keys() | found.keys())
+        return [line for k in keys for line in _differences(expected.get(k), found.get(k), f'{path}.{k}'.lstrip('.'))]
+    return [] if expected == found else [f'{path} (expected {expected!r}, found {found!r})']
+
+
+class Log:
+    """metrics.jsonl (one line a step) and TensorBoard events.
+
+    Args:
+      workdir: the run's folder.
+      start: the step the run goes on from; what was logged behind it is dropped.
+    """
+
+    def __init__(self, workdir: Path, start: int) -> None:
+        import tensorboardX
+
+        path = workdir / METRICS_FILE
+        if path.exists():
+            # A line cut by a kill has no line break at its end.
+            kept = [line for line in path.read_text().splitlines(keepends=True) if line.endswith('\n')]
+            write(path, ''.join(line for line in kept if json.loads(line)['step'] <= start))
+        self._file = path.open('a')
+        self._events = tensorboardX.SummaryWriter(str(workdir / 'tensorboard'), purge_step=start + 1)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Logs the values of a step."""
+        self._file.write(json.dumps({'step': step, **values}) + '\n')
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        """Puts on disk what was logged."""
+        self._file.flush()
+        self._events.flush()
+
+    def close(self) -> None:
+        """Ends the log."""
+        self._file.close()
+        self._events.close()
+
+
+def finish(
+    workdir: Path,
+    meta: Mapping[str, Any],
+    scores: Mapping[str, Any],
+    *,
+    best_step: int,
+    corpus: Corpus,
+    clips: np.ndarray,
+    probabilities: np.ndarray,
+) -> dict[str, Any]:
+    """Writes predictions.csv, the plots and, last, result.json.
+
+    Args:
+      workdir: the run's folder.
+      meta: as in the checkpoint.
+      scores: `test` and `validation` metrics (`evaluation.metrics`).
+      best_step: the step of the checkpoint that was scored.
+      corpus: the corpus of the test clips.
+      clips: indices of the test clips, `[n]`.
+      probabilities: of the test clips, `[n, C]`.
+
+    Returns:
+      What result.json holds.
+    """
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator='\n')
+    writer.writerow(['id', 'speaker', 'label', *meta['labels']])
+    for clip, row in zip(clips, probabilities, strict=True):
+        label = meta['labels'][corpus.label[clip]]
+        writer.writerow([corpus.id[clip], corpus.speaker[clip], label, *(f'{p:.6f}' for p in row)])
+    write(workdir / PREDICTIONS_FILE, table.getvalue())
+    _plot_learning(workdir)
+    plot_confusion(workdir / 'confusion.png', scores['test']['confusion'], meta['labels'], meta['corpus']['synthetic'])
+    result = {
+        **_headline(scores['test']),
+        **scores,
+        'best_step': best_step,
+        'labels': meta['labels'],
+        'protocol': meta['split'],
+        'corpus': meta['corpus'],
+        'seed': meta['config']['seed'],
+        'versions': meta['versions'],
+    }
+    write(workdir / RESULT_FILE, json.dumps(result, indent=2) + '\n')
+    return result
+
+
+def summarise(workdir: Path, folds: Sequence[Path]) -> dict[str, Any]:
+    """Writes result.json over the folds of a protocol: metrics pooled over all test clips, and mean and deviation.
+
+    Args:
+      workdir: gets result.json and confusion.png.
+      folds: the folders of the folds, each with its result.
+
+    Returns:
+      What result.json holds.
+    """
+    results = [json.loads((fold / RESULT_FILE).read_text()) for fold in folds]
+    labels = results[0]['labels']
+    truth, probabilities = [], []
+    for fold in folds:
+        with (fold / PREDICTIONS_FILE).open(newline='') as file:
+            for row in csv.DictReader(file):
+                truth.append(labels.index(row['label']))
+                probabilities.append([float(row[label]) for label in labels])
+    pooled = evaluation.metrics(np.array(truth), np.array(probabilities), labels)
+    names = ('uar', 'wa', 'wf1', 'macro_f1')
+    values = {name: np.array([result[name] for result in results]) for name in names}
+    protocol = results[0]['protocol']
+    summary = {
+        'pooled': pooled,
+        'mean': {name: float(value.mean()) for name, value in values.items()},
+        'std': {name: float(value.std()) for name, value in values.items()},
+        'folds': [
+            {**_headline(result), 'protocol': result['protocol'], 'best_step': result['best_step']}
+            for result in results
+        ],
+        'labels': labels,
+        'protocol': {'name': protocol['name'], 'folds': len(folds), 'note': protocol['note']},
+        'corpus': results[0]['corpus'],
+        'seed': results[0]['seed'],
+        'versions': results[0]['versions'],
+    }
+    plot_confusion(workdir / 'confusion.png', pooled['confusion'], labels, summary['corpus']['synthetic'])
+    write(workdir / RESULT_FILE, json.dumps(summary, indent=2) + '\n')
+    return summary
+
+
+def headline(result: Mapping[str, Any]) -> str:
+    """One line that says how a run (or a protocol) went, and what kind of number it is."""
+    if 'pooled' in result:
+        text = (
+            f'UAR pooled {100 * result["pooled"]["uar"]:.1f}, '
+            f'over {len(result["folds"])} folds {100 * result["mean"]["uar"]:.1f} +- {100 * result["std"]["uar"]:.1f}'
+        )
+    else:
+        text = f'test UAR {100 * result["uar"]:.1f}, WA {100 * result["wa"]:.1f}, {result["test"]["clips"]} clips'
+    notes = [result['protocol']['note']] if result['protocol']['note'] else []
+    if result['corpus']['synthetic']:
+        notes.append(SYNTHETIC)
+    return '; '.join([text, *notes])
+
+
+SYNTHETIC = 'synthetic speech: no evidence about emotions'
+
+
+def _headline(scores: Mapping[str, Any]) -> dict[str, float]:
+    return {name: scores[name] for name in ('uar', 'wa', 'wf1', 'macro_f1')}
+
+
+def _plot_learning(workdir: Path) -> None:
+    lines = [json.loads(line) for line in (workdir / METRICS_FILE).read_text().splitlines()]
+    figure, axes = _figure(1, 2, (9, 3.2))
+    for axis, names in zip(axes, (('loss', 'validation_loss'), ('accuracy', 'validation_uar')), strict=True):
+        for name in names:
+            points = [(line['step'], line[name]) for line in lines if name in line]
+            if points:
+                axis.plot(*zip(*points, strict=True), label=name.replace('_', ' '), linewidth=1)
+        axis.set_xlabel('step')
+        axis.legend(frameon=False)
+    _save(figure, workdir / 'learning.png')
+
+
+def plot_confusion(path: Path, confusion: Sequence[Sequence[int]], labels: Sequence[str], synthetic: bool) -> None:
+    """Draws a confusion matrix, rows true classes, shaded by recall, with counts."""
+    counts = np.asarray(confusion)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    size = 1.8 + 0.6 * len(labels)
+    figure, axes = _figure(1, 1, (size, size))
+    axis = axes[0]
+    axis.imshow(shares, cmap='Blues', vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(counts):
+        color = 'white' if shares[row, column] > 0.5 else 'black'
+        axis.text(column, row, str(count), ha='center', va='center', fontsize=8, color=color)
+    axis.set_xticks(range(len(labels)), labels, rotation=45, ha='right')
+    axis.set_yticks(range(len(labels)), labels)
+    axis.set_xlabel('predicted')
+    axis.set_ylabel('true')
+    if synthetic:
+        axis.set_title(SYNTHETIC, fontsize=8)
+    _save(figure, path)
+
+
+def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, Any]:
+    # Not pyplot: it keeps figures in a global list and may look for a display.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout='constrained')
+    return figure, figure.subplots(rows, columns, squeeze=False)[0]
+
+
+def _save(figure: Any, path: Path) -> None:
+    picture = io.BytesIO()
+    figure.savefig(picture, format='png', dpi=120)
+    write(path, picture.getvalue())

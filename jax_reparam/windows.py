@@ -1,0 +1,49 @@
+"""The one definition of a window and of its padding, for training, evaluation and every exported form.
+
+A window is `frames` feature frames (400 frames at a 10 ms hop: 4 s). A longer clip becomes overlapping windows
+`hop` frames apart, the last one moved back so that it ends with the clip. A shorter clip is *repeated* from its start
+until the window is full, so every frame of every window is a real frame: a mask would be true everywhere, and a graph
+that has no mask input computes the very function that training and evaluation computed. See docs/windows.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class WindowConfig:
+    """Length and spacing of windows, in feature frames.
+
+    Attributes:
+      frames: length of a window.
+      hop: distance between the starts of two windows of one clip.
+    """
+
+    frames: int = 400
+    hop: int = 200
+
+    def __post_init__(self) -> None:
+        if self.frames < 1 or not 1 <= self.hop <= self.frames:
+            raise ValueError(f'window: expected frames >= 1 and 1 <= hop <= frames, got {self}')
+
+
+def starts(length: int, config: WindowConfig) -> np.ndarray:
+    """Start frames of the windows that cover a clip of `length` frames, `[W]` int64; W >= 1."""
+    if length < 1:
+        raise ValueError(f'clip: expected at least 1 frame, got {length}')
+    last = max(0, length - config.frames)
+    regular = np.arange(0, last + 1, config.hop)
+    return regular if regular[-1] == last else np.append(regular, last)
+
+
+def cut(features: np.ndarray, start: int, frames: int) -> np.ndarray:
+    """One window of `features` `[T, M]`: frames start, start + 1, ..., taken modulo T, as `[frames, M]`."""
+    return features[(start + np.arange(frames)) % len(features)]
+
+
+def split(features: np.ndarray, config: WindowConfig) -> np.ndarray:
+    """All windows of a clip's `features` `[T, M]`, as `[W, frames, M]`."""
+    return np.stack([cut(features, s, config.frames) for s in starts(len(features), config)])
