@@ -5,21 +5,49 @@ The same command goes on with a run that was stopped.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
-from jax_reparam.errors import run
+from jax_reparam.errors import InputError, run
 
-_CONFIG = config_flags.DEFINE_config_file('config', 'configs/transformer_s.py', 'Recipe, and corpus behind a colon.')
+_CONFIG = config_flags.DEFINE_config_file('config', None, 'Recipe, and corpus behind a colon.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run; default runs/RECIPE[-CORPUS].')
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Parses flags.
+
+    Raises:
+      InputError: a mistyped key (with the nearest right one), a value of the wrong type, a recipe that is not there.
+    """
+    try:
+        rest = flags.FLAGS(argv)
+        if _CONFIG.value is None:
+            raise InputError('--config: expected a recipe such as configs/transformer_s.py, found none')
+    except SystemExit as end:
+        # absl ends --help, too, with exit code 1.
+        raise SystemExit(0) from end
+    except (flags.Error, AttributeError, KeyError, TypeError, OSError) as error:
+        # ml_collections puts the traceback of a recipe into its message; the last line says what is wrong.
+        lines = [line for line in str(error).replace('\\n', '\n').splitlines() if line.strip()]
+        near = re.search(r'Did you mean "(.+)" instead of "(.+)"', str(error))
+        if near:
+            raise InputError(
+                f'--config: expected a key of the recipe, found {near[2]!r}; did you mean {near[1]!r}?'
+            ) from error
+        raise InputError(lines[-1].strip().removeprefix('jax_reparam.errors.InputError: ')) from error
+    if len(rest) > 1:
+        raise InputError(f'expected flags only, found {rest[1]!r}')
+    return rest
 
 
 def main(argv: list[str]) -> int:
     """Trains, and says where the result is and what it is."""
-    if len(argv) > 1:
-        raise app.UsageError(f'expected flags only, got {argv[1]!r}')
+    del argv
+    logging.set_verbosity(logging.WARNING)
     # Behind the flags, so that --help and a mistyped key answer at once.
     from jax_reparam import report, training
 
@@ -33,4 +61,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == '__main__':
-    app.run(lambda argv: run(lambda: main(argv)))
+    run(lambda: app.run(main, flags_parser=parse))

@@ -1,4 +1,4 @@
-"""Checkpoints by Orbax: `W/checkpoints/STEP` holds variables, optimizer state and all that is needed to use them.
+"""Checkpoints by Orbax: `W/checkpoints/STEP` holds the variables, the training state and all that is needed to use them.
 
 The best on validation and the last are kept. Each is written to a temporary name and renamed, so one that can be seen is
 whole. `meta` travels in every checkpoint: config, labels, the training speakers' statistics, split, versions.
@@ -71,7 +71,7 @@ class Checkpoints:
         self._ocp = ocp
         self._manager = ocp.CheckpointManager(
             directory.absolute(),
-            item_names=('variables', 'optimizer', 'meta'),
+            item_names=('variables', 'state', 'meta'),
             options=ocp.CheckpointManagerOptions(
                 create=create,
                 read_only=not create,
@@ -92,13 +92,13 @@ class Checkpoints:
         """The step of the best checkpoint on validation, None where there is none."""
         return self._manager.best_step()
 
-    def save(self, step: int, *, variables: Any, optimizer: Any, meta: Mapping[str, Any], score: float) -> None:
+    def save(self, step: int, *, variables: Any, state: Any, meta: Mapping[str, Any], score: float) -> None:
         """Writes a checkpoint, then removes those that are neither the best nor the last.
 
         Args:
           step: the training step.
-          variables: `params` and `batch_stats`.
-          optimizer: the optimizer's state.
+          variables: `params` and `batch_stats` to evaluate and to fold.
+          state: all that training needs to go on, a pytree of arrays.
           meta: see `Trained`.
           score: on validation; the larger the better.
         """
@@ -107,20 +107,16 @@ class Checkpoints:
             step,
             args=args.Composite(
                 variables=args.StandardSave(variables),
-                optimizer=args.StandardSave(optimizer),
+                state=args.StandardSave(state),
                 meta=args.JsonSave({'format': FORMAT, **meta}),
             ),
             metrics={'score': score},
         )
 
-    def restore(self, step: int, *, variables: Any, optimizer: Any) -> tuple[Any, Any]:
-        """The variables and the optimizer's state of a checkpoint, placed and typed like the examples given."""
+    def restore(self, step: int, state: Any) -> Any:
+        """The state of a checkpoint, placed and typed like `state`."""
         args = self._ocp.args
-        restored = self._manager.restore(
-            step,
-            args=args.Composite(variables=args.StandardRestore(variables), optimizer=args.StandardRestore(optimizer)),
-        )
-        return restored['variables'], restored['optimizer']
+        return self._manager.restore(step, args=args.Composite(state=args.StandardRestore(state)))['state']
 
     def close(self) -> None:
         """Ends the manager's threads."""

@@ -72,6 +72,7 @@ def base() -> ConfigDict:
                 'label_smoothing': 0.1,
                 'class_weights': False,
                 'clip_norm': 1.0,
+                'average': 0.99,
                 'eval_every': 50,
             },
             'seed': 0,

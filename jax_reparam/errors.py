@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 
 class InputError(ValueError):
@@ -21,16 +22,22 @@ def run(main: Callable[[], int | None]) -> None:
     """
     try:
         code = main()
-    except InputError as error:
-        print(f'error: {one_line(error)}', file=sys.stderr)
-        code = 2
-    except OSError as error:
+    except (InputError, OSError) as error:
         print(f'error: {one_line(error)}', file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print('interrupted; the same command goes on from the last checkpoint', file=sys.stderr)
         code = 130
     sys.exit(code or 0)
+
+
+@contextlib.contextmanager
+def from_user() -> Iterator[None]:
+    """Marks what is made of the user's values alone: a `ValueError` or `TypeError` there is an `InputError`."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise InputError(str(error)) from error
 
 
 def one_line(error: BaseException) -> str:

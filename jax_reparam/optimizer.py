@@ -28,6 +28,8 @@ class TrainConfig:
       label_smoothing: share of the target spread over all classes.
       class_weights: weigh clips by the inverse frequency of their class among the training clips.
       clip_norm: largest global norm of the gradient; 0 does not clip.
+      average: decay of the moving average of parameters and batch statistics that is validated, kept and folded
+        (Polyak averaging); 0 keeps the last values.
       eval_every: steps between validations (and checkpoints).
     """
 
@@ -39,12 +41,15 @@ class TrainConfig:
     label_smoothing: float = 0.1
     class_weights: bool = False
     clip_norm: float = 1.0
+    average: float = 0.99
     eval_every: int = 50
 
     def __post_init__(self) -> None:
         for name in ('steps', 'batch_size', 'eval_every'):
             if getattr(self, name) < 1:
                 raise ValueError(f'train.{name}: expected at least 1, got {getattr(self, name)}')
+        if not 0 <= self.average < 1:
+            raise ValueError(f'train.average: expected 0 or more and less than 1, got {self.average}')
         if self.learning_rate <= 0:
             raise ValueError(f'train.learning_rate: expected more than 0, got {self.learning_rate}')
 

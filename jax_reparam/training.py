@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import math
@@ -22,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 from jax_reparam import evaluation, models, pipeline, report
 from jax_reparam.augment import AugmentConfig, augment
 from jax_reparam.checkpoint import FOLDER, Checkpoints
-from jax_reparam.errors import InputError
+from jax_reparam.errors import InputError, from_user
 from jax_reparam.layers import HRFConfig
 from jax_reparam.optimizer import TrainConfig, adamw
 from jax_reparam.progress import Progress
@@ -33,10 +32,18 @@ EVAL_BATCH = 64
 
 @flax.struct.dataclass
 class State:
-    """What a step changes: `step` (scalar), `variables` (`params`, `batch_stats`) and the optimizer's state."""
+    """What a step changes.
+
+    Attributes:
+      step: steps done, a scalar.
+      variables: `params` and `batch_stats`, as the optimizer leaves them.
+      average: the moving average of `variables`, which is validated, kept and folded.
+      optimizer: the optimizer's state.
+    """
 
     step: jax.Array
     variables: Any
+    average: Any
     optimizer: Any
 
 
@@ -52,7 +59,8 @@ def data_mesh() -> Mesh:
 def init_state(model: nn.Module, optimizer: optax.GradientTransformation, example: jax.Array, seed: int) -> State:
     """The state at step 0, from features like `example` `[B, T, M]`."""
     variables = model.init(jax.random.key(seed), example)
-    return State(jnp.zeros((), jnp.int32), variables, optimizer.init(variables['params']))
+    average = jax.tree.map(jnp.copy, variables)
+    return State(jnp.zeros((), jnp.int32), variables, average, optimizer.init(variables['params']))
 
 
 def make_step(
@@ -62,6 +70,7 @@ def make_step(
     label_smoothing: float = 0.0,
     class_weights: np.ndarray | None = None,
     augmentation: AugmentConfig | None = None,
+    average: float = 0.0,
     seed: int = 0,
 ) -> StepFn:
     """The training step, not yet jitted: `(state, batch) -> (state, metrics)`.
@@ -74,6 +83,7 @@ def make_step(
       label_smoothing: share of the target spread over all classes.
       class_weights: `[C]`, the weight of a clip by its class; None weighs all alike.
       augmentation: of the features; None leaves them.
+      average: decay of the moving average; it is smaller in the first steps, which else would stay in it for long.
       seed: of all randomness.
     """
 
@@ -105,7 +115,10 @@ def make_step(
             'accuracy': (logits.argmax(-1) == batch['labels']).mean(),
             'grad_norm': optax.global_norm(gradient),
         }
-        return State(state.step + 1, {**state.variables, **updated, 'params': params}, opt_state), metrics
+        variables = {**state.variables, **updated, 'params': params}
+        decay = jnp.minimum(average, (1 + state.step) / (10 + state.step))
+        averaged = jax.tree.map(lambda a, v: a + (1 - decay) * (v - a), state.average, variables) if average else variables
+        return State(state.step + 1, variables, averaged, opt_state), metrics
 
     return step
 
@@ -154,8 +167,11 @@ def train(config: Mapping[str, Any], workdir: Path, *, show_progress: bool = Tru
     Raises:
       InputError: bad data, or a workdir that holds a run of another recipe.
     """
-    settings = TrainConfig(**config['train'])
-    hrf = HRFConfig(**config['hrf'])
+    with from_user():
+        settings = TrainConfig(**config['train'])
+        hrf = HRFConfig(**config['hrf'])
+        augmentation = AugmentConfig(**config['augment'])
+        models.build(config['model'], config['hrf'], n_classes=1)
     if settings.batch_size % jax.device_count():
         raise InputError(
             f'train.batch_size: expected a multiple of the {jax.device_count()} devices, got {settings.batch_size}'
@@ -174,7 +190,8 @@ def train(config: Mapping[str, Any], workdir: Path, *, show_progress: bool = Tru
         optimizer,
         label_smoothing=settings.label_smoothing,
         class_weights=balanced_weights(data.labels('train'), len(labels)) if settings.class_weights else None,
-        augmentation=AugmentConfig(**config['augment']),
+        augmentation=augmentation,
+        average=settings.average,
         seed=config['seed'],
     )
     meta = {
@@ -195,8 +212,8 @@ def train(config: Mapping[str, Any], workdir: Path, *, show_progress: bool = Tru
     predict = Predictor(model)
     validation = data.windows('validation')
 
-    def validate(state: State) -> dict[str, float]:
-        logits = predict(state.variables, validation[0])
+    def validate(variables: Any) -> dict[str, float]:
+        logits = predict(variables, validation[0])
         probabilities = evaluation.clip_probabilities(logits, validation[1])
         truth = data.labels('validation')
         scores = evaluation.metrics(truth, probabilities, labels)
@@ -207,8 +224,7 @@ def train(config: Mapping[str, Any], workdir: Path, *, show_progress: bool = Tru
     try:
         start = checkpoints.latest() or 0
         if start:
-            variables, opt_state = checkpoints.restore(start, variables=state.variables, optimizer=state.optimizer)
-            state = State(jax.device_put(jnp.asarray(start, jnp.int32), replicated), variables, opt_state)
+            state = checkpoints.restore(start, state)
         batches = data.batches(
             size=settings.batch_size,
             seed=config['seed'],
@@ -231,7 +247,7 @@ def train(config: Mapping[str, Any], workdir: Path, *, show_progress: bool = Tru
             if step % settings.eval_every == 0 or step == settings.steps:
                 log.write(step, {name: float(value) for name, value in metrics.items()})
                 pending = None
-                scores = validate(state)
+                scores = validate(state.average)
                 log.write(step, scores)
                 log.flush()
                 # UAR moves in steps of a clip: the loss decides between equals.
@@ -243,7 +259,7 @@ def train(config: Mapping[str, Any], workdir: Path, *, show_progress: bool = Tru
         log.close()
         best = checkpoints.best()
         assert best is not None
-        variables, _ = checkpoints.restore(best, variables=state.variables, optimizer=state.optimizer)
+        variables = checkpoints.restore(best, state).average
     finally:
         checkpoints.close()
 
@@ -251,7 +267,7 @@ def train(config: Mapping[str, Any], workdir: Path, *, show_progress: bool = Tru
     probabilities = evaluation.clip_probabilities(predict(variables, windows), clip)
     scores = {
         'test': evaluation.metrics(data.labels('test'), probabilities, labels),
-        'validation': validate(dataclasses.replace(state, variables=variables)),
+        'validation': validate(variables),
     }
     return report.finish(
         workdir,

@@ -1,0 +1,157 @@
+"""dehrf: exact, pure, traceable, idempotent, and silent about nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import fold64, moved
+from jax_reparam import reparam
+
+
+def site(rng, d=6, e=24, f=10, lead=(), dtype=np.float64, bias=True):
+    factors = {
+        'kernel_u': rng.standard_normal((*lead, d, e)).astype(dtype),
+        'kernel_v': rng.standard_normal((*lead, e, f)).astype(dtype),
+    }
+    if bias:
+        factors['bias_u'] = rng.standard_normal((*lead, e)).astype(dtype)
+        factors['bias_v'] = rng.standard_normal((*lead, f)).astype(dtype)
+    return {'hrf': factors}
+
+
+def two_step(x, node):
+    """The training form in NumPy, one layer after the other."""
+    h = node['hrf']
+    return (x @ h['kernel_u'] + h.get('bias_u', 0)) @ h['kernel_v'] + h.get('bias_v', 0)
+
+
+@pytest.mark.parametrize('shape', [(6, 24, 10), (10, 10, 4), (12, 5, 5), (1, 1, 1)])
+def test_fold_equals_the_two_steps_in_float64(rng, shape):
+    node = site(rng, *shape)
+    x = rng.standard_normal((7, shape[0]))
+    folded = fold64(node)
+    assert set(folded) == {'kernel', 'bias'}
+    np.testing.assert_allclose(x @ folded['kernel'] + folded['bias'], two_step(x, node), atol=1e-12)
+
+
+def test_fold_equals_the_two_steps_in_float32(rng):
+    node = site(rng, dtype=np.float32)
+    x = rng.standard_normal((7, 6)).astype(np.float32)
+    folded = reparam.dehrf(node)
+    expected = two_step(x, node)
+    np.testing.assert_allclose(x @ folded['kernel'] + folded['bias'], expected, atol=1e-6 * np.abs(expected).max() * 5)
+
+
+@pytest.mark.parametrize('keep', [(), ('bias_u',), ('bias_v',), ('bias_u', 'bias_v')])
+def test_each_bias_counts_alone(rng, keep):
+    node = site(rng)
+    node['hrf'] = {name: leaf for name, leaf in node['hrf'].items() if name.startswith('kernel') or name in keep}
+    x = rng.standard_normal((3, 6))
+    folded = fold64(node)
+    assert ('bias' in folded) == bool(keep)
+    np.testing.assert_allclose(x @ folded['kernel'] + folded.get('bias', 0), two_step(x, node), atol=1e-12)
+
+
+def test_deep_and_stacked_trees(rng):
+    stacked = site(rng, lead=(3, 2))
+    tree = {
+        'a': {'b': [{'c': stacked}, {'scale': np.ones(3)}]},
+        'd': ({'e': site(rng)},),
+        'f': types.MappingProxyType(site(rng)),
+    }
+    folded = fold64(tree)
+    single = [[fold64(jax.tree.map(lambda a: a[i, j], stacked)) for j in range(2)] for i in range(3)]
+    kernel = folded['a']['b'][0]['c']['kernel']
+    assert kernel.shape == (3, 2, 6, 10)
+    for i in range(3):
+        for j in range(2):
+            np.testing.assert_allclose(kernel[i, j], single[i][j]['kernel'], rtol=1e-13)
+            np.testing.assert_allclose(folded['a']['b'][0]['c']['bias'][i, j], single[i][j]['bias'], atol=1e-13)
+    assert folded['a']['b'][1]['scale'] is tree['a']['b'][1]['scale']
+    assert isinstance(folded['d'], tuple)
+    assert set(folded['f']) == {'kernel', 'bias'}
+    assert reparam.hrf_sites(tree) == ['a/b/0/c', 'd/0/e', 'f']
+
+
+def test_input_is_left_alone_and_folding_is_idempotent(rng):
+    tree = {'ffn': site(rng), 'norm': {'scale': np.ones(4)}}
+    before = jax.tree.map(np.copy, tree)
+    folded = reparam.dehrf(tree)
+    jax.tree.map(np.testing.assert_array_equal, tree, before)
+    again = reparam.dehrf(folded)
+    assert jax.tree.structure(again) == jax.tree.structure(folded)
+    jax.tree.map(np.testing.assert_array_equal, again, folded)
+
+
+def test_traceable(rng):
+    tree = {'ffn': site(rng, dtype=np.float32)}
+    plain = reparam.dehrf(tree)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), jax.jit(reparam.dehrf)(tree), plain)
+    stacked = jax.tree.map(lambda a: jnp.stack([a, 2 * a]), tree)
+    batched = jax.vmap(reparam.dehrf)(stacked)
+    np.testing.assert_allclose(batched['ffn']['kernel'][1], 4 * plain['ffn']['kernel'], rtol=1e-5)
+    gradient = jax.grad(lambda t: reparam.dehrf(t)['ffn']['kernel'].sum())(tree)['ffn']['hrf']
+    v = tree['ffn']['hrf']['kernel_v']
+    np.testing.assert_allclose(gradient['kernel_u'], np.broadcast_to(v.sum(1), (6, 24)), rtol=1e-5)
+    np.testing.assert_array_equal(gradient['bias_u'], np.zeros(24))
+
+
+@pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_dtype_is_kept_and_sums_are_wide(rng, dtype):
+    node = jax.tree.map(lambda a: jnp.asarray(a, dtype), site(rng, e=512))
+    folded = reparam.dehrf(node)
+    assert folded['kernel'].dtype == folded['bias'].dtype == dtype
+    exact = np.asarray(node['hrf']['kernel_u'], np.float64) @ np.asarray(node['hrf']['kernel_v'], np.float64)
+    # One rounding of the exact product: half a unit in the last place, and float32 sums.
+    half_unit = float(jnp.finfo(dtype).eps) / 2
+    np.testing.assert_allclose(np.asarray(folded['kernel'], np.float64), exact, rtol=1.01 * half_unit, atol=2e-5)
+
+
+def test_strict_wants_a_site():
+    assert reparam.dehrf({'kernel': np.ones((2, 2))})['kernel'].shape == (2, 2)
+    with pytest.raises(ValueError, match='expected at least one site'):
+        reparam.dehrf({'kernel': np.ones((2, 2))}, strict=True)
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'kernel_u': np.ones((64, 384))}, r'enc/0/ffn: expected kernel_u .* got \(64, 384\) and \(24, 10\)'),
+        ({'bias_u': np.ones(3)}, r'enc/0/ffn: expected bias_u \(24,\), got \(3,\)'),
+        ({'bias_v': np.ones(3)}, r'enc/0/ffn: expected bias_v \(10,\), got \(3,\)'),
+        ({'kernel_w': np.ones(3)}, r'enc/0/ffn: expected the factors'),
+        ({'kernel_v': None}, r'enc/0/ffn: expected the factors'),
+    ],
+)
+def test_factors_that_do_not_fit_are_named(rng, change, message):
+    node = site(rng)
+    for name, value in change.items():
+        if value is None:
+            del node['hrf'][name]
+        else:
+            node['hrf'][name] = value
+    with pytest.raises(ValueError, match=message):
+        reparam.dehrf({'enc': [{'ffn': node}]})
+
+
+def test_a_kernel_beside_the_factors_is_refused(rng):
+    with pytest.raises(ValueError, match="ffn: expected 'hrf' alone"):
+        reparam.dehrf({'ffn': {**site(rng), 'kernel': np.ones((6, 10))}})
+
+
+def test_imports_no_flax():
+    code = "import sys, jax_reparam.reparam; sys.exit(any(m.split('.')[0] == 'flax' for m in sys.modules))"
+    assert subprocess.run([sys.executable, '-c', code], check=False).returncode == 0
+
+
+def test_moved_moves_every_leaf():
+    """The guard of all fold tests: no leaf of the fixture stays where it was, and no bias is zero."""
+    tree = {'kernel': np.zeros((3, 3), np.float32), 'bias': np.zeros(3, np.float32)}
+    for leaf in jax.tree.leaves(moved(tree)):
+        assert (leaf > 0).all()
