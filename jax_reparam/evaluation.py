@@ -41,7 +41,8 @@ def metrics(labels: np.ndarray, probabilities: np.ndarray, names: Sequence[str])
 
     Returns:
       `uar` (UA: the mean recall over the classes that occur), `wa` (accuracy), `wf1` (F1 weighted by support),
-      `macro_f1` (mean F1 over the classes that occur or are predicted), `clips`, `per_class` (`recall`, `precision`,
+      `macro_f1` (mean F1 over the classes that occur or are predicted), `nll` (mean negative log likelihood), `clips`,
+      `per_class` (`recall`, `precision`,
       `f1`, `support` by name) and `confusion` (`[C][C]` counts, row = true class).
     """
     from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
@@ -56,7 +57,8 @@ def metrics(labels: np.ndarray, probabilities: np.ndarray, names: Sequence[str])
         'wa': float((predicted == labels).mean()),
         'wf1': float(f1_score(labels, predicted, average='weighted', zero_division=0.0)),
         'macro_f1': float(f1_score(labels, predicted, average='macro', zero_division=0.0)),
-        'clips': int(len(labels)),
+        'nll': float(-np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-12)).mean()),
+        'clips': len(labels),
         'per_class': {
             name: {
                 'recall': float(recall[i]),

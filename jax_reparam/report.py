@@ -221,7 +221,7 @@ def _headline(scores: Mapping[str, Any]) -> dict[str, float]:
 def _plot_learning(workdir: Path) -> None:
     lines = [json.loads(line) for line in (workdir / METRICS_FILE).read_text().splitlines()]
     figure, axes = _figure(1, 2, (9, 3.2))
-    for axis, names in zip(axes, (('loss', 'validation_loss'), ('accuracy', 'validation_uar')), strict=True):
+    for axis, names in zip(axes, (('loss', 'validation_nll'), ('accuracy', 'validation_uar')), strict=True):
         for name in names:
             points = [(line['step'], line[name]) for line in lines if name in line]
             if points:

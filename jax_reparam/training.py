@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
@@ -113,7 +114,7 @@ def make_step(
         metrics = {
             'loss': value,
             'accuracy': (logits.argmax(-1) == batch['labels']).mean(),
-            'grad_norm': optax.global_norm(gradient),
+            'grad_norm': optax.tree.norm(gradient),
         }
         variables = {**state.variables, **updated, 'params': params}
         decay = jnp.minimum(average, (1 + state.step) / (10 + state.step))
@@ -185,7 +186,7 @@ def train(config: Mapping[str, Any], workdir: Path, *, show_progress: bool = Tru
     labels = data.corpus.labels
     model = models.build(config['model'], config['hrf'], n_classes=len(labels))
     optimizer = adamw(settings, hrf.decay)
-    step_fn = make_step(
+    step = make_step(
         model,
         optimizer,
         label_smoothing=settings.label_smoothing,
@@ -203,81 +204,83 @@ def train(config: Mapping[str, Any], workdir: Path, *, show_progress: bool = Tru
         'corpus': {'name': data.corpus.name, 'key': data.corpus.key, 'synthetic': data.corpus.synthetic},
         'versions': report.versions(),
     }
-    mesh = data_mesh()
-    by_batch, replicated = NamedSharding(mesh, P('data')), NamedSharding(mesh, P())
     example = jnp.zeros((1, data.window.frames, config['frontend']['n_mels']))
     init = functools.partial(init_state, model, optimizer, example, config['seed'])
-    state = jax.jit(init, out_shardings=replicated)()
-    update = jax.jit(step_fn, in_shardings=(replicated, by_batch), out_shardings=replicated, donate_argnums=0)
+    state = jax.jit(init, out_shardings=NamedSharding(data_mesh(), P()))()
     predict = Predictor(model)
-    validation = data.windows('validation')
-
-    def validate(variables: Any) -> dict[str, float]:
-        logits = predict(variables, validation[0])
-        probabilities = evaluation.clip_probabilities(logits, validation[1])
-        truth = data.labels('validation')
-        scores = evaluation.metrics(truth, probabilities, labels)
-        loss = -np.log(np.maximum(probabilities[np.arange(len(truth)), truth], 1e-12)).mean()
-        return {'validation_uar': scores['uar'], 'validation_wa': scores['wa'], 'validation_loss': float(loss)}
-
-    checkpoints = Checkpoints(workdir / FOLDER)
-    try:
-        start = checkpoints.latest() or 0
-        if start:
-            state = checkpoints.restore(start, state)
-        batches = data.batches(
-            size=settings.batch_size,
-            seed=config['seed'],
-            start=start,
-            shard=(jax.process_index(), jax.process_count()),
-        )
-        log = report.Log(workdir, start)
-        bar = Progress(settings.steps, workdir.name, start=start, unit='step', enabled=show_progress)
-        pending: tuple[int, dict[str, jax.Array]] | None = None
-        note = ''
-        for step in range(start + 1, settings.steps + 1):
-            batch = {
-                name: jax.make_array_from_process_local_data(by_batch, value) for name, value in next(batches).items()
-            }
-            state, metrics = update(state, batch)
-            # Read one step late, so that the devices never wait for the host.
-            if pending is not None:
-                log.write(pending[0], {name: float(value) for name, value in pending[1].items()})
-            pending = step, metrics
-            if step % settings.eval_every == 0 or step == settings.steps:
-                log.write(step, {name: float(value) for name, value in metrics.items()})
-                pending = None
-                scores = validate(state.average)
-                log.write(step, scores)
-                log.flush()
-                # UAR moves in steps of a clip: the loss decides between equals.
-                score = scores['validation_uar'] - 1e-3 * math.tanh(scores['validation_loss'])
-                checkpoints.save(step, variables=state.variables, optimizer=state.optimizer, meta=meta, score=score)
-                note = f'loss {float(metrics["loss"]):.3f}, validation UAR {100 * scores["validation_uar"]:.1f}'
-            bar.update(note)
-        bar.close()
-        log.close()
-        best = checkpoints.best()
-        assert best is not None
-        variables = checkpoints.restore(best, state).average
-    finally:
-        checkpoints.close()
-
-    windows, clip = data.windows('test')
-    probabilities = evaluation.clip_probabilities(predict(variables, windows), clip)
-    scores = {
-        'test': evaluation.metrics(data.labels('test'), probabilities, labels),
-        'validation': validate(variables),
-    }
+    best, variables = _fit(step, state, data, predict, settings, meta, workdir, show_progress=show_progress)
+    test, probabilities = evaluate(predict, variables, data, 'test')
     return report.finish(
         workdir,
         meta,
-        scores,
+        {'test': test, 'validation': evaluate(predict, variables, data, 'validation')[0]},
         best_step=best,
         corpus=data.corpus,
         clips=data.clips('test'),
         probabilities=probabilities,
     )
+
+
+def evaluate(
+    predict: Predictor, variables: Any, data: pipeline.Data, part: pipeline.Part
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Scores a part of the data: metrics over its clips (`evaluation.metrics`), and their probabilities `[n, C]`."""
+    windows, clip = data.windows(part)
+    probabilities = evaluation.clip_probabilities(predict(variables, windows), clip)
+    return evaluation.metrics(data.labels(part), probabilities, data.corpus.labels), probabilities
+
+
+def _fit(
+    step: StepFn,
+    state: State,
+    data: pipeline.Data,
+    predict: Predictor,
+    settings: TrainConfig,
+    meta: Mapping[str, Any],
+    workdir: Path,
+    *,
+    show_progress: bool,
+) -> tuple[int, Any]:
+    """Runs the steps that are left; returns the step and the (averaged) variables of the best checkpoint."""
+    mesh = data_mesh()
+    by_batch, replicated = NamedSharding(mesh, P('data')), NamedSharding(mesh, P())
+    update = jax.jit(step, in_shardings=(replicated, by_batch), out_shardings=replicated, donate_argnums=0)
+    with contextlib.closing(Checkpoints(workdir / FOLDER)) as checkpoints:
+        start = checkpoints.latest() or 0
+        if start:
+            state = checkpoints.restore(start, state)
+        batches = data.batches(
+            size=settings.batch_size,
+            seed=meta['config']['seed'],
+            start=start,
+            shard=(jax.process_index(), jax.process_count()),
+        )
+        bar = Progress(settings.steps, workdir.name, start=start, unit='step', enabled=show_progress)
+        with contextlib.closing(report.Log(workdir, start)) as log, contextlib.closing(bar):
+            # Metrics are read one step late, so that the devices never wait for the host.
+            unread: list[tuple[int, dict[str, jax.Array]]] = []
+            for number in range(start + 1, settings.steps + 1):
+                local = next(batches).items()
+                batch = {name: jax.make_array_from_process_local_data(by_batch, value) for name, value in local}
+                state, metrics = update(state, batch)
+                unread.append((number, metrics))
+                validating = number % settings.eval_every == 0 or number == settings.steps
+                while len(unread) > (0 if validating else 1):
+                    at, values = unread.pop(0)
+                    log.write(at, {name: float(value) for name, value in values.items()})
+                note = ''
+                if validating:
+                    scores, _ = evaluate(predict, state.average, data, 'validation')
+                    log.write(number, {f'validation_{name}': scores[name] for name in ('uar', 'wa', 'nll')})
+                    log.flush()
+                    # UAR moves in steps of a clip: the likelihood decides between equals.
+                    score = scores['uar'] - 1e-3 * math.tanh(scores['nll'])
+                    checkpoints.save(number, variables=state.average, state=state, meta=meta, score=score)
+                    note = f'loss {float(metrics["loss"]):.3f}, validation UAR {100 * scores["uar"]:.1f}'
+                bar.update(note)
+        best = checkpoints.best()
+        assert best is not None
+        return best, checkpoints.restore(best, state).average
 
 
 def train_folds(config: Mapping[str, Any], workdir: Path, *, show_progress: bool = True) -> dict[str, Any]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+
 import jax
 import numpy as np
+import soundfile
 
 from jax_reparam import reparam
 
@@ -27,3 +30,68 @@ def fold64(tree):
     """The folded tree in float64, as NumPy arrays."""
     with jax.enable_x64(True):
         return jax.tree.map(np.asarray, reparam.dehrf(tree))
+
+
+# A recipe that trains in seconds on `tones`, with windows of 64 frames of 12 bands.
+RECIPE = {
+    'model': {**TINY, 'dropout': 0.1, 'attention_dropout': 0.1},
+    'hrf': {'expansion': 4.0, 'forward': 'composed', 'init': 'lecun', 'decay': 'none'},
+    'frontend': {
+        'sample_rate': 16000,
+        'n_mels': 12,
+        'frame_ms': 25,
+        'hop_ms': 10,
+        'n_fft': 512,
+        'fmin': 20.0,
+        'fmax': 8000.0,
+        'floor': 1e-7,
+    },
+    'window': {'seconds': 0.64, 'hop_seconds': 0.32},
+    'data': {'corpus': 'folder', 'source': '', 'cache': '', 'protocol': '', 'fold': '0'},
+    'augment': {
+        'freq_masks': 1,
+        'freq_mask_bands': 2,
+        'time_masks': 1,
+        'time_mask_frames': 8,
+        'stretch': 0.1,
+        'warp': 0.05,
+        'gain': 0.1,
+    },
+    'train': {
+        'steps': 12,
+        'batch_size': 8,
+        'learning_rate': 3e-3,
+        'warmup_steps': 2,
+        'weight_decay': 0.01,
+        'label_smoothing': 0.1,
+        'class_weights': True,
+        'clip_norm': 1.0,
+        'average': 0.9,
+        'eval_every': 4,
+    },
+    'seed': 0,
+}
+
+
+def tones(folder, *, labels=('high', 'low'), speakers=5, clips=3):
+    """Makes `folder/LABEL/SPEAKER/n.wav`: noisy tones whose pitch is the label, 0.3 to 1.5 s long; returns the folder."""
+    rng = np.random.default_rng(0)
+    for pitch, label in zip((1500, 300, 700), labels, strict=False):
+        for speaker in range(speakers):
+            for clip in range(clips):
+                time = np.arange(rng.integers(4800, 24000)) / 16000
+                sound = np.sin(2 * np.pi * pitch * (1 + speaker / 20) * time) + 0.3 * rng.standard_normal(len(time))
+                path = folder / label / f's{speaker}' / f'{clip}.wav'
+                path.parent.mkdir(parents=True, exist_ok=True)
+                soundfile.write(path, (8000 * sound / 2).astype(np.int16), 16000)
+    return folder
+
+
+def recipe(source, cache, **changes):
+    """`RECIPE` for a folder corpus; `changes` are `section__key=value`."""
+    config = copy.deepcopy(RECIPE)
+    config['data'] |= {'source': str(source), 'cache': str(cache)}
+    for name, value in changes.items():
+        section, key = name.split('__')
+        config[section][key] = value
+    return config

@@ -139,7 +139,9 @@ def test_folder_instead_of_a_file(tmp_path):
 @pytest.mark.parametrize('text', [b'', b'hello\n', 'Grüße\n'.encode('utf-16'), b'ID3 notes', b'RIFF'])
 def test_text_named_wav(tmp_path, text):
     (tmp_path / 'a.wav').write_bytes(text)
-    assert 'expected WAV or FLAC audio' in refused(tmp_path / 'a.wav')
+    message = refused(tmp_path / 'a.wav')
+    assert 'expected WAV or FLAC audio' in message
+    assert ('found an empty file' in message) == (text == b'')
 
 
 def test_another_audio_format_is_named(tmp_path):

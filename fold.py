@@ -1,0 +1,59 @@
+"""Folds, exports and verifies a trained model: python fold.py W OUT [--windows N] [--plain].
+
+Exit code 0: every form passed its gate and lies in OUT. 1: a form failed, and is not in OUT. 2: bad input; OUT is as it
+was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from jax_reparam.errors import run
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    command = argparse.ArgumentParser(prog='fold.py', description='Folds a trained model, exports it and verifies it.')
+    command.add_argument('source', metavar='W', help='training folder, its checkpoints, or one checkpoint')
+    command.add_argument('out', metavar='OUT', help='folder to write; one that this command wrote before is replaced')
+    command.add_argument('--windows', type=_count, metavar='N', help='verify on at most N test windows (default: all)')
+    command.add_argument('--plain', action='store_true', help='accept a model without HRF sites')
+    command.add_argument('--quiet', action='store_true', help='no progress on standard error')
+    return command
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Folds and exports, and says what lies where."""
+    args = parser().parse_args(argv)
+    # Behind the arguments, so that --help answers at once.
+    from absl import logging
+
+    from jax_reparam.export import card, folding
+
+    logging.set_verbosity(logging.ERROR)  # Orbax warns of what is meant to be.
+
+    try:
+        exported = folding.fold_and_export(
+            args.source, args.out, plain=args.plain, limit=args.windows, show_progress=not args.quiet
+        )
+    except folding.FoldError as error:
+        print(f'failed: {error}', file=sys.stderr)
+        return 1
+    for line in card.summary(exported.path, exported.manifest):
+        print(line)
+    for reason in exported.failures:
+        print(f'failed: {reason}', file=sys.stderr)
+    return 1 if exported.failures else 0
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f'expected at least 1, found {value}')
+    return value
+
+
+if __name__ == '__main__':
+    run(main)

@@ -1,0 +1,158 @@
+"""What people read about an export: MODEL_CARD.md, and the lines that `fold.py` prints; both from the manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jax_reparam.export import gates
+from jax_reparam.report import SYNTHETIC
+
+Manifest = Mapping[str, Any]
+
+
+def summary(path: Path, manifest: Manifest) -> list[str]:
+    """The outcome, a line a form and one for the folder."""
+    lines = []
+    for form in manifest['forms'].values():
+        tflm = form['tflm']
+        where = 'not run in TFLM' if tflm is None else f'ran in TFLM: {_score(tflm)}, arena {_kb(tflm["arena_bytes"])}'
+        lines.append(f'{path / form["file"]}  {_kb(form["bytes"])}, {where}')
+    for reason in _reasons(manifest):
+        lines.append(f'TFLM: {reason}')
+    notes = _notes(manifest)
+    reference = f'{path}: trained model UAR {_percent(manifest["reference_uar"])} on {_test(manifest)}'
+    lines.append('; '.join([reference, *notes]))
+    return lines
+
+
+def text(manifest: Manifest, config: Mapping[str, Any]) -> str:
+    """MODEL_CARD.md.
+
+    Args:
+      manifest: what manifest.json holds.
+      config: the recipe it was trained with.
+    """
+    return f"""# Speech emotion recognition: {manifest['model']['name']}
+
+Decides between {len(manifest['labels'])} classes ({', '.join(manifest['labels'])}).
+{_origin(manifest)}
+
+## How good it is
+
+{_measured_on(manifest)}
+
+{_table(manifest)}
+
+Agreement is the share of windows decided as the trained model decides them, SNR that of the logits. The arena was
+measured on a 64-bit host; a 32-bit device needs less. A form is in this folder only if, in each runtime,
+{_gates()}.
+
+## What goes in and comes out
+
+{_interface(manifest)}
+
+    python -m jax_reparam.predict THIS_FOLDER clip.wav --json
+
+## What it is not
+
+It knows the voices, the language and the recordings of `{manifest['corpus']['name']}`, and the classes above;
+nothing else was measured. It hears how something is said, not what a person feels: base no decision about people on it.
+
+Recipe: seed {config['seed']}, checkpoint of step {manifest['step']}. manifest.json has the versions and the list of
+calibration windows.
+"""
+
+
+def _origin(manifest: Manifest) -> str:
+    params, fold = manifest['params'], manifest['fold']
+    if not fold['sites']:
+        return f'It was trained as it is, without High-Rank Factorization: {params["folded"]:,} parameters.'
+    return (
+        f'It was trained with High-Rank Factorization at {fold["sites"]} layers, {params["training"]:,} parameters,\n'
+        f'and folded into the plain model, {params["folded"]:,}: logits differ by at most {fold["max_abs_diff"]:.1e}.'
+    )
+
+
+def _gates() -> str:
+    return (
+        f'float32 comes within {gates.FLOAT_TOLERANCE:g} of the logits, and int8 agrees in at least '
+        f'{gates.LEAST_AGREEMENT:.0%} of the windows\n'
+        f'and loses at most {100 * gates.LARGEST_UAR_LOSS:g} point of UAR'
+    )
+
+
+def _measured_on(manifest: Manifest) -> str:
+    protocol = manifest['protocol']
+    lines = [
+        f'Unweighted average recall (UAR) on {_test(manifest)} of corpus `{manifest["corpus"]["name"]}`, protocol',
+        f'`{protocol["name"]}`, fold {protocol["fold"]} (of {protocol["folds"]}, counted from 0); test speakers '
+        f'{", ".join(protocol["test_speakers"])}.',
+        f'The trained model, in JAX: {_percent(manifest["reference_uar"])}.',
+    ]
+    notes = [f'- Limits of these numbers: {note}.' for note in _notes(manifest)]
+    failed = [f'- Left out: {reason}.' for form in manifest['failed'].values() for reason in form['reasons']]
+    unverified = [f'- TFLM: {reason}.' for reason in _reasons(manifest)]
+    remarks = [*notes, *failed, *unverified]
+    return '\n'.join([*lines, '', *remarks] if remarks else lines)
+
+
+def _interface(manifest: Manifest) -> str:
+    inputs = manifest['input']
+    return f"""- Audio: {inputs['sample_rate']} Hz, one channel, full scale 1.0.
+- Features: log-mel, {inputs['n_mels']} bands (Slaney), {inputs['fmin']:g} to {inputs['fmax']:g} Hz,
+  Hann frames of {inputs['frame_ms']} ms every {inputs['hop_ms']} ms, {inputs['n_fft']}-point transform,
+  ln(power + {inputs['floor']:g}); frame t starts at sample t * hop. Then `(x - mean) / std`: see manifest.json.
+- In: [1, {inputs['frames']}, {inputs['n_mels']}], {inputs['window_seconds']:g} s. A longer clip becomes windows
+  {inputs['window_hop_seconds']:g} s apart, the last one ending with the clip; a shorter one is repeated until the
+  window is full. There is no mask.
+- Out: [1, {len(manifest['labels'])}], logits in the order of labels.txt. Softmax, then the mean over windows.
+- int8 tensors hold q for the value scale * (q - zero_point): see manifest.json."""
+
+
+def _table(manifest: Manifest) -> str:
+    rows = ['| form | bytes | ops | runtime | UAR | agreement | SNR dB | arena |', '|---|---|---|---|---|---|---|---|']
+    for name, form in manifest['forms'].items():
+        for runtime in ('litert', 'tflm'):
+            result = form[runtime]
+            if result is None:
+                continue
+            arena = f'{result["arena_bytes"]:,}' if 'arena_bytes' in result else ''
+            snr = '' if result['snr_db'] is None else f'{result["snr_db"]:.1f}'
+            rows.append(
+                f'| {name} | {form["bytes"]:,} | {sum(form["ops"].values())} | {_RUNTIMES[runtime]} | '
+                f'{_percent(result["uar"])} | {_percent(result["argmax_agreement"])} | {snr} | {arena} |'
+            )
+    return '\n'.join(rows)
+
+
+_RUNTIMES = {'litert': 'LiteRT', 'tflm': 'TFLM'}
+
+
+def _reasons(manifest: Manifest) -> Sequence[str]:
+    forms = [*manifest['forms'].values(), *manifest['failed'].values()]
+    return sorted({form['tflm_reason'] for form in forms if 'tflm_reason' in form})
+
+
+def _notes(manifest: Manifest) -> list[str]:
+    note = manifest['protocol']['note']
+    return [*([note] if note else []), *([SYNTHETIC] if manifest['corpus']['synthetic'] else [])]
+
+
+def _test(manifest: Manifest) -> str:
+    test = manifest['test']
+    clips = f'{test["clips"]}' if test['clips'] == test['of_clips'] else f'{test["clips"]} of {test["of_clips"]}'
+    return f'{test["windows"]} windows of {clips} test clips'
+
+
+def _score(result: Mapping[str, Any]) -> str:
+    return f'agreement {_percent(result["argmax_agreement"])}, UAR {_percent(result["uar"])}'
+
+
+def _percent(share: float) -> str:
+    return f'{100 * share:.1f} %'
+
+
+def _kb(size: int) -> str:
+    return f'{size / 1000:.1f} kB'

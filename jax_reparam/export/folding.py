@@ -1,0 +1,250 @@
+"""`fold.py` as one call: checkpoint -> folded -> exported forms -> verified -> a folder to flash."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jax_reparam import checkpoint, models, pipeline, reparam, report
+from jax_reparam.checkpoint import Trained
+from jax_reparam.errors import InputError
+from jax_reparam.export import card, convert, folder, gates, manifest, samples, weights
+from jax_reparam.export.samples import Windows
+from jax_reparam.export.verify import verify
+from jax_reparam.features import FrontendConfig
+from jax_reparam.training import Predictor
+
+Variables = dict[str, Any]
+
+
+class FoldError(RuntimeError):
+    """The folded model is not the trained one, so nothing may be exported."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+      path: the folder.
+      manifest: what its manifest.json holds.
+      failures: why forms are missing from it, a line each; empty when all passed.
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+    failures: list[str]
+
+
+def fold_and_export(
+    source: str | Path,
+    out: str | Path,
+    *,
+    plain: bool = False,
+    limit: int | None = None,
+    show_progress: bool = True,
+) -> Exported:
+    """Folds a trained model, exports it, verifies every form on test windows, and writes what passed.
+
+    Args:
+      source: a training folder, its checkpoints, or one of them.
+      out: a new or empty folder, or one that this wrote before, which is replaced as a whole.
+      plain: accept a model without HRF sites.
+      limit: verify on at most this many test windows; None takes all.
+      show_progress: report on standard error.
+
+    Raises:
+      InputError: no checkpoint, one without HRF sites, one with a leaf that is not finite, another corpus than it was
+        trained on, an `out` that holds something else or cannot be written.
+      FoldError: the folded model is not the trained one.
+      OSError: a full disk, or the like. Whatever fails, `out` stays as it was.
+    """
+    tell = _Teller(show_progress)
+    out = Path(out)
+    folder.check(out)
+    trained = checkpoint.load(source)
+    folded = fold(trained, plain=plain)
+    tell(f'folded {len(reparam.hrf_sites(trained.variables))} HRF sites of {trained.path}')
+    # Made before the work: a folder that cannot be written shows at once.
+    with folder.replaced(out) as place:
+        data = load_data(trained, show_progress)
+        test = samples.verification(data, limit)
+        calibration, calibration_places = samples.calibration(data)
+        reference, fold_entry = compare(trained, folded, test)
+        tell(
+            f'compared on {len(test.features)} test windows: logits differ by at most {fold_entry["max_abs_diff"]:.1e}'
+        )
+
+        forms: dict[str, Any] = {}
+        failed: dict[str, Any] = {}
+        for name, make in exporters(trained, folded, calibration).items():
+            try:
+                model = make()
+            except convert.ConversionError as error:
+                failed[name] = {'reasons': [f'{name}: {error}']}
+                continue
+            tell(f'exported {name}: {len(model):,} bytes')
+            entry, reasons = verify(name, model, reference, test, show_progress=show_progress)
+            tell(f'verified {name} in LiteRT and TFLM' if entry['tflm'] else f'verified {name} in LiteRT only')
+            if reasons:
+                failed[name] = {**entry, 'reasons': reasons}
+                continue
+            forms[name] = entry
+            (place / entry['file']).write_bytes(model)
+
+        content = {
+            'format': manifest.FORMAT,
+            'model': trained.config['model'],
+            'labels': list(trained.labels),
+            'input': _input(trained, data).as_json(),
+            'params': {
+                'training': weights.count(trained.variables['params']),
+                'folded': weights.count(folded['params']),
+            },
+            'fold': fold_entry,
+            'forms': forms,
+            'failed': failed,
+            'reference_uar': gates.uar(reference, test),
+            'protocol': trained.meta['split'],
+            'corpus': trained.meta['corpus'],
+            'test': {
+                'windows': len(test.features),
+                'clips': len(test.truth),
+                'of_clips': len(data.clips('test')),
+            },
+            'calibration': [list(window) for window in calibration_places],
+            'step': trained.step,
+            'versions': {'training': trained.meta['versions'], 'export': report.versions()},
+        }
+        weights.write_checkpoint(place / folder.CHECKPOINT, folded, trained)
+        weights.write_safetensors(place / folder.SAFETENSORS, folded, trained)
+        (place / folder.LABELS).write_text(''.join(f'{label}\n' for label in trained.labels))
+        (place / folder.CARD).write_text(card.text(content, trained.config))
+        (place / manifest.FILE).write_text(manifest.dumps(content))
+    return Exported(out, content, [reason for entry in failed.values() for reason in entry['reasons']])
+
+
+def fold(trained: Trained, *, plain: bool = False) -> Variables:
+    """Folds a trained model in float64; the result is the plain model's tree, in the parameters' own type.
+
+    Raises:
+      InputError: a tree that is not its recipe's, or has a leaf that is not finite, or (unless `plain`) no HRF site.
+    """
+    _check_tree(trained.variables, _initial(trained, trained.config['hrf']), trained.path)
+    _check_finite(trained.variables, trained.path)
+    if not plain and not reparam.hrf_sites(trained.variables):
+        raise InputError(
+            f'{trained.path}: expected a model with HRF sites, found a plain one; --plain exports it as it is'
+        )
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), trained.variables)
+        folded = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), reparam.dehrf(wide))
+    _check_tree(folded, _initial(trained, None), trained.path)
+    _check_finite(folded, trained.path)
+    return folded
+
+
+def load_data(trained: Trained, show_progress: bool = True) -> pipeline.Data:
+    """The corpus a model was trained on, split as it was, standardised with the checkpoint's statistics.
+
+    Raises:
+      InputError: the corpus is missing, or its split is not that of the training.
+    """
+    data = pipeline.load_data(trained.config, show_progress=show_progress)
+    if tuple(data.corpus.labels) != trained.labels or json.loads(json.dumps(data.split.info)) != trained.meta['split']:
+        # Its test clips might be among those the model has learnt.
+        raise InputError(
+            f'{trained.path}: expected the corpus and split that it was trained on, found another '
+            f'{data.corpus.name} (key {data.corpus.key[:12]}, trained on {trained.meta["corpus"]["key"][:12]})'
+        )
+    return dataclasses.replace(data, mean=trained.mean, std=trained.std)
+
+
+def compare(trained: Trained, folded: Variables, test: Windows) -> tuple[np.ndarray, dict[str, Any]]:
+    """Holds the folded model against the training form.
+
+    Returns:
+      The training form's logits `[W, C]`, and the manifest's `fold`.
+
+    Raises:
+      FoldError: they differ by more than rounding.
+    """
+    # Accelerators multiply in a reduced precision by default.
+    with jax.default_matmul_precision('highest'):
+        reference = Predictor(_model(trained, trained.config['hrf']))(trained.variables, test.features)
+        logits = Predictor(_model(trained, None))(folded, test.features)
+    reason = gates.fold_failure(reference, logits)
+    if reason is not None:
+        raise FoldError(reason)
+    return reference, {
+        'sites': len(reparam.hrf_sites(trained.variables)),
+        'windows': len(test.features),
+        'max_abs_diff': float(np.abs(logits - reference).max()),
+        'argmax_agreement': float((logits.argmax(-1) == reference.argmax(-1)).mean()),
+    }
+
+
+def exporters(trained: Trained, folded: Variables, calibration: np.ndarray) -> dict[str, Callable[[], bytes]]:
+    """How each form is made, by name; `calibration` is `[W, frames, n_mels]`."""
+    model = _model(trained, None, deploy=True)
+
+    def function(features: jax.Array) -> jax.Array:
+        return model.apply(folded, features)
+
+    shape = (1, *calibration.shape[1:])
+    return {
+        'float32': lambda: convert.to_float32(function, shape),
+        'int8': lambda: convert.to_int8(function, calibration),
+    }
+
+
+def _model(trained: Trained, hrf: Mapping[str, Any] | None, *, deploy: bool = False) -> Any:
+    return models.build(trained.config['model'], hrf, n_classes=len(trained.labels), deploy=deploy)
+
+
+def _initial(trained: Trained, hrf: Mapping[str, Any] | None) -> Any:
+    """Shapes and types of a fresh model's tree."""
+    model = _model(trained, hrf)
+    window = pipeline.window_config(trained.config)
+    example = jax.ShapeDtypeStruct((1, window.frames, trained.config['frontend']['n_mels']), np.float32)
+    return jax.eval_shape(model.init, jax.random.key(0), example)
+
+
+def _check_tree(found: Any, expected: Any, path: Path) -> None:
+    shapes = [{name: tuple(leaf.shape) for name, leaf in weights.leaves(tree)} for tree in (found, expected)]
+    for name in sorted(shapes[0].keys() | shapes[1].keys()):
+        found_shape, expected_shape = (tree.get(name, 'nothing') for tree in shapes)
+        if found_shape != expected_shape:
+            raise InputError(f'{path}: {name}: expected {expected_shape} by its recipe, found {found_shape}')
+
+
+def _check_finite(variables: Any, path: Path) -> None:
+    for name, leaf in weights.leaves(variables):
+        if bad := int((~np.isfinite(leaf)).sum()):
+            raise InputError(f'{path}: {name}: expected finite values, found {bad} of {leaf.size} that are not')
+
+
+def _input(trained: Trained, data: pipeline.Data) -> manifest.Input:
+    frontend = FrontendConfig(**trained.config['frontend'])
+    return manifest.Input(frontend, data.window, mean=trained.mean, std=trained.std)
+
+
+class _Teller:
+    """Says on standard error what was done and how long it took."""
+
+    def __init__(self, enabled: bool) -> None:
+        self._enabled, self._since = enabled, time.monotonic()
+
+    def __call__(self, text: str) -> None:
+        now = time.monotonic()
+        if self._enabled:
+            print(f'{text} ({now - self._since:.1f} s)', file=sys.stderr, flush=True)
+        self._since = now

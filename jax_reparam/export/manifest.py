@@ -1,0 +1,108 @@
+"""manifest.json: what an exported folder holds, what goes in and comes out, and how each form was verified.
+
+docs/export.md describes every field. Imports neither TensorFlow nor JAX: prediction reads it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jax_reparam.errors import InputError
+from jax_reparam.export.flatbuffer import Graph, Port
+from jax_reparam.features import FrontendConfig
+from jax_reparam.windows import WindowConfig
+
+FORMAT = 1
+FILE = 'manifest.json'
+FORM_FILES = {'float32': 'model_float32.tflite', 'int8': 'model_int8.tflite'}
+
+
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """How audio becomes the model's input.
+
+    Attributes:
+      frontend: of the log-mel features.
+      window: length and spacing of windows, in frames.
+      mean: `[M]` float32, taken off the features.
+      std: `[M]` float32, the features are then divided by it.
+    """
+
+    frontend: FrontendConfig
+    window: WindowConfig
+    mean: np.ndarray
+    std: np.ndarray
+
+    def as_json(self) -> dict[str, Any]:
+        """The manifest's `input`."""
+        seconds = self.frontend.hop_ms / 1000
+        return {
+            **dataclasses.asdict(self.frontend),
+            'window_seconds': self.window.frames * seconds,
+            'window_hop_seconds': self.window.hop * seconds,
+            'frames': self.window.frames,
+            'hop_frames': self.window.hop,
+            'mean': [float(value) for value in self.mean],
+            'std': [float(value) for value in self.std],
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Input:
+        """Reads the manifest's `input`.
+
+        Raises:
+          KeyError: a field is missing.
+        """
+        return cls(
+            frontend=FrontendConfig(**{field.name: values[field.name] for field in dataclasses.fields(FrontendConfig)}),
+            window=WindowConfig(frames=values['frames'], hop=values['hop_frames']),
+            mean=np.asarray(values['mean'], np.float32),
+            std=np.asarray(values['std'], np.float32),
+        )
+
+
+def form(name: str, model: bytes, graph: Graph) -> dict[str, Any]:
+    """The part of a form's entry that the file itself tells."""
+    return {
+        'file': FORM_FILES[name],
+        'bytes': len(model),
+        'sha256': hashlib.sha256(model).hexdigest(),
+        'ops': graph.ops,
+        'input': _port(graph.input),
+        'output': _port(graph.output),
+    }
+
+
+def _port(port: Port) -> dict[str, Any]:
+    return {**dataclasses.asdict(port), 'shape': list(port.shape)}
+
+
+def dumps(content: Mapping[str, Any]) -> str:
+    """The manifest as text; a number that JSON does not know is a fault of ours."""
+    return json.dumps(content, indent=2, allow_nan=False) + '\n'
+
+
+def read(folder: str | Path) -> dict[str, Any]:
+    """Reads a folder's manifest.
+
+    Raises:
+      InputError: none there, damaged, or of another format.
+    """
+    path = Path(folder) / FILE
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f'{folder}: expected a folder that fold.py wrote, found no {FILE}') from None
+    except (OSError, ValueError) as error:
+        raise InputError(f'{path}: expected a manifest in JSON, found: {error}') from error
+    found = content.get('format') if isinstance(content, dict) else None
+    if found != FORMAT:
+        raise InputError(f'{path}: expected manifest format {FORMAT}, found {found!r}')
+    return content

@@ -1,0 +1,194 @@
+"""Emotions of recordings, by an exported model: python -m jax_reparam.predict OUT CLIP_OR_FOLDER ... [--json].
+
+Needs what `fold.py` wrote and no more: neither TensorFlow nor JAX is imported. Exit code 0: every clip was decided. 1:
+some were not (a line each on standard error). 2: OUT is not what it should be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jax_reparam import audio, features, windows
+from jax_reparam.errors import InputError, one_line, run
+from jax_reparam.evaluation import softmax
+from jax_reparam.export import interpret, manifest
+
+SUFFIXES = ('.wav', '.flac')
+DEFAULT_FORM = 'int8'
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """The decision on one recording.
+
+    Attributes:
+      probabilities: `[C]`, the mean over its windows.
+      starts: start of each window, `[W]`, in seconds.
+      ends: end of each window, `[W]`, in seconds; not behind the end of the recording.
+      over_time: probabilities of each window, `[W, C]`.
+    """
+
+    probabilities: np.ndarray
+    starts: np.ndarray
+    ends: np.ndarray
+    over_time: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Recognizer:
+    """An exported model with its frontend.
+
+    Attributes:
+      labels: the class names, in the order of the probabilities.
+      input: how audio becomes windows.
+      logits: maps windows `[W, frames, n_mels]` to logits `[W, C]`.
+    """
+
+    labels: tuple[str, ...]
+    input: manifest.Input
+    logits: Callable[[np.ndarray], np.ndarray]
+
+    @classmethod
+    def load(cls, folder: str | Path, form: str = DEFAULT_FORM) -> Recognizer:
+        """Loads a form from a folder that `fold.py` wrote.
+
+        Raises:
+          InputError: no such folder or form, or a file that is not the one that was verified.
+        """
+        content = manifest.read(folder)
+        path = Path(folder) / manifest.FILE
+        try:
+            forms, labels = content['forms'], tuple(content['labels'])
+            inputs = manifest.Input.from_json(content['input'])
+            if form not in forms:
+                raise InputError(f'{folder}: expected form {form}, found {", ".join(forms) or "none"}')
+            file, digest = Path(folder) / forms[form]['file'], forms[form]['sha256']
+        except (KeyError, TypeError) as error:
+            raise InputError(f'{path}: expected a whole manifest, found none of {error}') from error
+        try:
+            model = file.read_bytes()
+        except OSError as error:
+            raise InputError(f'{file}: expected the model, found: {error.strerror}') from error
+        if hashlib.sha256(model).hexdigest() != digest:
+            raise InputError(f'{file}: expected the file that was verified (SHA-256 {digest[:12]}), found another')
+        return cls(labels, inputs, interpret.load(model))
+
+    def predict(self, samples: np.ndarray) -> Prediction:
+        """Decides on one recording, `[N]` int16 at the frontend's sample rate."""
+        frontend, window = self.input.frontend, self.input.window
+        frames = (features.log_mel(samples, frontend) - self.input.mean) / self.input.std
+        starts = windows.starts(len(frames), window)
+        over_time = np.concatenate(
+            [softmax(self.logits(windows.cut(frames, start, window.frames)[None])) for start in starts]
+        )
+        seconds = frontend.hop_ms / 1000
+        ends = np.minimum((starts + window.frames) * seconds, len(samples) / frontend.sample_rate)
+        return Prediction(over_time.mean(axis=0), starts * seconds, ends, over_time)
+
+
+def recordings(paths: Sequence[str | Path]) -> Iterator[Path | InputError]:
+    """The files that are meant: of a folder, the WAV and FLAC files anywhere below it, by name.
+
+    A folder without any yields the error that says so.
+    """
+    for path in map(Path, paths):
+        if not path.is_dir():
+            yield path
+            continue
+        found = sorted(file for file in path.rglob('*') if file.suffix.lower() in SUFFIXES and file.is_file())
+        if found:
+            yield from found
+        else:
+            yield InputError(f'{path}: expected WAV or FLAC files in it, found none')
+
+
+def as_json(name: str, labels: Sequence[str], prediction: Prediction, *, over_time: bool) -> dict[str, Any]:
+    """One recording's entry in the output of `--json`."""
+    entry: dict[str, Any] = {'file': name, **_decision(labels, prediction.probabilities)}
+    if over_time:
+        entry['over_time'] = [
+            {'start': round(float(start), 3), 'end': round(float(end), 3), **_decision(labels, row)}
+            for start, end, row in zip(prediction.starts, prediction.ends, prediction.over_time, strict=True)
+        ]
+    return entry
+
+
+def _decision(labels: Sequence[str], probabilities: np.ndarray) -> dict[str, Any]:
+    return {
+        'label': labels[int(probabilities.argmax())],
+        'probabilities': {label: round(float(p), 6) for label, p in zip(labels, probabilities, strict=True)},
+    }
+
+
+def table(entries: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> list[str]:
+    """The entries as lines of text: decision, then the probability of each class in percent."""
+    rows = [['', 'decision', *labels]]
+    for entry in entries:
+        rows.append(_row(entry['file'], entry))
+        for part in entry.get('over_time', ()):
+            rows.append(_row(f'  {part["start"]:.1f} - {part["end"]:.1f} s', part))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        '  '.join([*(cell.ljust(width) for cell, width in zip(row[:2], widths, strict=False)), *_right(row, widths)])
+        for row in rows
+    ]
+
+
+def _row(name: str, entry: Mapping[str, Any]) -> list[str]:
+    return [name, entry['label'], *(f'{100 * p:.1f}' for p in entry['probabilities'].values())]
+
+
+def _right(row: Sequence[str], widths: Sequence[int]) -> list[str]:
+    return [cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True)]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    command = argparse.ArgumentParser(
+        prog='python -m jax_reparam.predict', description='Emotions of recordings, by an exported model.'
+    )
+    command.add_argument('folder', metavar='OUT', help='folder that fold.py wrote')
+    command.add_argument('paths', metavar='CLIP', nargs='+', help='WAV or FLAC file, or a folder of them')
+    command.add_argument('--form', default=DEFAULT_FORM, choices=list(manifest.FORM_FILES), help='default: int8')
+    command.add_argument('--json', action='store_true', help='print one JSON object instead of a table')
+    command.add_argument('--over-time', action='store_true', help='also for each window, with its times in seconds')
+    return command
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Decides on every recording; a bad one is named on standard error, and the others are done all the same."""
+    args = parser().parse_args(argv)
+    recognizer = Recognizer.load(args.folder, args.form)
+    entries, errors = [], []
+    for path in recordings(args.paths):
+        try:
+            if isinstance(path, InputError):
+                raise path
+            rate = recognizer.input.frontend.sample_rate
+            samples = audio.read(path, rate)
+            audio.check(samples, str(path), rate)
+        except InputError as error:
+            errors.append({'error': one_line(error)})
+            print(f'error: {one_line(error)}', file=sys.stderr)
+            continue
+        prediction = recognizer.predict(samples)
+        entries.append(as_json(str(path), recognizer.labels, prediction, over_time=args.over_time))
+    if args.json:
+        content = {'form': args.form, 'labels': recognizer.labels, 'clips': entries, 'errors': errors}
+        print(json.dumps(content, indent=2, ensure_ascii=False))
+    elif entries:
+        print('\n'.join(table(entries, recognizer.labels)))
+    return 1 if errors else 0
+
+
+if __name__ == '__main__':
+    run(main)

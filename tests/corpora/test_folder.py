@@ -1,0 +1,150 @@
+"""A folder or a table of the user's own clips."""
+
+import os
+import sys
+
+import pytest
+
+from jax_reparam import corpora
+from jax_reparam.corpora.folder import Folder
+from jax_reparam.errors import InputError
+
+
+def listed(found):
+    return {clip.id: (clip.label, clip.speaker) for clip in found.clips}
+
+
+def test_folders_give_label_and_speaker(tmp_path, write_clip):
+    write_clip(tmp_path / 'joy' / 'ann' / 'x.wav')
+    write_clip(tmp_path / 'anger' / 'bob' / 'session 1' / 'x.flac')
+    write_clip(tmp_path / 'anger' / 'ann' / 'Ü.WAV')
+    (tmp_path / 'anger' / 'ann' / 'notes.txt').write_text('passed over')
+    (tmp_path / 'README.txt').write_text('passed over')
+    (tmp_path / '.git').mkdir()
+    found = Folder.find(str(tmp_path))
+    assert listed(found) == {
+        'anger/ann/Ü.WAV': ('anger', 'ann'),
+        'anger/bob/session 1/x.flac': ('anger', 'bob'),
+        'joy/ann/x.wav': ('joy', 'ann'),
+    }
+    assert [clip.id for clip in found.clips] == sorted(listed(found))
+    assert found.labels == ('anger', 'joy')
+    assert found.skipped == ()
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='other systems take no such name')
+def test_a_name_that_is_not_utf8_is_reported(tmp_path, write_clip):
+    for label in ('anger', 'joy'):
+        write_clip(tmp_path / label / 'ann' / 'x.wav')
+    (tmp_path / 'joy' / 'ann' / os.fsdecode(b'fr\xf6hlich.wav')).touch()
+    found = Folder.find(str(tmp_path))
+    assert len(found.clips) == 2
+    assert found.skipped == (('joy/ann/fr?hlich.wav', 'its name is not UTF-8'),)
+
+
+def test_clips_without_the_folder_of_a_speaker_are_reported(tmp_path, write_clip):
+    write_clip(tmp_path / 'joy' / 'ann' / 'x.wav')
+    write_clip(tmp_path / 'anger' / 'ann' / 'x.wav')
+    write_clip(tmp_path / 'anger' / 'x.wav')
+    found = Folder.find(str(tmp_path))
+    assert len(found.clips) == 2
+    assert found.skipped == (('anger/x.wav', 'not in the folder of a speaker (SOURCE/LABEL/SPEAKER/clip.wav)'),)
+
+
+@pytest.mark.parametrize(('delimiter', 'start'), [(',', ''), (';', '\ufeff'), ('\t', '')])
+def test_tables(tmp_path, write_clip, delimiter, start):
+    write_clip(tmp_path / 'clips' / 'a, b.wav')
+    write_clip(tmp_path / 'c.wav')
+    write_clip(tmp_path / 'elsewhere' / 'd.flac')
+    rows = [
+        ['speaker', ' path', 'age', 'label'],
+        ['ann', '"clips/a, b.wav"', '33', 'joy'],
+        [' bob', 'c.wav', '', ' anger '],
+        ['ann', str(tmp_path / 'elsewhere' / 'd.flac'), '', 'joy'],
+    ]
+    table = tmp_path / 'clips.csv'
+    table.write_text(start + '\r\n'.join(delimiter.join(row) for row in rows), encoding='utf-8')
+    found = Folder.find(str(table))
+    assert listed(found) == {
+        'clips/a, b.wav': ('joy', 'ann'),
+        'c.wav': ('anger', 'bob'),
+        str(tmp_path / 'elsewhere' / 'd.flac'): ('joy', 'ann'),
+    }
+    assert [clip.id for clip in found.clips] == sorted(listed(found))
+    assert found.labels == ('anger', 'joy')
+
+
+def test_rows_that_cannot_be_used_are_reported(tmp_path, write_clip):
+    write_clip(tmp_path / 'a.wav')
+    write_clip(tmp_path / 'b.wav')
+    write_clip(tmp_path / 'c.wav')
+    table = tmp_path / 'clips.csv'
+    table.write_text(
+        'path,label,speaker\na.wav,joy,ann\nb.wav,anger,bob\nc.wav,joy,\ngone.wav,joy,ann\na.wav,anger,bob\n,joy,ann\nx\n'
+    )
+    found = Folder.find(str(table))
+    assert listed(found) == {'a.wav': ('joy', 'ann'), 'b.wav': ('anger', 'bob')}
+    assert dict(found.skipped) == {
+        'c.wav': 'path, label or speaker is empty',
+        'gone.wav': 'no such file',
+        'a.wav (line 6)': 'listed before, as joy of ann',
+        'line 7': 'path, label or speaker is empty',
+        'x': 'path, label or speaker is empty',
+    }
+
+
+@pytest.mark.parametrize('column', ['path', 'label', 'speaker'])
+def test_a_table_without_a_column(tmp_path, column):
+    columns = [name for name in ('path', 'label', 'speaker') if name != column]
+    (tmp_path / 'clips.csv').write_text(','.join(columns) + '\n1,2\n')
+    with pytest.raises(
+        InputError, match=rf"clips\.csv: expected the columns .* no '{column}' in {', '.join(columns)}$"
+    ):
+        Folder.find(str(tmp_path / 'clips.csv'))
+
+
+def test_an_empty_table(tmp_path):
+    (tmp_path / 'clips.csv').write_text('')
+    with pytest.raises(InputError, match="found no 'path' in it"):
+        Folder.find(str(tmp_path / 'clips.csv'))
+
+
+def test_a_table_in_another_encoding(tmp_path):
+    (tmp_path / 'clips.csv').write_bytes('path,label,speaker\na.wav,Ärger,ann\n'.encode('latin-1'))
+    with pytest.raises(InputError, match='expected a table in UTF-8'):
+        Folder.find(str(tmp_path / 'clips.csv'))
+
+
+def test_a_table_of_files_that_are_gone(tmp_path):
+    (tmp_path / 'clips.csv').write_text('path,label,speaker\na.wav,joy,ann\nb.wav,anger,ann\n')
+    with pytest.raises(InputError, match=r"none of 'anger'; skipped 2, first a\.wav \(no such file\)"):
+        corpora.prepare('folder', source=tmp_path / 'clips.csv', data_dir=tmp_path / 'data', progress=False)
+
+
+def test_one_label_is_nothing_to_learn(make_folder):
+    with pytest.raises(InputError, match='expected at least 2 labels, found joy'):
+        Folder.find(str(make_folder(labels=('joy',))))
+
+
+@pytest.mark.parametrize('source', ['', 'gone'])
+def test_no_source(tmp_path, source):
+    with pytest.raises(InputError, match=r'expected .*folder.*SOURCE/LABEL/SPEAKER/clip\.wav, or a table of path'):
+        Folder.find(source and str(tmp_path / source))
+
+
+def test_a_label_without_clips_is_named(make_folder, tmp_path):
+    source = make_folder()
+    (source / 'fear').mkdir()
+    with pytest.raises(InputError, match=r"source: expected usable clips of every label, found none of 'fear'$"):
+        corpora.prepare('folder', source=source, data_dir=tmp_path / 'data', progress=False)
+
+
+def test_a_label_whose_clips_are_all_bad_is_named(make_folder, tmp_path):
+    source = make_folder()
+    for path in source.glob('joy/*/*.wav'):
+        path.write_text('no audio')
+    with pytest.raises(
+        InputError, match=r"found none of 'joy'; skipped 6, first joy/ann/0\.wav \(expected WAV or FLAC"
+    ):
+        corpora.prepare('folder', source=source, data_dir=tmp_path / 'data', progress=False)
+    assert not list(tmp_path.glob('data/*/folder/*'))

@@ -1,0 +1,79 @@
+"""Reading .tflite files, and taking the names out of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from jax_reparam.export import flatbuffer, interpret
+from jax_reparam.export.flatbuffer import Port
+
+
+@pytest.fixture(scope='module')
+def model(exported):
+    return (exported.path / 'model_int8.tflite').read_bytes()
+
+
+def test_a_port_rounds_to_the_nearest_step_and_clips():
+    port = Port(shape=(1, 4), dtype='int8', scale=0.5, zero_point=-3)
+    values = np.array([[0.0, 0.76, -1000.0, 1000.0]], np.float32)
+    encoded = port.encode(values)
+    assert encoded.dtype == np.int8
+    assert encoded.tolist() == [[-3, -1, -128, 127]]
+    np.testing.assert_allclose(port.decode(encoded), [[0.0, 1.0, -62.5, 65.0]])
+
+
+def test_a_float_port_changes_nothing(rng):
+    port = Port(shape=(1, 4), dtype='float32')
+    values = rng.standard_normal((1, 4)).astype(np.float32)
+    np.testing.assert_array_equal(port.decode(port.encode(values)), values)
+
+
+def test_graph_counts_operators(model):
+    graph = flatbuffer.graph(model)
+    assert graph.ops['BATCH_MATMUL'] >= 4  # two layers of attention, two products each
+    assert graph.ops['SOFTMAX'] == 2
+    assert list(graph.ops.values()) == sorted(graph.ops.values(), reverse=True)
+    assert graph.input.shape == (1, 64, 12)
+    assert graph.output.shape == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ('damage', 'message'),
+    [
+        (lambda model: b'RIFF' + model[4:8].replace(b'TFL3', b'WAVE') + model[8:], "identifier b'TFL3'"),
+        (lambda model: b'', "identifier b'TFL3'"),
+        (lambda model: model[:200], 'damaged'),
+    ],
+    ids=['not tflite', 'empty', 'truncated'],
+)
+def test_what_is_no_model_is_refused(model, damage, message):
+    with pytest.raises(ValueError, match=message):
+        flatbuffer.graph(damage(model))
+
+
+def test_constants_lie_where_the_schema_wants_them(model):
+    from ai_edge_litert import schema_py_generated as schema
+
+    tree, whole = schema.Model.GetRootAsModel(model, 0), np.frombuffer(model, np.uint8)
+    first = whole.__array_interface__['data'][0]
+    constants = [tree.Buffers(i) for i in range(tree.BuffersLength()) if tree.Buffers(i).DataLength()]
+    assert len(constants) > 10
+    for constant in constants:
+        assert (constant.DataAsNumpy().__array_interface__['data'][0] - first) % flatbuffer.BUFFER_ALIGNMENT == 0
+
+
+def test_without_names_is_the_same_function(model, data):
+    from ai_edge_litert import schema_py_generated as schema
+
+    windows, _ = data.windows('test')
+    tree = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(model, 0))
+    for index, tensor in enumerate(tree.subgraphs[0].tensors):
+        tensor.name = f'a/name/that/nobody/reads/{index}'
+    builder = flatbuffer._builder(len(model))
+    builder.Finish(tree.Pack(builder), flatbuffer.IDENTIFIER)
+    named = bytes(builder.Output())
+    bare = flatbuffer.without_names(named)
+    assert len(bare) < len(named)
+    assert flatbuffer.graph(bare) == flatbuffer.graph(named)
+    np.testing.assert_array_equal(interpret.load(bare)(windows), interpret.load(named)(windows))
+    assert flatbuffer.without_names(bare) == bare

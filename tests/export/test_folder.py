@@ -1,0 +1,130 @@
+"""The output folder: nothing is lost, whatever happens."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from jax_reparam.errors import InputError
+from jax_reparam.export import folder
+
+
+def ours(path, text='old'):
+    """A folder that fold.py might have written."""
+    path.mkdir()
+    (path / 'manifest.json').write_text('{"format": 1}')
+    (path / 'labels.txt').write_text(text)
+    return path
+
+
+def fill(out, text='new'):
+    with folder.replaced(out) as place:
+        (place / 'manifest.json').write_text('{"format": 1}')
+        (place / 'labels.txt').write_text(text)
+
+
+def test_a_new_folder_appears_with_its_parents(tmp_path):
+    fill(tmp_path / 'a' / 'out')
+    assert (tmp_path / 'a' / 'out' / 'labels.txt').read_text() == 'new'
+    assert os.listdir(tmp_path / 'a') == ['out']
+
+
+def test_an_empty_folder_is_taken(tmp_path):
+    (tmp_path / 'out').mkdir()
+    fill(tmp_path / 'out')
+    assert (tmp_path / 'out' / 'labels.txt').read_text() == 'new'
+
+
+def test_our_own_is_replaced_as_a_whole(tmp_path):
+    out = ours(tmp_path / 'out')
+    (out / 'model_int8.tflite').write_text('of the run before')
+    fill(out)
+    assert sorted(os.listdir(out)) == ['labels.txt', 'manifest.json']
+    assert os.listdir(tmp_path) == ['out']
+
+
+def test_a_link_stays_a_link(tmp_path):
+    ours(tmp_path / 'real')
+    (tmp_path / 'link').symlink_to('real')
+    fill(tmp_path / 'link')
+    assert (tmp_path / 'link').is_symlink()
+    assert (tmp_path / 'real' / 'labels.txt').read_text() == 'new'
+
+
+@pytest.mark.parametrize('name', ['notes.txt', 'model.tflite', '.hidden'])
+@pytest.mark.parametrize('beside', [True, False])
+def test_what_is_not_ours_is_refused(tmp_path, name, beside):
+    out = ours(tmp_path / 'out') if beside else tmp_path / 'out'
+    out.mkdir(exist_ok=True)
+    (out / name).write_text('precious')
+    with pytest.raises(InputError, match=f"expected a new or empty folder, .* found '{name}' in it"):
+        fill(out)
+    assert (out / name).read_text() == 'precious'
+
+
+def test_a_manifest_of_another_format_is_refused(tmp_path):
+    out = ours(tmp_path / 'out')
+    (out / 'manifest.json').write_text('{"format": 2}')
+    with pytest.raises(InputError, match='expected manifest format 1, found 2'):
+        fill(out)
+
+
+def test_a_file_is_refused(tmp_path):
+    (tmp_path / 'out').write_text('')
+    with pytest.raises(InputError, match='expected a folder, found a file'):
+        fill(tmp_path / 'out')
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(InputError, match='expected a folder that can be written, found: '):
+        fill(tmp_path / 'file' / 'out')
+
+
+def test_no_permission(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, 'mkdir', refuse)
+    with pytest.raises(InputError, match='out: expected a folder that can be written, found: Permission denied'):
+        fill(tmp_path / 'out')
+
+
+def test_a_failure_leaves_the_old_folder(tmp_path):
+    out = ours(tmp_path / 'out')
+    with pytest.raises(OSError, match='No space left'), folder.replaced(out) as place:
+        (place / 'labels.txt').write_text('half')
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert (out / 'labels.txt').read_text() == 'old'
+    assert os.listdir(tmp_path) == ['out']
+
+
+def test_a_failed_rename_puts_the_old_folder_back(tmp_path, monkeypatch):
+    out = ours(tmp_path / 'out')
+    real = Path.rename
+
+    def rename(self, target):
+        if self.name.endswith('.new'):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(self, target)
+
+    monkeypatch.setattr(Path, 'rename', rename)
+    with pytest.raises(OSError, match='Input/output error'):
+        fill(out)
+    assert (out / 'labels.txt').read_text() == 'old'
+    assert os.listdir(tmp_path) == ['out']
+
+
+def test_leftovers_of_a_killed_run_are_put_right(tmp_path):
+    gone = subprocess.Popen([sys.executable, '-c', ''])
+    gone.wait()
+    ours(tmp_path / f'.out.{gone.pid}.old')  # killed between its two renames
+    (tmp_path / f'.out.{gone.pid}.new').mkdir()
+    with pytest.raises(RuntimeError), folder.replaced(tmp_path / 'out'):
+        assert (tmp_path / 'out' / 'labels.txt').read_text() == 'old'
+        raise RuntimeError
+    assert os.listdir(tmp_path) == ['out']

@@ -1,0 +1,209 @@
+"""Folding and exporting a checkpoint: what is written, what is refused, and what happens when a form is wrong."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+
+import jax
+import numpy as np
+import pytest
+from helpers import moved, recipe, tones
+from jax_reparam import checkpoint, models, pipeline, reparam
+from jax_reparam.errors import InputError
+from jax_reparam.export import convert, flatbuffer, folder, folding, interpret, manifest, tflm, weights
+from safetensors import safe_open
+from safetensors.numpy import load_file
+
+from .conftest import save
+
+
+def test_manifest_has_the_schema_and_every_form_passed(exported, config, data, variables):
+    content = json.loads((exported.path / 'manifest.json').read_text())
+    assert exported.failures == []
+    assert content == json.loads(json.dumps(exported.manifest))
+    assert content['format'] == 1
+    assert content['model'] == config['model']
+    assert content['labels'] == ['high', 'low']
+    assert {'sample_rate', 'window_seconds', 'hop_ms', 'n_mels', 'mean', 'std'} <= content['input'].keys()
+    assert content['input']['window_seconds'] == pytest.approx(0.64)
+    folded = reparam.dehrf(variables['params'])
+    assert content['params'] == {'training': weights.count(variables['params']), 'folded': weights.count(folded)}
+    windows = len(data.windows('test')[0])
+    assert content['fold'].keys() == {'sites', 'windows', 'max_abs_diff', 'argmax_agreement'}
+    assert (content['fold']['sites'], content['fold']['windows']) == (2, windows)
+    assert content['fold']['argmax_agreement'] == 1
+    assert content['protocol'] == json.loads(json.dumps(data.split.info))
+    assert 0 <= content['reference_uar'] <= 1
+    assert content['failed'] == {}
+    assert list(content['forms']) == ['float32', 'int8']
+    for name, form in content['forms'].items():
+        model = (exported.path / form['file']).read_bytes()
+        assert form['file'] == f'model_{name}.tflite'
+        assert form['bytes'] == len(model)
+        assert form['sha256'] == hashlib.sha256(model).hexdigest()
+        assert form['ops'] == flatbuffer.graph(model).ops
+        assert form['input']['dtype'] == form['output']['dtype'] == name
+        for runtime in ('litert', 'tflm'):
+            assert form[runtime]['argmax_agreement'] >= 0.98
+            assert form[runtime]['snr_db'] > (100 if name == 'float32' else 20)
+            assert 0 <= form[runtime]['uar'] <= 1
+        assert 1000 < form['tflm']['arena_bytes'] < 1_000_000
+    assert content['forms']['int8']['input']['scale'] > 0
+
+
+def test_the_folder_holds_what_it_should(exported):
+    assert {path.name for path in exported.path.iterdir()} == folder.OURS
+    assert (exported.path / 'labels.txt').read_text() == 'high\nlow\n'
+    card = (exported.path / 'MODEL_CARD.md').read_text()
+    assert 'conv_transformer' in card
+    assert f'{exported.manifest["forms"]["int8"]["bytes"]:,}' in card
+
+
+def test_both_checkpoints_hold_the_folded_model(exported, variables):
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables)
+        expected = {name: np.asarray(leaf) for name, leaf in weights.leaves(reparam.dehrf(wide))}
+    orbax = checkpoint.load(exported.path / 'checkpoint')
+    tensors = load_file(exported.path / 'model.safetensors')
+    assert tensors.keys() == expected.keys() == dict(weights.leaves(orbax.variables)).keys()
+    for name, leaf in weights.leaves(orbax.variables):
+        np.testing.assert_array_equal(tensors[name], leaf)
+        np.testing.assert_allclose(leaf, expected[name], rtol=1e-7)
+        assert leaf.dtype == np.float32
+    with safe_open(exported.path / 'model.safetensors', 'numpy') as file:
+        assert json.loads(file.metadata()['labels']) == ['high', 'low']
+        assert json.loads(file.metadata()['config'])['hrf']['expansion'] == 0
+    assert orbax.config['hrf']['expansion'] == 0
+
+
+def test_the_calibration_windows_are_training_windows(exported, data):
+    ids = {data.corpus.id[clip] for clip in data.clips('train')}
+    assert exported.manifest['calibration']
+    assert {clip for clip, _ in exported.manifest['calibration']} <= ids
+
+
+def test_the_folded_export_is_the_plain_one(exported, config, data):
+    windows, _ = data.windows('train')
+    plain = models.build(config['model'], None, n_classes=2, deploy=True)
+    # Moved, since the converter drops a scale of one and a bias of zero.
+    fresh = moved(plain.init(jax.random.key(1), windows[:1]))
+    assert exported.manifest['params']['folded'] == weights.count(fresh['params'])
+    function = lambda x: plain.apply(fresh, x)
+    for name, model in (
+        ('float32', convert.to_float32(function, (1, *windows.shape[1:]))),
+        ('int8', convert.to_int8(function, windows[:4])),
+    ):
+        form = exported.manifest['forms'][name]
+        assert flatbuffer.graph(model).ops == form['ops']
+        assert abs(len(model) - form['bytes']) <= 64
+
+
+def test_fewer_windows_can_be_asked_for(workdir, tmp_path):
+    out = folding.fold_and_export(workdir, tmp_path / 'out', limit=6, show_progress=False)
+    assert 1 <= out.manifest['fold']['windows'] <= 6
+    assert out.manifest['test']['clips'] < out.manifest['test']['of_clips']
+
+
+def test_a_wrong_int8_form_is_left_out(workdir, tmp_path, monkeypatch):
+    real = convert.to_int8
+    # Calibrated on next to nothing: every range is far too small, yet the graph loads and runs.
+    monkeypatch.setattr(convert, 'to_int8', lambda function, windows: real(function, 1e-3 * windows))
+    out = folding.fold_and_export(workdir, tmp_path / 'out', show_progress=False)
+    assert any(reason.startswith('int8 in TFLM: expected the same decision') for reason in out.failures)
+    assert list(out.manifest['forms']) == ['float32']
+    assert out.manifest['failed']['int8']['tflm']['argmax_agreement'] < 0.98
+    assert not (out.path / 'model_int8.tflite').exists()
+    assert (out.path / 'model_float32.tflite').exists()
+    assert 'int8 in TFLM' in (out.path / 'MODEL_CARD.md').read_text()
+
+
+def test_a_form_that_the_converter_refuses_is_named(workdir, tmp_path, monkeypatch):
+    def refuse(function, windows):
+        raise convert.ConversionError('TensorFlow refused the graph: no such operator')
+
+    monkeypatch.setattr(convert, 'to_int8', refuse)
+    out = folding.fold_and_export(workdir, tmp_path / 'out', show_progress=False)
+    assert out.failures == ['int8: TensorFlow refused the graph: no such operator']
+    assert list(out.manifest['forms']) == ['float32']
+
+
+def test_tflm_that_dies_fails_the_form(workdir, tmp_path, monkeypatch):
+    def die(model, windows, **_):
+        raise tflm.TFLMError('TFLM ended its process with SIGABRT.')
+
+    monkeypatch.setattr(tflm, 'run', die)
+    out = folding.fold_and_export(workdir, tmp_path / 'out', show_progress=False)
+    assert out.failures == [f'{name}: TFLM ended its process with SIGABRT.' for name in ('float32', 'int8')]
+    assert out.manifest['forms'] == {}
+
+
+def test_tflm_missing_is_said_and_no_failure(workdir, tmp_path, monkeypatch):
+    monkeypatch.setattr(tflm, 'PACKAGE', 'tflite_micro_that_is_not_there')
+    out = folding.fold_and_export(workdir, tmp_path / 'out', show_progress=False)
+    assert out.failures == []
+    for form in out.manifest['forms'].values():
+        assert form['tflm'] is None
+        assert form['tflm_reason'].startswith('not verified: ')
+        assert form['litert']['argmax_agreement'] >= 0.98
+    assert 'not verified' in (out.path / 'MODEL_CARD.md').read_text()
+
+
+def test_a_fold_that_loses_a_bias_exports_nothing(workdir, tmp_path, monkeypatch):
+    real = reparam.dehrf
+
+    def lossy(tree):
+        folded = real(tree)
+        folded['params']['layer_0']['ffn']['ffn_in']['bias'] *= 0
+        return folded
+
+    monkeypatch.setattr(reparam, 'dehrf', lossy)
+    with pytest.raises(folding.FoldError, match='expected logits within'):
+        folding.fold_and_export(workdir, tmp_path / 'out', show_progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_leaf_that_is_not_finite_is_named(tmp_path, config, variables, data):
+    broken = copy.deepcopy(variables)
+    broken['params']['layer_1']['ffn']['ffn_in']['hrf']['kernel_u'][3, 2] = np.nan
+    save(tmp_path / 'w', config, broken, data)
+    with pytest.raises(InputError, match=r'params/layer_1/ffn/ffn_in/hrf/kernel_u: expected finite values, found 1 of'):
+        folding.fold_and_export(tmp_path / 'w', tmp_path / 'out', show_progress=False)
+
+
+def test_a_plain_model_needs_plain(tmp_path, exported):
+    source = exported.path / 'checkpoint'
+    with pytest.raises(InputError, match='expected a model with HRF sites, found a plain one; --plain'):
+        folding.fold_and_export(source, tmp_path / 'out', show_progress=False)
+    again = folding.fold_and_export(source, tmp_path / 'out', plain=True, limit=2, show_progress=False)
+    assert again.manifest['fold']['sites'] == 0
+    for name, form in again.manifest['forms'].items():
+        assert form['sha256'] == exported.manifest['forms'][name]['sha256']
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path, config, variables, data):
+    other = copy.deepcopy(config)
+    other['model']['ffn_width'] = 32
+    save(tmp_path / 'w', other, variables, data)
+    message = r'params/layer_0/ffn/ffn_in/hrf/bias_v: expected \(32,\) by its recipe, found \(24,\)'
+    with pytest.raises(InputError, match=message):
+        folding.fold_and_export(tmp_path / 'w', tmp_path / 'out', show_progress=False)
+
+
+def test_another_corpus_is_refused(tmp_path, config, variables, data):
+    other = recipe(tones(tmp_path / 'source', speakers=4), tmp_path / 'cache')
+    save(tmp_path / 'w', other, variables, data)
+    with pytest.raises(InputError, match='expected the corpus and split that it was trained on, found another'):
+        folding.fold_and_export(tmp_path / 'w', tmp_path / 'out', show_progress=False)
+
+
+def test_the_checkpoints_statistics_are_used(tmp_path, config, variables, data):
+    """They travel with the model: those of today's corpus may differ."""
+    import dataclasses
+
+    shifted = dataclasses.replace(data, mean=data.mean + 1, std=data.std * 2)
+    save(tmp_path / 'w', config, variables, shifted)
+    found = folding.load_data(checkpoint.load(tmp_path / 'w'), show_progress=False)
+    np.testing.assert_allclose(found.mean, data.mean + 1, rtol=1e-6)
+    np.testing.assert_allclose(found.std, data.std * 2, rtol=1e-6)

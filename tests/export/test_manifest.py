@@ -1,0 +1,41 @@
+"""The manifest: what is written is what is read."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from jax_reparam.errors import InputError
+from jax_reparam.export import manifest
+from jax_reparam.features import FrontendConfig
+from jax_reparam.windows import WindowConfig
+
+
+def test_input_comes_back(rng):
+    mean, std = rng.standard_normal((2, 64)).astype(np.float32)
+    written = manifest.Input(FrontendConfig(fmin=50.0), WindowConfig(300, 150), mean, std)
+    read = manifest.Input.from_json(written.as_json())
+    assert (read.frontend, read.window) == (written.frontend, written.window)
+    np.testing.assert_array_equal(read.mean, mean)
+    np.testing.assert_array_equal(read.std, std)
+    assert written.as_json()['window_seconds'] == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        (None, 'expected a folder that fold.py wrote, found no manifest.json'),
+        ('{"format": 1', 'expected a manifest in JSON, found: '),
+        ('[]', 'expected manifest format 1, found None'),
+        ('{"format": 9}', 'expected manifest format 1, found 9'),
+    ],
+)
+def test_what_is_no_manifest_is_refused(tmp_path, text, message):
+    if text is not None:
+        (tmp_path / 'manifest.json').write_text(text)
+    with pytest.raises(InputError, match=message):
+        manifest.read(tmp_path)
+
+
+def test_a_number_that_json_does_not_know_is_not_written():
+    with pytest.raises(ValueError, match='not JSON compliant'):
+        manifest.dumps({'snr_db': float('inf')})

@@ -1,0 +1,87 @@
+"""TFLM in its child process: what it computes, and how its failures come back."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from jax_reparam.export import flatbuffer, interpret, tflm
+
+needs_tflm = pytest.mark.skipif(tflm.missing() is not None, reason=str(tflm.missing()))
+
+
+@pytest.fixture(scope='module')
+def windows(data):
+    return data.windows('test')[0]
+
+
+@pytest.fixture
+def child(tmp_path, monkeypatch):
+    """Puts a module of one's own in the child's place."""
+
+    def replace(body):
+        (tmp_path / 'other_child.py').write_text(body)
+        monkeypatch.setenv('PYTHONPATH', str(tmp_path))
+        monkeypatch.setattr(tflm, 'CHILD', 'other_child')
+
+    return replace
+
+
+@needs_tflm
+@pytest.mark.parametrize('form', ['float32', 'int8'])
+def test_tflm_and_litert_agree(exported, windows, form):
+    model = (exported.path / f'model_{form}.tflite').read_bytes()
+    done = []
+    outcome = tflm.run(model, windows, progress=lambda: done.append(1))
+    expected = interpret.load(model, reference=True)(windows)
+    steps = 3 * (flatbuffer.graph(model).output.scale or 1e-6)
+    np.testing.assert_allclose(outcome.logits, expected, atol=steps)
+    assert len(done) == len(windows)
+    assert outcome.arena_bytes == exported.manifest['forms'][form]['tflm']['arena_bytes']
+
+
+@needs_tflm
+def test_an_operator_that_tflm_lacks_is_named(windows):
+    from jax_reparam.export.convert import to_float32
+
+    # Grows to a RoPE of nothing: `atan2` has no kernel in TFLM.
+    import jax.numpy as jnp
+
+    model = to_float32(lambda x: jnp.arctan2(x, x + 1).sum(1), (1, *windows.shape[1:]))
+    with pytest.raises(tflm.TFLMError, match="TFLM failed: .*op for builtin opcode 'ATAN2'"):
+        tflm.run(model, windows)
+
+
+def test_a_child_that_aborts_is_reported(exported, windows, child):
+    child('import os, sys\nprint("arena full", file=sys.stderr, flush=True)\nos.abort()')
+    with pytest.raises(tflm.TFLMError, match=r'^TFLM ended its process with SIGABRT\. arena full'):
+        tflm.run((exported.path / 'model_int8.tflite').read_bytes(), windows)
+
+
+def test_a_child_that_hangs_is_ended(exported, windows, child):
+    child('import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(600)')
+    with pytest.raises(tflm.TFLMError, match='finished no window in 0.5 s'):
+        tflm.run((exported.path / 'model_int8.tflite').read_bytes(), windows, timeout=0.5)
+
+
+def test_a_child_that_says_nothing_of_its_arena_is_a_failure(exported, windows, child):
+    child('import sys, numpy as np\nnp.save(sys.argv[3], np.zeros((len(np.load(sys.argv[2])), 2), np.int8))')
+    with pytest.raises(tflm.TFLMError, match='did not report its arena'):
+        tflm.run((exported.path / 'model_int8.tflite').read_bytes(), windows)
+
+
+def test_missing_is_said(monkeypatch):
+    monkeypatch.setattr(tflm, 'PACKAGE', 'tflite_micro_that_is_not_there')
+    assert tflm.missing().startswith('not verified: the package tflite-micro is not installed')
+
+
+def test_the_child_imports_neither_jax_nor_tensorflow():
+    code = (
+        'import sys, jax_reparam.export.tflm_child\n'
+        'print([name for name in ("jax", "flax", "tensorflow", "librosa") if name in sys.modules])'
+    )
+    found = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, env=os.environ)
+    assert found.stdout.strip() == '[]'

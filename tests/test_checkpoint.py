@@ -1,0 +1,84 @@
+"""Checkpoints: best and last are kept, and what is not whole is refused by name."""
+
+from __future__ import annotations
+
+import shutil
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax_reparam import checkpoint
+from jax_reparam.checkpoint import Checkpoints
+from jax_reparam.errors import InputError
+
+META = {'config': {'seed': 0}, 'labels': ['a', 'b'], 'mean': [0.0], 'std': [1.0]}
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    """Checkpoints at 1, 2, 3, of which 1 is the best; kernels hold their step."""
+    checkpoints = Checkpoints(tmp_path / 'w' / 'checkpoints')
+    for step, score in ((1, 0.9), (2, 0.5), (3, 0.6)):
+        variables = {'params': {'dense': {'kernel': jnp.full((2, 3), float(step))}}, 'batch_stats': {}}
+        checkpoints.save(step, variables=variables, state={'step': jnp.asarray(step)}, meta=META, score=score)
+    assert (checkpoints.best(), checkpoints.latest()) == (1, 3)
+    checkpoints.close()
+    return tmp_path / 'w'
+
+
+@pytest.mark.parametrize(('below', 'step'), [('', 1), ('checkpoints', 1), ('checkpoints/3', 3)])
+def test_best_of_a_run_or_one_step(workdir, below, step):
+    found = checkpoint.load(workdir / below)
+    assert found.step == step
+    np.testing.assert_array_equal(found.variables['params']['dense']['kernel'], np.full((2, 3), step))
+    assert found.labels == ('a', 'b')
+
+
+def test_only_best_and_last_stay(workdir):
+    assert sorted(path.name for path in (workdir / 'checkpoints').iterdir() if path.name.isdigit()) == ['1', '3']
+
+
+def test_a_checkpoint_folder_can_be_moved(workdir, tmp_path):
+    shutil.move(workdir / 'checkpoints' / '3', tmp_path / '3')
+    assert checkpoint.load(tmp_path / '3').step == 3
+
+
+def test_restore_gives_the_state_back(workdir):
+    checkpoints = Checkpoints(workdir / 'checkpoints')
+    assert int(checkpoints.restore(3, {'step': jnp.asarray(0)})['step']) == 3
+    checkpoints.close()
+
+
+def test_nothing_there(tmp_path):
+    with pytest.raises(InputError, match='expected a training folder or a checkpoint, found nothing'):
+        checkpoint.load(tmp_path / 'nowhere')
+    with pytest.raises(InputError, match='found no checkpoint'):
+        checkpoint.load(tmp_path)
+
+
+def break_data(step):
+    for path in sorted((step / 'variables').rglob('*')):
+        if path.is_file() and path.parent.name == 'd':
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    'damage',
+    [
+        break_data,
+        lambda step: shutil.rmtree(step / 'meta'),
+        lambda step: (step / 'variables' / '_METADATA').write_text('{'),
+        lambda step: next((step / 'meta').iterdir()).write_text('not json'),
+    ],
+    ids=['data', 'no meta', 'metadata', 'meta'],
+)
+def test_damage_is_named(workdir, damage):
+    damage(workdir / 'checkpoints' / '1')
+    with pytest.raises(InputError, match=r'checkpoints/1: expected a whole checkpoint, found a damaged one'):
+        checkpoint.load(workdir)
+
+
+def test_another_format_is_refused(workdir, monkeypatch):
+    monkeypatch.setattr(checkpoint, 'FORMAT', 2)
+    with pytest.raises(InputError, match='expected checkpoint format 2, found 1'):
+        checkpoint.load(workdir)

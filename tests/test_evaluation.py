@@ -1,0 +1,37 @@
+"""Metrics against their definitions, on counts small enough to check by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from jax_reparam import evaluation
+
+
+def test_probabilities_of_windows_are_averaged():
+    logits = np.log(np.array([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]]))
+    got = evaluation.clip_probabilities(logits, np.array([0, 0, 1]))
+    np.testing.assert_allclose(got, [[0.55, 0.45], [0.5, 0.5]])
+
+
+def test_softmax_survives_large_logits():
+    np.testing.assert_allclose(evaluation.softmax(np.array([1e4, 1e4])), [0.5, 0.5])
+
+
+def test_metrics():
+    # Confusion, rows true: a [3, 1, 0], b [0, 1, 1], c never occurs.
+    labels = np.array([0, 0, 0, 0, 1, 1])
+    predicted = np.array([0, 0, 0, 1, 1, 2])
+    got = evaluation.metrics(labels, np.eye(3)[predicted], ['a', 'b', 'c'])
+    assert got['confusion'] == [[3, 1, 0], [0, 1, 1], [0, 0, 0]]
+    assert got['wa'] == pytest.approx(4 / 6)
+    assert got['uar'] == pytest.approx((3 / 4 + 1 / 2) / 2)
+    f1_a, f1_b = 6 / 7, 1 / 2
+    assert got['wf1'] == pytest.approx((4 * f1_a + 2 * f1_b) / 6)
+    assert got['macro_f1'] == pytest.approx((f1_a + f1_b + 0) / 3)
+    assert got['per_class']['a'] == pytest.approx({'recall': 0.75, 'precision': 1.0, 'f1': f1_a, 'support': 4})
+    assert got['clips'] == 6
+
+
+def test_likelihood():
+    got = evaluation.metrics(np.array([0, 1]), np.array([[0.5, 0.5], [0.75, 0.25]]), ['a', 'b'])
+    assert got['nll'] == pytest.approx(-np.log(0.5 * 0.25) / 2)

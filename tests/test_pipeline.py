@@ -1,0 +1,94 @@
+"""The way from audio to batches: statistics of training speakers only, a stream that depends on (seed, step) alone."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from helpers import recipe, tones
+from jax_reparam import pipeline, windows
+
+
+@pytest.fixture(scope='module')
+def config(tmp_path_factory):
+    """A recipe over five speakers of tones."""
+    root = tmp_path_factory.mktemp('tones')
+    return recipe(tones(root / 'source'), root / 'cache')
+
+
+@pytest.fixture(scope='module')
+def data(config):
+    """What the recipe loads."""
+    return pipeline.load_data(config, show_progress=False)
+
+
+def take(data, count, **kwargs):
+    arguments = {'size': 8, 'seed': 0, 'start': 0, **kwargs}
+    return list(itertools.islice(data.batches(**arguments), count))
+
+
+def test_statistics_are_those_of_the_training_speakers(data):
+    frames = np.concatenate([data.log_mel[clip] for clip in data.split.train]).astype(np.float64)
+    np.testing.assert_allclose(data.mean, frames.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(data.std, frames.std(axis=0), rtol=1e-5)
+    standardised = np.concatenate([data.standardised(clip) for clip in data.split.train])
+    np.testing.assert_allclose(standardised.mean(axis=0), 0, atol=1e-4)
+    speakers = [{data.corpus.speaker[c] for c in part} for part in (data.split.train, data.split.validation, data.split.test)]
+    assert not speakers[0] & speakers[1] | speakers[0] & speakers[2] | speakers[1] & speakers[2]
+
+
+def test_windows_of_a_part_come_with_their_clips(data):
+    x, clip = data.windows('test')
+    assert len(x) == len(clip) > len(data.clips('test'))
+    assert set(clip) == set(range(len(data.clips('test'))))
+    for position, index in enumerate(data.clips('test')):
+        expected = windows.split(data.standardised(index), data.window)
+        np.testing.assert_array_equal(x[clip == position], expected)
+
+
+def test_the_stream_depends_on_seed_and_step_alone(data):
+    whole = take(data, 6)
+    later = take(data, 3, start=3)
+    for a, b in zip(whole[3:], later, strict=True):
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name])
+    other = take(data, 1, seed=1)
+    assert not np.array_equal(whole[0]['features'], other[0]['features'])
+
+
+def test_an_epoch_sees_every_training_clip_once(data):
+    n = len(data.split.train)
+    labels = np.concatenate([batch['labels'] for batch in take(data, n, size=2)])
+    for epoch in (labels[:n], labels[n : 2 * n]):
+        np.testing.assert_array_equal(np.bincount(epoch), np.bincount(data.labels('train')))
+
+
+def test_processes_share_a_batch(data):
+    whole = take(data, 3)
+    parts = [take(data, 3, shard=(index, 2)) for index in range(2)]
+    for step in range(3):
+        together = np.concatenate([part[step]['labels'] for part in parts])
+        assert sorted(together) == sorted(whole[step]['labels'])
+        assert parts[0][step]['features'].shape == (4, 64, 12)
+        assert whole[step]['mask'].all()
+
+
+def test_features_are_computed_once(config, data, monkeypatch):
+    def computed(*_):
+        raise AssertionError('features were computed again')
+
+    monkeypatch.setattr(pipeline.features, 'log_mel', computed)
+    again = pipeline.load_data(config, show_progress=False)
+    np.testing.assert_array_equal(again.log_mel[3], data.log_mel[3])
+
+
+def test_features_are_recomputed_when_the_frontend_changes(config, data):
+    changed = {**config, 'frontend': {**config['frontend'], 'n_mels': 10}}
+    assert pipeline.load_data(changed, show_progress=False).log_mel[0].shape[1] == 10
+
+
+def test_cache_dir(monkeypatch, tmp_path):
+    monkeypatch.setenv('JAX_REPARAM_CACHE', str(tmp_path))
+    assert pipeline.cache_dir('') == tmp_path
+    assert pipeline.cache_dir('elsewhere').name == 'elsewhere'
