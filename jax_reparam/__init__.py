@@ -1,1 +1,26 @@
-"""Transformer re-parameterization for on-device speech emotion recognition."""
+"""Transformer re-parameterization (HRF / deHRF) for speech emotion recognition on a microcontroller.
+
+`dehrf` folds a training pytree; `HRFDense` and `HRFConfig` make one. They are loaded when first used, so that commands that
+need neither jax nor flax start at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from jax_reparam._version import __version__
+
+if TYPE_CHECKING:
+    from jax_reparam.layers import HRFConfig, HRFDense
+    from jax_reparam.reparam import dehrf, hrf_sites
+
+__all__ = ['HRFConfig', 'HRFDense', '__version__', 'dehrf', 'hrf_sites']
+
+_HOME = {'HRFConfig': 'layers', 'HRFDense': 'layers', 'dehrf': 'reparam', 'hrf_sites': 'reparam'}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return getattr(importlib.import_module(f'{__name__}.{_HOME[name]}'), name)

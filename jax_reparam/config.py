@@ -11,8 +11,8 @@ from jax_reparam.errors import InputError
 # What a corpus changes in a recipe; `configs/NAME.py:emodb` picks one.
 CORPORA: dict[str, dict[str, Any]] = {
     'synth': {'train.steps': 240, 'train.eval_every': 40, 'train.warmup_steps': 40},
-    'emodb': {'train.steps': 900, 'train.eval_every': 30},
-    'ravdess': {'train.steps': 2400, 'train.eval_every': 80},
+    'emodb': {'train.batch_size': 16, 'train.steps': 1200},
+    'ravdess': {'train.steps': 2400, 'train.eval_every': 100},
     'folder': {},
 }
 
@@ -59,9 +59,9 @@ def base() -> ConfigDict:
                 'freq_mask_bands': 10,
                 'time_masks': 2,
                 'time_mask_frames': 40,
-                'stretch': 0.15,
-                'warp': 0.08,
-                'gain': 0.3,
+                'stretch': 0.0,
+                'warp': 0.0,
+                'gain': 0.0,
             },
             'train': {
                 'steps': 1000,

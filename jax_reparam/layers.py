@@ -182,9 +182,6 @@ class LayerNorm(nn.Module):
 class SelfAttention(nn.Module):
     """Multi-head self-attention (Vaswani et al. 2017): q, k, v and output projections `[D, D]` with biases.
 
-    Heads stay a loop over rank-3 products in the deploy form: a batch-1 rank-4 product costs transposes in TFLite, a rank-2
-    one fails with 16-bit activations.
-
     Attributes:
       heads: number of heads H; D must be a multiple of it.
       dropout: rate on the attention probabilities, in training.
@@ -205,10 +202,12 @@ class SelfAttention(nn.Module):
         q, k, v = (HRFDense(width, PLAIN, name=name)(x) for name in ('query', 'key', 'value'))
         q = q * depth**-0.5
         if self.deploy:
-            # [H, T, d]: the batch of one takes no axis of its own.
-            q, k, v = (a.reshape(time, self.heads, depth).transpose(1, 0, 2) for a in (q, k, v))
-            weights = nn.softmax(q @ k.transpose(0, 2, 1))
-            mixed = (weights @ v).transpose(1, 0, 2).reshape(1, time, width)
+            # Rank 3: the batch of one takes no axis of its own. Both products run over the last axes of both operands, or
+            # TFLM keeps a transposed copy of the right one for as long as the model lives.
+            q, k = (a.reshape(time, self.heads, depth).transpose(1, 0, 2) for a in (q, k))
+            v = v.reshape(time, self.heads, depth).transpose(1, 2, 0)
+            weights = nn.softmax(_rows_by_rows(q, k))
+            mixed = _rows_by_rows(weights, v).transpose(1, 0, 2).reshape(1, time, width)
         else:
             q, k, v = (a.reshape(batch, time, self.heads, depth) for a in (q, k, v))
             logits = jnp.einsum('bqhd,bkhd->bhqk', q, k)
@@ -217,6 +216,11 @@ class SelfAttention(nn.Module):
             weights = nn.Dropout(self.dropout, deterministic=not train)(nn.softmax(logits))
             mixed = jnp.einsum('bhqk,bkhd->bqhd', weights, v).reshape(batch, time, width)
         return HRFDense(width, PLAIN, name='out')(mixed)
+
+
+def _rows_by_rows(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Products of all rows of `a` `[H, T, K]` with all rows of `b` `[H, U, K]`, as `[H, T, U]`."""
+    return jax.lax.dot_general(a, b, (((2,), (2,)), ((0,), (0,))))
 
 
 class FeedForward(nn.Module):
@@ -253,11 +257,11 @@ def sinusoids(length: int, width: int) -> np.ndarray:
 def masked_mean(x: jax.Array, mask: jax.Array | None, *, deploy: bool = False) -> jax.Array:
     """The mean over real frames, `[B, T, D]` to `[B, D]`; zeros where a clip has none.
 
-    In the deploy form a product with a constant row of 1/T (no mask, B = 1), for the reason given at `LayerNorm`.
+    In the deploy form (no mask, B = 1) a product with a constant column of 1/T, for the reason given at `LayerNorm`.
     """
     if deploy:
-        row = jnp.asarray(np.full((1, x.shape[1]), 1 / x.shape[1], x.dtype))
-        return (row @ x)[:, 0]
+        column = jnp.asarray(np.full((x.shape[1], 1), 1 / x.shape[1], x.dtype))
+        return (x[0].T @ column).reshape(1, -1)
     if mask is None:
         return jnp.mean(x, axis=1)
     weights = mask[:, :, None].astype(x.dtype)

@@ -38,8 +38,11 @@ def versions() -> dict[str, str]:
 def write(path: Path, content: str | bytes) -> None:
     """Writes a file under a temporary name, then renames it: what can be seen is whole."""
     temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
-    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-    temporary.replace(path)
+    try:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def claim(workdir: Path, config: Mapping[str, Any]) -> None:

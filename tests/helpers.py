@@ -34,7 +34,7 @@ def fold64(tree):
 
 # A recipe that trains in seconds on `tones`, with windows of 64 frames of 12 bands.
 RECIPE = {
-    'model': {**TINY, 'dropout': 0.1, 'attention_dropout': 0.1},
+    'model': {**TINY, 'layers': 1, 'dropout': 0.1, 'attention_dropout': 0.1},
     'hrf': {'expansion': 4.0, 'forward': 'composed', 'init': 'lecun', 'decay': 'none'},
     'frontend': {
         'sample_rate': 16000,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -102,14 +103,15 @@ def test_batch_size_must_fit_the_devices(trained, tmp_path):
         training.train(config, tmp_path / 'w', show_progress=False)
 
 
-def test_all_folds_are_pooled(source, tmp_path):
+def test_all_folds_are_pooled(tmp_path):
+    source = tones(tmp_path / 'source', speakers=3)
     config = recipe(source, tmp_path / 'cache', data__fold='all', train__steps=2, train__eval_every=2)
     result = training.train_folds(config, tmp_path / 'w', show_progress=False)
-    assert result['pooled']['clips'] == 30
-    assert len(result['folds']) == 5
+    assert result['pooled']['clips'] == 18
+    assert len(result['folds']) == 3
     assert result['mean']['uar'] == pytest.approx(np.mean([fold['uar'] for fold in result['folds']]))
     tested = [speaker for fold in result['folds'] for speaker in fold['protocol']['test_speakers']]
-    assert sorted(tested) == [f's{i}' for i in range(5)]
+    assert sorted(tested) == [f's{i}' for i in range(3)]
 
 
 def test_the_step_lowers_the_loss_on_one_batch(rng):
@@ -133,13 +135,14 @@ def test_class_weights_and_smoothing_enter_the_loss(rng):
     state = training.init_state(model, optimizer, data['features'][:1], 0)
     variables = {'params': state.variables['params'], 'batch_stats': state.variables['batch_stats']}
     rngs = {'dropout': jax.random.key(0)}
-    apply = model.apply(variables, data['features'], data['mask'], train=True, rngs=rngs, mutable=['batch_stats'])
-    logits, _ = apply
+    apply = jax.jit(functools.partial(model.apply, train=True, mutable=['batch_stats']))
+    logits, _ = apply(variables, data['features'], data['mask'], rngs=rngs)
     log_p = np.asarray(jax.nn.log_softmax(logits))
     weights = np.array([0.5, 1.0, 2.0], np.float32)
     targets = 0.7 * np.eye(3)[data['labels']] + 0.1
     expected = np.mean(weights[data['labels']] * -(targets * log_p).sum(axis=1))
-    _, metrics = training.make_step(model, optimizer, label_smoothing=0.3, class_weights=weights)(state, data)
+    step = jax.jit(training.make_step(model, optimizer, label_smoothing=0.3, class_weights=weights))
+    _, metrics = step(state, data)
     assert float(metrics['loss']) == pytest.approx(expected, rel=1e-5)
 
 

@@ -72,7 +72,7 @@ def fold_and_export(
     folder.check(out)
     trained = checkpoint.load(source)
     folded = fold(trained, plain=plain)
-    tell(f'folded {len(reparam.hrf_sites(trained.variables))} HRF sites of {trained.path}')
+    tell(f'{trained.path}: {len(reparam.hrf_sites(trained.variables))} HRF sites folded')
     # Made before the work: a folder that cannot be written shows at once.
     with folder.replaced(out) as place:
         data = load_data(trained, show_progress)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import hashlib
 import json
 
@@ -10,11 +11,12 @@ import jax
 import numpy as np
 import pytest
 from helpers import moved, recipe, tones
-from jax_reparam import checkpoint, models, pipeline, reparam
-from jax_reparam.errors import InputError
-from jax_reparam.export import convert, flatbuffer, folder, folding, interpret, manifest, tflm, weights
 from safetensors import safe_open
 from safetensors.numpy import load_file
+
+from jax_reparam import checkpoint, models, reparam
+from jax_reparam.errors import InputError
+from jax_reparam.export import convert, flatbuffer, folder, folding, tflm, weights
 
 from .conftest import save
 
@@ -32,7 +34,7 @@ def test_manifest_has_the_schema_and_every_form_passed(exported, config, data, v
     assert content['params'] == {'training': weights.count(variables['params']), 'folded': weights.count(folded)}
     windows = len(data.windows('test')[0])
     assert content['fold'].keys() == {'sites', 'windows', 'max_abs_diff', 'argmax_agreement'}
-    assert (content['fold']['sites'], content['fold']['windows']) == (2, windows)
+    assert (content['fold']['sites'], content['fold']['windows']) == (config['model']['layers'], windows)
     assert content['fold']['argmax_agreement'] == 1
     assert content['protocol'] == json.loads(json.dumps(data.split.info))
     assert 0 <= content['reference_uar'] <= 1
@@ -166,9 +168,9 @@ def test_a_fold_that_loses_a_bias_exports_nothing(workdir, tmp_path, monkeypatch
 
 def test_a_leaf_that_is_not_finite_is_named(tmp_path, config, variables, data):
     broken = copy.deepcopy(variables)
-    broken['params']['layer_1']['ffn']['ffn_in']['hrf']['kernel_u'][3, 2] = np.nan
+    broken['params']['layer_0']['ffn']['ffn_in']['hrf']['kernel_u'][3, 2] = np.nan
     save(tmp_path / 'w', config, broken, data)
-    with pytest.raises(InputError, match=r'params/layer_1/ffn/ffn_in/hrf/kernel_u: expected finite values, found 1 of'):
+    with pytest.raises(InputError, match=r'params/layer_0/ffn/ffn_in/hrf/kernel_u: expected finite values, found 1 of'):
         folding.fold_and_export(tmp_path / 'w', tmp_path / 'out', show_progress=False)
 
 
@@ -200,8 +202,6 @@ def test_another_corpus_is_refused(tmp_path, config, variables, data):
 
 def test_the_checkpoints_statistics_are_used(tmp_path, config, variables, data):
     """They travel with the model: those of today's corpus may differ."""
-    import dataclasses
-
     shifted = dataclasses.replace(data, mean=data.mean + 1, std=data.std * 2)
     save(tmp_path / 'w', config, variables, shifted)
     found = folding.load_data(checkpoint.load(tmp_path / 'w'), show_progress=False)

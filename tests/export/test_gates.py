@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
+
 from jax_reparam.export import gates
 from jax_reparam.export.gates import Score
 from jax_reparam.export.samples import Windows
@@ -60,8 +63,6 @@ def test_good_forms_pass(form):
     ],
 )
 def test_failures_say_what_was_expected(form, change, message):
-    import dataclasses
-
     assert gates.failures(form, 'TFLM', dataclasses.replace(GOOD, **change), 0.8) == [message]
 
 

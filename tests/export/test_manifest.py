@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from jax_reparam.errors import InputError
 from jax_reparam.export import manifest
 from jax_reparam.features import FrontendConfig

@@ -6,9 +6,11 @@ import os
 import subprocess
 import sys
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax_reparam.export import flatbuffer, interpret, tflm
+
+from jax_reparam.export import convert, flatbuffer, interpret, tflm
 
 needs_tflm = pytest.mark.skipif(tflm.missing() is not None, reason=str(tflm.missing()))
 
@@ -45,13 +47,8 @@ def test_tflm_and_litert_agree(exported, windows, form):
 
 @needs_tflm
 def test_an_operator_that_tflm_lacks_is_named(windows):
-    from jax_reparam.export.convert import to_float32
-
-    # Grows to a RoPE of nothing: `atan2` has no kernel in TFLM.
-    import jax.numpy as jnp
-
-    model = to_float32(lambda x: jnp.arctan2(x, x + 1).sum(1), (1, *windows.shape[1:]))
-    with pytest.raises(tflm.TFLMError, match="TFLM failed: .*op for builtin opcode 'ATAN2'"):
+    model = convert.to_float32(lambda x: jnp.arctan2(x, x + 1).sum(1), (1, *windows.shape[1:]))
+    with pytest.raises(tflm.TFLMError, match=r"TFLM failed: .*op for builtin opcode 'ATAN2'"):
         tflm.run(model, windows)
 
 
@@ -63,7 +60,7 @@ def test_a_child_that_aborts_is_reported(exported, windows, child):
 
 def test_a_child_that_hangs_is_ended(exported, windows, child):
     child('import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(600)')
-    with pytest.raises(tflm.TFLMError, match='finished no window in 0.5 s'):
+    with pytest.raises(tflm.TFLMError, match=r'finished no window in 0\.5 s'):
         tflm.run((exported.path / 'model_int8.tflite').read_bytes(), windows, timeout=0.5)
 
 

@@ -1,0 +1,110 @@
+"""Times the training step of the plain model and of both HRF forward passes, interleaved in one run.
+
+python benchmarks/train_step.py [configs/transformer_xs.py configs/transformer_s.py ...] [--steps 15] [--json FILE]
+
+Prints the median step time and what the compiled step needs in memory (arguments, outputs and temporaries, by XLA's own
+analysis), each with its ratio to the plain model's. The three variants take turns step by step, so that a machine whose
+speed drifts slows them alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jax_reparam import models, training
+from jax_reparam.augment import AugmentConfig
+from jax_reparam.optimizer import TrainConfig, adamw
+
+CONFIGS = Path(__file__).parent.parent / 'configs'
+VARIANTS = {'plain': {'expansion': 0.0}, 'composed': {'forward': 'composed'}, 'two_step': {'forward': 'two_step'}}
+
+
+def recipe(path: Path) -> dict[str, Any]:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config().to_dict()
+
+
+def compile_step(config: dict[str, Any], batch: dict[str, np.ndarray], classes: int) -> tuple[Any, training.State]:
+    model = models.build(config['model'], config['hrf'], n_classes=classes)
+    settings = TrainConfig(**config['train'])
+    optimizer = adamw(settings, config['hrf']['decay'])
+    step = training.make_step(
+        model,
+        optimizer,
+        label_smoothing=settings.label_smoothing,
+        augmentation=AugmentConfig(**config['augment']),
+        average=settings.average,
+    )
+    state = jax.jit(lambda: training.init_state(model, optimizer, batch['features'][:1], 0))()
+    return jax.jit(step, donate_argnums=0).lower(state, batch).compile(), state
+
+
+def measure(config: dict[str, Any], steps: int, classes: int = 7) -> dict[str, dict[str, float]]:
+    size, frames = config['train']['batch_size'], round(1000 * config['window']['seconds'] / config['frontend']['hop_ms'])
+    rng = np.random.default_rng(0)
+    batch = jax.device_put(
+        {
+            'features': rng.standard_normal((size, frames, config['frontend']['n_mels'])).astype(np.float32),
+            'mask': np.ones((size, frames), bool),
+            'labels': rng.integers(classes, size=size).astype(np.int32),
+        }
+    )
+    compiled, states = {}, {}
+    for name, hrf in VARIANTS.items():
+        variant = {**config, 'hrf': {**config['hrf'], **hrf}}
+        compiled[name], states[name] = compile_step(variant, batch, classes)
+    times: dict[str, list[float]] = {name: [] for name in VARIANTS}
+    for _ in range(steps + 2):
+        for name, step in compiled.items():
+            began = time.perf_counter()
+            states[name], _ = step(states[name], batch)
+            jax.block_until_ready(states[name])
+            times[name].append(time.perf_counter() - began)
+    result = {}
+    for name, step in compiled.items():
+        memory = step.memory_analysis()
+        needed = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
+        result[name] = {
+            'median_s': float(np.median(times[name][2:])),
+            # Donated arguments and outputs share their place.
+            'peak_bytes': int(needed - memory.alias_size_in_bytes),
+        }
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('configs', nargs='*', type=Path, default=[CONFIGS / f'transformer_{s}.py' for s in ('xs', 's')])
+    parser.add_argument('--steps', type=int, default=15, help='timed steps of each variant')
+    parser.add_argument('--json', type=Path, help='write {config: {variant: {median_s, peak_bytes}}} here')
+    args = parser.parse_args()
+    device = jax.devices()[0]
+    print(f'{jax.device_count()} x {device.device_kind}, {platform.machine()}, jax {jax.__version__}')
+    results = {}
+    for path in args.configs:
+        result = results[path.stem] = measure(recipe(path), args.steps)
+        plain = result['plain']
+        for name, value in result.items():
+            print(
+                f'{path.stem:16} {name:9} {1000 * value["median_s"]:8.1f} ms  x {value["median_s"] / plain["median_s"]:.2f}'
+                f'   {value["peak_bytes"] / 2**20:7.1f} MiB  x {value["peak_bytes"] / plain["peak_bytes"]:.2f}'
+            )
+    if args.json:
+        args.json.write_text(json.dumps(results, indent=2) + '\n')
+
+
+if __name__ == '__main__':
+    main()
