@@ -1,4 +1,4 @@
-"""Trains a recipe: python train.py --config configs/transformer_s.py[:CORPUS] --workdir W [--config.KEY=VALUE ...]
+"""Trains a recipe: python train.py --config configs/transformer_s.py[:CORPUS] --workdir W [--config.KEY=VALUE ...].
 
 The same command goes on with a run that was stopped.
 """
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> int:
     from jax_reparam import report, training
 
     config = _CONFIG.value.to_dict()
-    recipe, _, corpus = str(flags.FLAGS['config'].config_filename).partition(':')
+    recipe, _, corpus = config_flags.get_config_filename(flags.FLAGS['config']).partition(':')
     workdir = Path(_WORKDIR.value or f'runs/{Path(recipe).stem}' + (f'-{corpus}' if corpus else ''))
     start = training.train_folds if config['data']['fold'] == 'all' else training.train
     result = start(config, workdir)

@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jax_reparam import models, training
+from jax_reparam import models, pipeline, training
 from jax_reparam.augment import AugmentConfig
 from jax_reparam.optimizer import TrainConfig, adamw
 
@@ -53,7 +53,7 @@ def compile_step(config: dict[str, Any], batch: dict[str, np.ndarray], classes: 
 
 
 def measure(config: dict[str, Any], steps: int, classes: int = 7) -> dict[str, dict[str, float]]:
-    size, frames = config['train']['batch_size'], round(1000 * config['window']['seconds'] / config['frontend']['hop_ms'])
+    size, frames = config['train']['batch_size'], pipeline.window_config(config).frames
     rng = np.random.default_rng(0)
     batch = jax.device_put(
         {
@@ -98,9 +98,10 @@ def main() -> None:
         result = results[path.stem] = measure(recipe(path), args.steps)
         plain = result['plain']
         for name, value in result.items():
+            ratios = {key: value[key] / plain[key] for key in value}
             print(
-                f'{path.stem:16} {name:9} {1000 * value["median_s"]:8.1f} ms  x {value["median_s"] / plain["median_s"]:.2f}'
-                f'   {value["peak_bytes"] / 2**20:7.1f} MiB  x {value["peak_bytes"] / plain["peak_bytes"]:.2f}'
+                f'{path.stem:16} {name:9} {1000 * value["median_s"]:8.1f} ms  x {ratios["median_s"]:.2f}'
+                f'   {value["peak_bytes"] / 2**20:7.1f} MiB  x {ratios["peak_bytes"]:.2f}'
             )
     if args.json:
         args.json.write_text(json.dumps(results, indent=2) + '\n')

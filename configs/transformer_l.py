@@ -1,4 +1,4 @@
-"""ConvTransformer L (9.69 M parameters when folded) with HRF; `transformer_l.py:emodb` and the like pick a corpus."""
+"""ConvTransformer L (9.69 M parameters when folded) with HRF; `transformer_l.py:emodb` picks a corpus."""
 
 from ml_collections import ConfigDict
 

@@ -1,4 +1,4 @@
-"""ConvTransformer S (0.484 M parameters when folded) with HRF; `transformer_s.py:emodb` and the like pick a corpus."""
+"""ConvTransformer S (0.484 M parameters when folded) with HRF; `transformer_s.py:emodb` picks a corpus."""
 
 from ml_collections import ConfigDict
 

@@ -1,4 +1,4 @@
-"""ConvTransformer XS (0.080 M parameters when folded) with HRF; `transformer_xs.py:emodb` and the like pick a corpus."""
+"""ConvTransformer XS (0.080 M parameters when folded) with HRF; `transformer_xs.py:emodb` picks a corpus."""
 
 from ml_collections import ConfigDict
 

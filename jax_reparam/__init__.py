@@ -1,7 +1,7 @@
 """Transformer re-parameterization (HRF / deHRF) for speech emotion recognition on a microcontroller.
 
-`dehrf` folds a training pytree; `HRFDense` and `HRFConfig` make one. They are loaded when first used, so that commands that
-need neither jax nor flax start at once.
+`dehrf` folds a training pytree; `HRFDense` and `HRFConfig` make one. They are loaded when first used, so that commands
+that need neither jax nor flax start at once.
 """
 
 from __future__ import annotations

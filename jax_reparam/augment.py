@@ -1,4 +1,4 @@
-"""Augmentation of standardised features in training, under jit: SpecAugment (Park et al. 2019), stretch, warp and gain."""
+"""Augmentation of standardised features in training, under jit: SpecAugment (Park et al. 2019), stretch, warp, gain."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _symmetric(key: jax.Array, largest: float) -> jax.Array:
 
 
 def _resample(x: jax.Array, rate: jax.Array) -> jax.Array:
-    """Reads `x` `[N, K]` along its first axis at positions 0, rate, 2 rate, ..., the last row standing in past the end."""
+    """Reads `x` `[N, K]` along its first axis at 0, rate, 2 rate, ...; the last row stands in past the end."""
     position = jnp.minimum(jnp.arange(x.shape[0]) * rate, x.shape[0] - 1)
     low = jnp.floor(position).astype(jnp.int32)
     high = jnp.minimum(low + 1, x.shape[0] - 1)

@@ -1,7 +1,7 @@
-"""Checkpoints by Orbax: `W/checkpoints/STEP` holds the variables, the training state and all that is needed to use them.
+"""Checkpoints by Orbax: `W/checkpoints/STEP` holds variables, training state and all that is needed to use them.
 
-The best on validation and the last are kept. Each is written to a temporary name and renamed, so one that can be seen is
-whole. `meta` travels in every checkpoint: config, labels, the training speakers' statistics, split, versions.
+The best on validation and the last are kept. Each is written to a temporary name and renamed, so one that can be seen
+is whole. `meta` travels in every checkpoint: config, labels, the training speakers' statistics, split, versions.
 """
 
 from __future__ import annotations

@@ -61,9 +61,9 @@ PLAIN = HRFConfig(expansion=0)
 class HRFDense(nn.Module):
     """A linear layer, trained as a product of two (High-Rank Factorization) and folded by `reparam.dehrf`.
 
-    The factors are one parameter, `hrf`, that is a dictionary: `kernel_u` `[D, E]`, `bias_u` `[E]`, `kernel_v` `[E, F]`,
-    `bias_v` `[F]`. With `hrf.expansion` 0 the layer is `nn.Dense`, with `kernel` `[D, F]` and `bias` `[F]`, from the same
-    random key: under `hrf.init = 'orthonormal'` both begin as the same function.
+    The factors are one parameter, `hrf`, that is a dictionary: `kernel_u` `[D, E]`, `bias_u` `[E]`, `kernel_v`
+    `[E, F]`, `bias_v` `[F]`. With `hrf.expansion` 0 the layer is `nn.Dense`, with `kernel` `[D, F]` and `bias` `[F]`,
+    from the same random key: under `hrf.init = 'orthonormal'` both begin as the same function.
 
     Attributes:
       features: output width F.
@@ -111,7 +111,7 @@ class HRFDense(nn.Module):
         return outputs if bias is None else outputs + jnp.reshape(bias, (1,) * (outputs.ndim - 1) + (-1,))
 
     def _init_factors(self, key: jax.Array, width: int) -> dict[str, jax.Array]:
-        inner = int(round(self.hrf.expansion * width))
+        inner = round(self.hrf.expansion * width)
         if inner < min(width, self.features):
             raise ValueError(
                 f'{"/".join(self.path)}: expected E >= min(D, F) = {min(width, self.features)}, '
@@ -154,8 +154,8 @@ class LayerNorm(nn.Module):
     """Layer normalisation over the last axis, with `scale` and `bias` `[D]` (Ba et al. 2016).
 
     Attributes:
-      deploy: take both means as products with a constant column of 1/D: the same function to rounding, and under half the
-        nodes in an int8 graph, none of which saturates with 16-bit activations.
+      deploy: take both means as products with a constant column of 1/D: the same function to rounding, and under half
+        the nodes in an int8 graph, none of which saturates with 16-bit activations.
       epsilon: added to the variance.
     """
 
@@ -202,8 +202,8 @@ class SelfAttention(nn.Module):
         q, k, v = (HRFDense(width, PLAIN, name=name)(x) for name in ('query', 'key', 'value'))
         q = q * depth**-0.5
         if self.deploy:
-            # Rank 3: the batch of one takes no axis of its own. Both products run over the last axes of both operands, or
-            # TFLM keeps a transposed copy of the right one for as long as the model lives.
+            # Rank 3: the batch of one takes no axis of its own. Both products run over the last axes of both operands,
+            # or TFLM keeps a transposed copy of the right one for as long as the model lives.
             q, k = (a.reshape(time, self.heads, depth).transpose(1, 0, 2) for a in (q, k))
             v = v.reshape(time, self.heads, depth).transpose(1, 2, 0)
             weights = nn.softmax(_rows_by_rows(q, k))
@@ -269,5 +269,5 @@ def masked_mean(x: jax.Array, mask: jax.Array | None, *, deploy: bool = False) -
 
 
 def halve_mask(mask: jax.Array | None) -> jax.Array | None:
-    """The mask behind a stride of 2 over time, `[B, T]` to `[B, ceil(T / 2)]`: a token is real if its first frame is."""
+    """The mask behind a stride of 2, `[B, T]` to `[B, ceil(T / 2)]`: a token is real if its first frame is."""
     return None if mask is None else mask[:, ::2]

@@ -85,9 +85,9 @@ def add_decay(rate: float, decay: Decay) -> optax.GradientTransformation:
 def decay_direction(params: Any, decay: Decay) -> Any:
     """The gradient of the decay penalty, a tree like `params`: kernels themselves, nothing for biases and norms.
 
-    At an HRF site with factors U and V: nothing (`none`); U and V (`factors`), which pulls on the nuclear norm of U V and
-    so towards low rank; or U V V^T and U^T U V (`product`), the gradient of |U V|^2 / 2, which decays the folded kernel
-    as a plain layer's is decayed (Frobenius decay, Khodak et al. 2021).
+    At an HRF site with factors U and V: nothing (`none`); U and V (`factors`), which pulls on the nuclear norm of U V
+    and so towards low rank; or U V V^T and U^T U V (`product`), the gradient of |U V|^2 / 2, which decays the folded
+    kernel as a plain layer's is decayed (Frobenius decay, Khodak et al. 2021).
     """
     if not isinstance(params, Mapping):
         return jnp.zeros_like(params)

@@ -1,4 +1,4 @@
-"""From a corpus to batches: features computed once, the training speakers' statistics, windows, a deterministic stream."""
+"""From a corpus to batches: features computed once, training speakers' statistics, windows, a deterministic stream."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class Data:
         options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
         yield from clips[start:].to_iter_dataset(options)
 
-    def _example(self, clip: np.integer, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def _example(self, clip: np.integer, rng: np.random.Generator) -> dict[str, Any]:
         clip_features = self.standardised(int(clip))
         slack = len(clip_features) - self.window.frames
         start = int(rng.integers(slack + 1)) if slack > 0 else 0

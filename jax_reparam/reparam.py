@@ -3,9 +3,9 @@
 Training form   y = (x U + b_u) V + b_v,  U [D, E], V [E, F]
 Folded form     y = x W + b,              W = U V [D, F],  b = b_u V + b_v
 
-A *site* is a dictionary that holds the key `'hrf'`, and below it the factors `kernel_u`, `kernel_v` and, where there are
-biases, `bias_u` and `bias_v`. Nothing else of a tree is looked at, so the functions here serve any Flax (or Haiku-like)
-tree of nested dictionaries. They import no flax, change nothing in place, and are traceable.
+A *site* is a dictionary that holds the key `'hrf'`, and below it the factors `kernel_u`, `kernel_v` and, where there
+are biases, `bias_u` and `bias_v`. Nothing else of a tree is looked at, so the functions here serve any tree of nested
+dictionaries, whoever made it. They import no flax, change nothing in place, and are traceable.
 
 Source: Zhang, Dong, Xu, Han, "Re-Parameterization of Lightweight Transformer for On-Device Speech Emotion Recognition",
 IEEE Internet of Things Journal 2024 (arXiv 2411.09339).
@@ -61,8 +61,8 @@ def dehrf(params: Tree, *, strict: bool = False) -> Tree:
 
     Returns:
       A new tree, in which each site `{'hrf': {'kernel_u', 'bias_u', 'kernel_v', 'bias_v'}}` has become
-      `{'kernel', 'bias'}`: exactly the tree, shapes and dtypes that the plain model's `init` makes. All other leaves are
-      the same objects.
+      `{'kernel', 'bias'}`: exactly the tree, shapes and dtypes that the plain model's `init` makes. All other leaves
+      are the same objects.
 
     Raises:
       ValueError: the factors of a site do not fit, with the site's path, what was expected and what was found;

@@ -117,8 +117,10 @@ def make_step(
             'grad_norm': optax.tree.norm(gradient),
         }
         variables = {**state.variables, **updated, 'params': params}
-        decay = jnp.minimum(average, (1 + state.step) / (10 + state.step))
-        averaged = jax.tree.map(lambda a, v: a + (1 - decay) * (v - a), state.average, variables) if average else variables
+        averaged = variables
+        if average:
+            decay = jnp.minimum(average, (1 + state.step) / (10 + state.step))
+            averaged = jax.tree.map(lambda a, v: a + (1 - decay) * (v - a), state.average, variables)
         return State(state.step + 1, variables, averaged, opt_state), metrics
 
     return step

@@ -74,7 +74,7 @@ RECIPE = {
 
 
 def tones(folder, *, labels=('high', 'low'), speakers=5, clips=3):
-    """Makes `folder/LABEL/SPEAKER/n.wav`: noisy tones whose pitch is the label, 0.3 to 1.5 s long; returns the folder."""
+    """Makes `folder/LABEL/SPEAKER/n.wav`: noisy tones, the pitch being the label, of 0.3 to 1.5 s; returns it."""
     rng = np.random.default_rng(0)
     for pitch, label in zip((1500, 300, 700), labels, strict=False):
         for speaker in range(speakers):

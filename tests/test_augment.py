@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
+
 from jax_reparam.augment import AugmentConfig, augment
 
 OFF = AugmentConfig(freq_masks=0, time_masks=0)

@@ -7,6 +7,7 @@ import shutil
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from jax_reparam import checkpoint
 from jax_reparam.checkpoint import Checkpoints
 from jax_reparam.errors import InputError

@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import pytest
+
 from jax_reparam import config, corpora, models, pipeline, reparam
 from jax_reparam.augment import AugmentConfig
 from jax_reparam.errors import InputError
@@ -46,7 +48,7 @@ def test_recipes_fold_to_their_plain_model(path):
     variables = jax.eval_shape(trained.init, jax.random.key(0), x)
     assert reparam.hrf_sites(variables)
     expected = jax.eval_shape(plain.init, jax.random.key(0), x)
-    assert jax.tree.map(jnp.shape, jax.eval_shape(reparam.dehrf, variables)) == jax.tree.map(jnp.shape, expected)
+    chex.assert_trees_all_equal_shapes_and_dtypes(jax.eval_shape(reparam.dehrf, variables), expected)
 
 
 def test_corpora_of_recipes_are_those_that_can_be_prepared():

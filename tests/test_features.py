@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from jax_reparam.features import FrontendConfig, log_mel, mel_matrix
 
 

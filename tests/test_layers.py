@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from helpers import moved
 from jax_reparam import layers, reparam
 from jax_reparam.layers import HRFConfig, HRFDense
@@ -36,9 +38,7 @@ def test_folded_tree_is_the_plain_tree_and_the_same_function(rng, hrf, use_bias)
         variables = moved(trained.init(jax.random.key(0), x))
         folded = reparam.dehrf(variables, strict=True)
         expected = jax.eval_shape(plain.init, jax.random.key(0), x)
-        assert jax.tree.map(lambda a: (a.shape, a.dtype), folded) == jax.tree.map(
-            lambda a: (a.shape, a.dtype), expected
-        )
+        chex.assert_trees_all_equal_shapes_and_dtypes(folded, expected)
         np.testing.assert_allclose(plain.apply(folded, x), trained.apply(variables, x), atol=1e-12)
 
 
@@ -48,11 +48,7 @@ def test_forwards_and_gradients_agree(rng):
         one, two = (HRFDense(10, HRFConfig(4.0, f), param_dtype=jnp.float64) for f in ('composed', 'two_step'))
         variables = moved(one.init(jax.random.key(0), x))
         loss = lambda module: lambda v: jnp.sum(jnp.sin(module.apply(v, x)))
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12),
-            jax.grad(loss(one))(variables),
-            jax.grad(loss(two))(variables),
-        )
+        chex.assert_trees_all_close(jax.grad(loss(one))(variables), jax.grad(loss(two))(variables), atol=1e-12)
 
 
 @pytest.mark.parametrize(('d', 'f', 'expansion'), [(6, 10, 4.0), (6, 10, 1.0), (12, 6, 0.5), (8, 8, 2.0)])
@@ -107,7 +103,7 @@ def test_a_users_own_module_folds(rng):
     variables = moved(Net(HRFConfig()).init(jax.random.key(0), x))
     folded = reparam.dehrf(variables, strict=True)
     expected = jax.eval_shape(Net(layers.PLAIN).init, jax.random.key(0), x)
-    assert jax.tree.map(jnp.shape, folded) == jax.tree.map(jnp.shape, expected)
+    chex.assert_trees_all_equal_shapes_and_dtypes(folded, expected)
     np.testing.assert_allclose(
         Net(layers.PLAIN).apply(folded, x), Net(HRFConfig()).apply(variables, x), rtol=1e-5, atol=1e-5
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+
 from jax_reparam import reparam
 from jax_reparam.optimizer import TrainConfig, adamw, decay_direction, schedule
 
@@ -32,7 +34,7 @@ def test_product_decay_is_the_gradient_of_the_folded_kernels_norm(rng):
         norm = lambda p: 0.5 * jnp.sum(reparam.compose(p['site']['hrf'])['kernel'] ** 2)
         expected = jax.grad(norm)(params)['site']['hrf']
         got = decay_direction(params, 'product')['site']['hrf']
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), got, expected)
+        chex.assert_trees_all_close(got, expected, atol=1e-12)
 
 
 @pytest.mark.parametrize('decay', ['none', 'factors', 'product'])

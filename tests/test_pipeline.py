@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+
 from helpers import recipe, tones
 from jax_reparam import pipeline, windows
 
@@ -34,8 +35,10 @@ def test_statistics_are_those_of_the_training_speakers(data):
     np.testing.assert_allclose(data.std, frames.std(axis=0), rtol=1e-5)
     standardised = np.concatenate([data.standardised(clip) for clip in data.split.train])
     np.testing.assert_allclose(standardised.mean(axis=0), 0, atol=1e-4)
-    speakers = [{data.corpus.speaker[c] for c in part} for part in (data.split.train, data.split.validation, data.split.test)]
-    assert not speakers[0] & speakers[1] | speakers[0] & speakers[2] | speakers[1] & speakers[2]
+    train, validation, test = (
+        {data.corpus.speaker[clip] for clip in data.clips(part)} for part in ('train', 'validation', 'test')
+    )
+    assert not (train & validation) | (train & test) | (validation & test)
 
 
 def test_windows_of_a_part_come_with_their_clips(data):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 
 import numpy as np
 import pytest
+
 from jax_reparam import report
 from jax_reparam.errors import InputError
 
@@ -36,7 +36,7 @@ def test_write_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch):
         report.write(path, 'new')
     monkeypatch.undo()
     assert path.read_text() == 'old'
-    assert os.listdir(tmp_path) == ['result.json']
+    assert [path.name for path in tmp_path.iterdir()] == ['result.json']
 
 
 def test_claim_names_the_first_difference(tmp_path):
@@ -53,7 +53,7 @@ def fold(path, uar, rows, synthetic=False):
     path.mkdir()
     header = 'id,speaker,label,a,b\n'
     (path / 'predictions.csv').write_text(header + ''.join(f'{i},s,{t},{1 - p},{p}\n' for i, (t, p) in enumerate(rows)))
-    scores = {name: uar for name in ('uar', 'wa', 'wf1', 'macro_f1')}
+    scores = dict.fromkeys(('uar', 'wa', 'wf1', 'macro_f1'), uar)
     protocol = {'name': 'loso', 'note': ''}
     corpus = {'name': 'x', 'key': 'k', 'synthetic': synthetic}
     more = {'labels': ['a', 'b'], 'best_step': 3, 'seed': 0, 'versions': {}}

@@ -1,4 +1,4 @@
-"""Training: it learns, it leaves what it promises, and a killed run ends where an uninterrupted one does, bit for bit."""
+"""Training: it learns, leaves what it promises, and a killed run ends where an uninterrupted one does, bit for bit."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from helpers import TINY, recipe, tones
 from jax_reparam import checkpoint, models, training
 from jax_reparam.errors import InputError
@@ -73,7 +75,7 @@ def test_checkpoint_holds_all_that_use_needs(trained):
     assert found.mean.shape == found.std.shape == (12,)
     model = models.build(config['model'], config['hrf'], n_classes=2)
     expected = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 12)))
-    assert jax.tree.map(jnp.shape, found.variables) == jax.tree.map(jnp.shape, expected)
+    chex.assert_trees_all_equal_shapes_and_dtypes(found.variables, expected)
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(found.variables))
 
 
@@ -225,7 +227,10 @@ def final_state(workdir: Path) -> dict[str, bytes]:
         last = reader.restore(folders[-1][1] / 'state')
     best = checkpoint.load(workdir)
     tree = {'last': last, 'best': best.variables, 'step': np.array([folders[-1][0], best.step])}
-    return {jax.tree_util.keystr(path): np.asarray(leaf).tobytes() for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    return {
+        jax.tree_util.keystr(path): np.asarray(leaf).tobytes()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
 
 
 @pytest.mark.filterwarnings('ignore:Sharding info not provided')

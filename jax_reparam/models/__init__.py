@@ -1,7 +1,7 @@
 """The architectures, one file each: a frozen config and a Linen module.
 
-Every model maps standardised log-mel features `[B, T, M]` and a mask `[B, T]` (True at real frames; None where all are) to
-logits `[B, C]`, by `model.apply(variables, x, mask, train=False)`.
+Every model maps standardised log-mel features `[B, T, M]` and a mask `[B, T]` (True at real frames; None where all are)
+to logits `[B, C]`, by `model.apply(variables, x, mask, train=False)`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""ConvTransformer: two strided convolutions, then a pre-norm Transformer encoder with HRF in its feed-forward networks."""
+"""ConvTransformer: two strided convolutions, then a pre-norm Transformer encoder with HRF in its FFNs."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class ConvTransformer(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array | None = None, *, train: bool = False) -> jax.Array:
-        """Maps `[B, T, M]`, with `mask` `[B, T]`, to logits `[B, C]`. Tokens are 4 frames apart: ceil(T / 4) of them."""
+        """Maps `[B, T, M]`, with `mask` `[B, T]`, to logits `[B, C]`, by ceil(T / 4) tokens."""
         config = self.config
         if self.deploy and (mask is not None or train or x.shape[0] != 1):
             raise ValueError(f'deploy form: expected B = 1, no mask, no training, got {x.shape}')

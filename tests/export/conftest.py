@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 import pytest
-from helpers import recipe, tones
 
+from helpers import recipe, tones
 from jax_reparam import checkpoint, pipeline, training
 from jax_reparam.checkpoint import FOLDER, Checkpoints
 from jax_reparam.export import folding

@@ -10,10 +10,10 @@ import json
 import jax
 import numpy as np
 import pytest
-from helpers import moved, recipe, tones
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
+from helpers import moved, recipe, tones
 from jax_reparam import checkpoint, models, reparam
 from jax_reparam.errors import InputError
 from jax_reparam.export import convert, flatbuffer, folder, folding, tflm, weights

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from helpers import TINY, moved
 from jax_reparam import models, reparam
 
@@ -30,7 +32,7 @@ def test_sizes_and_sites(size):
     assert sum(leaf.size for leaf in jax.tree.leaves(plain['params'])) == expected
     assert len(reparam.hrf_sites(trained)) == fields['layers']
     folded = jax.eval_shape(lambda tree: reparam.dehrf(tree, strict=True), trained)
-    assert jax.tree.map(lambda a: (a.shape, a.dtype), folded) == jax.tree.map(lambda a: (a.shape, a.dtype), plain)
+    chex.assert_trees_all_equal_shapes_and_dtypes(folded, plain)
 
 
 @pytest.mark.parametrize('forward', ['composed', 'two_step'])
@@ -39,27 +41,27 @@ def test_folded_logits_equal_in_float64(rng, forward, expansion):
     with jax.enable_x64(True):
         x = rng.standard_normal((3, 37, 12))
         trained = models.build(TINY, {'expansion': expansion, 'forward': forward}, n_classes=5)
-        variables = jax.tree.map(lambda a: a.astype(np.float64), moved(trained.init(jax.random.key(0), x)))
+        variables = jax.tree.map(lambda a: a.astype(np.float64), moved(jax.jit(trained.init)(jax.random.key(0), x)))
         folded = reparam.dehrf(variables, strict=True)
-        got = models.build(TINY, n_classes=5).apply(folded, x)
-        np.testing.assert_allclose(got, trained.apply(variables, x), atol=1e-11)
+        got = jax.jit(models.build(TINY, n_classes=5).apply)(folded, x)
+        np.testing.assert_allclose(got, jax.jit(trained.apply)(variables, x), atol=1e-11)
 
 
 def test_folded_logits_equal_in_float32(rng):
     x = rng.standard_normal((3, 37, 12)).astype(np.float32)
     trained = models.build(TINY, {}, n_classes=5)
-    variables = moved(trained.init(jax.random.key(0), x))
-    got = models.build(TINY, n_classes=5).apply(reparam.dehrf(variables), x)
-    np.testing.assert_allclose(got, trained.apply(variables, x), atol=1e-5)
+    variables = moved(jax.jit(trained.init)(jax.random.key(0), x))
+    got = jax.jit(models.build(TINY, n_classes=5).apply)(reparam.dehrf(variables), x)
+    np.testing.assert_allclose(got, jax.jit(trained.apply)(variables, x), atol=1e-5)
 
 
 def test_what_is_padded_behind_a_clip_changes_nothing(rng):
     model = models.build(TINY, {}, n_classes=3)
-    variables = moved(model.init(jax.random.key(0), jnp.zeros((1, 32, 12))))
+    variables = moved(jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 12))))
     apply = jax.jit(model.apply)
     for length in (1, 2, 3, 5, 18, 31):
         x = rng.standard_normal((1, length, 12)).astype(np.float32)
-        alone = model.apply(variables, x)
+        alone = apply(variables, x)
         for _ in range(3):
             behind = 100 * rng.standard_normal((1, 32 - length, 12)).astype(np.float32)
             mask = np.arange(32)[None] < length
@@ -70,26 +72,26 @@ def test_what_is_padded_behind_a_clip_changes_nothing(rng):
 def test_padding_does_not_reach_the_batch_statistics(rng):
     model = models.build(TINY, {}, n_classes=3)
     x = rng.standard_normal((2, 20, 12)).astype(np.float32)
-    variables = model.init(jax.random.key(0), x)
+    variables = jax.jit(model.init)(jax.random.key(0), x)
     mask = np.broadcast_to(np.arange(32)[None] < 20, (2, 32))
-    statistics = []
-    for value in (0.0, 50.0):
-        padded = np.pad(x, ((0, 0), (0, 12), (0, 0)), constant_values=value)
+
+    @jax.jit
+    def statistics(x, mask):
         rngs = {'dropout': jax.random.key(1)}
-        _, updated = model.apply(variables, padded, mask, train=True, rngs=rngs, mutable=['batch_stats'])
-        statistics.append(updated)
-    _, alone = model.apply(variables, x, train=True, rngs={'dropout': jax.random.key(1)}, mutable=['batch_stats'])
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *statistics)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), statistics[0], alone)
+        return model.apply(variables, x, mask, train=True, rngs=rngs, mutable=['batch_stats'])[1]
+
+    padded = [np.pad(x, ((0, 0), (0, 12), (0, 0)), constant_values=value) for value in (0.0, 50.0)]
+    chex.assert_trees_all_close(statistics(padded[0], mask), statistics(padded[1], mask), atol=1e-5)
+    chex.assert_trees_all_close(statistics(padded[0], mask), statistics(x, None), atol=1e-5)
 
 
 @pytest.mark.parametrize('frames', [1, 33, 64])
 def test_deploy_form_is_the_same_function(rng, frames):
     x = rng.standard_normal((1, frames, 12)).astype(np.float32)
     plain = models.build(TINY, n_classes=3)
-    variables = moved(plain.init(jax.random.key(0), x))
+    variables = moved(jax.jit(plain.init)(jax.random.key(0), x))
     deploy = models.build(TINY, n_classes=3, deploy=True)
-    np.testing.assert_allclose(deploy.apply(variables, x), plain.apply(variables, x), atol=1e-5)
+    np.testing.assert_allclose(jax.jit(deploy.apply)(variables, x), jax.jit(plain.apply)(variables, x), atol=1e-5)
     assert jax.tree.structure(init(deploy, frames, 12)) == jax.tree.structure(variables)
 
 
