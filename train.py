@@ -47,7 +47,7 @@ def parse(argv: list[str]) -> list[str]:
 def main(argv: list[str]) -> int:
     """Trains, and says where the result is and what it is."""
     del argv
-    logging.set_verbosity(logging.WARNING)
+    logging.set_verbosity(logging.FATAL)  # Orbax reports what it then raises.
     # Behind the flags, so that --help and a mistyped key answer at once.
     from jax_reparam import report, training
 

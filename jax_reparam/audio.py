@@ -12,6 +12,9 @@ import numpy as np
 from jax_reparam.errors import InputError
 
 SAMPLE_RATE = 16000
+
+# Of the files that are looked for in folders.
+SUFFIXES = ('.wav', '.flac')
 SHORTEST_SECONDS = 0.1
 # Dither alone moves a sample by one step to either side; a clip that never leaves this span holds no sound.
 SILENT_SPAN = 2

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jax_reparam.errors import InputError
+from jax_reparam.errors import InputError, one_line
 
 FORMAT = 1
 FOLDER = 'checkpoints'
@@ -101,17 +101,23 @@ class Checkpoints:
           state: all that training needs to go on, a pytree of arrays.
           meta: see `Trained`.
           score: on validation; the larger the better.
+
+        Raises:
+          OSError: it cannot be written (a full disk, say); the checkpoints before it stay whole.
         """
         args = self._ocp.args
-        self._manager.save(
-            step,
-            args=args.Composite(
-                variables=args.StandardSave(variables),
-                state=args.StandardSave(state),
-                meta=args.JsonSave({'format': FORMAT, **meta}),
-            ),
-            metrics={'score': score},
+        items = args.Composite(
+            variables=args.StandardSave(variables),
+            state=args.StandardSave(state),
+            meta=args.JsonSave({'format': FORMAT, **meta}),
         )
+        try:
+            self._manager.save(step, args=items, metrics={'score': score})
+        except ValueError as error:  # TensorStore's name for what the system refused
+            reason = one_line(error)
+            raise OSError(
+                f'{self._manager.directory}: checkpoint {step} could not be written: {reason[-160:]}'
+            ) from error
 
     def restore(self, step: int, state: Any) -> Any:
         """The state of a checkpoint, placed and typed like `state`."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from jax_reparam.errors import InputError
+from jax_reparam.features import FrontendConfig
 
 # What a corpus changes in a recipe; `configs/NAME.py:emodb` picks one.
 CORPORA: dict[str, dict[str, Any]] = {
@@ -34,17 +36,7 @@ def base() -> ConfigDict:
             },
             # layers.HRFConfig; expansion 0 trains the plain model.
             'hrf': {'expansion': 4.0, 'forward': 'composed', 'init': 'lecun', 'decay': 'none'},
-            # features.FrontendConfig.
-            'frontend': {
-                'sample_rate': 16000,
-                'n_mels': 64,
-                'frame_ms': 25,
-                'hop_ms': 10,
-                'n_fft': 512,
-                'fmin': 20.0,
-                'fmax': 8000.0,
-                'floor': 1e-7,
-            },
+            'frontend': dataclasses.asdict(FrontendConfig()),
             # windows.WindowConfig, in seconds.
             'window': {'seconds': 4.0, 'hop_seconds': 2.0},
             'data': {

@@ -22,7 +22,6 @@ from jax_reparam.errors import InputError, one_line, run
 from jax_reparam.evaluation import softmax
 from jax_reparam.export import interpret, manifest
 
-SUFFIXES = ('.wav', '.flac')
 DEFAULT_FORM = 'int8'
 
 
@@ -104,7 +103,7 @@ def recordings(paths: Sequence[str | Path]) -> Iterator[Path | InputError]:
         if not path.is_dir():
             yield path
             continue
-        found = sorted(file for file in path.rglob('*') if file.suffix.lower() in SUFFIXES and file.is_file())
+        found = sorted(file for file in path.rglob('*') if file.suffix.lower() in audio.SUFFIXES and file.is_file())
         if found:
             yield from found
         else:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import jax
 import numpy as np
 import soundfile
 
 from jax_reparam import reparam
+from jax_reparam.features import FrontendConfig
 
 # A ConvTransformer that trains in seconds.
 TINY = {'name': 'conv_transformer', 'channels': 4, 'width': 16, 'layers': 2, 'heads': 2, 'ffn_width': 24}
@@ -36,16 +38,7 @@ def fold64(tree):
 RECIPE = {
     'model': {**TINY, 'layers': 1, 'dropout': 0.1, 'attention_dropout': 0.1},
     'hrf': {'expansion': 4.0, 'forward': 'composed', 'init': 'lecun', 'decay': 'none'},
-    'frontend': {
-        'sample_rate': 16000,
-        'n_mels': 12,
-        'frame_ms': 25,
-        'hop_ms': 10,
-        'n_fft': 512,
-        'fmin': 20.0,
-        'fmax': 8000.0,
-        'floor': 1e-7,
-    },
+    'frontend': dataclasses.asdict(FrontendConfig(n_mels=12)),
     'window': {'seconds': 0.64, 'hop_seconds': 0.32},
     'data': {'corpus': 'folder', 'source': '', 'cache': '', 'protocol': '', 'fold': '0'},
     'augment': {

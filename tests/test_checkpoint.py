@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -42,6 +44,25 @@ def test_only_best_and_last_stay(workdir):
 def test_a_checkpoint_folder_can_be_moved(workdir, tmp_path):
     shutil.move(workdir / 'checkpoints' / '3', tmp_path / '3')
     assert checkpoint.load(tmp_path / '3').step == 3
+
+
+def test_a_full_disk_leaves_what_was_there(workdir):
+    checkpoints = Checkpoints(workdir / 'checkpoints')
+    variables = {'params': {'dense': {'kernel': jax.random.normal(jax.random.key(0), (1000, 300))}}, 'batch_stats': {}}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r'checkpoints: checkpoint 4 could not be written: .*File too large'):
+            checkpoints.save(4, variables=variables, state=variables, meta=META, score=2.0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        checkpoints.close()
+    assert checkpoint.load(workdir).step == 1
+    again = Checkpoints(workdir / 'checkpoints')
+    assert (again.best(), again.latest()) == (1, 3)
+    again.save(4, variables=variables, state=variables, meta=META, score=2.0)
+    assert again.best() == 4
+    again.close()
 
 
 def test_restore_gives_the_state_back(workdir):

@@ -19,8 +19,6 @@ from jax_reparam import audio
 from jax_reparam.errors import InputError
 from jax_reparam.progress import Progress
 
-SUFFIXES = ('.wav', '.flac')
-
 _T = TypeVar('_T')
 
 

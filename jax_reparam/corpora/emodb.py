@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from jax_reparam.corpora.builder import SUFFIXES, Clip, Found, SpeechBuilder, folder_of, listing
+from jax_reparam import audio
+from jax_reparam.corpora.builder import Clip, Found, SpeechBuilder, folder_of, listing
 from jax_reparam.errors import InputError
 
 # The letter in a file's name is the first of the German word; the classes are numbered in this order.
@@ -49,7 +50,7 @@ class Emodb(SpeechBuilder):
         clips: dict[str, Clip] = {}
         skipped = []
         for path in listing(folder):
-            if path.suffix.lower() not in SUFFIXES:
+            if path.suffix.lower() not in audio.SUFFIXES:
                 continue
             match = _NAME.fullmatch(path.stem)
             if not match or match[3] not in LETTERS:

@@ -7,7 +7,8 @@ import io
 
 from etils import epath
 
-from jax_reparam.corpora.builder import SUFFIXES, Clip, Found, SpeechBuilder, folder_of, listing
+from jax_reparam import audio
+from jax_reparam.corpora.builder import Clip, Found, SpeechBuilder, folder_of, listing
 from jax_reparam.errors import InputError
 
 LAYOUT = 'SOURCE/LABEL/SPEAKER/clip.wav'
@@ -57,7 +58,7 @@ def _files(folder: epath.Path) -> list[epath.Path]:
     for path in listing(folder):
         if path.is_dir():
             files += _files(path)
-        elif path.suffix.lower() in SUFFIXES:
+        elif path.suffix.lower() in audio.SUFFIXES:
             files.append(path)
     return files
 

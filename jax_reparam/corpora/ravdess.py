@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from jax_reparam.corpora.builder import SUFFIXES, Clip, Found, SpeechBuilder, folder_of, listing
+from jax_reparam import audio
+from jax_reparam.corpora.builder import Clip, Found, SpeechBuilder, folder_of, listing
 from jax_reparam.errors import InputError
 
 # In the order of the codes 01 to 08.
@@ -51,7 +52,7 @@ class Ravdess(SpeechBuilder):
         clips: dict[str, Clip] = {}
         skipped = []
         for path in (path for actor in actors for path in listing(actor)):
-            if path.suffix.lower() not in SUFFIXES:
+            if path.suffix.lower() not in audio.SUFFIXES:
                 continue
             match = _NAME.fullmatch(path.stem)
             name = f'{path.parent.name}/{path.name}'
