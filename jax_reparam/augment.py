@@ -1,4 +1,4 @@
-"""Augmentation of standardised features in training, under jit: SpecAugment (Park et al. 2019), stretch, warp, gain."""
+"""Augmentation of standardised features in training, under jit: SpecAugment (Park et al. 2019), and more."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ class AugmentConfig:
       stretch: largest change of tempo, as a share: 0.15 plays a window at 0.85 to 1.15 of its speed.
       warp: largest scaling of the mel axis, as a share (vocal tract length perturbation, Jaitly and Hinton 2013).
       gain: largest offset, in standard deviations of a band.
+      tilt: largest slope over the mel axis, in standard deviations at its ends: voices and microphones differ in it.
     """
 
     freq_masks: int = 2
@@ -29,6 +30,7 @@ class AugmentConfig:
     stretch: float = 0.0
     warp: float = 0.0
     gain: float = 0.0
+    tilt: float = 0.0
 
 
 def augment(key: jax.Array, x: jax.Array, config: AugmentConfig) -> jax.Array:
@@ -38,13 +40,15 @@ def augment(key: jax.Array, x: jax.Array, config: AugmentConfig) -> jax.Array:
 
 
 def _augment_one(key: jax.Array, x: jax.Array, config: AugmentConfig) -> jax.Array:
-    stretch, warp, gain, time, freq = jax.random.split(key, 5)
+    stretch, warp, gain, tilt, time, freq = jax.random.split(key, 6)
     if config.stretch:
         x = _resample(x, 1 + _symmetric(stretch, config.stretch))
     if config.warp:
         x = _resample(x.T, 1 + _symmetric(warp, config.warp)).T
     if config.gain:
         x = x + _symmetric(gain, config.gain)
+    if config.tilt:
+        x = x + _symmetric(tilt, config.tilt) * jnp.linspace(-1, 1, x.shape[1])[None]
     for k in jax.random.split(time, config.time_masks):
         x = x * _keep(k, x.shape[0], config.time_mask_frames)[:, None]
     for k in jax.random.split(freq, config.freq_masks):

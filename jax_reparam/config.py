@@ -26,6 +26,7 @@ def base() -> ConfigDict:
             # One field of the architecture's config each (jax_reparam/models/).
             'model': {
                 'name': 'conv_transformer',
+                'center': True,
                 'channels': 16,
                 'width': 96,
                 'layers': 4,
@@ -54,6 +55,7 @@ def base() -> ConfigDict:
                 'stretch': 0.0,
                 'warp': 0.0,
                 'gain': 0.0,
+                'tilt': 0.0,
             },
             'train': {
                 'steps': 1000,

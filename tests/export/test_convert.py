@@ -36,7 +36,7 @@ def test_int8_is_int8_throughout(function, windows):
     kinds = {tensor.type for tensor in tree.subgraphs[0].tensors}
     assert kinds <= {schema.TensorType.INT8, schema.TensorType.INT32}  # int32: biases and axes
     scales = [len(t.quantization.scale) for t in tree.subgraphs[0].tensors if t.type == schema.TensorType.INT8]
-    assert set(scales) == {1}  # one a tensor
+    assert set(scales) == {1}  # one a linear layer
 
 
 def test_ranges_are_the_true_minimum_and_maximum(function, windows):
