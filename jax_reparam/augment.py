@@ -1,4 +1,4 @@
-"""Augmentation of standardised features in training, under jit: SpecAugment (Park et al. 2019), and more."""
+"""Augmentation of standardised features in training, under jit: SpecAugment (Park et al. 2019), stretch and warp."""
 
 from __future__ import annotations
 
@@ -19,8 +19,6 @@ class AugmentConfig:
       time_mask_frames: largest width of one, in frames.
       stretch: largest change of tempo, as a share: 0.15 plays a window at 0.85 to 1.15 of its speed.
       warp: largest scaling of the mel axis, as a share (vocal tract length perturbation, Jaitly and Hinton 2013).
-      gain: largest offset, in standard deviations of a band.
-      tilt: largest slope over the mel axis, in standard deviations at its ends: voices and microphones differ in it.
     """
 
     freq_masks: int = 2
@@ -29,8 +27,6 @@ class AugmentConfig:
     time_mask_frames: int = 40
     stretch: float = 0.0
     warp: float = 0.0
-    gain: float = 0.0
-    tilt: float = 0.0
 
 
 def augment(key: jax.Array, x: jax.Array, config: AugmentConfig) -> jax.Array:
@@ -40,15 +36,11 @@ def augment(key: jax.Array, x: jax.Array, config: AugmentConfig) -> jax.Array:
 
 
 def _augment_one(key: jax.Array, x: jax.Array, config: AugmentConfig) -> jax.Array:
-    stretch, warp, gain, tilt, time, freq = jax.random.split(key, 6)
+    stretch, warp, time, freq = jax.random.split(key, 4)
     if config.stretch:
         x = _resample(x, 1 + _symmetric(stretch, config.stretch))
     if config.warp:
         x = _resample(x.T, 1 + _symmetric(warp, config.warp)).T
-    if config.gain:
-        x = x + _symmetric(gain, config.gain)
-    if config.tilt:
-        x = x + _symmetric(tilt, config.tilt) * jnp.linspace(-1, 1, x.shape[1])[None]
     for k in jax.random.split(time, config.time_masks):
         x = x * _keep(k, x.shape[0], config.time_mask_frames)[:, None]
     for k in jax.random.split(freq, config.freq_masks):

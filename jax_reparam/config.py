@@ -13,7 +13,7 @@ from jax_reparam.features import FrontendConfig
 # What a corpus changes in a recipe; `configs/NAME.py:emodb` picks one.
 CORPORA: dict[str, dict[str, Any]] = {
     'synth': {'train.steps': 240, 'train.eval_every': 40, 'train.warmup_steps': 40},
-    'emodb': {'train.batch_size': 16, 'train.steps': 1200},
+    'emodb': {'train.batch_size': 16, 'train.steps': 1000},
     'ravdess': {'train.steps': 2400, 'train.eval_every': 100},
     'folder': {},
 }
@@ -53,9 +53,7 @@ def base() -> ConfigDict:
                 'time_masks': 2,
                 'time_mask_frames': 40,
                 'stretch': 0.0,
-                'warp': 0.0,
-                'gain': 0.0,
-                'tilt': 0.0,
+                'warp': 0.06,
             },
             'train': {
                 'steps': 1000,

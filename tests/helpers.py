@@ -48,7 +48,6 @@ RECIPE = {
         'time_mask_frames': 8,
         'stretch': 0.1,
         'warp': 0.05,
-        'gain': 0.1,
     },
     'train': {
         'steps': 12,
