@@ -1,0 +1,60 @@
+"""Progress: plain lines with rate and time left where there is no terminal, a bar where there is one."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+
+from jax_reparam import progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_plain_lines(capsys):
+    bar = progress.Progress(4, 'features', start=1, unit='clip', every=0.0)
+    for _ in range(3):
+        bar.update('loss 0.5')
+    bar.close()
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert re.fullmatch(r'features: 4/4, \d+\.\d clip/s, 0 s left, loss 0\.5', lines[-1])
+
+
+def test_lines_are_rare_but_the_last_one_is_there(capsys):
+    assert list(progress.track(range(100), 'features')) == list(range(100))
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith('features: 100/100')
+
+
+def test_quiet(capsys):
+    assert list(progress.track([1, 2], 'x', enabled=False)) == [1, 2]
+    assert capsys.readouterr().err == ''
+
+
+def test_bar_on_a_terminal(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr('sys.stderr', terminal)
+    assert list(progress.track([1, 2, 3], 'features')) == [1, 2, 3]
+    text = terminal.getvalue()
+    assert 'features: 100%' in text
+    assert '3/3' in text
+
+
+def test_rate_counts_from_the_start_of_this_run(capsys, monkeypatch):
+    now = iter([0.0, 100.0, 100.0])
+    monkeypatch.setattr(progress.time, 'monotonic', lambda: next(now))
+    bar = progress.Progress(12, 'run', start=10, unit='step')
+    bar.update()
+    assert capsys.readouterr().err == 'run: 11/12, 0.0 step/s, 100 s left\n'
+
+
+@pytest.mark.parametrize('count', [0, 1])
+def test_short_work(count, capsys):
+    assert len(list(progress.track(range(count), 'x'))) == count
+    assert len(capsys.readouterr().err.splitlines()) == count
