@@ -12,7 +12,7 @@ from jax_reparam.features import FrontendConfig
 
 # What a corpus changes in a recipe; `configs/NAME.py:emodb` picks one.
 CORPORA: dict[str, dict[str, Any]] = {
-    'synth': {'train.steps': 240, 'train.eval_every': 40, 'train.warmup_steps': 40},
+    'synth': {'train.steps': 400},
     'emodb': {'train.batch_size': 16, 'train.steps': 1000},
     'ravdess': {'train.steps': 2400, 'train.eval_every': 100},
     'folder': {},

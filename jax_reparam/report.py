@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jax_reparam import evaluation
+from jax_reparam.corpora.synth import NOTICE
 from jax_reparam.errors import InputError
 
 if TYPE_CHECKING:
@@ -210,11 +211,8 @@ def headline(result: Mapping[str, Any]) -> str:
         text = f'test UAR {100 * result["uar"]:.1f}, WA {100 * result["wa"]:.1f}, {result["test"]["clips"]} clips'
     notes = [result['protocol']['note']] if result['protocol']['note'] else []
     if result['corpus']['synthetic']:
-        notes.append(SYNTHETIC)
+        notes.append(NOTICE)
     return '; '.join([text, *notes])
-
-
-SYNTHETIC = 'synthetic speech: no evidence about emotions'
 
 
 def _headline(scores: Mapping[str, Any]) -> dict[str, float]:
@@ -250,7 +248,7 @@ def plot_confusion(path: Path, confusion: Sequence[Sequence[int]], labels: Seque
     axis.set_xlabel('predicted')
     axis.set_ylabel('true')
     if synthetic:
-        axis.set_title(SYNTHETIC, fontsize=8)
+        axis.set_title(NOTICE, fontsize=8)
     _save(figure, path)
 
 

@@ -77,7 +77,7 @@ def test_folds_are_pooled_over_clips(tmp_path):
 
 def test_headline_of_synthetic_speech(tmp_path):
     got = report.summarise(tmp_path, [fold(tmp_path / '0', 0.5, [('a', 0.1), ('b', 0.9)], synthetic=True)])
-    assert report.headline(got).endswith('synthetic speech: no evidence about emotions')
+    assert report.headline(got).endswith('no evidence about emotions')
 
 
 def test_confusion_plot(tmp_path):

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jax_reparam.corpora import synth
 from jax_reparam.errors import InputError
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ def _load(name: str, key: str, directory: Path) -> Corpus:
 def _summary(corpus: Corpus) -> str:
     line = f'{corpus.name}: {len(corpus):,} clips, {len(set(corpus.speaker))} speakers, {len(corpus.labels)} labels'
     if corpus.synthetic:
-        line += '; synthetic speech, no evidence about emotions'
+        line += f'; {synth.NOTICE}'
     if corpus.skipped:
         id_, reason = corpus.skipped[0]
         line += f'; skipped {len(corpus.skipped):,}, first {id_} ({reason}); all in {corpus.directory / "skipped.tsv"}'

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jax_reparam.corpora.synth import NOTICE
 from jax_reparam.export import gates
-from jax_reparam.report import SYNTHETIC
 
 Manifest = Mapping[str, Any]
 
@@ -137,7 +137,7 @@ def _reasons(manifest: Manifest) -> Sequence[str]:
 
 def _notes(manifest: Manifest) -> list[str]:
     note = manifest['protocol']['note']
-    return [*([note] if note else []), *([SYNTHETIC] if manifest['corpus']['synthetic'] else [])]
+    return [*([note] if note else []), *([NOTICE] if manifest['corpus']['synthetic'] else [])]
 
 
 def _test(manifest: Manifest) -> str:
