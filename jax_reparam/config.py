@@ -26,7 +26,6 @@ def base() -> ConfigDict:
             # One field of the architecture's config each (jax_reparam/models/).
             'model': {
                 'name': 'conv_transformer',
-                'center': True,
                 'channels': 16,
                 'width': 96,
                 'layers': 4,
@@ -53,7 +52,7 @@ def base() -> ConfigDict:
                 'time_masks': 2,
                 'time_mask_frames': 40,
                 'stretch': 0.0,
-                'warp': 0.06,
+                'warp': 0.0,
             },
             'train': {
                 'steps': 1000,

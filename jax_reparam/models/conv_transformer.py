@@ -26,8 +26,6 @@ class ConvTransformerConfig:
     """Sizes of a ConvTransformer; the defaults are S.
 
     Attributes:
-      center: take each mel band's mean over the window off first (cepstral mean normalisation, in the log-mel domain),
-        so that a gain, a microphone or the tilt of a voice drops out. It has no parameters.
       channels: channels of both convolutions.
       width: token width D.
       layers: number of encoder layers L.
@@ -37,7 +35,6 @@ class ConvTransformerConfig:
       attention_dropout: rate on the attention probabilities, in training.
     """
 
-    center: bool = True
     channels: int = 16
     width: int = 96
     layers: int = 4
@@ -75,8 +72,6 @@ class ConvTransformer(nn.Module):
         config = self.config
         if self.deploy and (mask is not None or train or x.shape[0] != 1):
             raise ValueError(f'deploy form: expected B = 1, no mask, no training, got {x.shape}')
-        if config.center:
-            x = x - masked_mean(x, mask, deploy=self.deploy)[:, None]
         x = x[..., None]
         for index in range(2):
             x, mask = self._subsample(x, mask, index, train=train)
