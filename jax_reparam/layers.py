@@ -154,8 +154,8 @@ class LayerNorm(nn.Module):
     """Layer normalisation over the last axis, with `scale` and `bias` `[D]` (Ba et al. 2016).
 
     Attributes:
-      deploy: take both means as products with a constant column of 1/D: the same function to rounding, and under half
-        the nodes in an int8 graph, none of which saturates with 16-bit activations.
+      deploy: the form that exports well, for inputs whose mean over the last axis is 0 (`absorb.centred`). The mean
+        of the squares is a product with a constant column of 1/D: one node, which 16-bit activations do not saturate.
       epsilon: added to the variance.
     """
 
@@ -169,12 +169,11 @@ class LayerNorm(nn.Module):
         scale = self.param('scale', nn.initializers.ones_init(), (width,), jnp.float32)
         bias = self.param('bias', nn.initializers.zeros_init(), (width,), jnp.float32)
         if self.deploy:
-            column = jnp.asarray(np.full((width, 1), 1 / width, x.dtype))
-            mean: Callable[[jax.Array], jax.Array] = lambda a: a @ column
+            variance = (x * x) @ jnp.asarray(np.full((width, 1), 1 / width, x.dtype))
         else:
-            mean = lambda a: jnp.mean(a, axis=-1, keepdims=True)
-        x = x - mean(x)
-        x = x * jax.lax.rsqrt(mean(x * x) + self.epsilon)
+            x = x - jnp.mean(x, axis=-1, keepdims=True)
+            variance = jnp.mean(x * x, axis=-1, keepdims=True)
+        x = x * jax.lax.rsqrt(variance + self.epsilon)
         shape = (1,) * (x.ndim - 1) + (width,)
         return x * scale.reshape(shape) + bias.reshape(shape)
 
@@ -257,7 +256,8 @@ def sinusoids(length: int, width: int) -> np.ndarray:
 def masked_mean(x: jax.Array, mask: jax.Array | None, *, deploy: bool = False) -> jax.Array:
     """The mean over real frames, `[B, T, D]` to `[B, D]`; zeros where a clip has none.
 
-    In the deploy form (no mask, B = 1) a product with a constant column of 1/T, for the reason given at `LayerNorm`.
+    In the deploy form (no mask, B = 1) a product with a constant column of 1/T: one node, where a sum takes two and
+    saturates with 16-bit activations.
     """
     if deploy:
         column = jnp.asarray(np.full((x.shape[1], 1), 1 / x.shape[1], x.dtype))

@@ -144,9 +144,7 @@ def fold(trained: Trained, *, plain: bool = False) -> Variables:
         raise InputError(
             f'{trained.path}: expected a model with HRF sites, found a plain one; --plain exports it as it is'
         )
-    with jax.enable_x64(True):
-        wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), trained.variables)
-        folded = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), reparam.dehrf(wide))
+    folded = _in_float64(reparam.dehrf, trained.variables)
     _check_tree(folded, _initial(trained, None), trained.path)
     _check_finite(folded, trained.path)
     return folded
@@ -195,9 +193,10 @@ def compare(trained: Trained, folded: Variables, test: Windows) -> tuple[np.ndar
 def exporters(trained: Trained, folded: Variables, calibration: np.ndarray) -> dict[str, Callable[[], bytes]]:
     """How each form is made, by name; `calibration` is `[W, frames, n_mels]`."""
     model = _model(trained, None, deploy=True)
+    variables = _in_float64(lambda tree: models.to_deploy(trained.config['model'], tree), folded)
 
     def function(features: jax.Array) -> jax.Array:
-        return model.apply(folded, features)
+        return model.apply(variables, features)
 
     shape = (1, *calibration.shape[1:])
     return {
@@ -216,6 +215,12 @@ def _initial(trained: Trained, hrf: Mapping[str, Any] | None) -> Any:
     window = pipeline.window_config(trained.config)
     example = jax.ShapeDtypeStruct((1, window.frames, trained.config['frontend']['n_mels']), np.float32)
     return jax.eval_shape(model.init, jax.random.key(0), example)
+
+
+def _in_float64(function: Callable[[Variables], Variables], tree: Variables) -> Variables:
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tree)
+        return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), function(wide))
 
 
 def _check_tree(found: Any, expected: Any, path: Path) -> None:

@@ -27,7 +27,8 @@ def build(
       model: `name`, one of `ARCHITECTURES`, and the fields of that architecture's config.
       hrf: the fields of `HRFConfig`; None builds the plain model, whose tree `dehrf` makes.
       n_classes: number of logits C.
-      deploy: the form that is exported: the same function and the same parameters, for B = 1 and no mask.
+      deploy: the form that is exported, for B = 1 and no mask: the same function, of the parameters that `to_deploy`
+        makes, which have the plain model's tree.
 
     Raises:
       ValueError: an unknown architecture or field, or a value out of its range.
@@ -44,3 +45,9 @@ def build(
     return module(
         config=config(**fields), hrf=PLAIN if hrf is None else HRFConfig(**hrf), n_classes=n_classes, deploy=deploy
     )
+
+
+def to_deploy(model: Mapping[str, Any], variables: Mapping[str, Any]) -> dict[str, Any]:
+    """The variables of the deploy form, from those of the plain (folded) model; exact, pure and traceable."""
+    module, _ = ARCHITECTURES[model['name']]
+    return module.to_deploy(variables)

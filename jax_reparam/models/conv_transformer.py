@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
 
+from jax_reparam import absorb
 from jax_reparam.layers import (
     EPSILON,
     PLAIN,
@@ -58,7 +61,7 @@ class ConvTransformer(nn.Module):
       config: sizes.
       hrf: the training form at the sites.
       n_classes: number of logits C.
-      deploy: the form that is exported: the same function of the same parameters, B = 1, no mask.
+      deploy: the form that is exported, of the parameters that `to_deploy` makes; B = 1, no mask.
     """
 
     config: ConvTransformerConfig
@@ -77,7 +80,8 @@ class ConvTransformer(nn.Module):
             x, mask = self._subsample(x, mask, index, train=train)
         batch, time = x.shape[:2]
         x = HRFDense(config.width, PLAIN, name='project')(x.reshape(batch, time, -1))
-        x = x + sinusoids(time, config.width)[None]
+        positions = sinusoids(time, config.width)
+        x = x + (positions - positions.mean(axis=-1, keepdims=True) if self.deploy else positions)[None]
         x = self._drop(x, train)
         for index in range(config.layers):
             x = EncoderLayer(config, self.hrf, self.deploy, name=f'layer_{index}')(x, mask, train=train)
@@ -85,6 +89,34 @@ class ConvTransformer(nn.Module):
         x = masked_mean(x, mask, deploy=self.deploy)
         x = nn.relu(HRFDense(config.width, PLAIN, name='hidden')(x))
         return HRFDense(self.n_classes, PLAIN, name='classifier')(self._drop(x, train))
+
+    @staticmethod
+    def to_deploy(variables: Mapping[str, Any]) -> dict[str, Any]:
+        """The variables of the deploy form: the plain model's tree, with its normalisations absorbed.
+
+        Only layer normalisations read the residual stream, so its writers are centred; each normalisation's scale and
+        bias go into the linear layers that read it (of the last one, through the mean over time).
+
+        Args:
+          variables: the plain model's `params` and `batch_stats`.
+        """
+        params = dict(variables['params'])
+        params['project'] = absorb.centred(params['project'])
+        params['norm'], readers = absorb.into_readers(params['norm'], {'hidden': params['hidden']})
+        params |= readers
+        for name in [name for name in params if name.startswith('layer_')]:
+            layer = params[name]
+            attention, ffn = layer['attention'], layer['ffn']
+            projections = {key: attention[key] for key in ('query', 'key', 'value')}
+            attention_norm, projections = absorb.into_readers(layer['attention_norm'], projections)
+            ffn_norm, ffn_in = absorb.into_readers(layer['ffn_norm'], {'ffn_in': ffn['ffn_in']})
+            params[name] = {
+                'attention_norm': attention_norm,
+                'attention': {**projections, 'out': absorb.centred(attention['out'])},
+                'ffn_norm': ffn_norm,
+                'ffn': {**ffn_in, 'ffn_out': absorb.centred(ffn['ffn_out'])},
+            }
+        return {**variables, 'params': params}
 
     def _subsample(
         self, x: jax.Array, mask: jax.Array | None, index: int, *, train: bool

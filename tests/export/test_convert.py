@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 from jax_reparam.export import convert, flatbuffer, interpret
 
 
@@ -36,7 +35,7 @@ def test_int8_is_int8_throughout(function, windows):
     kinds = {tensor.type for tensor in tree.subgraphs[0].tensors}
     assert kinds <= {schema.TensorType.INT8, schema.TensorType.INT32}  # int32: biases and axes
     scales = [len(t.quantization.scale) for t in tree.subgraphs[0].tensors if t.type == schema.TensorType.INT8]
-    assert set(scales) == {1}  # one a linear layer
+    assert set(scales) == {1}  # one a tensor
 
 
 def test_ranges_are_the_true_minimum_and_maximum(function, windows):
@@ -49,7 +48,7 @@ def test_ranges_are_the_true_minimum_and_maximum(function, windows):
 
 
 def test_what_cannot_be_converted_is_one_line(windows):
-    with pytest.raises(convert.ConversionError, match=r'^TensorFlow refused the graph: ') as error:
+    with pytest.raises(convert.ConversionError, match='^TensorFlow refused the graph: ') as error:
         convert.to_float32(lambda x: jnp.linalg.svd(x)[1], (1, 6, 4))
     assert '\n' not in str(error.value)
 

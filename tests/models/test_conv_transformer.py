@@ -91,8 +91,19 @@ def test_deploy_form_is_the_same_function(rng, frames):
     plain = models.build(TINY, n_classes=3)
     variables = moved(jax.jit(plain.init)(jax.random.key(0), x))
     deploy = models.build(TINY, n_classes=3, deploy=True)
-    np.testing.assert_allclose(jax.jit(deploy.apply)(variables, x), jax.jit(plain.apply)(variables, x), atol=1e-5)
-    assert jax.tree.structure(init(deploy, frames, 12)) == jax.tree.structure(variables)
+    ready = models.to_deploy(TINY, variables)
+    np.testing.assert_allclose(jax.jit(deploy.apply)(ready, x), jax.jit(plain.apply)(variables, x), atol=1e-5)
+    chex.assert_trees_all_equal_shapes_and_dtypes(ready, variables)
+
+
+def test_deploy_form_is_the_same_function_in_float64(rng):
+    with jax.enable_x64(True):
+        x = rng.standard_normal((1, 33, 12))
+        plain = models.build(TINY, n_classes=3)
+        variables = jax.tree.map(lambda a: a.astype(np.float64), moved(jax.jit(plain.init)(jax.random.key(0), x)))
+        deploy = models.build(TINY, n_classes=3, deploy=True)
+        got = jax.jit(deploy.apply)(models.to_deploy(TINY, variables), x)
+        np.testing.assert_allclose(got, jax.jit(plain.apply)(variables, x), atol=1e-11)
 
 
 def test_deploy_form_takes_no_mask():
