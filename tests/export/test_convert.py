@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from jax_reparam.export import convert, flatbuffer, interpret
 
 

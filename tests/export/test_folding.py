@@ -89,10 +89,11 @@ def test_the_calibration_windows_are_training_windows(exported, data):
 def test_the_folded_export_is_the_plain_one(exported, config, data):
     windows, _ = data.windows('train')
     plain = models.build(config['model'], None, n_classes=2, deploy=True)
-    # Moved, since the converter drops a scale of one and a bias of zero.
+    # Moved, since the converter drops a bias of zero.
     fresh = moved(plain.init(jax.random.key(1), windows[:1]))
     assert exported.manifest['params']['folded'] == weights.count(fresh['params'])
-    function = lambda x: plain.apply(fresh, x)
+    ready = models.to_deploy(config['model'], fresh)
+    function = lambda x: plain.apply(ready, x)
     for name, model in (
         ('float32', convert.to_float32(function, (1, *windows.shape[1:]))),
         ('int8', convert.to_int8(function, windows[:4])),
