@@ -49,7 +49,7 @@ def test_ranges_are_the_true_minimum_and_maximum(function, windows):
 
 
 def test_what_cannot_be_converted_is_one_line(windows):
-    with pytest.raises(convert.ConversionError, match='^TensorFlow refused the graph: ') as error:
+    with pytest.raises(convert.ConversionError, match=r'^TensorFlow refused the graph: ') as error:
         convert.to_float32(lambda x: jnp.linalg.svd(x)[1], (1, 6, 4))
     assert '\n' not in str(error.value)
 
