@@ -28,7 +28,7 @@ class Progress:
         self, total: int, name: str, *, start: int = 0, unit: str = 'it', every: float = 10.0, enabled: bool = True
     ) -> None:
         self._total, self._name, self._every, self._unit = total, name, every, unit
-        self._done = self._first = start
+        self._done = self._start = start
         self._note = ''
         self._began = self._told = time.monotonic()
         self._bar = None
@@ -41,6 +41,9 @@ class Progress:
     def update(self, note: str = '') -> None:
         """Counts one step; `note` stands behind the bar."""
         self._done += 1
+        if self._done == self._start + 1:
+            # The first step pays for imports and compilation: the rate counts from its end.
+            self._began = time.monotonic()
         self._note = note or self._note
         if self._bar is not None:
             self._bar.set_postfix_str(self._note, refresh=False)
@@ -55,10 +58,14 @@ class Progress:
 
     def _tell(self) -> None:
         self._told = time.monotonic()
-        rate = (self._done - self._first) / max(self._told - self._began, 1e-9)
-        left = (self._total - self._done) / rate
-        parts = f'{self._name}: {self._done}/{self._total}', f'{rate:.1f} {self._unit}/s', f'{left:.0f} s left'
-        print(', '.join((*parts, self._note) if self._note else parts), file=sys.stderr, flush=True)
+        parts = [f'{self._name}: {self._done}/{self._total}']
+        timed = self._done - self._start - 1
+        if timed:
+            rate = timed / max(self._told - self._began, 1e-9)
+            parts += [f'{rate:.1f} {self._unit}/s', f'{(self._total - self._done) / rate:.0f} s left']
+        if self._note:
+            parts.append(self._note)
+        print(', '.join(parts), file=sys.stderr, flush=True)
 
 
 def track(items: Sequence[T], name: str, *, unit: str = 'clip', enabled: bool = True) -> Iterator[T]:

@@ -46,12 +46,13 @@ def test_bar_on_a_terminal(monkeypatch):
     assert '3/3' in text
 
 
-def test_rate_counts_from_the_start_of_this_run(capsys, monkeypatch):
-    now = iter([0.0, 100.0, 100.0])
-    monkeypatch.setattr(progress.time, 'monotonic', lambda: next(now))
-    bar = progress.Progress(12, 'run', start=10, unit='step')
-    bar.update()
-    assert capsys.readouterr().err == 'run: 11/12, 0.0 step/s, 100 s left\n'
+def test_rate_counts_from_the_end_of_the_first_step(capsys, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(progress.time, 'monotonic', lambda: now)
+    bar = progress.Progress(13, 'run', start=10, unit='step', every=1.0)
+    for now in (100.0, 104.0):  # noqa: B007
+        bar.update()
+    assert capsys.readouterr().err == 'run: 11/13\nrun: 12/13, 0.2 step/s, 4 s left\n'
 
 
 @pytest.mark.parametrize('count', [0, 1])
