@@ -39,7 +39,7 @@ def test_folded_tree_is_the_plain_tree_and_the_same_function(rng, hrf, use_bias)
         folded = reparam.dehrf(variables, strict=True)
         expected = jax.eval_shape(plain.init, jax.random.key(0), x)
         chex.assert_trees_all_equal_shapes_and_dtypes(folded, expected)
-        np.testing.assert_allclose(plain.apply(folded, x), trained.apply(variables, x), atol=1e-12)
+        np.testing.assert_allclose(plain.apply(folded, x), trained.apply(variables, x), rtol=0, atol=1e-12)
 
 
 def test_forwards_and_gradients_agree(rng):
@@ -48,7 +48,7 @@ def test_forwards_and_gradients_agree(rng):
         one, two = (HRFDense(10, HRFConfig(4.0, f), param_dtype=jnp.float64) for f in ('composed', 'two_step'))
         variables = moved(one.init(jax.random.key(0), x))
         loss = lambda module: lambda v: jnp.sum(jnp.sin(module.apply(v, x)))
-        chex.assert_trees_all_close(jax.grad(loss(one))(variables), jax.grad(loss(two))(variables), atol=1e-12)
+        chex.assert_trees_all_close(jax.grad(loss(one))(variables), jax.grad(loss(two))(variables), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(('d', 'f', 'expansion'), [(6, 10, 4.0), (6, 10, 1.0), (12, 6, 0.5), (8, 8, 2.0)])
@@ -58,7 +58,9 @@ def test_orthonormal_start_is_the_plain_start(d, f, expansion):
         key = jax.random.key(7)
         plain = HRFDense(f, layers.PLAIN, param_dtype=jnp.float64).init(key, x)
         trained = HRFDense(f, HRFConfig(expansion, init='orthonormal'), param_dtype=jnp.float64).init(key, x)
-        np.testing.assert_allclose(reparam.dehrf(trained)['params']['kernel'], plain['params']['kernel'], atol=1e-12)
+        np.testing.assert_allclose(
+            reparam.dehrf(trained)['params']['kernel'], plain['params']['kernel'], rtol=0, atol=1e-12
+        )
 
 
 def test_lecun_start_keeps_the_variance_of_the_product():
@@ -148,7 +150,7 @@ def test_attention_equals_plain_loops(rng):
                 weights /= weights.sum()
                 mixed[s] = sum(w * v[b, u, s] for w, u in zip(weights, np.flatnonzero(mask[b]), strict=True))
             # A masked key keeps exp(-30) of a share.
-            np.testing.assert_allclose(got[b, t], mixed @ p['out']['kernel'] + p['out']['bias'], atol=1e-9)
+            np.testing.assert_allclose(got[b, t], mixed @ p['out']['kernel'] + p['out']['bias'], rtol=0, atol=1e-9)
 
 
 def test_masked_mean(rng):

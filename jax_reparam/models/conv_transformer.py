@@ -8,6 +8,8 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from jax_reparam import absorb
 from jax_reparam.layers import (
@@ -81,7 +83,9 @@ class ConvTransformer(nn.Module):
         batch, time = x.shape[:2]
         x = HRFDense(config.width, PLAIN, name='project')(x.reshape(batch, time, -1))
         positions = sinusoids(time, config.width)
-        x = x + (positions - positions.mean(axis=-1, keepdims=True) if self.deploy else positions)[None]
+        if self.deploy:
+            positions = positions - positions.mean(axis=-1, keepdims=True, dtype=np.float64)
+        x = x + jnp.asarray(positions, x.dtype)[None]
         x = self._drop(x, train)
         for index in range(config.layers):
             x = EncoderLayer(config, self.hrf, self.deploy, name=f'layer_{index}')(x, mask, train=train)
