@@ -60,6 +60,17 @@ def test_the_stream_depends_on_seed_and_step_alone(data):
     assert not np.array_equal(whole[0]['features'], other[0]['features'])
 
 
+def test_every_example_is_a_window_of_a_training_clip_with_its_label(data):
+    places = {}
+    for clip in data.split.train:
+        features = data.standardised(clip)
+        for start in range(max(1, len(features) - 64 + 1)):
+            places[windows.cut(features, start, 64).tobytes()] = data.corpus.label[clip]
+    batch = take(data, 1, size=16)[0]
+    assert [places[window.tobytes()] for window in batch['features']] == batch['labels'].tolist()
+    assert len(set(batch['labels'])) == 2
+
+
 def test_an_epoch_sees_every_training_clip_once(data):
     n = len(data.split.train)
     labels = np.concatenate([batch['labels'] for batch in take(data, n, size=2)])
