@@ -7,6 +7,14 @@ from jax_reparam import config
 
 def get_config(corpus: str = '') -> ConfigDict:
     """The recipe for one corpus; '' is the embedded synthetic one."""
-    recipe = config.base()
-    recipe.model.update(channels=32, width=256, layers=12, heads=8, ffn_width=1024)
+    recipe = config.base(
+        name='conv_transformer',
+        channels=32,
+        width=256,
+        layers=12,
+        heads=8,
+        ffn_width=1024,
+        dropout=0.1,
+        attention_dropout=0.0,
+    )
     return config.for_corpus(recipe, corpus)

@@ -7,6 +7,14 @@ from jax_reparam import config
 
 def get_config(corpus: str = '') -> ConfigDict:
     """The recipe for one corpus; '' is the embedded synthetic one."""
-    recipe = config.base()
-    recipe.model.update(channels=8, width=64, layers=2, heads=4, ffn_width=128)
+    recipe = config.base(
+        name='conv_transformer',
+        channels=8,
+        width=64,
+        layers=2,
+        heads=4,
+        ffn_width=128,
+        dropout=0.1,
+        attention_dropout=0.0,
+    )
     return config.for_corpus(recipe, corpus)

@@ -1,14 +1,20 @@
-"""Exact folds beyond HRF: normalisation into the linear layers around it, so that fewer nodes are left to quantise.
+"""Exact folds beyond HRF: normalisations and scales into the layers around them, so that less is left to quantise.
 
-A layer normalisation is y = n(x - mean(x)) * scale + bias, with n(d) = d / sqrt(mean(d^2) + epsilon) and means over the
-last axis.
+A layer normalisation is y = n(x) * scale + bias, n(x) = d / sqrt(mean(d^2) + epsilon), d = x - mean(x), with means over
+the last axis.
 
-- Whoever reads y linearly can take scale and bias into its own kernel and bias (`into_readers`).
-- Where all that is added up to x comes from linear layers and constants, and only layer normalisations read x, each
-  of them may take its own mean over the last axis off beforehand (`centred`): x then has mean 0, and n(x) is left.
-  (Ashkboos et al. 2024, SliceGPT, section 3, turn LayerNorm into RMSNorm so.)
+Where all that is added up to x comes from linear layers and constants, and only layer normalisations read x, the residual
+stream may be kept in another basis (Ashkboos et al. 2024, SliceGPT, section 3, turn LayerNorm into RMSNorm so). Vectors
+of mean 0 have D - 1 coordinates z in an orthonormal basis B `[D, D - 1]`: d = B z, and |d| = |z|. The last of the D places
+is then free to hold the constant sqrt(D * epsilon), and the normalisation is the division by a Euclidean length, which
+devices have as one operator:
 
-Pure functions on parameter dictionaries, as `reparam`.
+    n(x) = sqrt(D) B z / |[z, sqrt(D * epsilon)]|
+
+Whoever writes to the stream takes B (`write`), whoever reads it takes sqrt(D) B, scale and bias (`read`) into its own
+kernel and bias.
+
+Pure functions on parameter dictionaries, as `reparam`. All layers have `kernel` `[..., in, out]` and `bias` `[out]`.
 """
 
 from __future__ import annotations
@@ -17,6 +23,9 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from jax_reparam.layers import EPSILON
 
 Array = jax.Array
 Layer = Mapping[str, Array]
@@ -24,27 +33,68 @@ Layer = Mapping[str, Array]
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
-def into_readers(norm: Layer, readers: Mapping[str, Layer]) -> tuple[dict[str, Array], dict[str, dict[str, Array]]]:
-    """Moves a normalisation's scale and bias into all layers that read it.
+def basis(width: int) -> np.ndarray:
+    """An orthonormal basis of the vectors of mean 0, `[D, D - 1]` float64: a Householder reflection's first columns."""
+    v = np.full(width, -(width**-0.5))
+    v[-1] += 1
+    return (np.eye(width) - (2 / (v @ v)) * np.outer(v, v))[:, :-1] if width > 1 else np.zeros((1, 0))
+
+
+def slot(width: int) -> float:
+    """What the last place of a stream holds, sqrt(D * epsilon): it stands for the normalisation's epsilon."""
+    return (width * EPSILON) ** 0.5
+
+
+def write(layer: Layer, *, first: bool = False) -> dict[str, Array]:
+    """A layer that writes to the stream: `[F, D]` to `[F, D]` in the stream's basis, its mean taken off.
 
     Args:
-      norm: `scale` `[D]` and `bias` `[D]`.
-      readers: every linear layer that reads the normalisation's output, each with `kernel` `[D, F]` and `bias` `[F]`.
-
-    Returns:
-      The normalisation with scale 1 and bias 0, and the readers, which then compute what they computed.
+      layer: `kernel` `[F, D]` and `bias` `[D]`, or `[T, D]` where it differs by token.
+      first: whether it begins a stream, and so fills the last place; what is added to it later leaves that alone.
     """
-    scale, bias = norm['scale'], norm['bias']
-    moved = {
-        name: {
-            'kernel': scale[:, None] * layer['kernel'],
-            'bias': layer['bias'] + jnp.matmul(bias, layer['kernel'], precision=_HIGHEST),
-        }
-        for name, layer in readers.items()
+    width = layer['kernel'].shape[-1]
+    matrix = jnp.pad(jnp.asarray(basis(width), layer['kernel'].dtype), ((0, 0), (0, 1)))
+    bias = jnp.matmul(layer['bias'], matrix, precision=_HIGHEST)
+    return {
+        'kernel': jnp.matmul(layer['kernel'], matrix, precision=_HIGHEST),
+        'bias': bias.at[..., -1].set(slot(width)) if first else bias,
     }
-    return {'scale': jnp.ones_like(scale), 'bias': jnp.zeros_like(bias)}, moved
 
 
-def centred(writer: Layer) -> dict[str, Array]:
-    """A linear layer (`kernel` `[F, D]`, `bias` `[D]`) whose outputs have their mean over the last axis taken off."""
-    return {name: leaf - jnp.mean(leaf, axis=-1, keepdims=True) for name, leaf in writer.items()}
+def read(norm: Layer, layer: Layer) -> dict[str, Array]:
+    """A layer that reads a normalisation of the stream, given the stream divided by its length.
+
+    Args:
+      norm: the normalisation's `scale` and `bias` `[D]`.
+      layer: `kernel` `[D, F]` and `bias` `[F]`.
+    """
+    width = len(norm['scale'])
+    matrix = jnp.pad(jnp.asarray(width**0.5 * basis(width), layer['kernel'].dtype), ((0, 0), (0, 1)))
+    affine = read_affine(norm, layer)
+    return {'kernel': jnp.matmul(matrix.T, affine['kernel'], precision=_HIGHEST), 'bias': affine['bias']}
+
+
+def read_affine(norm: Layer, layer: Layer) -> dict[str, Array]:
+    """A layer that reads y = n * scale + bias, given n: both go into its `kernel` `[D, F]` and `bias` `[F]`."""
+    return {
+        'kernel': norm['scale'][:, None] * layer['kernel'],
+        'bias': layer['bias'] + jnp.matmul(norm['bias'], layer['kernel'], precision=_HIGHEST),
+    }
+
+
+def scaled(layer: Layer, factor: float) -> dict[str, Array]:
+    """A layer whose outputs are `factor` times as large: attention's 1 / sqrt(d), Conformer's half steps."""
+    return {name: factor * leaf for name, leaf in layer.items()}
+
+
+def with_batch_norm(layer: Layer, norm: Layer, statistics: Layer) -> dict[str, Array]:
+    """A convolution (`kernel` `[..., C]`, `bias` `[C]`) followed by a batch normalisation at inference, as one.
+
+    Args:
+      layer: the convolution.
+      norm: `scale` and `bias` `[C]`.
+      statistics: the running `mean` and `var` `[C]`.
+    """
+    gain = norm['scale'] / jnp.sqrt(statistics['var'] + EPSILON)
+    kernel = layer['kernel'] * gain.reshape((1,) * (layer['kernel'].ndim - 1) + (-1,))
+    return {'kernel': kernel, 'bias': (layer['bias'] - statistics['mean']) * gain + norm['bias']}

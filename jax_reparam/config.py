@@ -19,23 +19,23 @@ CORPORA: dict[str, dict[str, Any]] = {
 }
 
 
-def base() -> ConfigDict:
-    """The defaults of all recipes: ConvTransformer S with HRF on the synthetic corpus."""
+def base(**model: Any) -> ConfigDict:
+    """What all recipes share: training with HRF on the synthetic corpus.
+
+    Args:
+      **model: `name` and the fields of that architecture's config (jax_reparam/models/).
+    """
     return ConfigDict(
         {
-            # One field of the architecture's config each (jax_reparam/models/).
-            'model': {
-                'name': 'conv_transformer',
-                'channels': 16,
-                'width': 96,
-                'layers': 4,
-                'heads': 4,
-                'ffn_width': 384,
-                'dropout': 0.1,
-                'attention_dropout': 0.0,
+            'model': model,
+            # layers.HRFConfig; expansion 0 trains the plain model. Sites as a flag: --config.hrf.sites=ffn_in,attention
+            'hrf': {
+                'expansion': 4.0,
+                'forward': 'composed',
+                'init': 'lecun',
+                'decay': 'none',
+                'sites': ('ffn_in',),
             },
-            # layers.HRFConfig; expansion 0 trains the plain model.
-            'hrf': {'expansion': 4.0, 'forward': 'composed', 'init': 'lecun', 'decay': 'none'},
             'frontend': dataclasses.asdict(FrontendConfig()),
             # windows.WindowConfig, in seconds.
             'window': {'seconds': 4.0, 'hop_seconds': 2.0},
@@ -69,6 +69,15 @@ def base() -> ConfigDict:
             'seed': 0,
         }
     )
+
+
+def speech_former(*, n_mels: int, **model: Any) -> ConfigDict:
+    """What SpeechFormer's recipes share: its width is `n_mels`, and its windows follow from the frontend's hop."""
+    recipe = base(name='speech_former', **model)
+    # 128 bands are narrower than the bins of a 512-point transform.
+    recipe.frontend.update(n_mels=n_mels, n_fft=512 if n_mels <= 64 else 1024)
+    recipe.model.hop_ms = recipe.frontend.get_ref('hop_ms')
+    return recipe
 
 
 def for_corpus(config: ConfigDict, corpus: str) -> ConfigDict:

@@ -1,4 +1,4 @@
-"""Linen layers that the architectures share: HRFDense, attention, normalisation and pooling under masks.
+"""Linen layers that the architectures share: HRFDense, attention, feed-forward network, pooling under masks.
 
 Every layer takes `mask` `[B, T]`, True at real frames, or None where every frame is real.
 """
@@ -6,8 +6,9 @@ Every layer takes `mask` `[B, T]`, True at real frames, or None where every fram
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import flax.linen as nn
 import jax
@@ -20,9 +21,13 @@ Initializer = Callable[..., jax.Array]
 
 lecun_normal = nn.initializers.lecun_normal()
 
-# Where attention may not look. -1e9 would take the whole int8 range of the logits; exp(-30) is 1e-13 all the same.
-MASKED_LOGIT = -30.0
 EPSILON = 1e-5
+# Layer normalisation over the last axis, `scale` and `bias` `[D]` (Ba et al. 2016). Flax's own epsilon is 1e-6, and its
+# fast variance (mean of squares less square of the mean) cancels.
+LayerNorm = functools.partial(nn.LayerNorm, epsilon=EPSILON, use_fast_variance=False)
+
+Site = Literal['ffn_in', 'ffn_out', 'attention', 'pointwise']
+SITES: tuple[Site, ...] = get_args(Site)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,17 +38,28 @@ class HRFConfig:
       expansion: E / D, the width of the extra linear layer over its input's; 0 trains the plain layer.
       forward: `composed` multiplies the factors first and applies one layer (the price of a plain layer), `two_step`
         applies one after the other. Values and gradients are equal to rounding.
-      init: `lecun` draws both factors by fan-in; `orthonormal` starts as the very function of the plain layer
-        of the same seed.
+      init: `lecun` draws both factors by fan-in (LeCun), scaled to the variance of the plain kernel; `orthonormal`
+        starts as the very function of the plain layer of the same seed.
       decay: weight decay at the sites: `none`, on both `factors`, or on their `product`. Read by the optimizer.
+      sites: which linear layers of a model are sites, any of `ffn_in` and `ffn_out` (first and second layer of every
+        feed-forward network; the first is the paper's site), `attention` (query, key, value and output projections) and
+        `pointwise` (the other layers that map each token by itself: Conformer's pointwise convolutions, the projection
+        behind the convolutions, SpeechFormer's merging layers). `'ffn_in,attention'` is read as two. Read by the models.
     """
 
     expansion: float = 4.0
     forward: Literal['composed', 'two_step'] = 'composed'
     init: Literal['lecun', 'orthonormal'] = 'lecun'
     decay: Literal['none', 'factors', 'product'] = 'none'
+    sites: tuple[Site, ...] = ('ffn_in',)
 
     def __post_init__(self) -> None:
+        # JSON makes lists of tuples, and a flag a single name of 'ffn_in,attention'.
+        names = [self.sites] if isinstance(self.sites, str) else self.sites
+        sites = {site.strip() for name in names for site in name.split(',')}
+        if unknown := sorted(sites - set(SITES)):
+            raise ValueError(f'hrf.sites: expected any of {SITES}, got {unknown[0]!r}')
+        object.__setattr__(self, 'sites', tuple(site for site in SITES if site in sites))
         for name, choices in (
             ('forward', ('composed', 'two_step')),
             ('init', ('lecun', 'orthonormal')),
@@ -53,6 +69,10 @@ class HRFConfig:
                 raise ValueError(f'hrf.{name}: expected one of {choices}, got {getattr(self, name)!r}')
         if self.expansion < 0:
             raise ValueError(f'hrf.expansion: expected 0 (plain) or more, got {self.expansion}')
+
+    def at(self, site: Site) -> HRFConfig:
+        """The training form of a layer of that kind: this one where it is a site, `PLAIN` elsewhere."""
+        return self if site in self.sites else PLAIN
 
 
 PLAIN = HRFConfig(expansion=0)
@@ -69,8 +89,7 @@ class HRFDense(nn.Module):
       features: output width F.
       hrf: the training form; see `HRFConfig`.
       use_bias: whether the layer (and each factor) has a bias.
-      kernel_init: initializer of the kernel, and of both factors under `init = 'lecun'`. It must draw by fan-in for the
-        product to keep the plain kernel's variance (docs/method.md).
+      kernel_init: initializer of the plain kernel; the factors' product begins with its variance, or as its very values.
       dtype: of the computation; None takes the inputs' and parameters'.
       param_dtype: of the parameters.
       precision: of the matrix products.
@@ -120,9 +139,13 @@ class HRFDense(nn.Module):
         if self.hrf.init == 'orthonormal':
             u, v = _orthonormal_factors(key, self.kernel_init, width, inner, self.features, self.param_dtype)
         else:
-            key_u, key_v = jax.random.split(key)
-            u = self.kernel_init(key_u, (width, inner), self.param_dtype)
-            v = self.kernel_init(key_v, (inner, self.features), self.param_dtype)
+            key_u, key_v, key_plain = jax.random.split(key, 3)
+            u = lecun_normal(key_u, (width, inner), self.param_dtype)
+            # The product of two LeCun draws has variance 1/D. Of another rule (Xavier, zeros) one draw tells it.
+            gain = 1.0
+            if self.kernel_init is not lecun_normal:
+                gain = width**0.5 * self.kernel_init(key_plain, (width, self.features), self.param_dtype).std()
+            v = gain * lecun_normal(key_v, (inner, self.features), self.param_dtype)
         factors = {'kernel_u': u, 'kernel_v': v}
         if self.use_bias:
             factors |= {
@@ -150,46 +173,24 @@ def _orthonormal_factors(
     return matmul(kernel, v.T), v
 
 
-class LayerNorm(nn.Module):
-    """Layer normalisation over the last axis, with `scale` and `bias` `[D]` (Ba et al. 2016).
-
-    Attributes:
-      deploy: the form that exports well, for inputs whose mean over the last axis is 0 (`absorb.centred`). The mean
-        of the squares is a product with a constant column of 1/D: one node, which 16-bit activations do not saturate.
-      epsilon: added to the variance.
-    """
-
-    deploy: bool = False
-    epsilon: float = EPSILON
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps `[..., D]` to `[..., D]`."""
-        width = x.shape[-1]
-        scale = self.param('scale', nn.initializers.ones_init(), (width,), jnp.float32)
-        bias = self.param('bias', nn.initializers.zeros_init(), (width,), jnp.float32)
-        if self.deploy:
-            variance = (x * x) @ jnp.asarray(np.full((width, 1), 1 / width, x.dtype))
-        else:
-            x = x - jnp.mean(x, axis=-1, keepdims=True)
-            variance = jnp.mean(x * x, axis=-1, keepdims=True)
-        x = x * jax.lax.rsqrt(variance + self.epsilon)
-        shape = (1,) * (x.ndim - 1) + (width,)
-        return x * scale.reshape(shape) + bias.reshape(shape)
-
-
 class SelfAttention(nn.Module):
     """Multi-head self-attention (Vaswani et al. 2017): q, k, v and output projections `[D, D]` with biases.
 
+    With relative positions the logit of query i and key j is ((q_i + u) k_j + (q_i + v) r_{i-j}) / sqrt(d) (Dai et al.
+    2019, Transformer-XL, section 3.3): `position` `[D, D]` projects the sinusoids of i - j to r, and `content_bias` and
+    `position_bias` `[H, d]` are u and v.
+
     Attributes:
       heads: number of heads H; D must be a multiple of it.
+      hrf: the training form; the four projections are sites of kind `attention`.
       dropout: rate on the attention probabilities, in training.
-      deploy: the form that exports well; the same function.
+      relative: whether there are relative positions.
     """
 
     heads: int
+    hrf: HRFConfig = PLAIN
     dropout: float = 0.0
-    deploy: bool = False
+    relative: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array | None, *, train: bool) -> jax.Array:
@@ -198,76 +199,103 @@ class SelfAttention(nn.Module):
         if width % self.heads:
             raise ValueError(f'attention: expected a width that is a multiple of {self.heads} heads, got {width}')
         depth = width // self.heads
-        q, k, v = (HRFDense(width, PLAIN, name=name)(x) for name in ('query', 'key', 'value'))
-        q = q * depth**-0.5
-        if self.deploy:
-            # Rank 3: the batch of one takes no axis of its own. Both products run over the last axes of both operands,
-            # or TFLM keeps a transposed copy of the right one for as long as the model lives.
-            q, k = (a.reshape(time, self.heads, depth).transpose(1, 0, 2) for a in (q, k))
-            v = v.reshape(time, self.heads, depth).transpose(1, 2, 0)
-            weights = nn.softmax(_rows_by_rows(q, k))
-            mixed = _rows_by_rows(weights, v).transpose(1, 0, 2).reshape(1, time, width)
+        hrf = self.hrf.at('attention')
+        q, k, v = (
+            HRFDense(width, hrf, name=name)(x).reshape(batch, time, self.heads, depth)
+            for name in ('query', 'key', 'value')
+        )
+        if self.relative:
+            u, w = (
+                self.param(name, nn.initializers.zeros_init(), (self.heads, depth), jnp.float32)[None, None]
+                for name in ('content_bias', 'position_bias')
+            )
+            distances = jnp.asarray(sinusoids(np.arange(time - 1, -time, -1), width), x.dtype)
+            r = HRFDense(width, PLAIN, use_bias=False, name='position')(distances).reshape(-1, self.heads, depth)
+            logits = jnp.einsum('bqhd,bkhd->bhqk', q + u, k)
+            logits += relative_shift(jnp.einsum('bqhd,rhd->bhqr', q + w, r))
         else:
-            q, k, v = (a.reshape(batch, time, self.heads, depth) for a in (q, k, v))
             logits = jnp.einsum('bqhd,bkhd->bhqk', q, k)
-            if mask is not None:
-                logits = jnp.where(mask[:, None, None, :], logits, MASKED_LOGIT)
-            weights = nn.Dropout(self.dropout, deterministic=not train)(nn.softmax(logits))
-            mixed = jnp.einsum('bhqk,bkhd->bqhd', weights, v).reshape(batch, time, width)
-        return HRFDense(width, PLAIN, name='out')(mixed)
-
-
-def _rows_by_rows(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Products of all rows of `a` `[H, T, K]` with all rows of `b` `[H, U, K]`, as `[H, T, U]`."""
-    return jax.lax.dot_general(a, b, (((2,), (2,)), ((0,), (0,))))
+        weights = masked_softmax(logits * depth**-0.5, mask)
+        weights = nn.Dropout(self.dropout, deterministic=not train)(weights)
+        mixed = jnp.einsum('bhqk,bkhd->bqhd', weights, v).reshape(batch, time, width)
+        return HRFDense(width, hrf, name='out')(mixed)
 
 
 class FeedForward(nn.Module):
-    """Position-wise feed-forward network D -> F -> D with ReLU; its first linear layer is the HRF site.
+    """Position-wise feed-forward network D -> F -> D; its linear layers are sites of kind `ffn_in` and `ffn_out`.
 
     Attributes:
       width: inner width F.
-      hrf: the training form of the first linear layer.
+      hrf: the training form.
       dropout: rate after the activation, in training.
+      activation: `relu`, or `swish`.
+      kernel_init: initializer of both plain kernels.
     """
 
     width: int
     hrf: HRFConfig
     dropout: float = 0.0
+    activation: Literal['relu', 'swish'] = 'relu'
+    kernel_init: Initializer = lecun_normal
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Maps `[B, T, D]` to `[B, T, D]`."""
-        hidden = nn.relu(HRFDense(self.width, self.hrf, name='ffn_in')(x))
-        hidden = nn.Dropout(self.dropout, deterministic=not train)(hidden)
-        return HRFDense(x.shape[-1], PLAIN, name='ffn_out')(hidden)
+        hidden = HRFDense(self.width, self.hrf.at('ffn_in'), kernel_init=self.kernel_init, name='ffn_in')(x)
+        hidden = nn.Dropout(self.dropout, deterministic=not train)(ACTIVATIONS[self.activation](hidden))
+        out = HRFDense(x.shape[-1], self.hrf.at('ffn_out'), kernel_init=self.kernel_init, name='ffn_out')
+        return out(hidden)
 
 
-def sinusoids(length: int, width: int) -> np.ndarray:
-    """Absolute sinusoidal positions (Vaswani et al. 2017, section 3.5), `[length, width]` float32."""
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {'relu': nn.relu, 'swish': nn.swish}
+
+
+def sinusoids(positions: np.ndarray, width: int) -> np.ndarray:
+    """Sinusoids of positions `[P]` (Vaswani et al. 2017, section 3.5), `[P, width]` float64."""
     rates = np.exp(-np.log(10000.0) * np.arange(0, width, 2) / width)
-    angles = np.arange(length)[:, None] * rates[None, :]
-    table = np.zeros((length, width), np.float32)
+    angles = np.asarray(positions)[:, None] * rates[None, :]
+    table = np.zeros((len(positions), width))
     table[:, 0::2] = np.sin(angles)
     table[:, 1::2] = np.cos(angles)[:, : width // 2]
     return table
 
 
-def masked_mean(x: jax.Array, mask: jax.Array | None, *, deploy: bool = False) -> jax.Array:
-    """The mean over real frames, `[B, T, D]` to `[B, D]`; zeros where a clip has none.
+def relative_shift(x: jax.Array) -> jax.Array:
+    """From scores by distance to scores by key: `[..., Q, T + Q - 1]` to `[..., Q, T]`.
 
-    In the deploy form (no mask, B = 1) a product with a constant column of 1/T: one node, where a sum takes two and
-    saturates with 16-bit activations.
+    Column c of row i is the score of the distance Q - 1 - c + i, so key j of row i lies in column Q - 1 - i + j. Read
+    as one line, the rows that are wanted start T + Q - 2 values apart: reshapes and slices alone, nothing is computed.
     """
-    if deploy:
-        column = jnp.asarray(np.full((x.shape[1], 1), 1 / x.shape[1], x.dtype))
-        return (x[0].T @ column).reshape(1, -1)
+    queries, distances = x.shape[-2:]
+    time, stride = distances + 1 - queries, distances - 1
+    if not stride:  # one query, one key
+        return x
+    line = x.reshape(*x.shape[:-2], queries * distances)
+    line = line[..., queries - 1 : queries - 1 + queries * stride]
+    return line.reshape(*x.shape[:-1], stride)[..., :time]
+
+
+def masked_softmax(logits: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """Softmax of `[B, H, Q, T]` over the keys that are real: a masked one gets exactly 0."""
+    if mask is not None:
+        logits = jnp.where(mask[:, None, None, :], logits, jnp.finfo(logits.dtype).min)
+    return nn.softmax(logits)
+
+
+def masked_mean(x: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """The mean over real frames, `[B, T, D]` to `[B, D]`; zeros where a clip has none."""
     if mask is None:
         return jnp.mean(x, axis=1)
     weights = mask[:, :, None].astype(x.dtype)
     return jnp.sum(x * weights, axis=1) / jnp.maximum(jnp.sum(weights, axis=1), 1)
 
 
-def halve_mask(mask: jax.Array | None) -> jax.Array | None:
-    """The mask behind a stride of 2, `[B, T]` to `[B, ceil(T / 2)]`: a token is real if its first frame is."""
-    return None if mask is None else mask[:, ::2]
+def hide(x: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """Zeros at frames that are not real: `[B, T, D]`, before what mixes neighbours."""
+    return x if mask is None else x * mask[:, :, None]
+
+
+def batch_norm(x: jax.Array, mask: jax.Array | None, *, train: bool, name: str) -> jax.Array:
+    """Batch normalisation `[B, T, ..., C]` whose statistics are those of the real frames; call it in a compact method."""
+    norm = nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=EPSILON, name=name)
+    return norm(x, mask=None if mask is None else mask.reshape(mask.shape + (1,) * (x.ndim - 2)))

@@ -55,7 +55,7 @@ def to_int8(function: Function, windows: np.ndarray) -> bytes:
         converter.representative_dataset = lambda: ([window[None]] for window in windows)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = converter.inference_output_type = tf.int8
-        converter._experimental_disable_per_channel = True
+        converter._experimental_disable_per_channel_quantization_for_dense_layers = True
         return _convert(converter)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jax_reparam import checkpoint, models, pipeline, reparam, report
+from jax_reparam import checkpoint, deploy, models, pipeline, reparam, report
 from jax_reparam.checkpoint import Trained
 from jax_reparam.errors import InputError
 from jax_reparam.export import card, convert, folder, gates, manifest, samples, weights
@@ -192,21 +192,20 @@ def compare(trained: Trained, folded: Variables, test: Windows) -> tuple[np.ndar
 
 def exporters(trained: Trained, folded: Variables, calibration: np.ndarray) -> dict[str, Callable[[], bytes]]:
     """How each form is made, by name; `calibration` is `[W, frames, n_mels]`."""
-    model = _model(trained, None, deploy=True)
-    variables = _in_float64(lambda tree: models.to_deploy(trained.config['model'], tree), folded)
+    model, shape = trained.config['model'], (1, *calibration.shape[1:])
+    params = _in_float64(lambda tree: deploy.prepare(model, tree, frames=shape[1]), folded)
 
     def function(features: jax.Array) -> jax.Array:
-        return model.apply(variables, features)
+        return deploy.apply(model, params, features)
 
-    shape = (1, *calibration.shape[1:])
     return {
         'float32': lambda: convert.to_float32(function, shape),
         'int8': lambda: convert.to_int8(function, calibration),
     }
 
 
-def _model(trained: Trained, hrf: Mapping[str, Any] | None, *, deploy: bool = False) -> Any:
-    return models.build(trained.config['model'], hrf, n_classes=len(trained.labels), deploy=deploy)
+def _model(trained: Trained, hrf: Mapping[str, Any] | None) -> Any:
+    return models.build(trained.config['model'], hrf, n_classes=len(trained.labels))
 
 
 def _initial(trained: Trained, hrf: Mapping[str, Any] | None) -> Any:

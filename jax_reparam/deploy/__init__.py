@@ -1,0 +1,52 @@
+"""The deploy form of each architecture: the folded model's function for one window, written so that it exports well.
+
+The training forms take batches and masks; exported as they are they cost more operators, more memory and more noise in
+int8, or do not load at all (docs/export.md). A deploy form is a pure function of parameters that `prepare` makes from the
+folded model's, exactly; it equals the folded model to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from jax_reparam import models
+from jax_reparam.deploy import conformer, conv_transformer, speech_former
+from jax_reparam.deploy.ops import Norm
+
+_FORMS = {'conv_transformer': conv_transformer, 'conformer': conformer, 'speech_former': speech_former}
+
+
+def prepare(model: Mapping[str, Any], variables: Mapping[str, Any], frames: int) -> Any:
+    """The deploy form's parameters for windows of one length: pure and traceable; call it in float64.
+
+    Normalisations, scales and positions are absorbed into the layers around them (`absorb`).
+
+    Args:
+      model: a recipe's `model`.
+      variables: `params` and `batch_stats` of the plain (folded) model.
+      frames: of a window, T.
+
+    Raises:
+      ValueError: an unknown architecture or field, or more frames than it takes.
+    """
+    name, config = models.parse(model)
+    return _FORMS[name].prepare(config, {'batch_stats': {}, **variables}, frames)
+
+
+def apply(model: Mapping[str, Any], params: Any, features: jax.Array, *, norm: Norm = 'l2') -> jax.Array:
+    """The deploy form's logits.
+
+    Args:
+      model: a recipe's `model`.
+      params: what `prepare` made for T frames.
+      features: one window, standardised log-mel, `[1, T, M]`.
+      norm: how normalisations are written, see `ops.unit`; the same function.
+
+    Returns:
+      `[1, C]`.
+    """
+    name, config = models.parse(model)
+    return _FORMS[name].apply(config, params, features, norm)

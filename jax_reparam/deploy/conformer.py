@@ -1,0 +1,109 @@
+"""Conformer as it is exported."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_reparam import absorb
+from jax_reparam.deploy import ops
+from jax_reparam.deploy.conv_transformer import convolutions
+from jax_reparam.layers import ACTIVATIONS, sinusoids
+from jax_reparam.models.conformer import ConformerConfig
+
+Tree = Any
+
+
+def prepare(config: ConformerConfig, variables: Tree, frames: int) -> Tree:
+    """See `deploy.prepare`. A block's last normalisation becomes one linear layer into the next block's stream."""
+    params, statistics = variables['params'], variables['batch_stats']
+    tokens = math.ceil(frames / 4)
+    names = [f'layer_{index}' for index in range(config.layers)]
+    blocks = [_block(config, params[name], statistics[name], tokens) for name in names]
+    identity = {'kernel': jnp.eye(config.width), 'bias': jnp.zeros(config.width)}
+    for name, block in zip(names[:-1], blocks, strict=False):
+        block['relay'] = absorb.read(params[name]['norm'], absorb.write(identity, first=True))
+    head = params['head']
+    return {
+        'stem': {**convolutions(variables), 'project': absorb.write(params['stem']['project'], first=True)},
+        'blocks': blocks,
+        'head': {**head, 'hidden_0': absorb.read(params[names[-1]]['norm'], head['hidden_0'])},
+    }
+
+
+def _block(config: ConformerConfig, block: Tree, statistics: Tree, tokens: int) -> Tree:
+    conv = block['conv']
+    value, gate = (
+        {'kernel': kernel, 'bias': bias}
+        for kernel, bias in zip(
+            jnp.split(conv['pointwise_in']['kernel'], 2, axis=-1),
+            jnp.split(conv['pointwise_in']['bias'], 2),
+            strict=True,
+        )
+    )
+    return {
+        'ffn_0': _ffn(block['ffn_0_norm'], block['ffn_0']),
+        'attention': _attention(config, block['attention_norm'], block['attention'], tokens),
+        'conv': {
+            'value': absorb.read(block['conv_norm'], value),
+            'gate': absorb.read(block['conv_norm'], gate),
+            'depthwise': absorb.with_batch_norm(
+                conv['depthwise'], conv['batch_norm'], statistics['conv']['batch_norm']
+            ),
+            'out': absorb.write(conv['pointwise_out']),
+        },
+        'ffn_1': _ffn(block['ffn_1_norm'], block['ffn_1']),
+    }
+
+
+def _ffn(norm: Tree, ffn: Tree) -> Tree:
+    return {'in': absorb.read(norm, ffn['ffn_in']), 'out': absorb.write(absorb.scaled(ffn['ffn_out'], 0.5))}
+
+
+def _attention(config: ConformerConfig, norm: Tree, attention: Tree, tokens: int) -> Tree:
+    depth = config.width // config.heads
+    query = attention['query']
+    ready = {'key': absorb.read(norm, attention['key']), 'value': absorb.read(norm, attention['value'])}
+    if config.positions == 'relative':
+        u, v = attention['content_bias'].reshape(-1), attention['position_bias'].reshape(-1)
+        kernel = attention['position']['kernel']
+        distances = jnp.asarray(sinusoids(np.arange(tokens - 1, -tokens, -1), config.width), kernel.dtype)
+        table = jnp.matmul(distances, kernel, precision=jax.lax.Precision.HIGHEST)
+        query = {'kernel': query['kernel'], 'bias': query['bias'] + u}
+        ready['relative'] = {
+            'table': table.reshape(-1, config.heads, depth).transpose(1, 0, 2),
+            'bias': (v - u) * depth**-0.5,
+        }
+    return {
+        **ready,
+        'query': absorb.read(norm, absorb.scaled(query, depth**-0.5)),
+        'out': absorb.write(attention['out']),
+    }
+
+
+def apply(config: ConformerConfig, params: Tree, features: jax.Array, norm: ops.Norm) -> jax.Array:
+    """See `deploy.apply`."""
+    activation = ACTIVATIONS[config.activation]
+
+    def ffn(layer: Tree, x: jax.Array) -> jax.Array:
+        return ops.linear(layer['out'], activation(ops.linear(layer['in'], ops.unit(x, norm))))
+
+    x = ops.linear(params['stem']['project'], ops.subsample(params['stem'], features))
+    for block in params['blocks']:
+        attention, conv = block['attention'], block['conv']
+        x = x + ffn(block['ffn_0'], x)
+        y = ops.unit(x, norm)
+        q, k, v = (ops.linear(attention[name], y) for name in ('query', 'key', 'value'))
+        mixed = ops.attention(q, k, v, config.heads, relative=attention.get('relative'))
+        x = x + ops.linear(attention['out'], mixed)
+        y = ops.unit(x, norm)
+        y = ops.linear(conv['value'], y) * jax.nn.sigmoid(ops.linear(conv['gate'], y))
+        x = x + ops.linear(conv['out'], activation(ops.depthwise(conv['depthwise'], y)))
+        x = ops.unit(x + ffn(block['ffn_1'], x), norm)
+        if 'relay' in block:
+            x = ops.linear(block['relay'], x)
+    return ops.head(params['head'], ops.mean_over_time(x))

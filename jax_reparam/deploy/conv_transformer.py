@@ -1,0 +1,64 @@
+"""ConvTransformer as it is exported."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_reparam import absorb
+from jax_reparam.deploy import ops
+from jax_reparam.layers import sinusoids
+from jax_reparam.models.conv_transformer import ConvTransformerConfig
+
+Tree = Any
+
+
+def prepare(config: ConvTransformerConfig, variables: Tree, frames: int) -> Tree:
+    """See `deploy.prepare`. Biases and positions of the projection become one constant `[T', D]`."""
+    params = variables['params']
+    positions = sinusoids(np.arange(math.ceil(frames / 4)), config.width)
+    project = params['stem']['project']
+    placed = {**project, 'bias': project['bias'][None] + jnp.asarray(positions, project['bias'].dtype)}
+    head = params['head']
+    return {
+        'stem': {**convolutions(variables), 'project': absorb.write(placed, first=True)},
+        'layers': [_layer(config, params[f'layer_{index}']) for index in range(config.layers)],
+        'head': {**head, 'hidden_0': absorb.read(params['norm'], head['hidden_0'])},
+    }
+
+
+def convolutions(variables: Tree) -> Tree:
+    """The stem's convolutions, each with the batch normalisation behind it."""
+    stem, statistics = variables['params']['stem'], variables['batch_stats']['stem']
+    return {
+        f'conv_{i}': absorb.with_batch_norm(stem[f'conv_{i}'], stem[f'conv_norm_{i}'], statistics[f'conv_norm_{i}'])
+        for i in range(2)
+    }
+
+
+def _layer(config: ConvTransformerConfig, layer: Tree) -> Tree:
+    attention, ffn = layer['attention'], layer['ffn']
+    query = absorb.scaled(attention['query'], (config.width // config.heads) ** -0.5)
+    return {
+        'query': absorb.read(layer['attention_norm'], query),
+        'key': absorb.read(layer['attention_norm'], attention['key']),
+        'value': absorb.read(layer['attention_norm'], attention['value']),
+        'out': absorb.write(attention['out']),
+        'ffn_in': absorb.read(layer['ffn_norm'], ffn['ffn_in']),
+        'ffn_out': absorb.write(ffn['ffn_out']),
+    }
+
+
+def apply(config: ConvTransformerConfig, params: Tree, features: jax.Array, norm: ops.Norm) -> jax.Array:
+    """See `deploy.apply`."""
+    x = ops.linear(params['stem']['project'], ops.subsample(params['stem'], features))
+    for layer in params['layers']:
+        y = ops.unit(x, norm)
+        q, k, v = (ops.linear(layer[name], y) for name in ('query', 'key', 'value'))
+        x = x + ops.linear(layer['out'], ops.attention(q, k, v, config.heads))
+        x = x + ops.linear(layer['ffn_out'], jax.nn.relu(ops.linear(layer['ffn_in'], ops.unit(x, norm))))
+    return ops.head(params['head'], ops.mean_over_time(ops.unit(x, norm)))

@@ -1,0 +1,192 @@
+"""What the deploy forms are made of: pure functions for one window, in shapes that convert to few, exact operators.
+
+Activations are `[T, D]`. Attention works at rank 3: of rank 2, a product of two activations becomes a FULLY_CONNECTED
+with weights that are not constant, which fails with 16-bit activations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_reparam.layers import relative_shift
+
+Array = jax.Array
+Layer = Mapping[str, Array]
+Norm = Literal['l2', 'rsqrt']
+
+
+def linear(layer: Layer, x: Array) -> Array:
+    """x `kernel` + `bias`, `[T, D]` to `[T, F]`; a bias may differ by token, `[T, F]`."""
+    y = x @ layer['kernel']
+    return y + layer['bias'].reshape(-1, y.shape[-1])
+
+
+def unit(x: Array, norm: Norm) -> Array:
+    """`[T, D]` with every row divided by its Euclidean length.
+
+    `l2` converts to the one operator L2_NORMALIZATION, whose int8 kernel sums squares in 32 bits; `rsqrt` to four that any
+    runtime and 16-bit activations have, at the price of two more tensors to quantise, whose values differ widely from
+    token to token (docs/export.md).
+    """
+    if norm == 'l2':
+        return x / jnp.sqrt(jnp.sum(x * x, axis=-1, keepdims=True))
+    return x * jax.lax.rsqrt((x * x) @ jnp.ones((x.shape[-1], 1), x.dtype))
+
+
+def mean_over_time(x: Array) -> Array:
+    """`[T, D]` to `[1, D]`: a product with a constant column, which has a scale of its own and no sum to saturate."""
+    return (x.T @ jnp.full((x.shape[0], 1), 1 / x.shape[0], x.dtype)).reshape(1, -1)
+
+
+def head(layers: Mapping[str, Layer], x: Array) -> Array:
+    """The classifier `hidden_0`, ..., `classifier` with ReLU between, `[1, D]` to `[1, C]`."""
+    for index in range(len(layers) - 1):
+        x = jax.nn.relu(linear(layers[f'hidden_{index}'], x))
+    return linear(layers['classifier'], x)
+
+
+def subsample(convolutions: Mapping[str, Layer], features: Array) -> Array:
+    """The two strided convolutions with ReLU, features `[1, T, M]` to `[ceil(T / 4), channels * ceil(M / 4)]`."""
+    x = features[..., None]
+    for index in range(2):
+        layer = convolutions[f'conv_{index}']
+        ends = [(0, 1 + size % 2) for size in x.shape[1:3]]
+        x = _convolve(x, layer['kernel'], strides=(2, 2), padding=ends)
+        x = jax.nn.relu(x + layer['bias'].reshape(1, 1, 1, -1))
+    return x.reshape(x.shape[1], -1)
+
+
+def depthwise(layer: Layer, x: Array) -> Array:
+    """Depthwise convolution over time with zeros around, `kernel` `[k, 1, D]`, `[T, D]` to `[T, D]`."""
+    side = layer['kernel'].shape[0] // 2
+    y = _convolve(x[None, :, None], layer['kernel'][:, None], padding=[(side, side), (0, 0)], groups=x.shape[-1])
+    return (y + layer['bias'].reshape(1, 1, 1, -1))[0, :, 0]
+
+
+def merge(x: Array, group: int) -> Array:
+    """Mean over groups of tokens, zeros behind the last: `[T, C]` to `[ceil(T / m), C]`, as one depthwise convolution."""
+    time, width = x.shape
+    x = jnp.pad(x, ((0, -time % group), (0, 0)))
+    kernel = jnp.full((group, 1, 1, width), 1 / group, x.dtype)
+    return _convolve(x[None, :, None], kernel, strides=(group, 1), groups=width)[0, :, 0]
+
+
+def _convolve(
+    x: Array,
+    kernel: Array,
+    *,
+    strides: tuple[int, int] = (1, 1),
+    padding: list[tuple[int, int]] | Literal['VALID'] = 'VALID',
+    groups: int = 1,
+) -> Array:
+    numbers = ('NHWC', 'HWIO', 'NHWC')
+    return jax.lax.conv_general_dilated(
+        x, kernel, strides, padding, dimension_numbers=numbers, feature_group_count=groups
+    )
+
+
+def attention(q: Array, k: Array, v: Array, heads: int, *, relative: Layer | None = None, blocks: int = 1) -> Array:
+    """Attention of all tokens to all.
+
+    Args:
+      q: `[T, D]`, scaled; `k` and `v` likewise, not scaled.
+      k: keys.
+      v: values.
+      heads: H.
+      relative: `table` `[H, 2T - 1, d]`, the projected sinusoids of the distances T - 1 to 1 - T, and `bias` `[D]`, what
+        is added to a query before it meets them; None for no relative positions.
+      blocks: into how many blocks the queries are split, each with its own softmax: the scores of one block are all
+        that lies in memory at a time.
+
+    Returns:
+      `[T, D]`.
+    """
+    time, width = q.shape
+    by_distance = None if relative is None else _by_head(q + relative['bias'].reshape(1, -1), heads)
+    q, k = _by_head(q, heads), _by_head(k, heads)
+    v = v.reshape(time, heads, -1).transpose(1, 2, 0)
+    size = math.ceil(time / blocks)
+    mixed = []
+    for first in range(0, time, size):
+        last = min(first + size, time)
+        scores = _rows_by_rows(q[:, first:last], k)
+        if relative is not None and by_distance is not None:
+            seen = relative['table'][:, time - last : 2 * time - 1 - first]
+            scores += relative_shift(_rows_by_rows(by_distance[:, first:last], seen))
+        mixed.append(_rows_by_rows(jax.nn.softmax(scores), v))
+    return jnp.concatenate(mixed, axis=1).transpose(1, 0, 2).reshape(time, width)
+
+
+def windowed_attention(q: Array, k: Array, v: Array, heads: int, window: int) -> Array:
+    """Attention of each token to the `window` around it; behind both ends keys and values are zeros, not masked.
+
+    Queries go in blocks, each with the keys that it can see, so that two products do the work. The scores of the window
+    are cut out of a block's by reshapes and slices, and put back by their inverse: nothing is masked, the softmax is as
+    long as the window, and not a value is quantised anew.
+
+    Args:
+      q: `[T, C]`, scaled; `k` and `v` likewise, not scaled.
+      k: keys.
+      v: values.
+      heads: H.
+      window: odd.
+
+    Returns:
+      `[T, C]`.
+    """
+    time, width = q.shape
+    half = window // 2
+    # Keys are copied (1 + 2 half / block) times, scores hold (block + 2 half) values a query.
+    block = max(2 * half, 4)
+    count = math.ceil(time / block)
+    seen = block + 2 * half
+    q = jnp.pad(q, ((0, count * block - time), (0, 0))).reshape(count, block, heads, -1)
+    q = q.transpose(2, 0, 1, 3).reshape(heads * count, block, -1)
+    k, v = (_blocks_seen(a, count, block, half).reshape(count, seen, heads, -1) for a in (k, v))
+    k = k.transpose(2, 0, 1, 3).reshape(heads * count, seen, -1)
+    v = v.transpose(2, 0, 3, 1).reshape(heads * count, -1, seen)
+    weights = jax.nn.softmax(band(_rows_by_rows(q, k), window))
+    mixed = _rows_by_rows(from_band(weights, seen), v).reshape(heads, count, block, -1)
+    return mixed.transpose(1, 2, 0, 3).reshape(count * block, width)[:time]
+
+
+def _blocks_seen(x: Array, count: int, block: int, half: int) -> Array:
+    """`[T, C]` to `[count, block + 2 half, C]`: what each block of queries sees, zeros behind both ends."""
+    time, width = x.shape
+    x = jnp.pad(x, ((half, (count + 1) * block - half - time), (0, 0)))
+    own = x[: count * block].reshape(count, block, width)
+    behind = x[block:].reshape(count, block, width)[:, : 2 * half]
+    return jnp.concatenate([own, behind], axis=1)
+
+
+def band(scores: Array, window: int) -> Array:
+    """Row i's columns i to i + w - 1, of `[N, Q, Q + w - 1]`, as `[N, Q, w]`: with one more column, rows are shifted."""
+    count, queries, seen = scores.shape
+    line = jnp.pad(scores.reshape(count, queries * seen), ((0, 0), (0, queries)))
+    return line.reshape(count, queries, seen + 1)[:, :, :window]
+
+
+def from_band(weights: Array, seen: int) -> Array:
+    """The inverse of `band`: `[N, Q, w]` to `[N, Q, Q + w - 1]`, zeros where a row had none."""
+    count, queries, window = weights.shape
+    line = jnp.pad(weights, ((0, 0), (0, 0), (0, seen + 1 - window))).reshape(count, queries * (seen + 1))
+    return line[:, : queries * seen].reshape(count, queries, seen)
+
+
+def _by_head(x: Array, heads: int) -> Array:
+    """`[T, D]` to `[H, T, d]`."""
+    return x.reshape(x.shape[0], heads, -1).transpose(1, 0, 2)
+
+
+def _rows_by_rows(a: Array, b: Array) -> Array:
+    """Products of all rows of `a` `[N, Q, K]` with all rows of `b` `[N, R, K]`, as `[N, Q, R]`.
+
+    Both run over the last axis, or TFLM keeps a transposed copy of the right operand for as long as the model lives.
+    """
+    return jax.lax.dot_general(a, b, (((2,), (2,)), ((0,), (0,))))
