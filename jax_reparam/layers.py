@@ -268,7 +268,7 @@ def relative_shift(x: jax.Array) -> jax.Array:
     """
     queries, distances = x.shape[-2:]
     time, stride = distances + 1 - queries, distances - 1
-    if not stride:  # one query, one key
+    if queries == 1:
         return x
     line = x.reshape(*x.shape[:-2], queries * distances)
     line = line[..., queries - 1 : queries - 1 + queries * stride]

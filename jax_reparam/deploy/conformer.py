@@ -88,6 +88,8 @@ def _attention(config: ConformerConfig, norm: Tree, attention: Tree, tokens: int
 def apply(config: ConformerConfig, params: Tree, features: jax.Array, norm: ops.Norm) -> jax.Array:
     """See `deploy.apply`."""
     activation = ACTIVATIONS[config.activation]
+    # Scores by distance are twice as many as scores by key, and lie in memory twice: half of the heads at a time.
+    groups = math.gcd(config.heads, 2) if config.positions == 'relative' else 1
 
     def ffn(layer: Tree, x: jax.Array) -> jax.Array:
         return ops.linear(layer['out'], activation(ops.linear(layer['in'], ops.unit(x, norm))))
@@ -96,10 +98,7 @@ def apply(config: ConformerConfig, params: Tree, features: jax.Array, norm: ops.
     for block in params['blocks']:
         attention, conv = block['attention'], block['conv']
         x = x + ffn(block['ffn_0'], x)
-        y = ops.unit(x, norm)
-        q, k, v = (ops.linear(attention[name], y) for name in ('query', 'key', 'value'))
-        mixed = ops.attention(q, k, v, config.heads, relative=attention.get('relative'))
-        x = x + ops.linear(attention['out'], mixed)
+        x = x + ops.linear(attention['out'], ops.attention(attention, ops.unit(x, norm), config.heads, groups=groups))
         y = ops.unit(x, norm)
         y = ops.linear(conv['value'], y) * jax.nn.sigmoid(ops.linear(conv['gate'], y))
         x = x + ops.linear(conv['out'], activation(ops.depthwise(conv['depthwise'], y)))

@@ -57,8 +57,6 @@ def apply(config: ConvTransformerConfig, params: Tree, features: jax.Array, norm
     """See `deploy.apply`."""
     x = ops.linear(params['stem']['project'], ops.subsample(params['stem'], features))
     for layer in params['layers']:
-        y = ops.unit(x, norm)
-        q, k, v = (ops.linear(layer[name], y) for name in ('query', 'key', 'value'))
-        x = x + ops.linear(layer['out'], ops.attention(q, k, v, config.heads))
+        x = x + ops.linear(layer['out'], ops.attention(layer, ops.unit(x, norm), config.heads))
         x = x + ops.linear(layer['ffn_out'], jax.nn.relu(ops.linear(layer['ffn_in'], ops.unit(x, norm))))
     return ops.head(params['head'], ops.mean_over_time(ops.unit(x, norm)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -91,39 +91,41 @@ def _convolve(
     )
 
 
-def attention(q: Array, k: Array, v: Array, heads: int, *, relative: Layer | None = None, blocks: int = 1) -> Array:
-    """Attention of all tokens to all.
+def attention(layer: Mapping[str, Any], x: Array, heads: int, *, groups: int = 1) -> Array:
+    """Attention of all tokens to all, up to the output projection.
 
     Args:
-      q: `[T, D]`, scaled; `k` and `v` likewise, not scaled.
-      k: keys.
-      v: values.
+      layer: `query` (scaled), `key` and `value`, `[D, D]` each; with relative positions also `relative`, that holds
+        `table` `[H, 2T - 1, d]`, the projected sinusoids of the distances T - 1 to 1 - T, and `bias` `[D]`, what is added
+        to a query before it meets them.
+      x: `[T, D]`.
       heads: H.
-      relative: `table` `[H, 2T - 1, d]`, the projected sinusoids of the distances T - 1 to 1 - T, and `bias` `[D]`, what
-        is added to a query before it meets them; None for no relative positions.
-      blocks: into how many blocks the queries are split, each with its own softmax: the scores of one block are all
-        that lies in memory at a time.
+      groups: into how many groups the heads are split, one after the other: the scores of one group are all that lies
+        in memory at a time. Each projects for itself, which costs nothing and gives it scales of its own.
 
     Returns:
       `[T, D]`.
     """
-    time, width = q.shape
-    by_distance = None if relative is None else _by_head(q + relative['bias'].reshape(1, -1), heads)
-    q, k = _by_head(q, heads), _by_head(k, heads)
-    v = v.reshape(time, heads, -1).transpose(1, 2, 0)
-    size = math.ceil(time / blocks)
+    time, width = x.shape
+    size, depth = heads // groups, width // heads
     mixed = []
-    for first in range(0, time, size):
-        last = min(first + size, time)
-        scores = _rows_by_rows(q[:, first:last], k)
-        if relative is not None and by_distance is not None:
-            seen = relative['table'][:, time - last : 2 * time - 1 - first]
-            scores += relative_shift(_rows_by_rows(by_distance[:, first:last], seen))
-        mixed.append(_rows_by_rows(jax.nn.softmax(scores), v))
-    return jnp.concatenate(mixed, axis=1).transpose(1, 0, 2).reshape(time, width)
+    for first in range(0, heads, size):
+        columns = slice(first * depth, (first + size) * depth)
+        q, k, v = (
+            linear({name: leaf[..., columns] for name, leaf in layer[projection].items()}, x)
+            for projection in ('query', 'key', 'value')
+        )
+        scores = _rows_by_rows(_by_head(q, size), _by_head(k, size))
+        if 'relative' in layer:
+            relative = layer['relative']
+            shifted = q + relative['bias'][columns].reshape(1, -1)
+            scores += relative_shift(_rows_by_rows(_by_head(shifted, size), relative['table'][first : first + size]))
+        v = v.reshape(time, size, depth).transpose(1, 2, 0)
+        mixed.append(_rows_by_rows(jax.nn.softmax(scores), v).transpose(1, 0, 2).reshape(time, size * depth))
+    return jnp.concatenate(mixed, axis=1)
 
 
-def windowed_attention(q: Array, k: Array, v: Array, heads: int, window: int) -> Array:
+def windowed_attention(layer: Mapping[str, Layer], x: Array, heads: int, window: int) -> Array:
     """Attention of each token to the `window` around it; behind both ends keys and values are zeros, not masked.
 
     Queries go in blocks, each with the keys that it can see, so that two products do the work. The scores of the window
@@ -131,15 +133,15 @@ def windowed_attention(q: Array, k: Array, v: Array, heads: int, window: int) ->
     long as the window, and not a value is quantised anew.
 
     Args:
-      q: `[T, C]`, scaled; `k` and `v` likewise, not scaled.
-      k: keys.
-      v: values.
+      layer: `query` (scaled), `key` and `value`, `[C, C]` each.
+      x: `[T, C]`.
       heads: H.
       window: odd.
 
     Returns:
-      `[T, C]`.
+      `[T, C]`, before the output projection.
     """
+    q, k, v = (linear(layer[name], x) for name in ('query', 'key', 'value'))
     time, width = q.shape
     half = window // 2
     # Keys are copied (1 + 2 half / block) times, scores hold (block + 2 half) values a query.

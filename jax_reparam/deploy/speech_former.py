@@ -82,11 +82,10 @@ def apply(config: SpeechFormerConfig, params: Tree, features: jax.Array, norm: o
         for layer in stage['layers']:
             residual = x * layer['scale'].reshape(1, -1)
             y = residual + params['positions'] if index == 0 else x
-            q, k, v = (ops.linear(layer[name], y) for name in ('query', 'key', 'value'))
             if index < len(windows):
-                mixed = ops.windowed_attention(q, k, v, config.heads, windows[index])
+                mixed = ops.windowed_attention(layer, y, config.heads, windows[index])
             else:
-                mixed = ops.attention(q, k, v, config.heads)
+                mixed = ops.attention(layer, y, config.heads)
             x = _standardise(residual + ops.linear(layer['out'], mixed), norm)
             ffn = ops.linear(layer['ffn_out'], jax.nn.relu(ops.linear(layer['ffn_in'], x)))
             x = _standardise(x * layer['ffn_scale'].reshape(1, -1) + ffn, norm)

@@ -1,4 +1,4 @@
-"""What a .tflite file holds: operators, input and output; and the file without the names that no runtime reads."""
+"""What a .tflite file holds: operators, input and output."""
 
 from __future__ import annotations
 
@@ -67,11 +67,9 @@ def graph(model: bytes) -> Graph:
     Raises:
       ValueError: not a .tflite file, or one that has not one graph with one input and one output.
     """
-    tree = _tree(model)
-    subgraph = tree.subgraphs[0]
-    codes = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in tree.operatorCodes]
-    names = _names('BuiltinOperator')
-    counts = collections.Counter(names[codes[node.opcodeIndex]] for node in subgraph.operators)
+    content = tree(model)
+    subgraph = content.subgraphs[0]
+    counts = collections.Counter(operator_names(content))
     return Graph(
         ops=dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))),
         input=_port(subgraph.tensors[subgraph.inputs[0]]),
@@ -79,44 +77,39 @@ def graph(model: bytes) -> Graph:
     )
 
 
-def without_names(model: bytes) -> bytes:
-    """The same graph in a smaller file: no names of inner tensors, no notes of the converter's.
-
-    The converter writes the whole module path of every operator it fused into a tensor's name: 5 % of S, 14 % of XS.
-    The input is named `features`, the output `logits`.
+def tree(model: bytes) -> Any:
+    """The file as the schema's nested objects (`ModelT`), for `tidy`.
 
     Raises:
       ValueError: see `graph`.
     """
-    tree = _tree(model)
-    subgraph = tree.subgraphs[0]
-    for tensor in subgraph.tensors:
-        tensor.name = None
-    subgraph.tensors[subgraph.inputs[0]].name = 'features'
-    subgraph.tensors[subgraph.outputs[0]].name = 'logits'
-    for note in tree.metadata or []:
-        tree.buffers[note.buffer].data = None
-    tree.metadata = None
-    builder = _builder(len(model))
-    builder.Finish(tree.Pack(builder), IDENTIFIER)
-    return bytes(builder.Output())
-
-
-def _tree(model: bytes) -> Any:
     from ai_edge_litert import schema_py_generated as schema
 
     if model[4:8] != IDENTIFIER:
         raise ValueError(f'expected a .tflite file (identifier {IDENTIFIER!r}), got {bytes(model[4:8])!r}')
     try:
-        tree = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(model, 0))
+        content = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(model, 0))
     except (struct.error, IndexError, TypeError, ValueError) as error:
         raise ValueError(f'expected a whole .tflite file, got a damaged one ({error})') from error
-    if len(tree.subgraphs) != 1:
-        raise ValueError(f'expected 1 graph in the .tflite file, got {len(tree.subgraphs)}')
-    subgraph = tree.subgraphs[0]
+    if len(content.subgraphs) != 1:
+        raise ValueError(f'expected 1 graph in the .tflite file, got {len(content.subgraphs)}')
+    subgraph = content.subgraphs[0]
     if len(subgraph.inputs) != 1 or len(subgraph.outputs) != 1:
         raise ValueError(f'expected 1 input and 1 output, got {len(subgraph.inputs)} and {len(subgraph.outputs)}')
-    return tree
+    return content
+
+
+def pack(content: Any) -> bytes:
+    """The file of what `tree` gave, its constants aligned as the schema asks."""
+    builder = _builder(1024)
+    builder.Finish(content.Pack(builder), IDENTIFIER)
+    return bytes(builder.Output())
+
+
+def operator_names(content: Any) -> list[str]:
+    """The name of each node's operator, in the order of the nodes."""
+    codes = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in content.operatorCodes]
+    return [_names('BuiltinOperator')[codes[node.opcodeIndex]] for node in content.subgraphs[0].operators]
 
 
 def _builder(size: int) -> Any:

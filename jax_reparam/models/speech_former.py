@@ -192,13 +192,10 @@ class PackedAttention(nn.Module):
             weights = drop(masked_softmax(jnp.einsum('bqhd,bkhd->bhqk', q, k), mask))
             mixed = jnp.einsum('bhqk,bkhd->bqhd', weights, v)
         else:
-            mixed = windowed_attention(q, *(_end_at_mask(a, mask) for a in (k, v)), self.window, drop)
+            # Behind the clip a window sees what it sees behind the last frame: zeros.
+            k, v = (a if mask is None else a * mask[:, :, None, None] for a in (k, v))
+            mixed = windowed_attention(q, k, v, self.window, drop)
         return HRFDense(width, hrf, kernel_init=xavier_uniform, name='out')(mixed.reshape(batch, time, width))
-
-
-def _end_at_mask(x: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """`[B, T, H, d]` with zeros behind the clip, which is what a window sees behind the last frame."""
-    return x if mask is None else x * mask[:, :, None, None]
 
 
 def windowed_attention(
