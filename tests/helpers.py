@@ -12,8 +12,20 @@ import soundfile
 from jax_reparam import reparam
 from jax_reparam.features import FrontendConfig
 
-# A ConvTransformer that trains in seconds.
+# Models that train in seconds, of 12 mel bands.
 TINY = {'name': 'conv_transformer', 'channels': 4, 'width': 16, 'layers': 2, 'heads': 2, 'ffn_width': 24}
+TINY_MODELS = {
+    'conv_transformer': TINY,
+    'conformer': {**TINY, 'name': 'conformer', 'kernel': 5},
+    'conformer, no positions, relu': {
+        **TINY,
+        'name': 'conformer',
+        'kernel': 5,
+        'positions': 'none',
+        'activation': 'relu',
+    },
+    'speech_former': {'name': 'speech_former', 'layers': (2, 1, 1, 1), 'heads': 4, 'expand': (1, 1, 2)},
+}
 
 
 def moved(tree, seed=0, scale=0.1):
@@ -26,6 +38,36 @@ def moved(tree, seed=0, scale=0.1):
         # Away from zero and never negative for the variances, which lie in the same tree.
         out.append((leaf + scale * np.abs(rng.standard_normal(leaf.shape)) + 0.01).astype(leaf.dtype))
     return jax.tree.unflatten(structure, out)
+
+
+def drawn(shapes, seed=0):
+    """Variables of these shapes, every leaf large and of both signs (but the variances): float32 values as float64.
+
+    Logits are then of size 1 and differ from clip to clip, and no attention is uniform.
+    """
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        names = [key.key for key in path]
+        noise = rng.standard_normal(leaf.shape)
+        if names[-1] == 'var':
+            new = rng.uniform(0.3, 2, leaf.shape)
+        elif names[-1] == 'scale':
+            new = rng.choice([-1, 1], leaf.shape) * rng.uniform(0.5, 1.5, leaf.shape)
+        elif names[-1].startswith('kernel'):
+            # The mean over the tokens shrinks what the head sees.
+            gain = 2 if 'head' in names else 1.8 if names[-2] in ('query', 'key', 'position', 'qkv') else 1.2
+            new = gain * noise / np.sqrt(np.prod(leaf.shape[:-1]))
+        else:
+            new = 0.3 * noise
+        return new.astype(np.float32).astype(np.float64)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def wide(tree):
+    """The tree in float64."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tree)
 
 
 def fold64(tree):

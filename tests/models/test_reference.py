@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from helpers import drawn
 from jax_reparam import models
 
 from . import reference
@@ -50,28 +51,6 @@ CASES = {
 
 def lengths_of(case):
     return FORMER_LENGTHS if CASES[case][0] == 'speech_former' else STEM_LENGTHS
-
-
-def drawn(shapes, seed=0):
-    """Variables of these shapes, every leaf large and of both signs (but the variances): float32 values as float64."""
-    rng = np.random.default_rng(seed)
-
-    def draw(path, leaf):
-        names = [key.key for key in path]
-        noise = rng.standard_normal(leaf.shape)
-        if names[-1] == 'var':
-            new = rng.uniform(0.3, 2, leaf.shape)
-        elif names[-1] == 'scale':
-            new = rng.choice([-1, 1], leaf.shape) * rng.uniform(0.5, 1.5, leaf.shape)
-        elif names[-1] == 'kernel':
-            # The mean over the tokens shrinks what the head sees.
-            gain = 2 if 'head' in names else 1.8 if names[-2] in ('query', 'key', 'position', 'qkv') else 1.2
-            new = gain * noise / np.sqrt(np.prod(leaf.shape[:-1]))
-        else:
-            new = 0.3 * noise
-        return new.astype(np.float32).astype(np.float64)
-
-    return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 @functools.cache

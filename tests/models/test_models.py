@@ -1,0 +1,200 @@
+"""Every architecture: published sizes, exact folding at every choice of sites, masks that hide, configs that complain."""
+
+from __future__ import annotations
+
+import itertools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from helpers import TINY, TINY_MODELS, drawn, moved, wide
+from jax_reparam import models, reparam
+from jax_reparam.layers import SITES
+from jax_reparam.models import speech_former
+
+# name: (model, mel bands, parameters with 4 classes)
+SIZES = {
+    'ConvTransformer XS': (
+        {'name': 'conv_transformer', 'channels': 8, 'width': 64, 'layers': 2, 'heads': 4, 'ffn_width': 128},
+        64,
+        80_444,
+    ),
+    'ConvTransformer S': ({'name': 'conv_transformer'}, 64, 484_468),
+    'ConvTransformer L': (
+        {'name': 'conv_transformer', 'channels': 32, 'width': 256, 'layers': 12, 'heads': 8, 'ffn_width': 1024},
+        64,
+        9_685_476,
+    ),
+    'SpeechFormer S': ({'name': 'speech_former'}, 128, 1_059_428),
+    'SpeechFormer B': ({'name': 'speech_former', 'expand': (1, 1, 2)}, 128, 2_095_300),
+    'SpeechFormer XS': ({'name': 'speech_former', 'layers': (1, 1, 2, 2)}, 64, 142_580),
+}
+CONFORMER_S = {'name': 'conformer'}
+CONFORMER_L = {
+    'name': 'conformer', 'channels': 32, 'width': 256, 'layers': 6, 'heads': 4, 'ffn_width': 1024, 'kernel': 31,
+}  # fmt: skip
+SITE_CHOICES = [sites for count in range(1, 5) for sites in itertools.combinations(SITES, count)]
+
+
+def shapes(model, bands, frames=400):
+    return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, frames, bands)))
+
+
+def count(tree):
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize('name', SIZES)
+def test_sizes(name):
+    fields, bands, expected = SIZES[name]
+    assert count(shapes(models.build(fields, n_classes=4), bands)['params']) == expected
+
+
+@pytest.mark.parametrize(
+    ('fields', 'positions', 'expected'),
+    [
+        (CONFORMER_S, 'none', 388_352),
+        (CONFORMER_L, 'none', 9_137_664),
+        # The published figures leave relative positions out: a projection and two biases a block.
+        (CONFORMER_S, 'relative', 388_352 + 4 * (64 * 64 + 2 * 64)),
+        (CONFORMER_L, 'relative', 9_137_664 + 6 * (256 * 256 + 2 * 256)),
+    ],
+)
+def test_conformer_encoder_sizes(fields, positions, expected):
+    params = shapes(models.build({**fields, 'positions': positions}, n_classes=4), 64)['params']
+    assert count({name: tree for name, tree in params.items() if name.startswith('layer_')}) == expected
+
+
+def sites_of(fields):
+    """The number of layers of each kind: ffn_in, ffn_out, attention, pointwise."""
+    if fields['name'] == 'speech_former':
+        layers = sum(fields['layers'])
+        return {'ffn_in': layers, 'ffn_out': layers, 'attention': 2 * layers, 'pointwise': 3}
+    layers = fields['layers']
+    if fields['name'] == 'conformer':
+        return {'ffn_in': 2 * layers, 'ffn_out': 2 * layers, 'attention': 4 * layers, 'pointwise': 2 * layers + 1}
+    return {'ffn_in': layers, 'ffn_out': layers, 'attention': 4 * layers, 'pointwise': 1}
+
+
+@pytest.mark.parametrize('sites', SITE_CHOICES, ids='+'.join)
+@pytest.mark.parametrize('name', TINY_MODELS)
+def test_every_choice_of_sites_folds(rng, name, sites):
+    """The folded tree is the plain model's, and its logits are those of the training form."""
+    fields = TINY_MODELS[name]
+    x = rng.standard_normal((2, 21, 12))
+    trained, plain = (models.build(fields, hrf, n_classes=3) for hrf in ({'expansion': 4.0, 'sites': sites}, None))
+    tree = shapes(trained, 12, 21)
+    assert len(reparam.hrf_sites(tree)) == sum(sites_of(fields)[site] for site in sites)
+    variables = drawn(tree)
+    with jax.enable_x64(True), jax.default_matmul_precision('highest'):
+        folded = reparam.dehrf(variables, strict=True)
+        chex.assert_trees_all_equal_shapes(folded, shapes(plain, 12, 21))
+        # Not jitted: compiling each of these would take most of the time of all tests.
+        got, expected = (np.asarray(m.apply(v, x)) for m, v in ((plain, folded), (trained, variables)))
+    assert np.ptp(expected, axis=0).max() > 0.05
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize('forward', ['composed', 'two_step'])
+@pytest.mark.parametrize('expansion', [1.0, 4.0])
+def test_folded_logits_equal_in_float64(rng, forward, expansion):
+    with jax.enable_x64(True):
+        x = rng.standard_normal((3, 37, 12))
+        trained = models.build(TINY, {'expansion': expansion, 'forward': forward}, n_classes=5)
+        variables = wide(moved(jax.jit(trained.init)(jax.random.key(0), x)))
+        folded = reparam.dehrf(variables, strict=True)
+        got = jax.jit(models.build(TINY, n_classes=5).apply)(folded, x)
+        np.testing.assert_allclose(got, jax.jit(trained.apply)(variables, x), rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize('name', TINY_MODELS)
+def test_folded_logits_equal_in_float32(rng, name):
+    x = rng.standard_normal((3, 37, 12)).astype(np.float32)
+    trained = models.build(TINY_MODELS[name], {'sites': SITES}, n_classes=5)
+    variables = moved(jax.jit(trained.init)(jax.random.key(0), x))
+    got = jax.jit(models.build(TINY_MODELS[name], n_classes=5).apply)(reparam.dehrf(variables), x)
+    np.testing.assert_allclose(got, jax.jit(trained.apply)(variables, x), atol=1e-5)
+
+
+@pytest.mark.parametrize('name', TINY_MODELS)
+def test_what_is_padded_behind_a_clip_changes_nothing(rng, name):
+    """200 pairs of length and padding: a clip's logits are those of the clip alone, whatever stands behind it."""
+    model = models.build(TINY_MODELS[name], n_classes=3)
+    variables = jax.tree.map(np.float32, drawn(shapes(model, 12)))
+    apply = jax.jit(model.apply)
+    longest, pairs = 48, 200
+    lengths = rng.integers(1, longest + 1, pairs)
+    clips = rng.standard_normal((pairs, longest, 12)).astype(np.float32)
+    logits = []
+    for _ in range(2):
+        # The padding ends at a length of its own: behind it the batch is padded once more, with zeros.
+        ends = np.maximum(lengths, rng.integers(1, longest + 1, pairs))
+        padded = np.where(np.arange(longest)[None, :, None] < ends[:, None, None], clips, 0)
+        behind = np.arange(longest)[None] >= lengths[:, None]
+        padded[behind] = 30 * np.where(padded[behind] == 0, 0, rng.standard_normal((int(behind.sum()), 12)))
+        logits.append(np.asarray(apply(variables, padded, ~behind)))
+    np.testing.assert_allclose(logits[0], logits[1], atol=1e-5)
+    assert np.std(logits[0], axis=0).min() > 0.05
+    for pair in range(0, pairs, 25):
+        alone = model.apply(variables, clips[pair : pair + 1, : lengths[pair]])
+        np.testing.assert_allclose(logits[0][pair : pair + 1], alone, atol=1e-5)
+
+
+@pytest.mark.parametrize('name', [name for name in TINY_MODELS if name != 'speech_former'])
+def test_padding_does_not_reach_the_batch_statistics(rng, name):
+    model = models.build({**TINY_MODELS[name], 'dropout': 0.0, 'attention_dropout': 0.0}, n_classes=3)
+    x = rng.standard_normal((2, 20, 12)).astype(np.float32)
+    variables = moved(jax.jit(model.init)(jax.random.key(0), x))
+    mask = np.broadcast_to(np.arange(32)[None] < 20, (2, 32))
+
+    @jax.jit
+    def statistics(x, mask):
+        rngs = {'dropout': jax.random.key(1)}
+        return model.apply(variables, x, mask, train=True, rngs=rngs, mutable=['batch_stats'])[1]
+
+    padded = [np.pad(x, ((0, 0), (0, 12), (0, 0)), constant_values=value) for value in (0.0, 50.0)]
+    chex.assert_trees_all_close(statistics(padded[0], mask), statistics(padded[1], mask), atol=1e-5)
+    chex.assert_trees_all_close(statistics(padded[0], mask), statistics(x, None), atol=1e-5)
+
+
+def test_spans_follow_from_the_hop():
+    assert speech_former.spans(10) == ((5, 9, 9), (5, 5, 4))
+    # 20 ms: 2.5 frames make 3 and 2, a token is then 40 ms long.
+    assert speech_former.spans(20) == ((3, 11, 9), (2, 6, 4))
+    assert speech_former.spans(5) == ((11, 9, 9), (10, 5, 4))
+
+
+def test_more_frames_than_positions_are_refused():
+    model = models.build(TINY_MODELS['speech_former'], n_classes=3)
+    shapes(model, 12, 2000)
+    with pytest.raises(ValueError, match=r'speech_former: expected at most 2000 frames .* got 2001'):
+        shapes(model, 12, 2001)
+
+
+def test_fewer_bands_than_heads_are_refused():
+    with pytest.raises(ValueError, match=r'expected at least 4 mel bands \(heads\), got 3'):
+        shapes(models.build(TINY_MODELS['speech_former'], n_classes=3), 3)
+
+
+@pytest.mark.parametrize(
+    ('name', 'change', 'message'),
+    [
+        ('conv_transformer', {'name': 'conv_former'}, r"model.name: expected one of \[.*\], got 'conv_former'"),
+        ('conv_transformer', {'widht': 3}, r'model.widht: expected one of'),
+        ('conv_transformer', {'kernel': 3}, r'model.kernel: expected one of .* for conv_transformer'),
+        ('conv_transformer', {'width': 15}, r'model.width: expected a multiple of 2 heads, got 15'),
+        ('conv_transformer', {'layers': 0}, r'model.layers: expected at least 1, got 0'),
+        ('conformer', {'kernel': 4}, r'model.kernel: expected an odd number, got 4'),
+        ('conformer', {'positions': 'rel'}, r"model.positions: expected one of \('relative', 'none'\), got 'rel'"),
+        ('conformer', {'activation': 'gelu'}, r"model.activation: expected one of .* got 'gelu'"),
+        ('speech_former', {'layers': (1, 2)}, r'model.layers: expected 4 numbers of at least 1, got \(1, 2\)'),
+        ('speech_former', {'expand': (1, 0, 1)}, r'model.expand: expected 3 numbers of at least 1, got \(1, 0, 1\)'),
+        ('speech_former', {'hop_ms': 0}, r'model.hop_ms: expected at least 1, got 0'),
+    ],
+)
+def test_wrong_configs_are_named(name, change, message):
+    with pytest.raises(ValueError, match=message):
+        models.build({**TINY_MODELS[name], **change}, n_classes=3)
