@@ -114,7 +114,7 @@ def tones(folder, *, labels=('high', 'low'), speakers=5, clips=3):
         for speaker in range(speakers):
             for clip in range(clips):
                 time = np.arange(rng.integers(4800, 24000)) / 16000
-                sound = np.sin(2 * np.pi * pitch * (1 + speaker / 20) * time) + 0.3 * rng.standard_normal(len(time))
+                sound = np.sin(2 * np.pi * pitch * (1 + speaker / 20) * time) + rng.standard_normal(len(time))
                 path = folder / label / f's{speaker}' / f'{clip}.wav'
                 path.parent.mkdir(parents=True, exist_ok=True)
                 soundfile.write(path, (8000 * sound / 2).astype(np.int16), 16000)

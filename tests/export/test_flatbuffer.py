@@ -1,11 +1,11 @@
-"""Reading .tflite files, and taking the names out of them."""
+"""Reading .tflite files."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from jax_reparam.export import flatbuffer, interpret
+from jax_reparam.export import flatbuffer
 from jax_reparam.export.flatbuffer import Port
 
 
@@ -60,20 +60,3 @@ def test_constants_lie_where_the_schema_wants_them(model):
     assert len(constants) > 10
     for constant in constants:
         assert (constant.DataAsNumpy().__array_interface__['data'][0] - first) % flatbuffer.BUFFER_ALIGNMENT == 0
-
-
-def test_without_names_is_the_same_function(model, data):
-    from ai_edge_litert import schema_py_generated as schema
-
-    windows, _ = data.windows('test')
-    tree = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(model, 0))
-    for index, tensor in enumerate(tree.subgraphs[0].tensors):
-        tensor.name = f'a/name/that/nobody/reads/{index}'
-    builder = flatbuffer._builder(len(model))
-    builder.Finish(tree.Pack(builder), flatbuffer.IDENTIFIER)
-    named = bytes(builder.Output())
-    bare = flatbuffer.without_names(named)
-    assert len(bare) < len(named)
-    assert flatbuffer.graph(bare) == flatbuffer.graph(named)
-    np.testing.assert_array_equal(interpret.load(bare)(windows), interpret.load(named)(windows))
-    assert flatbuffer.without_names(bare) == bare

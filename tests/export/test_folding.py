@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from helpers import moved, recipe, tones
-from jax_reparam import checkpoint, models, reparam
+from jax_reparam import checkpoint, deploy, models, reparam
 from jax_reparam.errors import InputError
 from jax_reparam.export import convert, flatbuffer, folder, folding, tflm, weights
 
@@ -88,12 +88,12 @@ def test_the_calibration_windows_are_training_windows(exported, data):
 
 def test_the_folded_export_is_the_plain_one(exported, config, data):
     windows, _ = data.windows('train')
-    plain = models.build(config['model'], None, n_classes=2, deploy=True)
+    plain = models.build(config['model'], None, n_classes=2)
     # Moved, since the converter drops a bias of zero.
     fresh = moved(plain.init(jax.random.key(1), windows[:1]))
     assert exported.manifest['params']['folded'] == weights.count(fresh['params'])
-    ready = models.to_deploy(config['model'], fresh)
-    function = lambda x: plain.apply(ready, x)
+    ready = deploy.prepare(config['model'], fresh, windows.shape[1])
+    function = lambda x: deploy.apply(config['model'], ready, x)
     for name, model in (
         ('float32', convert.to_float32(function, (1, *windows.shape[1:]))),
         ('int8', convert.to_int8(function, windows[:4])),

@@ -24,7 +24,8 @@ def clips(tmp_path):
     (folder / 'deeper').mkdir(parents=True)
     for name, pitch, seconds in (('high.wav', 1500, 0.5), ('deeper/low.FLAC', 300, 1.5)):
         time = np.arange(int(16000 * seconds)) / 16000
-        soundfile.write(folder / name, 0.3 * np.sin(2 * np.pi * pitch * time), 16000, format=name.split('.')[1].upper())
+        sound = np.sin(2 * np.pi * pitch * time) + np.random.default_rng(0).standard_normal(len(time))
+        soundfile.write(folder / name, sound / 8, 16000, format=name.split('.')[1].upper())
     (folder / 'notes.txt').write_text('not audio')
     return folder
 

@@ -1,0 +1,81 @@
+"""Deploy forms: the folded model's function, to rounding."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from helpers import TINY, TINY_MODELS, drawn
+from jax_reparam import deploy, models
+
+# Not a multiple of any stride or merge, and a single frame.
+FRAMES = [1, 33, 64, 103]
+
+
+@functools.cache
+def plain(name):
+    """The plain model under jit, and its variables in float64."""
+    model = models.build(TINY_MODELS[name], n_classes=3)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 12)))
+    return jax.jit(model.apply, compiler_options={'xla_backend_optimization_level': 0}), drawn(shapes)
+
+
+@pytest.mark.parametrize('norm', ['l2', 'rsqrt'])
+@pytest.mark.parametrize('frames', FRAMES)
+@pytest.mark.parametrize('name', TINY_MODELS)
+def test_deploy_form_is_the_same_function_in_float64(rng, name, frames, norm):
+    apply, variables = plain(name)
+    with jax.enable_x64(True):
+        x = rng.standard_normal((1, frames, 12))
+        params = deploy.prepare(TINY_MODELS[name], variables, frames)
+        got = deploy.apply(TINY_MODELS[name], params, jnp.asarray(x), norm=norm)
+        np.testing.assert_allclose(got, apply(variables, x), rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize('name', TINY_MODELS)
+def test_deploy_form_is_the_same_function_in_float32(rng, name):
+    apply, variables = plain(name)
+    x = rng.standard_normal((1, 37, 12)).astype(np.float32)
+    with jax.enable_x64(True):
+        params = deploy.prepare(TINY_MODELS[name], variables, 37)
+    got = deploy.apply(TINY_MODELS[name], jax.tree.map(np.float32, params), x)
+    np.testing.assert_allclose(got, apply(jax.tree.map(np.float32, variables), x), atol=1e-5)
+
+
+@pytest.mark.parametrize('name', TINY_MODELS)
+def test_epsilon_counts(rng, name):
+    """A clip so quiet that the normalisations' epsilon decides, in the stem as in the first stage of SpeechFormer."""
+    apply, variables = plain(name)
+    small = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf * (1e-3 if path[1].key == 'stem' and path[2].key == 'project' else 1), variables
+    )
+    with jax.enable_x64(True):
+        x = 1e-3 * rng.standard_normal((1, 33, 12))
+        params = deploy.prepare(TINY_MODELS[name], small, 33)
+        got = deploy.apply(TINY_MODELS[name], params, jnp.asarray(x))
+        np.testing.assert_allclose(got, apply(small, x), rtol=0, atol=1e-10)
+
+
+def test_prepare_is_pure_and_traceable():
+    _, variables = plain('conformer')
+    before = jax.tree.map(np.copy, variables)
+    with jax.enable_x64(True):
+        prepare = lambda tree: deploy.prepare(TINY_MODELS['conformer'], tree, 33)
+        eager, traced = prepare(variables), jax.jit(prepare)(variables)
+    jax.tree.map(np.testing.assert_array_equal, variables, before)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-12), eager, traced)
+
+
+def test_more_frames_than_positions_are_refused():
+    _, variables = plain('speech_former')
+    with pytest.raises(ValueError, match='expected at most 2000 frames'):
+        deploy.prepare(TINY_MODELS['speech_former'], variables, 2001)
+
+
+def test_unknown_architectures_are_named():
+    with pytest.raises(ValueError, match='model.name: expected one of'):
+        deploy.prepare({**TINY, 'name': 'conv_former'}, {}, 8)
