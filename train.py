@@ -38,7 +38,10 @@ def parse(argv: list[str]) -> list[str]:
             raise InputError(
                 f'--config: expected a key of the recipe, found {near[2]!r}; did you mean {near[1]!r}?'
             ) from error
-        raise InputError(lines[-1].strip().removeprefix('jax_reparam.errors.InputError: ')) from error
+        reason = lines[-1].strip().strip('"')
+        if re.fullmatch("'[^']+'", reason):  # a KeyError's message is the key alone
+            raise InputError(f'--config: expected a key of the recipe, found {reason}') from error
+        raise InputError(reason.removeprefix('jax_reparam.errors.InputError: ')) from error
     if len(rest) > 1:
         raise InputError(f'expected flags only, found {rest[1]!r}')
     return rest

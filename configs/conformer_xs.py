@@ -15,6 +15,8 @@ def get_config(corpus: str = '') -> ConfigDict:
         heads=4,
         ffn_width=128,
         kernel=15,
+        positions='relative',
+        activation='swish',
         dropout=0.1,
         attention_dropout=0.0,
     )

@@ -78,7 +78,7 @@ SPEECH_FORMER_PATIENCE = 3
 
 def speech_former(*, n_mels: int, **model: Any) -> ConfigDict:
     """What SpeechFormer's recipes share: its width is `n_mels`, and its windows follow from the frontend's hop."""
-    recipe = base(name='speech_former', **model)
+    recipe = base(name='speech_former', **model, dropout=0.1, attention_dropout=0.1, head_dropout=0.5)
     # 128 bands are narrower than the bins of a 512-point transform.
     recipe.frontend.update(n_mels=n_mels, n_fft=512 if n_mels <= 64 else 1024)
     recipe.model.hop_ms = recipe.frontend.get_ref('hop_ms')

@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-import importlib.util
+import functools
+import itertools
 from pathlib import Path
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from jax_reparam import config, corpora, models, pipeline, reparam
+from jax_reparam import config, corpora, models, pipeline, reparam, training
 from jax_reparam.augment import AugmentConfig
 from jax_reparam.errors import InputError
+from jax_reparam.export import weights
 from jax_reparam.features import FrontendConfig
-from jax_reparam.layers import HRFConfig
-from jax_reparam.optimizer import TrainConfig
+from jax_reparam.layers import SITES, HRFConfig
+from jax_reparam.optimizer import TrainConfig, adamw
+from jax_reparam.summary import load_recipe
 
 RECIPES = sorted((Path(__file__).parent.parent / 'configs').glob('*.py'))
-
-
-def get_config(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config
 
 
 @pytest.mark.parametrize('path', RECIPES, ids=lambda path: path.stem)
 @pytest.mark.parametrize('corpus', ['', *config.CORPORA])
 def test_recipes_fit_the_library(path, corpus):
-    recipe = get_config(path)(corpus).to_dict()
+    recipe = load_recipe(path, corpus)
     assert recipe['data']['corpus'] == (corpus or 'synth')
     TrainConfig(**recipe['train'])
     AugmentConfig(**recipe['augment'])
@@ -40,15 +37,53 @@ def test_recipes_fit_the_library(path, corpus):
 
 
 @pytest.mark.parametrize('path', RECIPES, ids=lambda path: path.stem)
-def test_recipes_fold_to_their_plain_model(path):
-    recipe = get_config(path)().to_dict()
-    x = jnp.zeros((1, 400, 64))
-    trained = models.build(recipe['model'], recipe['hrf'], n_classes=4)
-    plain = models.build(recipe['model'], {**recipe['hrf'], 'expansion': 0.0}, n_classes=4)
-    variables = jax.eval_shape(trained.init, jax.random.key(0), x)
-    assert reparam.hrf_sites(variables)
-    expected = jax.eval_shape(plain.init, jax.random.key(0), x)
-    chex.assert_trees_all_equal_shapes_and_dtypes(jax.eval_shape(reparam.dehrf, variables), expected)
+def test_recipes_fold_to_their_plain_model_at_every_choice_of_sites(path):
+    recipe = load_recipe(path)
+    x = jnp.zeros((1, 40, recipe['frontend']['n_mels']))
+    key = jax.random.key(0)
+    expected = jax.eval_shape(models.build(recipe['model'], n_classes=4).init, key, x)
+    for count in range(1, len(SITES) + 1):
+        for sites in itertools.combinations(SITES, count):
+            trained = models.build(recipe['model'], {**recipe['hrf'], 'sites': sites}, n_classes=4)
+            variables = jax.eval_shape(trained.init, key, x)
+            assert reparam.hrf_sites(variables)
+            chex.assert_trees_all_equal_shapes_and_dtypes(jax.eval_shape(reparam.dehrf, variables), expected)
+
+
+@pytest.mark.parametrize('path', RECIPES, ids=lambda path: path.stem)
+def test_recipes_train_a_step_and_fold(rng, path):
+    """One step with all four kinds of sites moves every leaf that it should; the folded logits are the same."""
+    recipe = load_recipe(path)
+    hrf = {**recipe['hrf'], 'sites': SITES}
+    trained, plain = (models.build(recipe['model'], form, n_classes=4) for form in (hrf, None))
+    batch = {
+        'features': rng.standard_normal((2, 40, recipe['frontend']['n_mels'])).astype(np.float32),
+        'mask': np.ones((2, 40), bool),
+        'labels': np.array([1, 3], np.int32),
+    }
+    # The first step of a warm-up has rate 0.
+    optimizer = adamw(TrainConfig(**{**recipe['train'], 'warmup_steps': 0}), recipe['hrf']['decay'])
+    quick = {'xla_backend_optimization_level': 0}
+
+    @functools.partial(jax.jit, compiler_options=quick)
+    def start_and_step():
+        state = training.init_state(trained, optimizer, batch['features'], 0)
+        step = training.make_step(trained, optimizer, augmentation=AugmentConfig(**recipe['augment']))
+        return state.variables, *step(state, batch)
+
+    before, state, metrics = start_and_step()
+    assert np.isfinite(metrics['loss'])
+    still = [
+        name
+        for (name, old), (_, new) in zip(weights.leaves(before), weights.leaves(state.variables), strict=True)
+        if np.array_equal(old, new)
+    ]
+    # A key's bias moves all logits of a query alike.
+    assert [name for name in still if not name.endswith(('key/bias', 'key/hrf/bias_u', 'key/hrf/bias_v'))] == []
+    logits = jax.jit(trained.apply, compiler_options=quick)(state.variables, batch['features'])
+    folded = reparam.dehrf(state.variables, strict=True)
+    got = jax.jit(plain.apply, compiler_options=quick)(folded, batch['features'])
+    np.testing.assert_allclose(got, logits, atol=1e-5 * max(1, np.abs(logits).max()))
 
 
 def test_corpora_of_recipes_are_those_that_can_be_prepared():
@@ -57,4 +92,10 @@ def test_corpora_of_recipes_are_those_that_can_be_prepared():
 
 def test_unknown_corpus():
     with pytest.raises(InputError, match='expected a corpus, one of'):
-        config.for_corpus(config.base(), 'emod')
+        config.for_corpus(config.base(name='conv_transformer'), 'emod')
+
+
+def test_speech_formers_spans_follow_the_frontends_hop():
+    recipe = config.speech_former(n_mels=64, layers=(1, 1, 2, 2), expand=(1, 1, 1))
+    recipe.frontend.hop_ms = 20
+    assert recipe.to_dict()['model']['hop_ms'] == 20

@@ -45,6 +45,7 @@ def test_help_answers_without_heavy_imports():
     [
         (['--config.train.learnin_rate=1'], "found 'learnin_rate'; did you mean 'learning_rate'?"),
         (['--config.trian.steps=1'], "found 'trian'; did you mean 'train'?"),
+        (['--config.model.kernel=3'], "expected a key of the recipe, found 'kernel'"),
         (['--config.train.steps=many'], "invalid literal for int() with base 10: 'many'"),
         (['--wrokdir=x'], "Unknown command line flag 'wrokdir'"),
         (['stray'], "expected flags only, found 'stray'"),
