@@ -107,6 +107,8 @@ def attention(layer: Mapping[str, Any], x: Array, heads: int, *, groups: int = 1
       `[T, D]`.
     """
     time, width = x.shape
+    if time == 1:  # nothing to choose from; the converter would spell out the softmax of one score, with an int8 EXP
+        return linear(layer['value'], x)
     size, depth = heads // groups, width // heads
     mixed = []
     for first in range(0, heads, size):
@@ -141,6 +143,8 @@ def windowed_attention(layer: Mapping[str, Layer], x: Array, heads: int, window:
     Returns:
       `[T, C]`, before the output projection.
     """
+    if window == 1:
+        return linear(layer['value'], x)
     q, k, v = (linear(layer[name], x) for name in ('query', 'key', 'value'))
     time, width = q.shape
     half = window // 2

@@ -1,0 +1,88 @@
+"""Every architecture's deploy form as .tflite: it converts, loads and runs in LiteRT and in TFLM, and is the model."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from helpers import TINY_MODELS, drawn
+from jax_reparam import deploy, models
+from jax_reparam.export import convert, flatbuffer, interpret, tflm
+
+FRAMES, BANDS = 61, 12
+
+
+def snr(logits, expected):
+    return 10 * np.log10((expected**2).sum() / ((logits - expected) ** 2).sum())
+
+
+@pytest.fixture(scope='module', params=TINY_MODELS)
+def exported(request):
+    """(function, windows, logits of the plain model, form to file) of one architecture."""
+    fields = TINY_MODELS[request.param]
+    plain = models.build(fields, n_classes=3)
+    variables = drawn(jax.eval_shape(plain.init, jax.random.key(0), jnp.zeros((1, 8, BANDS))))
+    rng = np.random.default_rng(0)
+    windows = 2 * (rng.standard_normal((12, FRAMES, BANDS)) + rng.standard_normal((12, 1, BANDS))).astype(np.float32)
+    with jax.enable_x64(True):
+        params = jax.tree.map(np.float32, deploy.prepare(fields, variables, FRAMES))
+    function = lambda features: deploy.apply(fields, params, features)
+    forms = {
+        'float32': convert.to_float32(function, (1, FRAMES, BANDS)),
+        'int8': convert.to_int8(function, windows),
+    }
+    return request.param, windows, plain.apply(jax.tree.map(np.float32, variables), windows), forms
+
+
+def run_everywhere(model, windows):
+    logits = {'LiteRT': interpret.load(model)(windows)}
+    if tflm.missing() is None:
+        logits['TFLM'] = tflm.run(model, windows).logits
+    return logits
+
+
+def test_float32_is_the_model(exported):
+    _, windows, expected, forms = exported
+    for logits in run_everywhere(forms['float32'], windows).values():
+        np.testing.assert_allclose(logits, expected, atol=1e-4)
+
+
+def test_int8_is_near_the_model(exported):
+    """Weights drawn at random are harder than trained ones; a wrong operator would leave nothing near 15 dB."""
+    _, windows, expected, forms = exported
+    for logits in run_everywhere(forms['int8'], windows).values():
+        assert snr(logits, np.asarray(expected)) > 15
+
+
+def test_a_normalisation_is_one_operator(exported):
+    name, _, _, forms = exported
+    fields = TINY_MODELS[name]
+    normalisations = {
+        'conv_transformer': 2 * fields.get('layers', 0) + 1 if name == 'conv_transformer' else 0,
+        'conformer': 5 * fields['layers'] if name.startswith('conformer') else 0,
+        # One before each stage, one behind each merge, two a layer.
+        'speech_former': 4 + 3 + 2 * sum(fields['layers']) if name == 'speech_former' else 0,
+    }[fields['name']]
+    for model in forms.values():
+        ops = flatbuffer.graph(model).ops
+        assert ops['L2_NORMALIZATION'] == normalisations
+        assert not {'RSQRT', 'SQUARED_DIFFERENCE', 'SUM', 'MEAN', 'SELECT_V2', 'GATHER'} & ops.keys()
+
+
+def test_without_l2_normalization_it_is_the_same_function(exported):
+    """The other way to write a normalisation, for what does not have that operator."""
+    name, windows, expected, _ = exported
+    if name != 'conformer':
+        pytest.skip('one architecture shows it')
+    fields = TINY_MODELS[name]
+    plain = models.build(fields, n_classes=3)
+    variables = drawn(jax.eval_shape(plain.init, jax.random.key(0), jnp.zeros((1, 8, BANDS))))
+    with jax.enable_x64(True):
+        params = jax.tree.map(np.float32, deploy.prepare(fields, variables, FRAMES))
+    function = lambda features: deploy.apply(fields, params, features, norm='rsqrt')
+    model = convert.to_float32(function, (1, FRAMES, BANDS))
+    assert 'L2_NORMALIZATION' not in flatbuffer.graph(model).ops
+    for logits in run_everywhere(model, windows).values():
+        np.testing.assert_allclose(logits, expected, atol=1e-4)
