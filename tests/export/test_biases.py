@@ -1,0 +1,67 @@
+"""Bias correction: channels' means come to those of the float32 model, nothing else changes."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from jax_reparam.export import biases, convert, flatbuffer, interpret
+
+
+@pytest.fixture(scope='module')
+def windows():
+    return np.random.default_rng(0).uniform(0, 3, (32, 6, 8)).astype(np.float32)
+
+
+@pytest.fixture(scope='module')
+def function():
+    """Three layers whose kernels have one entry far larger than the rest, so that the rest is rounded badly."""
+    rng = np.random.default_rng(1)
+
+    def kernel(width_in, width_out):
+        values = rng.standard_normal((width_in, width_out)).astype(np.float32) / width_in
+        values[0, 0] = 1
+        return values
+
+    kernels, bias = [kernel(8, 16), kernel(16, 16), kernel(16, 3)], rng.standard_normal(16).astype(np.float32)
+
+    def apply(x):
+        for width in kernels[:2]:
+            x = jax.nn.relu(x[0] @ width + bias.reshape(1, -1))[None]
+        return x.mean(axis=1) @ kernels[2] + bias[:3].reshape(1, -1)
+
+    return apply
+
+
+@pytest.fixture(scope='module')
+def forms(function, windows):
+    """(int8 without correction, int8 with it)"""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(biases, 'corrected', lambda int8, float32, windows: int8)
+        plain = convert.to_int8(function, windows)
+    return plain, convert.to_int8(function, windows)
+
+
+def test_the_mean_error_vanishes(function, windows, forms):
+    expected = np.concatenate([function(window[None]) for window in windows])
+    errors = [interpret.load(model, reference=True)(windows) - expected for model in forms]
+    before, after = (np.abs(error.mean(axis=0)).max() for error in errors)
+    assert before > 2 * after
+    assert np.square(errors[1]).sum() < np.square(errors[0]).sum()
+
+
+def test_the_graph_and_all_other_constants_stay(forms):
+    plain, corrected = (flatbuffer.tree(model) for model in forms)
+    assert flatbuffer.operator_names(plain) == flatbuffer.operator_names(corrected)
+    for one, other in zip(plain.subgraphs[0].operators, corrected.subgraphs[0].operators, strict=True):
+        for position, (a, b) in enumerate(zip(one.inputs, other.inputs, strict=True)):
+            data = [tree.buffers[tree.subgraphs[0].tensors[t].buffer].data for tree, t in ((plain, a), (corrected, b))]
+            if position != 2:
+                assert data[0] is None or bytes(data[0]) == bytes(data[1])
+
+
+def test_another_graph_is_refused(forms, windows):
+    other = convert.to_float32(lambda x: x.mean(axis=1), (1, 6, 8))
+    with pytest.raises(ValueError, match='expected the operators of the float32 graph'):
+        biases.corrected(forms[0], other, windows)
