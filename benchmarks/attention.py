@@ -1,11 +1,12 @@
-"""Times SpeechFormer's frame stage by length, with its windowed attention and with full attention, interleaved in one run.
+"""Times SpeechFormer's frame stage by length, with windowed and with full attention, interleaved in one run.
 
 python benchmarks/attention.py [--frames 400 800 1600] [--batch 4] [--steps 7] [--json FILE]
 
-One step is the loss and its gradient through the two layers of the frame stage of S (C 128, 8 heads, window 5). Prints the
-median step time and what the compiled step needs in memory (temporaries, by XLA's own analysis), each as a ratio to the
-shortest length of its own kind. Windowed attention costs O(T w), so four times the frames should cost four times as much;
-full attention costs O(T^2). The variants take turns step by step, so that a machine whose speed drifts slows them alike.
+One step is the loss and its gradient through the two layers of the frame stage of S (C 128, 8 heads, window 5). Prints
+the median step time and what the compiled step needs in memory (temporaries, by XLA's own analysis), each as a ratio to
+the shortest length of its own kind. Windowed attention costs O(T w), so four times the frames should cost four times as
+much; full attention costs O(T^2). The variants take turns step by step, so that a machine whose speed drifts slows them
+alike.
 """
 
 from __future__ import annotations

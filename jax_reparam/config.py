@@ -78,8 +78,8 @@ SPEECH_FORMER_PATIENCE = 2
 def speech_former(*, n_mels: int, **model: Any) -> ConfigDict:
     """What SpeechFormer's recipes share: its width is `n_mels`, and its windows follow from the frontend's hop.
 
-    Its layers are post-norm and learn at a smaller rate. The authors' dropout of 0.5 in the head holds the small ones back
-    for long (docs/models.md has what was tried, on validation speakers).
+    Its layers are post-norm and learn at a smaller rate. The authors' dropout of 0.5 in the head holds the small ones
+    back for long (docs/models.md has what was tried, on validation speakers).
     """
     recipe = base(name='speech_former', **model, dropout=0.1, attention_dropout=0.1, head_dropout=0.1)
     recipe.train.learning_rate = 3e-4

@@ -44,7 +44,8 @@ class HRFConfig:
       sites: which linear layers of a model are sites, any of `ffn_in` and `ffn_out` (first and second layer of every
         feed-forward network; the first is the paper's site), `attention` (query, key, value and output projections) and
         `pointwise` (the other layers that map each token by itself: Conformer's pointwise convolutions, the projection
-        behind the convolutions, SpeechFormer's merging layers). `'ffn_in,attention'` is read as two. Read by the models.
+        behind the convolutions, SpeechFormer's merging layers). `'ffn_in,attention'` is read as two. Read by the
+        models.
     """
 
     expansion: float = 4.0
@@ -89,7 +90,8 @@ class HRFDense(nn.Module):
       features: output width F.
       hrf: the training form; see `HRFConfig`.
       use_bias: whether the layer (and each factor) has a bias.
-      kernel_init: initializer of the plain kernel; the factors' product begins with its variance, or as its very values.
+      kernel_init: initializer of the plain kernel; the factors' product begins with its variance, or as its very
+        values.
       dtype: of the computation; None takes the inputs' and parameters'.
       param_dtype: of the parameters.
       precision: of the matrix products.
@@ -296,6 +298,6 @@ def hide(x: jax.Array, mask: jax.Array | None) -> jax.Array:
 
 
 def batch_norm(x: jax.Array, mask: jax.Array | None, *, train: bool, name: str) -> jax.Array:
-    """Batch normalisation `[B, T, ..., C]` whose statistics are those of the real frames; call it in a compact method."""
+    """Batch normalisation `[B, T, ..., C]` whose statistics are those of the real frames; for compact methods."""
     norm = nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=EPSILON, name=name)
     return norm(x, mask=None if mask is None else mask.reshape(mask.shape + (1,) * (x.ndim - 2)))

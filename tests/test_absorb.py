@@ -53,7 +53,10 @@ def test_a_stream_written_normalised_and_read_is_what_it_was(rng, size):
 
 
 def test_a_bias_may_differ_by_token(rng):
-    x, writer = rng.standard_normal((5, 4)), {'kernel': rng.standard_normal((4, 6)), 'bias': rng.standard_normal((5, 6))}
+    x, writer = (
+        rng.standard_normal((5, 4)),
+        {'kernel': rng.standard_normal((4, 6)), 'bias': rng.standard_normal((5, 6))},
+    )
     with jax.enable_x64(True):
         together = linear(absorb.write(writer, first=True), x)
         for token in range(5):
@@ -71,6 +74,17 @@ def test_scale_and_bias_go_into_a_reader(rng):
 def test_scaled_outputs(rng):
     x, layer = rng.standard_normal((5, 4)), layer_of(rng, 4, 3)
     np.testing.assert_allclose(linear(absorb.scaled(layer, 0.25), x), linear(layer, x) / 4, rtol=0, atol=1e-15)
+
+
+def test_a_value_bias_goes_through_attention(rng):
+    x, value, out = rng.standard_normal((5, 6)), layer_of(rng, 6, 6), layer_of(rng, 6, 4)
+    weights = rng.uniform(size=(5, 5))
+    weights /= weights.sum(axis=-1, keepdims=True)
+    expected = linear(out, weights @ linear(value, x))
+    with jax.enable_x64(True):
+        value, out = absorb.without_value_bias(value, out)
+    np.testing.assert_array_equal(value['bias'], 0)
+    np.testing.assert_allclose(linear(out, weights @ linear(value, x)), expected, rtol=0, atol=1e-12)
 
 
 def test_batch_norm_goes_into_the_convolution(rng):

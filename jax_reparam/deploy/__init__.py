@@ -1,8 +1,8 @@
 """The deploy form of each architecture: the folded model's function for one window, written so that it exports well.
 
 The training forms take batches and masks; exported as they are they cost more operators, more memory and more noise in
-int8, or do not load at all (docs/export.md). A deploy form is a pure function of parameters that `prepare` makes from the
-folded model's, exactly; it equals the folded model to rounding.
+int8, or do not load at all (docs/export.md). A deploy form is a pure function of parameters that `prepare` makes from
+the folded model's, exactly; it equals the folded model to rounding.
 """
 
 from __future__ import annotations

@@ -67,7 +67,8 @@ def _ffn(norm: Tree, ffn: Tree) -> Tree:
 def _attention(config: ConformerConfig, norm: Tree, attention: Tree, tokens: int) -> Tree:
     depth = config.width // config.heads
     query = attention['query']
-    ready = {'key': absorb.read(norm, attention['key']), 'value': absorb.read(norm, attention['value'])}
+    value, out = absorb.without_value_bias(absorb.read(norm, attention['value']), attention['out'])
+    ready: dict[str, Any] = {'key': absorb.read(norm, attention['key']), 'value': value, 'out': absorb.write(out)}
     if config.positions == 'relative':
         u, v = attention['content_bias'].reshape(-1), attention['position_bias'].reshape(-1)
         kernel = attention['position']['kernel']
@@ -78,11 +79,7 @@ def _attention(config: ConformerConfig, norm: Tree, attention: Tree, tokens: int
             'table': table.reshape(-1, config.heads, depth).transpose(1, 0, 2),
             'bias': (v - u) * depth**-0.5,
         }
-    return {
-        **ready,
-        'query': absorb.read(norm, absorb.scaled(query, depth**-0.5)),
-        'out': absorb.write(attention['out']),
-    }
+    return {**ready, 'query': absorb.read(norm, absorb.scaled(query, depth**-0.5))}
 
 
 def apply(config: ConformerConfig, params: Tree, features: jax.Array, norm: ops.Norm) -> jax.Array:

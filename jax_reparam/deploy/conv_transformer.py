@@ -43,11 +43,13 @@ def convolutions(variables: Tree) -> Tree:
 def _layer(config: ConvTransformerConfig, layer: Tree) -> Tree:
     attention, ffn = layer['attention'], layer['ffn']
     query = absorb.scaled(attention['query'], (config.width // config.heads) ** -0.5)
+    value = absorb.read(layer['attention_norm'], attention['value'])
+    value, out = absorb.without_value_bias(value, attention['out'])
     return {
         'query': absorb.read(layer['attention_norm'], query),
         'key': absorb.read(layer['attention_norm'], attention['key']),
-        'value': absorb.read(layer['attention_norm'], attention['value']),
-        'out': absorb.write(attention['out']),
+        'value': value,
+        'out': absorb.write(out),
         'ffn_in': absorb.read(layer['ffn_norm'], ffn['ffn_in']),
         'ffn_out': absorb.write(ffn['ffn_out']),
     }

@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jax_reparam.layers import relative_shift
 
@@ -22,7 +21,7 @@ Norm = Literal['l2', 'rsqrt']
 
 
 def linear(layer: Layer, x: Array) -> Array:
-    """x `kernel` + `bias`, `[T, D]` to `[T, F]`; a bias may differ by token, `[T, F]`."""
+    """The layer `x kernel + bias`, `[T, D]` to `[T, F]`; a bias may differ by token, `[T, F]`."""
     y = x @ layer['kernel']
     return y + layer['bias'].reshape(-1, y.shape[-1])
 
@@ -30,9 +29,9 @@ def linear(layer: Layer, x: Array) -> Array:
 def unit(x: Array, norm: Norm) -> Array:
     """`[T, D]` with every row divided by its Euclidean length.
 
-    `l2` converts to the one operator L2_NORMALIZATION, whose int8 kernel sums squares in 32 bits; `rsqrt` to four that any
-    runtime and 16-bit activations have, at the price of two more tensors to quantise, whose values differ widely from
-    token to token (docs/export.md).
+    `l2` converts to the one operator L2_NORMALIZATION, whose int8 kernel sums squares in 32 bits; `rsqrt` to four that
+    any runtime and 16-bit activations have, at the price of two more tensors to quantise, whose values differ widely
+    from token to token (docs/export.md).
     """
     if norm == 'l2':
         return x / jnp.sqrt(jnp.sum(x * x, axis=-1, keepdims=True))
@@ -70,7 +69,7 @@ def depthwise(layer: Layer, x: Array) -> Array:
 
 
 def merge(x: Array, group: int) -> Array:
-    """Mean over groups of tokens, zeros behind the last: `[T, C]` to `[ceil(T / m), C]`, as one depthwise convolution."""
+    """Mean over groups of tokens, zeros behind the last: `[T, C]` to `[ceil(T / m), C]`, by a depthwise convolution."""
     time, width = x.shape
     x = jnp.pad(x, ((0, -time % group), (0, 0)))
     kernel = jnp.full((group, 1, 1, width), 1 / group, x.dtype)
@@ -96,8 +95,8 @@ def attention(layer: Mapping[str, Any], x: Array, heads: int, *, groups: int = 1
 
     Args:
       layer: `query` (scaled), `key` and `value`, `[D, D]` each; with relative positions also `relative`, that holds
-        `table` `[H, 2T - 1, d]`, the projected sinusoids of the distances T - 1 to 1 - T, and `bias` `[D]`, what is added
-        to a query before it meets them.
+        `table` `[H, 2T - 1, d]`, the projected sinusoids of the distances T - 1 to 1 - T, and `bias` `[D]`, what is
+        added to a query before it meets them.
       x: `[T, D]`.
       heads: H.
       groups: into how many groups the heads are split, one after the other: the scores of one group are all that lies
@@ -172,7 +171,7 @@ def _blocks_seen(x: Array, count: int, block: int, half: int) -> Array:
 
 
 def band(scores: Array, window: int) -> Array:
-    """Row i's columns i to i + w - 1, of `[N, Q, Q + w - 1]`, as `[N, Q, w]`: with one more column, rows are shifted."""
+    """Row i's columns i to i + w - 1, of `[N, Q, Q + w - 1]`, as `[N, Q, w]`: one more column shifts rows."""
     count, queries, seen = scores.shape
     line = jnp.pad(scores.reshape(count, queries * seen), ((0, 0), (0, queries)))
     return line.reshape(count, queries, seen + 1)[:, :, :window]

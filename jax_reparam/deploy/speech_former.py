@@ -1,8 +1,8 @@
 """SpeechFormer as it is exported.
 
-Its layers are post-norm: what is added to the residual is a normalisation's output with scale and bias, so the stream has no
-basis in which it stays of mean 0. Means are taken off by a product with a constant column; a place for epsilon is added
-before, and taken off behind, each division by the length.
+Its layers are post-norm: what is added to the residual is a normalisation's output with scale and bias, so the stream
+has no basis in which it stays of mean 0. Means are taken off by a product with a constant column; a place for epsilon
+is added before, and taken off behind, each division by the length.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def prepare(config: SpeechFormerConfig, variables: Tree, frames: int) -> Tree:
         layers = []
         for number in range(config.layers[index]):
             layer = params[f'{stage}_{number}']
-            layers.append(_layer(config, norm, layer, placed=index == 0))
+            layers.append(_layer(config, norm, layer, stage))
             norm = _root(layer['ffn_norm'])
         ready: dict[str, Any] = {'layers': layers}
         if f'{stage}_merge' in params:
@@ -50,17 +50,19 @@ def _root(norm: Tree) -> Tree:
     return {'scale': len(norm['scale']) ** 0.5 * norm['scale'], 'bias': norm['bias']}
 
 
-def _layer(config: SpeechFormerConfig, norm: Tree, layer: Tree, *, placed: bool) -> Tree:
-    """One layer behind the normalisation `norm`; with `placed`, its attention reads scaled rows with positions added."""
+def _layer(config: SpeechFormerConfig, norm: Tree, layer: Tree, stage: str) -> Tree:
+    """One layer behind the normalisation `norm`; in the frame stage attention reads scaled rows and positions."""
     packed = layer['attention']['qkv']
     depth = len(norm['scale']) // config.heads
-    read = {'scale': jnp.ones_like(norm['scale']), 'bias': norm['bias']} if placed else norm
+    read = {'scale': jnp.ones_like(norm['scale']), 'bias': norm['bias']} if stage == 'frame' else norm
     kernels, biases = jnp.split(packed['kernel'], 3, axis=-1), jnp.split(packed['bias'], 3)
     query, key, value = (
         absorb.read_affine(read, {'kernel': kernel, 'bias': bias}) for kernel, bias in zip(kernels, biases, strict=True)
     )
     middle = _root(layer['attention_norm'])
     out, ffn_out = layer['attention']['out'], layer['ffn']['ffn_out']
+    if stage == STAGES[-1]:  # elsewhere the zeros behind the ends take a share of the weights
+        value, out = absorb.without_value_bias(value, out)
     return {
         'scale': norm['scale'],
         'query': absorb.scaled(query, depth**-0.5),

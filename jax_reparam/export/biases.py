@@ -1,9 +1,9 @@
 """Bias correction of an int8 model: what rounding shifts a channel by on average goes into its bias.
 
-Rounded weights err the same way on every token, and a mean over tokens does not average that away, as it does the rounding
-of activations. So each linear layer and convolution, in the order of the graph, has its bias moved by the difference of
-its channels' means to those of the float32 model (Nagel et al. 2019, Data-Free Quantization, section 4.2; here the means
-are measured on calibration windows, with all earlier layers already corrected).
+Rounded weights err the same way on every token, and a mean over tokens does not average that away, as it does the
+rounding of activations. So each linear layer and convolution, in the order of the graph, has its bias moved by the
+difference of its channels' means to those of the float32 model (Nagel et al. 2019, Data-Free Quantization, section 4.2;
+here the means are measured on calibration windows, with all earlier layers already corrected).
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ def corrected(int8: bytes, float32: bytes, windows: np.ndarray) -> bytes:
     windows = windows[:: -(-len(windows) // WINDOWS)]
     content, reference = flatbuffer.tree(int8), flatbuffer.tree(float32)
     pairs = _pairs(content, reference)
+    _part_biases(content, [node for node, _ in pairs])
     expected = _means(float32, [tensor for _, tensor in pairs], windows)
     # Layers that read the same tensor do not change each other.
     for _, group in itertools.groupby(pairs, key=lambda pair: int(pair[0].inputs[0])):
@@ -95,16 +96,28 @@ def _means(model: bytes, tensors: Sequence[int], windows: np.ndarray) -> dict[in
     return means
 
 
+def _part_biases(content: Any, nodes: Sequence[Any]) -> None:
+    """Gives each node a bias of its own: equal constants may share a tensor or a buffer."""
+    subgraph = content.subgraphs[0]
+    tensors, buffers = set(), set()
+    for node in nodes:
+        index = int(node.inputs[2])
+        tensor = subgraph.tensors[index]
+        if index in tensors or tensor.buffer in buffers:
+            content.buffers.append(copy.copy(content.buffers[tensor.buffer]))
+            tensor = copy.copy(tensor)
+            tensor.buffer, index = len(content.buffers) - 1, len(subgraph.tensors)
+            subgraph.tensors.append(tensor)
+            node.inputs = np.array([*node.inputs[:2], index, *node.inputs[3:]], np.int32)
+        tensors.add(index)
+        buffers.add(tensor.buffer)
+
+
 def _move_bias(content: Any, node: Any, error: np.ndarray) -> None:
     """Takes `error` `[channels]` off a node's int32 bias, whose scale is the input's times the weights'."""
     subgraph = content.subgraphs[0]
     source, kernel, bias = (subgraph.tensors[index] for index in node.inputs[:3])
     scale = np.float64(source.quantization.scale[0]) * np.asarray(kernel.quantization.scale, np.float64)
-    steps = np.asarray(content.buffers[bias.buffer].data, np.uint8).view(np.int32)
-    moved = np.clip(steps - np.rint(error / scale), -(2**31), 2**31 - 1).astype(np.int32)
-    # Equal constants may share a tensor or a buffer: this one becomes the node's own.
-    buffer, tensor = copy.copy(content.buffers[bias.buffer]), copy.copy(bias)
-    buffer.data, tensor.buffer = moved.view(np.uint8), len(content.buffers)
-    content.buffers.append(buffer)
-    node.inputs = np.array([*node.inputs[:2], len(subgraph.tensors), *node.inputs[3:]], np.int32)
-    subgraph.tensors.append(tensor)
+    buffer = content.buffers[bias.buffer]
+    steps = np.asarray(buffer.data, np.uint8).view(np.int32) - np.rint(error / scale)
+    buffer.data = np.clip(steps, -(2**31), 2**31 - 1).astype(np.int32).view(np.uint8)

@@ -16,8 +16,8 @@ BEAM = 32
 def tidy(model: bytes) -> bytes:
     """The same function in a file for devices.
 
-    - No names of inner tensors, no notes of the converter's: it writes the module path of every operator it fused into a
-      tensor's name, 5 % of S and 14 % of XS. The input is named `features`, the output `logits`.
+    - No names of inner tensors, no notes of the converter's: it writes the module path of every operator it fused into
+      a tensor's name, 5 % of S and 14 % of XS. The input is named `features`, the output `logits`.
     - Widths of paddings in 32 bits: TFLM reads the 64 bits that come out of jax2tf as twice as many numbers.
     - Nodes in the order, found by a beam search, in which the least lies in memory at a time. The converter's own order
       computes all that can be computed, and keeps it.
@@ -99,12 +99,8 @@ def schedule(nodes: list[tuple[list[int], list[int]]], sizes: dict[int, int], ke
         """Bytes that live while a node runs, and behind it."""
         done |= 1 << index
         during = live + made_bytes[index]
-        freed = sum(
-            sizes[tensor] for tensor in reads[index] if tensor not in keep and not readers[tensor] & ~done
-        )
-        freed += sum(
-            sizes.get(tensor, 0) for tensor in nodes[index][1] if tensor not in keep and tensor not in readers
-        )
+        freed = sum(sizes[tensor] for tensor in reads[index] if tensor not in keep and not readers[tensor] & ~done)
+        freed += sum(sizes.get(tensor, 0) for tensor in nodes[index][1] if tensor not in keep and tensor not in readers)
         return during, during - freed
 
     start = sum(size for tensor, size in sizes.items() if tensor in readers and tensor not in maker)

@@ -35,8 +35,8 @@ class ConformerConfig:
       ffn_width: inner width F of the feed-forward networks.
       kernel: frames that the depthwise convolution sees, odd.
       positions: `relative` (Transformer-XL), or `none` as in torchaudio's Conformer.
-      activation: in the feed-forward networks and behind the depthwise convolution: `swish` (the paper), or `relu`, which
-        costs no operator of its own on a device.
+      activation: in the feed-forward networks and behind the depthwise convolution: `swish` (the paper), or `relu`,
+        which costs no operator of its own on a device.
       dropout: rate behind each module, in the feed-forward networks and before the classifier, in training.
       attention_dropout: rate on the attention probabilities, in training.
     """

@@ -11,7 +11,7 @@ from jax_reparam.layers import PLAIN, HRFConfig, HRFDense, batch_norm
 
 
 class Subsampling(nn.Module):
-    """Two convolutions 3x3 of stride 2, each with BatchNorm and ReLU, and a linear layer: frames to a quarter of tokens.
+    """Two convolutions 3x3 of stride 2, with BatchNorm and ReLU, and a linear layer: a quarter of the frames.
 
     Attributes:
       channels: of both convolutions.
@@ -24,9 +24,7 @@ class Subsampling(nn.Module):
     hrf: HRFConfig
 
     @nn.compact
-    def __call__(
-        self, x: jax.Array, mask: jax.Array | None, *, train: bool
-    ) -> tuple[jax.Array, jax.Array | None]:
+    def __call__(self, x: jax.Array, mask: jax.Array | None, *, train: bool) -> tuple[jax.Array, jax.Array | None]:
         """Maps `[B, T, M]` and `[B, T]` to tokens `[B, ceil(T / 4), D]` and their mask.
 
         Token t of a convolution reads frames 2t, 2t + 1 and 2t + 2 whatever T is, with zeros behind the clip. ('SAME'

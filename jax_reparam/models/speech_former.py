@@ -1,8 +1,8 @@
 """SpeechFormer (Chen et al. 2022, arXiv 2203.03812): four stages, from frames to the utterance, merging in between.
 
-Windows and merges follow from the hop between frames. Two points differ from the published code, on purpose: positions are
-the sinusoids that the paper names (the code overwrites them with frozen random values), and a `mask` says where a clip
-ends, so that what is padded behind it cannot move its logits.
+Windows and merges follow from the hop between frames. Two points differ from the published code, on purpose: positions
+are the sinusoids that the paper names (the code overwrites them with frozen random values), and a `mask` says where a
+clip ends, so that what is padded behind it cannot move its logits.
 """
 
 from __future__ import annotations
@@ -149,9 +149,7 @@ class Layer(nn.Module):
     window: int | None
 
     @nn.compact
-    def __call__(
-        self, x: jax.Array, mask: jax.Array | None, positions: jax.Array | None, *, train: bool
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, mask: jax.Array | None, positions: jax.Array | None, *, train: bool) -> jax.Array:
         """Maps `[B, T, C]` to `[B, T, C]`."""
         config = self.config
         drop = nn.Dropout(config.dropout, deterministic=not train)
@@ -246,7 +244,5 @@ class Merge(nn.Module):
         groups = math.ceil(time / self.group)
         x = jnp.pad(hide(x, mask), ((0, 0), (0, groups * self.group - time), (0, 0)))
         x = x.reshape(batch, groups, self.group, width).mean(axis=2)
-        project = HRFDense(
-            width * self.expand, self.hrf.at('pointwise'), kernel_init=xavier_uniform, name='project'
-        )
+        project = HRFDense(width * self.expand, self.hrf.at('pointwise'), kernel_init=xavier_uniform, name='project')
         return LayerNorm(name='norm')(project(x)), None if mask is None else mask[:, :: self.group]

@@ -77,5 +77,5 @@ def test_more_frames_than_positions_are_refused():
 
 
 def test_unknown_architectures_are_named():
-    with pytest.raises(ValueError, match='model.name: expected one of'):
+    with pytest.raises(ValueError, match=r'model\.name: expected one of'):
         deploy.prepare({**TINY, 'name': 'conv_former'}, {}, 8)

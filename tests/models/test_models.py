@@ -1,4 +1,4 @@
-"""Every architecture: published sizes, exact folding at every choice of sites, masks that hide, configs that complain."""
+"""Every architecture: published sizes, exact folding at every choice of sites, masks that hide, errors that name."""
 
 from __future__ import annotations
 
