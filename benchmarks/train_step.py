@@ -10,7 +10,6 @@ speed drifts slows them alike.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import platform
 import time
@@ -23,18 +22,10 @@ import numpy as np
 from jax_reparam import models, pipeline, training
 from jax_reparam.augment import AugmentConfig
 from jax_reparam.optimizer import TrainConfig, adamw
+from jax_reparam.summary import load_recipe
 
 CONFIGS = Path(__file__).parent.parent / 'configs'
 VARIANTS = {'plain': {'expansion': 0.0}, 'composed': {'forward': 'composed'}, 'two_step': {'forward': 'two_step'}}
-
-
-def recipe(path: Path) -> dict[str, Any]:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config().to_dict()
 
 
 def compile_step(config: dict[str, Any], batch: dict[str, np.ndarray], classes: int) -> tuple[Any, training.State]:
@@ -95,7 +86,7 @@ def main() -> None:
     print(f'{jax.device_count()} x {device.device_kind}, {platform.machine()}, jax {jax.__version__}')
     results = {}
     for path in args.configs:
-        result = results[path.stem] = measure(recipe(path), args.steps)
+        result = results[path.stem] = measure(load_recipe(path), args.steps)
         plain = result['plain']
         for name, value in result.items():
             ratios = {key: value[key] / plain[key] for key in value}

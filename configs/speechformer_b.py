@@ -7,5 +7,5 @@ from jax_reparam import config
 
 def get_config(corpus: str = '') -> ConfigDict:
     """The recipe for one corpus; '' is the embedded synthetic one."""
-    recipe = config.speech_former(n_mels=128, layers=(2, 2, 4, 4), expand=(1, 1, 2))
-    return config.for_corpus(recipe, corpus, patience=config.SPEECH_FORMER_PATIENCE)
+    recipe = config.speech_former(learning_rate=1e-4, n_mels=128, layers=(2, 2, 4, 4), expand=(1, 1, 2))
+    return config.for_corpus(recipe, corpus)

@@ -71,18 +71,14 @@ def base(**model: Any) -> ConfigDict:
     )
 
 
-# Times the steps of the other architectures, after which SpeechFormer is not yet done.
-SPEECH_FORMER_PATIENCE = 2
-
-
-def speech_former(*, n_mels: int, **model: Any) -> ConfigDict:
+def speech_former(*, n_mels: int, learning_rate: float, **model: Any) -> ConfigDict:
     """What SpeechFormer's recipes share: its width is `n_mels`, and its windows follow from the frontend's hop.
 
     Its layers are post-norm and learn at a smaller rate. The authors' dropout of 0.5 in the head holds the small ones
     back for long (docs/models.md has what was tried, on validation speakers).
     """
     recipe = base(name='speech_former', **model, dropout=0.1, attention_dropout=0.1, head_dropout=0.1)
-    recipe.train.learning_rate = 3e-4
+    recipe.train.learning_rate = learning_rate
     # 128 bands are narrower than the bins of a 512-point transform.
     recipe.frontend.update(n_mels=n_mels, n_fft=512 if n_mels <= 64 else 1024)
     recipe.model.hop_ms = recipe.frontend.get_ref('hop_ms')

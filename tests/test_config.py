@@ -96,6 +96,6 @@ def test_unknown_corpus():
 
 
 def test_speech_formers_spans_follow_the_frontends_hop():
-    recipe = config.speech_former(n_mels=64, layers=(1, 1, 2, 2), expand=(1, 1, 1))
+    recipe = config.speech_former(n_mels=64, learning_rate=1e-3, layers=(1, 1, 2, 2), expand=(1, 1, 1))
     recipe.frontend.hop_ms = 20
     assert recipe.to_dict()['model']['hop_ms'] == 20

@@ -158,13 +158,13 @@ def test_average_follows_the_variables(rng):
     data = batch(rng)
     state = training.init_state(model, optimizer, data['features'][:1], 0)
     step = jax.jit(training.make_step(model, optimizer, average=0.5))
-    expected = state.average['params']['classifier']['bias']
+    expected = state.average['params']['head']['classifier']['bias']
     for count in range(4):
         state, _ = step(state, data)
         decay = min(0.5, (1 + count) / (10 + count))
-        expected = decay * expected + (1 - decay) * state.variables['params']['classifier']['bias']
-    np.testing.assert_allclose(state.average['params']['classifier']['bias'], expected, rtol=1e-5)
-    assert not np.allclose(expected, state.variables['params']['classifier']['bias'])
+        expected = decay * expected + (1 - decay) * state.variables['params']['head']['classifier']['bias']
+    np.testing.assert_allclose(state.average['params']['head']['classifier']['bias'], expected, rtol=1e-5)
+    assert not np.allclose(expected, state.variables['params']['head']['classifier']['bias'])
 
 
 def test_predictor_fills_its_last_batch(rng):

@@ -84,17 +84,21 @@ def sites_of(fields):
 def test_every_choice_of_sites_folds(rng, name, sites):
     """The folded tree is the plain model's, and its logits are those of the training form."""
     fields = TINY_MODELS[name]
-    x = rng.standard_normal((2, 21, 12))
+    x = 2 * (rng.standard_normal((4, 21, 12)) + rng.standard_normal((4, 1, 12)))  # each clip with a spectrum of its own
     trained, plain = (models.build(fields, hrf, n_classes=3) for hrf in ({'expansion': 4.0, 'sites': sites}, None))
     tree = shapes(trained, 12, 21)
     assert len(reparam.hrf_sites(tree)) == sum(sites_of(fields)[site] for site in sites)
-    variables = drawn(tree)
-    with jax.enable_x64(True), jax.default_matmul_precision('highest'):
+    with jax.enable_x64(True):
+        # Not jitted: compiling each of these would take most of the time of all tests.
+        for seed in range(10):
+            variables = drawn(tree, seed)
+            expected = np.asarray(trained.apply(variables, x))
+            if np.ptp(expected, axis=0).max() > 0.05:
+                break
         folded = reparam.dehrf(variables, strict=True)
         chex.assert_trees_all_equal_shapes(folded, shapes(plain, 12, 21))
-        # Not jitted: compiling each of these would take most of the time of all tests.
-        got, expected = (np.asarray(m.apply(v, x)) for m, v in ((plain, folded), (trained, variables)))
-    assert np.ptp(expected, axis=0).max() > 0.05
+        got = np.asarray(plain.apply(folded, x))
+    assert np.ptp(expected, axis=0).max() > 0.05  # the clips differ: the logits do not hang on dead units
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-11)
 
 
