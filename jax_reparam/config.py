@@ -85,13 +85,8 @@ def speech_former(*, n_mels: int, learning_rate: float, **model: Any) -> ConfigD
     return recipe
 
 
-def for_corpus(config: ConfigDict, corpus: str, *, patience: int = 1) -> ConfigDict:
+def for_corpus(config: ConfigDict, corpus: str) -> ConfigDict:
     """Sets a recipe's corpus and what goes with it; '' keeps the default.
-
-    Args:
-      config: the recipe, which is changed.
-      corpus: one of `CORPORA`.
-      patience: times as many steps as the corpus asks for.
 
     Raises:
       InputError: no such corpus.
@@ -103,5 +98,4 @@ def for_corpus(config: ConfigDict, corpus: str, *, patience: int = 1) -> ConfigD
     for key, value in CORPORA[corpus].items():
         section, field = key.split('.')
         config[section][field] = value
-    config.train.steps *= patience
     return config

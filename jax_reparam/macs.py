@@ -117,8 +117,13 @@ def _conv_general_dilated(equation: Equation) -> int:
 
 
 def _scan(params: Mapping[str, Any], operands: list[bool]) -> tuple[int, list[bool]]:
-    body, first, carries = _open(params['jaxpr']), params['num_consts'], params['num_carry']
-    operands = list(operands)
+    body, operands = _open(params['jaxpr']), list(operands)
+    # JAX 0.12 keeps the three groups of operands (constants, carries, what is scanned) where it kept two counts before.
+    first, carries = (
+        (1 if group is None else len(group) for group in params['ft_in'][:2])
+        if 'ft_in' in params
+        else (params['num_consts'], params['num_carry'])
+    )
     while True:
         macs, outputs = _count(body, operands)
         before = operands[first : first + carries]
