@@ -17,7 +17,7 @@ import numpy as np
 
 from jax_reparam.export import flatbuffer
 
-# Of the calibration windows; means over some thousand tokens move little with more (docs/export.md).
+# Of the calibration windows: each layer runs the model over all of them.
 WINDOWS = 32
 _BIASED = ('FULLY_CONNECTED', 'CONV_2D', 'DEPTHWISE_CONV_2D')
 

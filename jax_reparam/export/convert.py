@@ -37,9 +37,8 @@ def to_float32(function: Function, shape: tuple[int, int, int]) -> bytes:
 def to_int8(function: Function, windows: np.ndarray) -> bytes:
     """Converts a model to a .tflite file that computes in int8 throughout, input and output included.
 
-    Weights of linear layers get one scale a tensor: against a scale a channel this is 13 % smaller and needs less arena
-    at an equal SNR. Convolutions get one a channel: they have few weights and their rounding counts (docs/export.md).
-    What rounding shifts on average is taken off the biases (`biases`).
+    Weights of linear layers get one scale a tensor, which makes a smaller file; convolutions get one a channel, since
+    they have few weights, whose rounding counts. What rounding shifts on average is taken off the biases (`biases`).
 
     Args:
       function: features `[1, frames, n_mels]` to logits `[1, C]`, with its parameters inside.

@@ -78,7 +78,7 @@ def graph(model: bytes) -> Graph:
 
 
 def tree(model: bytes) -> Any:
-    """The file as the schema's nested objects (`ModelT`), for `tidy`.
+    """The file as the schema's nested objects (`ModelT`), to be changed and given to `pack`.
 
     Raises:
       ValueError: see `graph`.

@@ -9,7 +9,7 @@ import numpy as np
 
 from jax_reparam.export import flatbuffer
 
-# Partial orders kept at a time. More found nothing better on any recipe (docs/export.md).
+# Partial orders kept at a time.
 BEAM = 32
 
 

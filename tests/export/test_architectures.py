@@ -18,22 +18,28 @@ def snr(logits, expected):
     return 10 * np.log10((expected**2).sum() / ((logits - expected) ** 2).sum())
 
 
-@pytest.fixture(scope='module', params=TINY_MODELS)
-def exported(request):
-    """(function, windows, logits of the plain model, form to file) of one architecture."""
-    fields = TINY_MODELS[request.param]
+def prepared(name):
+    """(windows, logits of the plain model, deploy form's parameters) of one architecture."""
+    fields = TINY_MODELS[name]
     plain = models.build(fields, n_classes=3)
     variables = drawn(jax.eval_shape(plain.init, jax.random.key(0), jnp.zeros((1, 8, BANDS))))
     rng = np.random.default_rng(0)
     windows = 2 * (rng.standard_normal((12, FRAMES, BANDS)) + rng.standard_normal((12, 1, BANDS))).astype(np.float32)
     with jax.enable_x64(True):
         params = jax.tree.map(np.float32, deploy.prepare(fields, variables, FRAMES))
-    function = lambda features: deploy.apply(fields, params, features)
+    return windows, plain.apply(jax.tree.map(np.float32, variables), windows), params
+
+
+@pytest.fixture(scope='module', params=TINY_MODELS)
+def exported(request):
+    """(name, windows, logits of the plain model, form to file) of one architecture."""
+    windows, expected, params = prepared(request.param)
+    function = lambda features: deploy.apply(TINY_MODELS[request.param], params, features)
     forms = {
         'float32': convert.to_float32(function, (1, FRAMES, BANDS)),
         'int8': convert.to_int8(function, windows),
     }
-    return request.param, windows, plain.apply(jax.tree.map(np.float32, variables), windows), forms
+    return request.param, windows, expected, forms
 
 
 def run_everywhere(model, windows):
@@ -71,17 +77,10 @@ def test_a_normalisation_is_one_operator(exported):
         assert not {'RSQRT', 'SQUARED_DIFFERENCE', 'SUM', 'MEAN', 'SELECT_V2', 'GATHER'} & ops.keys()
 
 
-def test_without_l2_normalization_it_is_the_same_function(exported):
-    """The other way to write a normalisation, for what does not have that operator."""
-    name, windows, expected, _ = exported
-    if name != 'conformer':
-        pytest.skip('one architecture shows it')
-    fields = TINY_MODELS[name]
-    plain = models.build(fields, n_classes=3)
-    variables = drawn(jax.eval_shape(plain.init, jax.random.key(0), jnp.zeros((1, 8, BANDS))))
-    with jax.enable_x64(True):
-        params = jax.tree.map(np.float32, deploy.prepare(fields, variables, FRAMES))
-    function = lambda features: deploy.apply(fields, params, features, norm='rsqrt')
+def test_without_l2_normalization_it_is_the_same_function():
+    """The other way to write a normalisation, for what does not have that operator; one architecture shows it."""
+    windows, expected, params = prepared('conformer')
+    function = lambda features: deploy.apply(TINY_MODELS['conformer'], params, features, norm='rsqrt')
     model = convert.to_float32(function, (1, FRAMES, BANDS))
     assert 'L2_NORMALIZATION' not in flatbuffer.graph(model).ops
     for logits in run_everywhere(model, windows).values():
