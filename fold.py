@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from jax_reparam.errors import run
+from jax_reparam.errors import count, run
 
 
 def parser() -> argparse.ArgumentParser:
@@ -18,7 +18,7 @@ def parser() -> argparse.ArgumentParser:
     command = argparse.ArgumentParser(prog='fold.py', description='Folds a trained model, exports it and verifies it.')
     command.add_argument('source', metavar='W', help='training folder, its checkpoints, or one checkpoint')
     command.add_argument('out', metavar='OUT', help='folder to write; one that this command wrote before is replaced')
-    command.add_argument('--windows', type=_count, metavar='N', help='verify on at most N test windows (default: all)')
+    command.add_argument('--windows', type=count, metavar='N', help='verify on at most N test windows (default: all)')
     command.add_argument('--plain', action='store_true', help='accept a model without HRF sites')
     command.add_argument('--quiet', action='store_true', help='no progress on standard error')
     return command
@@ -46,13 +46,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     for reason in exported.failures:
         print(f'failed: {reason}', file=sys.stderr)
     return 1 if exported.failures else 0
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f'expected at least 1, found {value}')
-    return value
 
 
 if __name__ == '__main__':

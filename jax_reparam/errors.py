@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
@@ -38,6 +39,14 @@ def from_user() -> Iterator[None]:
         yield
     except (ValueError, TypeError) as error:
         raise InputError(str(error)) from error
+
+
+def count(text: str) -> int:
+    """An argument that is a count, for `argparse`'s `type`."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f'expected at least 1, found {value}')
+    return value
 
 
 def one_line(error: BaseException) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jax_reparam.errors import InputError, from_user, one_line, run
+from jax_reparam.errors import InputError, count, from_user, one_line, run
 from jax_reparam.export import manifest
 
 SECTIONS = ('model', 'hrf', 'frontend', 'window')
@@ -231,7 +231,7 @@ def parser() -> argparse.ArgumentParser:
         action='append',
         help='folder that fold.py wrote; may be repeated (default: those up to three folders below the current one)',
     )
-    command.add_argument('--classes', type=_count, default=4, metavar='N', help='number of classes (default: 4)')
+    command.add_argument('--classes', type=count, default=4, metavar='N', help='number of classes (default: 4)')
     command.add_argument('--json', action='store_true', help='print one JSON object instead of a table')
     return command
 
@@ -249,13 +249,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         print('\n'.join(table(entries)))
     return 0
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f'expected at least 1, found {value}')
-    return value
 
 
 if __name__ == '__main__':
