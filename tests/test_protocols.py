@@ -21,6 +21,9 @@ def corpus(speakers, name='folder', labels=('anger', 'joy', 'neutral'), label=No
         label=np.arange(n, dtype=np.int64) % len(labels) if label is None else np.asarray(label, np.int64),
         speaker=tuple(speakers),
         id=tuple(f'{i:05d}' for i in range(n)),
+        group=('',) * n,
+        part=('',) * n,
+        seconds=np.ones(n),
         key='',
         directory=Path(),
     )

@@ -40,6 +40,9 @@ class Corpus:
       label: class number of each clip, `[n]` int64.
       speaker: who speaks in each clip.
       id: name of each clip, unique, ascending.
+      group: recording session or series of each clip; '' where the corpus has none.
+      part: 'train', 'validation' or 'test', where the corpus itself splits; '' where not.
+      seconds: length of each clip, `[n]` float64.
       key: digest of everything that went in; two corpora with one key hold the same audio, labels and speakers.
       directory: the prepared records.
       skipped: (id, reason) of everything in the source that was left out.
@@ -51,6 +54,9 @@ class Corpus:
     label: np.ndarray
     speaker: tuple[str, ...]
     id: tuple[str, ...]
+    group: tuple[str, ...]
+    part: tuple[str, ...]
+    seconds: np.ndarray
     key: str
     directory: Path
     skipped: tuple[tuple[str, str], ...] = ()
@@ -165,6 +171,9 @@ def _load(name: str, key: str, directory: Path) -> Corpus:
         label=np.array(clips['label'], np.int64),
         speaker=tuple(clips['speaker']),
         id=tuple(clips['id']),
+        group=tuple(clips['group']),
+        part=tuple(clips['part']),
+        seconds=np.array(clips['seconds'], np.float64),
         key=key,
         directory=directory,
         skipped=tuple((id_, reason) for id_, reason in clips['skipped']),

@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -20,6 +20,7 @@ from jax_reparam.errors import InputError
 from jax_reparam.progress import Progress
 
 _T = TypeVar('_T')
+Part = Literal['', 'train', 'validation', 'test']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,12 +32,20 @@ class Clip:
       label: its class.
       speaker: who speaks.
       path: its file; None where the corpus makes the audio itself.
+      group: the recording session or series it comes from; '' where the corpus has none.
+      part: 'train', 'validation' or 'test' where the corpus itself says so; '' where not.
+      start: where it begins in its file, in seconds.
+      end: where it ends in its file, in seconds; None: with the file.
     """
 
     id: str
     label: str
     speaker: str
     path: epath.Path | None = None
+    group: str = ''
+    part: Part = ''
+    start: float = 0.0
+    end: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +64,7 @@ class Found:
 
 
 class SpeechBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """Builds int16 mono audio at 16 kHz with label, speaker and id, in the order of the ids.
+    """Builds int16 mono audio at 16 kHz with label, speaker, id, group and times, in the order of the ids.
 
     A corpus derives from it and gives `find`; one that makes its audio also gives `fingerprints` and `load`. Clips that
     cannot be used, and clips whose audio an earlier one already holds, are left out; `skipped.tsv` beside the records
@@ -70,8 +79,8 @@ class SpeechBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
       CITATION: BibTeX.
     """
 
-    VERSION = tfds.core.Version('1.0.0')
-    RELEASE_NOTES: ClassVar[dict[str, str]] = {'1.0.0': 'First version.'}
+    VERSION = tfds.core.Version('2.0.0')
+    RELEASE_NOTES: ClassVar[dict[str, str]] = {'2.0.0': 'Session or series, and times of a cut.'}
     LABELS: ClassVar[tuple[str, ...]] = ()
     SYNTHETIC: ClassVar[bool] = False
     DESCRIPTION: ClassVar[str] = ''
@@ -116,7 +125,8 @@ class SpeechBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
         total = hashlib.sha256()
         total.update(json.dumps([cls.name, str(cls.VERSION), audio.SAMPLE_RATE, found.labels, found.skipped]).encode())
         for clip, content in zip(found.clips, cls.fingerprints(found.clips), strict=True):
-            total.update(json.dumps([clip.id, clip.label, clip.speaker, content]).encode())
+            about = [clip.id, clip.label, clip.speaker, clip.group, clip.part, clip.start, clip.end]
+            total.update(json.dumps([*about, content]).encode())
         return total.hexdigest()
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -133,6 +143,9 @@ class SpeechBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
                     'label': tfds.features.ClassLabel(names=self.LABELS or self.find(self._source).labels),
                     'speaker': tfds.features.Text(),
                     'id': tfds.features.Text(),
+                    'group': tfds.features.Text(),
+                    'start': np.float64,
+                    'end': np.float64,
                 }
             ),
             supervised_keys=('audio', 'label'),
@@ -150,6 +163,7 @@ class SpeechBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
     def _generate_examples(self, source: str) -> Iterator[tuple[int, dict[str, Any]]]:
         found = self.find(source)
         kept: list[Clip] = []
+        seconds: list[float] = []
         skipped = dict(found.skipped)
         _require_labels(found.labels, found.clips, skipped, source)
         first: dict[bytes, str] = {}
@@ -163,7 +177,19 @@ class SpeechBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
             if same != clip.id:
                 skipped[clip.id] = f'the same audio as {same}'
                 continue
-            yield len(kept), {'audio': samples, 'label': clip.label, 'speaker': clip.speaker, 'id': clip.id}
+            seconds.append(len(samples) / audio.SAMPLE_RATE)
+            yield (
+                len(kept),
+                {
+                    'audio': samples,
+                    'label': clip.label,
+                    'speaker': clip.speaker,
+                    'id': clip.id,
+                    'group': clip.group,
+                    'start': clip.start,
+                    'end': clip.start + seconds[-1] if clip.end is None else clip.end,
+                },
+            )
             kept.append(clip)
         bar.close()
         _require_labels(found.labels, kept, skipped, source)
@@ -172,6 +198,9 @@ class SpeechBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
             label=[found.labels.index(clip.label) for clip in kept],
             speaker=[clip.speaker for clip in kept],
             id=[clip.id for clip in kept],
+            group=[clip.group for clip in kept],
+            part=[clip.part for clip in kept],
+            seconds=seconds,
             skipped=sorted(skipped.items()),
             synthetic=self.SYNTHETIC,
         )

@@ -229,12 +229,12 @@ def test_a_killed_preparation_leaves_all_or_nothing(make_folder, prepare, tmp_pa
     (folder,) = tmp_path.glob('data/folder-*/folder')
     left = [path.name for path in folder.iterdir()]
     if moment == 'reading':
-        assert left == ['1.0.0']
+        assert left == ['2.0.0']
     else:
         assert len(left) == 1
         assert left[0].startswith('incomplete.')
     corpus = prepare(source)
-    assert [path.name for path in folder.iterdir()] == ['1.0.0']
+    assert [path.name for path in folder.iterdir()] == ['2.0.0']
     assert len(corpus) == 12
     for i in range(12):
         np.testing.assert_array_equal(corpus.audio(i), soundfile.read(source / corpus.id[i], dtype='int16')[0])
