@@ -18,6 +18,7 @@ import numpy as np
 
 from jax_reparam import deploy, models, pipeline
 from jax_reparam.export import convert, flatbuffer, tflm
+from jax_reparam.export import forms as made
 from jax_reparam.summary import load_recipe, recipes
 
 
@@ -42,7 +43,7 @@ def forms(recipe: dict[str, Any], classes: int) -> tuple[dict[str, convert.Funct
 def measure(function: convert.Function, windows: np.ndarray) -> dict[str, Any]:
     """Operators, bytes and arena of a form in int8, or `refused`."""
     try:
-        model = convert.to_int8(function, windows)
+        model = made.integer(function, windows)
         ops = flatbuffer.graph(model).ops
         found: dict[str, Any] = {'ops': sum(ops.values()), 'bytes': len(model), 'by_op': ops}
         return {**found, 'arena': tflm.run(model, windows[:1]).arena_bytes}

@@ -22,8 +22,6 @@ from jax_reparam.errors import InputError, one_line, run
 from jax_reparam.evaluation import softmax
 from jax_reparam.export import interpret, manifest
 
-DEFAULT_FORM = 'int8'
-
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
@@ -50,15 +48,17 @@ class Recognizer:
       labels: the class names, in the order of the probabilities.
       input: how audio becomes windows.
       logits: maps windows `[W, frames, n_mels]` to logits `[W, C]`.
+      form: which one was loaded.
     """
 
     labels: tuple[str, ...]
     input: manifest.Input
     logits: Callable[[np.ndarray], np.ndarray]
+    form: str
 
     @classmethod
-    def load(cls, folder: str | Path, form: str = DEFAULT_FORM) -> Recognizer:
-        """Loads a form from a folder that `fold.py` wrote.
+    def load(cls, folder: str | Path, form: str | None = None) -> Recognizer:
+        """Loads a form from a folder that `fold.py` wrote; None is the one that it recommends.
 
         Raises:
           InputError: no such folder or form, or a file that is not the one that was verified.
@@ -68,6 +68,7 @@ class Recognizer:
         try:
             forms, labels = content['forms'], tuple(content['labels'])
             inputs = manifest.Input.from_json(content['input'])
+            form = form or content['recommended'] or 'float32'
             if form not in forms:
                 raise InputError(f'{folder}: expected form {form}, found {", ".join(forms) or "none"}')
             file, digest = Path(folder) / forms[form]['file'], forms[form]['sha256']
@@ -79,7 +80,7 @@ class Recognizer:
             raise InputError(f'{file}: expected the model, found: {error.strerror}') from error
         if hashlib.sha256(model).hexdigest() != digest:
             raise InputError(f'{file}: expected the file that was verified (SHA-256 {digest[:12]}), found another')
-        return cls(labels, inputs, interpret.load(model))
+        return cls(labels, inputs, interpret.load(model), form)
 
     def predict(self, samples: np.ndarray) -> Prediction:
         """Decides on one recording, `[N]` int16 at the frontend's sample rate."""
@@ -157,7 +158,7 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument('folder', metavar='OUT', help='folder that fold.py wrote')
     command.add_argument('paths', metavar='CLIP', nargs='+', help='WAV or FLAC file, or a folder of them')
-    command.add_argument('--form', default=DEFAULT_FORM, choices=list(manifest.FORM_FILES), help='default: int8')
+    command.add_argument('--form', choices=list(manifest.FORM_FILES), help='default: the one that OUT recommends')
     command.add_argument('--json', action='store_true', help='print one JSON object instead of a table')
     command.add_argument('--over-time', action='store_true', help='also for each window, with its times in seconds')
     return command
@@ -182,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prediction = recognizer.predict(samples)
         entries.append(as_json(str(path), recognizer.labels, prediction, over_time=args.over_time))
     if args.json:
-        content = {'form': args.form, 'labels': recognizer.labels, 'clips': entries, 'errors': errors}
+        content = {'form': recognizer.form, 'labels': recognizer.labels, 'clips': entries, 'errors': errors}
         print(json.dumps(content, indent=2, ensure_ascii=False))
     elif entries:
         print('\n'.join(table(entries, recognizer.labels)))

@@ -26,16 +26,19 @@ def linear(layer: Layer, x: Array) -> Array:
     return y + layer['bias'].reshape(-1, y.shape[-1])
 
 
-def unit(x: Array, norm: Norm) -> Array:
-    """`[T, D]` with every row divided by its Euclidean length.
+def unit(x: Array, norm: Norm, *, slot: float = 0.0) -> Array:
+    """`[T, D]` with every row divided by its Euclidean length, to which `slot` counts as one more element.
 
     `l2` converts to the one operator L2_NORMALIZATION, whose int8 kernel sums squares in 32 bits; `rsqrt` to four that
     any runtime and 16-bit activations have, at the price of two more tensors to quantise, whose values differ widely
     from token to token (docs/export.md).
     """
-    if norm == 'l2':
-        return x / jnp.sqrt(jnp.sum(x * x, axis=-1, keepdims=True))
-    return x * jax.lax.rsqrt((x * x) @ jnp.ones((x.shape[-1], 1), x.dtype))
+    width = x.shape[-1]
+    if norm == 'rsqrt':
+        return x * jax.lax.rsqrt((x * x) @ jnp.ones((width, 1), x.dtype) + slot**2)
+    if slot:
+        x = jnp.pad(x, ((0, 0), (0, 1)), constant_values=slot)
+    return (x / jnp.sqrt(jnp.sum(x * x, axis=-1, keepdims=True)))[:, :width]
 
 
 def mean_over_time(x: Array) -> Array:

@@ -1,8 +1,8 @@
 """SpeechFormer as it is exported.
 
 Its layers are post-norm: what is added to the residual is a normalisation's output with scale and bias, so the stream
-has no basis in which it stays of mean 0. Means are taken off by a product with a constant column; a place for epsilon
-is added before, and taken off behind, each division by the length.
+has no basis in which it stays of mean 0. Means are taken off by a product with a constant column, and epsilon is added
+where a row is divided by its length.
 """
 
 from __future__ import annotations
@@ -106,5 +106,4 @@ def _standardise(x: jax.Array, norm: ops.Norm) -> jax.Array:
     """`[T, C]`: mean taken off and divided by the length, epsilon included, over the last axis."""
     width = x.shape[-1]
     x = x - x @ jnp.full((width, 1), 1 / width, x.dtype)
-    x = jnp.pad(x, ((0, 0), (0, 1)), constant_values=absorb.slot(width))
-    return ops.unit(x, norm)[:, :width]
+    return ops.unit(x, norm, slot=absorb.slot(width))

@@ -77,9 +77,9 @@ def _origin(manifest: Manifest) -> str:
 
 def _gates() -> str:
     return (
-        f'float32 comes within {gates.FLOAT_TOLERANCE:g} of the logits, and int8 agrees in at least '
+        f'float32 comes within {gates.FLOAT_TOLERANCE:g} of the logits, and a quantised form agrees in at least '
         f'{gates.LEAST_AGREEMENT:.0%} of the windows\n'
-        f'and loses at most {100 * gates.LARGEST_UAR_LOSS:g} point of UAR'
+        f'and loses at most {100 * gates.LARGEST_UAR_LOSS:g} points of UAR'
     )
 
 

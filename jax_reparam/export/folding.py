@@ -16,7 +16,7 @@ import numpy as np
 from jax_reparam import checkpoint, deploy, models, pipeline, reparam, report
 from jax_reparam.checkpoint import Trained
 from jax_reparam.errors import InputError
-from jax_reparam.export import card, convert, folder, gates, manifest, samples, weights
+from jax_reparam.export import card, convert, folder, forms, gates, manifest, samples, weights
 from jax_reparam.export.samples import Windows
 from jax_reparam.export.verify import verify
 from jax_reparam.features import FrontendConfig
@@ -42,6 +42,11 @@ class Exported:
     path: Path
     manifest: dict[str, Any]
     failures: list[str]
+
+    @property
+    def usable(self) -> bool:
+        """Whether float32 passed, and a form for a microcontroller: int16, where int8 loses too much."""
+        return 'float32' in self.manifest['forms'] and self.manifest['recommended'] is not None
 
 
 def fold_and_export(
@@ -76,28 +81,37 @@ def fold_and_export(
     # Made before the work: a folder that cannot be written shows at once.
     with folder.replaced(out) as place:
         data = load_data(trained, show_progress)
-        test = samples.verification(data, limit)
+        test = samples.of_part(data, 'test', limit)
+        validation = samples.of_part(data, 'validation', samples.VALIDATION_WINDOWS)
         calibration, calibration_places = samples.calibration(data)
         reference, fold_entry = compare(trained, folded, test)
         tell(
             f'compared on {len(test.features)} test windows: logits differ by at most {fold_entry["max_abs_diff"]:.1e}'
         )
 
-        forms: dict[str, Any] = {}
+        passed: dict[str, Any] = {}
         failed: dict[str, Any] = {}
-        for name, make in exporters(trained, folded, calibration).items():
+        maker = forms.Maker(
+            deployed(trained, folded, frames=data.window.frames),
+            calibration,
+            validation,
+            compare(trained, folded, validation)[0],
+        )
+        for name in manifest.FORM_FILES:
             try:
-                model = make()
+                made = maker.make(name)
             except convert.ConversionError as error:
                 failed[name] = {'reasons': [f'{name}: {error}']}
                 continue
+            model = made.model
             tell(f'exported {name}: {len(model):,} bytes')
             entry, reasons = verify(name, model, reference, test, show_progress=show_progress)
+            entry['made'] = made.how
             tell(f'verified {name} in LiteRT and TFLM' if entry['tflm'] else f'verified {name} in LiteRT only')
             if reasons:
                 failed[name] = {**entry, 'reasons': reasons}
                 continue
-            forms[name] = entry
+            passed[name] = entry
             (place / entry['file']).write_bytes(model)
 
         content = {
@@ -110,7 +124,8 @@ def fold_and_export(
                 'folded': weights.count(folded['params']),
             },
             'fold': fold_entry,
-            'forms': forms,
+            'forms': passed,
+            'recommended': next((name for name in manifest.QUANTISED if name in passed), None),
             'failed': failed,
             'reference_uar': gates.uar(reference, test),
             'protocol': trained.meta['split'],
@@ -190,18 +205,11 @@ def compare(trained: Trained, folded: Variables, test: Windows) -> tuple[np.ndar
     }
 
 
-def exporters(trained: Trained, folded: Variables, calibration: np.ndarray) -> dict[str, Callable[[], bytes]]:
-    """How each form is made, by name; `calibration` is `[W, frames, n_mels]`."""
-    model, shape = trained.config['model'], (1, *calibration.shape[1:])
-    params = _in_float64(lambda tree: deploy.prepare(model, tree, frames=shape[1]), folded)
-
-    def function(features: jax.Array) -> jax.Array:
-        return deploy.apply(model, params, features)
-
-    return {
-        'float32': lambda: convert.to_float32(function, shape),
-        'int8': lambda: convert.to_int8(function, calibration),
-    }
+def deployed(trained: Trained, folded: Variables, *, frames: int) -> forms.Deployed:
+    """The deploy form of a folded model for windows of `frames` frames, with its parameters inside."""
+    model = trained.config['model']
+    params = _in_float64(lambda tree: deploy.prepare(model, tree, frames=frames), folded)
+    return lambda features, norm: deploy.apply(model, params, features, norm=norm)
 
 
 def _model(trained: Trained, hrf: Mapping[str, Any] | None) -> Any:

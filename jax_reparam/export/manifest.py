@@ -21,7 +21,9 @@ from jax_reparam.windows import WindowConfig
 
 FORMAT = 1
 FILE = 'manifest.json'
-FORM_FILES = {'float32': 'model_float32.tflite', 'int8': 'model_int8.tflite'}
+FORM_FILES = {'float32': 'model_float32.tflite', 'int8': 'model_int8.tflite', 'int16': 'model_int16.tflite'}
+# Forms for a microcontroller, the one to prefer first.
+QUANTISED = ('int8', 'int16')
 
 
 @dataclasses.dataclass(frozen=True)

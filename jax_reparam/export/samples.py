@@ -7,9 +7,12 @@ import dataclasses
 import numpy as np
 
 from jax_reparam import windows
-from jax_reparam.pipeline import Data
+from jax_reparam.pipeline import Data, Part
 
-CALIBRATION_WINDOWS = 128
+# The whole of a small corpus: speakers to come would else leave the ranges more often.
+CALIBRATION_WINDOWS = 512
+# Enough to tell ways of quantising apart, few enough to wait for.
+VALIDATION_WINDOWS = 128
 SEED = 0
 
 
@@ -28,13 +31,13 @@ class Windows:
     truth: np.ndarray
 
 
-def verification(data: Data, limit: int | None) -> Windows:
-    """The test part's windows: all of them, or at most `limit`, of clips drawn with a fixed seed.
+def of_part(data: Data, part: Part, limit: int | None) -> Windows:
+    """A part's windows: all of them, or at most `limit`, of clips drawn with a fixed seed.
 
     Only whole clips are drawn, since a decision is a clip's; at least one is.
     """
-    features, clip = data.windows('test')
-    truth = data.labels('test')
+    features, clip = data.windows(part)
+    truth = data.labels(part)
     if limit is None or limit >= len(features):
         return Windows(features, clip, truth)
     order = np.random.default_rng(SEED).permutation(len(truth))

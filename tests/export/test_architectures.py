@@ -9,7 +9,8 @@ import pytest
 
 from helpers import TINY_MODELS, drawn
 from jax_reparam import deploy, models
-from jax_reparam.export import convert, flatbuffer, interpret, tflm
+from jax_reparam.export import convert, flatbuffer, forms, interpret, tflm
+from jax_reparam.export.tidy import tidy
 
 FRAMES, BANDS = 61, 12
 
@@ -35,11 +36,11 @@ def exported(request):
     """(name, windows, logits of the plain model, form to file) of one architecture."""
     windows, expected, params = prepared(request.param)
     function = lambda features: deploy.apply(TINY_MODELS[request.param], params, features)
-    forms = {
-        'float32': convert.to_float32(function, (1, FRAMES, BANDS)),
-        'int8': convert.to_int8(function, windows),
+    files = {
+        'float32': tidy(convert.to_float32(function, (1, FRAMES, BANDS))),
+        'int8': forms.integer(function, windows),
     }
-    return request.param, windows, expected, forms
+    return request.param, windows, expected, files
 
 
 def run_everywhere(model, windows):
@@ -50,20 +51,20 @@ def run_everywhere(model, windows):
 
 
 def test_float32_is_the_model(exported):
-    _, windows, expected, forms = exported
-    for logits in run_everywhere(forms['float32'], windows).values():
+    _, windows, expected, files = exported
+    for logits in run_everywhere(files['float32'], windows).values():
         np.testing.assert_allclose(logits, expected, atol=1e-4)
 
 
 def test_int8_is_near_the_model(exported):
     """Weights drawn at random are harder than trained ones; a wrong operator would leave nothing near 15 dB."""
-    _, windows, expected, forms = exported
-    for logits in run_everywhere(forms['int8'], windows).values():
+    _, windows, expected, files = exported
+    for logits in run_everywhere(files['int8'], windows).values():
         assert snr(logits, np.asarray(expected)) > 15
 
 
 def test_a_normalisation_is_one_operator(exported):
-    name, _, _, forms = exported
+    name, _, _, files = exported
     fields = TINY_MODELS[name]
     normalisations = {
         'conv_transformer': 2 * fields.get('layers', 0) + 1 if name == 'conv_transformer' else 0,
@@ -71,17 +72,22 @@ def test_a_normalisation_is_one_operator(exported):
         # One before each stage, one behind each merge, two a layer.
         'speech_former': 4 + 3 + 2 * sum(fields['layers']) if name == 'speech_former' else 0,
     }[fields['name']]
-    for model in forms.values():
+    for model in files.values():
         ops = flatbuffer.graph(model).ops
         assert ops['L2_NORMALIZATION'] == normalisations
         assert not {'RSQRT', 'SQUARED_DIFFERENCE', 'SUM', 'MEAN', 'SELECT_V2', 'GATHER'} & ops.keys()
 
 
-def test_without_l2_normalization_it_is_the_same_function():
-    """The other way to write a normalisation, for what does not have that operator; one architecture shows it."""
-    windows, expected, params = prepared('conformer')
-    function = lambda features: deploy.apply(TINY_MODELS['conformer'], params, features, norm='rsqrt')
-    model = convert.to_float32(function, (1, FRAMES, BANDS))
-    assert 'L2_NORMALIZATION' not in flatbuffer.graph(model).ops
-    for logits in run_everywhere(model, windows).values():
+@pytest.mark.parametrize('name', ['conv_transformer', 'conformer', 'speech_former'])
+def test_without_l2_normalization_it_is_the_same_function(name):
+    """The other way to write a normalisation, for what does not have that operator; int16 needs it."""
+    windows, expected, params = prepared(name)
+    function = lambda features: deploy.apply(TINY_MODELS[name], params, features, norm='rsqrt')
+    float32 = convert.to_float32(function, (1, FRAMES, BANDS))
+    assert not {'L2_NORMALIZATION', 'PADV2'} & flatbuffer.graph(float32).ops.keys()
+    for logits in run_everywhere(tidy(float32), windows).values():
         np.testing.assert_allclose(logits, expected, atol=1e-4)
+    int16 = forms.integer(function, windows, 'int16', float32=float32)
+    assert flatbuffer.graph(int16).input.dtype == 'int16'
+    for logits in run_everywhere(int16, windows).values():
+        assert snr(logits, np.asarray(expected)) > 25

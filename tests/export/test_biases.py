@@ -11,7 +11,7 @@ from jax_reparam.export import biases, convert, flatbuffer, interpret
 
 @pytest.fixture(scope='module')
 def windows():
-    return np.random.default_rng(0).uniform(0, 3, (32, 6, 8)).astype(np.float32)
+    return np.random.default_rng(0).uniform(0, 3, (biases.WINDOWS, 6, 8)).astype(np.float32)
 
 
 @pytest.fixture(scope='module')
@@ -34,13 +34,11 @@ def function():
     return apply
 
 
-@pytest.fixture(scope='module')
-def forms(function, windows):
-    """(int8 without correction, int8 with it)"""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(biases, 'corrected', lambda int8, float32, windows: int8)
-        plain = convert.to_int8(function, windows)
-    return plain, convert.to_int8(function, windows)
+@pytest.fixture(scope='module', params=['int8', 'int16'])
+def forms(request, function, windows):
+    """(quantised without correction, with it)"""
+    plain = convert.quantise(function, windows, request.param)
+    return plain, biases.corrected(plain, convert.to_float32(function, (1, *windows.shape[1:])), windows)
 
 
 def test_the_mean_error_vanishes(function, windows, forms):

@@ -56,8 +56,8 @@ def test_success_prints_the_models(fold, workdir, tmp_path):
 
 
 def test_a_failed_form_is_exit_code_1(fold, workdir, tmp_path, monkeypatch):
-    real = convert.to_int8
-    monkeypatch.setattr(convert, 'to_int8', lambda function, windows: real(function, 1e-3 * windows))
+    real = convert.quantise
+    monkeypatch.setattr(convert, 'quantise', lambda function, windows, kind: real(function, 1e-3 * windows, kind))
     code, out, err = fold(workdir, tmp_path / 'out', '--quiet')
     assert code == 1
     assert 'failed: int8 in LiteRT: expected' in err

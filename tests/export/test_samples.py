@@ -10,7 +10,7 @@ from jax_reparam.export import samples
 
 
 def test_all_test_windows(data):
-    found = samples.verification(data, None)
+    found = samples.of_part(data, 'test', None)
     features, clip = data.windows('test')
     np.testing.assert_array_equal(found.features, features)
     np.testing.assert_array_equal(found.clip, clip)
@@ -20,7 +20,7 @@ def test_all_test_windows(data):
 @pytest.mark.parametrize('limit', [1, 5, 9])
 def test_at_most_so_many_windows_of_whole_clips(data, limit):
     features, clip = data.windows('test')
-    found = samples.verification(data, limit)
+    found = samples.of_part(data, 'test', limit)
     assert len(found.features) <= limit or len(found.truth) == 1
     assert len(found.clip) == len(found.features)
     assert sorted(set(found.clip.tolist())) == list(range(len(found.truth)))

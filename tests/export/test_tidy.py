@@ -34,7 +34,7 @@ def test_paddings_are_what_tflm_reads(rng):
     kernel = rng.standard_normal((4, 4)).astype(np.float32)
     function = lambda x: jnp.pad(x[0] @ kernel, ((1, 2), (0, 0)), constant_values=0.5).sum(0, keepdims=True)
     windows = rng.standard_normal((3, 6, 4)).astype(np.float32)
-    model = convert.to_float32(function, (1, 6, 4))
+    model = tidy.tidy(convert.to_float32(function, (1, 6, 4)))
     assert 'PADV2' in flatbuffer.graph(model).ops
     expected = np.concatenate([function(window[None]) for window in windows])
     np.testing.assert_allclose(interpret.load(model)(windows), expected, rtol=1e-5)

@@ -1,0 +1,145 @@
+"""How each exported form is made of a folded model, and what is tried where the first way loses too much.
+
+Which way a quantised form is made is decided on validation windows: test windows only say how good it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from jax_reparam.deploy.ops import Norm
+from jax_reparam.export import biases, convert, gates, interpret
+from jax_reparam.export.samples import Windows
+from jax_reparam.export.tidy import tidy
+
+# The deploy form with its parameters inside: features `[1, frames, n_mels]` to logits `[1, C]`.
+Deployed = Callable[[jax.Array, Norm], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """One way to make a quantised form.
+
+    Attributes:
+      norm: how normalisations are written (`deploy.ops.unit`).
+      share: of the calibration windows, those that set the ranges: of fewer, ranges are narrower, and what is rare is
+        clipped to them.
+    """
+
+    norm: Norm
+    share: float = 1.0
+
+
+# int16 has no L2_NORMALIZATION. It is itself the remedy where int8 loses too much by all of its ways.
+WAYS: dict[str, tuple[Way, ...]] = {
+    'int8': (Way('l2'), Way('rsqrt'), Way('l2', share=1 / 8)),
+    'int16': (Way('rsqrt'),),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """A form's file.
+
+    Attributes:
+      model: the .tflite file.
+      how: the manifest's `made`: `norm`, `ranges` (how many windows set them) and `tried` (each way with its score on
+        validation windows).
+    """
+
+    model: bytes
+    how: dict[str, Any]
+
+
+def integer(
+    function: convert.Function,
+    windows: np.ndarray,
+    activations: convert.Activations = 'int8',
+    *,
+    float32: bytes | None = None,
+    ranges: np.ndarray | None = None,
+) -> bytes:
+    """Makes a form that computes in integers: converted, its biases corrected, made ready for a device.
+
+    Args:
+      function: features `[1, frames, n_mels]` to logits `[1, C]`, with its parameters inside.
+      windows: calibration windows, `[W, frames, n_mels]`.
+      activations: see `convert.quantise`.
+      float32: what `convert.to_float32` makes of the function, where that is known.
+      ranges: windows that set the ranges; None: `windows`.
+
+    Raises:
+      ConversionError: TensorFlow refused the graph.
+    """
+    model = convert.quantise(function, windows if ranges is None else ranges, activations)
+    float32 = float32 or convert.to_float32(function, (1, *windows.shape[1:]))
+    return tidy(biases.corrected(model, float32, windows))
+
+
+class Maker:
+    """Makes the forms of one model.
+
+    Args:
+      function: the deploy form.
+      calibration: training windows, `[W, frames, n_mels]`.
+      validation: what a way is chosen on.
+      reference: the trained model's logits of `validation`, `[V, C]`.
+    """
+
+    def __init__(self, function: Deployed, calibration: np.ndarray, validation: Windows, reference: np.ndarray) -> None:
+        self._function, self._calibration = function, calibration
+        self._validation, self._reference = validation, reference
+        self._float32: dict[Norm, bytes] = {}
+
+    def make(self, name: str) -> Made:
+        """Makes the form `float32`, `int8` or `int16`.
+
+        A quantised form is made in the first way of `WAYS` that keeps the decisions and the UAR of the validation
+        windows (`gates`), else in the one with the best signal-to-noise ratio there.
+
+        Raises:
+          ConversionError: TensorFlow refused the graph.
+        """
+        if name == 'float32':
+            return Made(tidy(self._graph('l2')), {'norm': 'l2'})
+        tried: list[tuple[bytes, Way, gates.Score]] = []
+        for result in self._ways(name):
+            tried.append(result)
+            if not gates.failures(name, 'validation', result[2], gates.uar(self._reference, self._validation)):
+                chosen = result
+                break
+        else:
+            chosen = max(tried, key=lambda result: result[2].snr_db or 0.0)
+        scores = [{**self._describe(way), **score.as_json()} for _, way, score in tried]
+        return Made(chosen[0], {**self._describe(chosen[1]), 'tried': scores})
+
+    def _ways(self, name: str) -> Iterator[tuple[bytes, Way, gates.Score]]:
+        for way in WAYS[name]:
+            model = integer(
+                self._bound(way.norm),
+                self._calibration,
+                'int16' if name == 'int16' else 'int8',
+                float32=self._graph(way.norm),
+                ranges=self._ranges(way),
+            )
+            logits = interpret.load(model)(self._validation.features)
+            yield model, way, gates.score(self._reference, logits, self._validation)
+
+    def _graph(self, norm: Norm) -> bytes:
+        if norm not in self._float32:
+            self._float32[norm] = convert.to_float32(self._bound(norm), (1, *self._calibration.shape[1:]))
+        return self._float32[norm]
+
+    def _bound(self, norm: Norm) -> convert.Function:
+        return lambda features: self._function(features, norm)
+
+    def _ranges(self, way: Way) -> np.ndarray:
+        return self._calibration[:: round(1 / way.share)]
+
+    def _describe(self, way: Way) -> dict[str, Any]:
+        return {'norm': way.norm, 'ranges': len(self._ranges(way))}

@@ -1,0 +1,71 @@
+"""A quantised model beside its float32 twin: the nodes that belong together, and what runs through them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from jax_reparam.export import flatbuffer
+
+_BIASED = ('FULLY_CONNECTED', 'CONV_2D', 'DEPTHWISE_CONV_2D')
+
+
+def layers(quantised: Any, float32: Any) -> list[tuple[Any, Any]]:
+    """Pairs of nodes, linear layers and convolutions with a bias, in the order of the graph.
+
+    Args:
+      quantised: what `flatbuffer.tree` gave.
+      float32: the same graph in float32, in the same order.
+
+    Raises:
+      ValueError: the two are not the same graph.
+    """
+    named = [
+        [
+            (name, node)
+            for name, node in zip(flatbuffer.operator_names(tree), tree.subgraphs[0].operators, strict=True)
+            if name != 'QUANTIZE'
+        ]
+        for tree in (quantised, float32)
+    ]
+    names = [[name for name, _ in nodes] for nodes in named]
+    if names[0] != names[1]:
+        raise ValueError(f'expected the operators of the float32 graph, got others: {len(names[0])}, {len(names[1])}')
+    return [
+        (node, twin)
+        for (name, node), (_, twin) in zip(*named, strict=True)
+        if name in _BIASED and len(node.inputs) > 2 and node.inputs[2] >= 0
+    ]
+
+
+def constant(content: Any, index: int, dtype: type[np.generic]) -> np.ndarray:
+    """A constant tensor of a tree, in its shape; a view of the buffer."""
+    tensor = content.subgraphs[0].tensors[index]
+    data = np.asarray(content.buffers[tensor.buffer].data, np.uint8).view(dtype)
+    return data.reshape([int(size) for size in tensor.shape])
+
+
+def observe(model: bytes, tensors: Sequence[int], windows: np.ndarray) -> Iterator[dict[int, np.ndarray]]:
+    """Runs a model over windows `[W, frames, n_mels]`; yields, for each, the real values of some tensors by index."""
+    from ai_edge_litert import interpreter as litert
+
+    # LiteRT's own kernels are TFLM's reference kernels, nearly to the bit.
+    interpreter = litert.Interpreter(
+        model_content=model,
+        experimental_op_resolver_type=litert.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+        experimental_preserve_all_tensors=True,
+    )
+    interpreter.allocate_tensors()
+    source = interpreter.get_input_details()[0]['index']
+    port = flatbuffer.graph(model).input
+    scales = {detail['index']: detail['quantization'] for detail in interpreter.get_tensor_details()}
+    for window in windows:
+        interpreter.set_tensor(source, port.encode(window[None]))
+        interpreter.invoke()
+        yield {tensor: _real(interpreter.get_tensor(tensor), *scales[tensor]) for tensor in tensors}
+
+
+def _real(values: np.ndarray, scale: float, zero_point: int) -> np.ndarray:
+    return (values.astype(np.float64) - zero_point) * scale if scale else values
