@@ -43,6 +43,7 @@ def test_prepared_with_tfds_own_builder(crema_d):
     corpus = corpora.prepare('crema_d', **arguments)
     assert corpus.labels == LABELS
     assert len(corpus) == 24
+    assert list(corpus.id) == sorted(corpus.id)
     for i in range(24):
         part = corpus.id[i].partition('_')[0]
         assert (corpus.part[i], corpus.speaker[i] in SPEAKERS[part]) == (part, True)
