@@ -6,6 +6,7 @@ import io
 import os
 import struct
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -58,7 +59,6 @@ def read(path: str | os.PathLike[str], sample_rate: int = SAMPLE_RATE) -> np.nda
 def decode(data: bytes, name: str, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
     """Decodes the bytes of one WAV or FLAC file; see `read`, which gives them. `name` stands in the errors."""
     import soundfile
-    import soxr
 
     if not data:
         raise AudioError(f'{name}: expected WAV or FLAC audio, found an empty file')
@@ -80,6 +80,65 @@ def decode(data: bytes, name: str, sample_rate: int = SAMPLE_RATE) -> np.ndarray
 
     if data[:4] == b'RIFF' and (missing := _missing_bytes(data)):
         raise AudioError(f'{name}: expected the audio that its header promises, found {missing:,} bytes too few')
+    return mono(samples, rate, name, sample_rate)
+
+
+def decode_cut(
+    file: BinaryIO, name: str, start: float, end: float | None, sample_rate: int = SAMPLE_RATE
+) -> np.ndarray:
+    """Decodes a part of a long WAV or FLAC file, reading that part alone.
+
+    Args:
+      file: the opened file.
+      name: what to call the cut in errors.
+      start: where it begins, in seconds.
+      end: where it ends; None, or an end beyond the file: where the file ends.
+      sample_rate: samples per second of the result.
+
+    Returns:
+      `[N]` int16, as `read` makes it.
+
+    Raises:
+      AudioError: not WAV or FLAC, no audio at `start`, or samples that are not finite.
+    """
+    import soundfile
+
+    try:
+        with soundfile.SoundFile(file) as sound:
+            rate = sound.samplerate
+            first = round(start * rate)
+            last = sound.frames if end is None else min(round(end * rate), sound.frames)
+            if not 0 <= first < last:
+                raise AudioError(
+                    f'{name}: expected audio from {start:.3f} s on, found {sound.frames / rate:.3f} s of it in all'
+                )
+            sound.seek(first)
+            samples = sound.read(last - first, dtype='float32', always_2d=True)
+    except soundfile.LibsndfileError as error:
+        raise AudioError(f'{name}: expected WAV or FLAC audio, found something else ({error.error_string})') from None
+    if len(samples) < last - first:
+        # A header may promise more than a truncated file holds.
+        raise AudioError(f'{name}: expected {last - first:,} samples, found {len(samples):,}')
+    return mono(samples, rate, name, sample_rate)
+
+
+def mono(samples: np.ndarray, rate: int, name: str, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
+    """Mixes and resamples decoded audio; see `read`.
+
+    Args:
+      samples: `[N, channels]` float32, full scale being 1.
+      rate: samples per second of `samples`.
+      name: what to call it in errors.
+      sample_rate: samples per second of the result.
+
+    Returns:
+      `[M]` int16, the mean of the channels.
+
+    Raises:
+      AudioError: no sample, a rate that no recording has, or samples that are not finite.
+    """
+    import soxr
+
     if not len(samples):
         raise AudioError(f'{name}: expected audio, found 0 samples')
     if not _RATES[0] <= rate <= _RATES[1]:
@@ -87,10 +146,10 @@ def decode(data: bytes, name: str, sample_rate: int = SAMPLE_RATE) -> np.ndarray
     if bad := int(np.sum(~np.isfinite(samples))):
         raise AudioError(f'{name}: expected finite samples, found {bad:,} that are NaN or infinite')
 
-    mono = samples.mean(axis=1)
+    mixed = samples.mean(axis=1)
     if rate != sample_rate:
-        mono = soxr.resample(mono, rate, sample_rate)
-    return np.clip(np.rint(mono * 32768.0), -32768, 32767).astype(np.int16)
+        mixed = soxr.resample(mixed, rate, sample_rate)
+    return np.clip(np.rint(mixed * 32768.0), -32768, 32767).astype(np.int16)
 
 
 def check(audio: np.ndarray, name: str, sample_rate: int = SAMPLE_RATE) -> None:

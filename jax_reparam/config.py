@@ -16,6 +16,13 @@ CORPORA: dict[str, dict[str, Any]] = {
     'emodb': {'train.batch_size': 16, 'train.steps': 1000},
     'ravdess': {'train.steps': 2400, 'train.eval_every': 100},
     'folder': {},
+    'iemocap': {},
+    'iemocap/all': {},
+    'm3ed': {},
+    'daic_woz': {},
+    'nemo': {},
+    'crema_d': {},
+    'savee': {},
 }
 
 
@@ -45,6 +52,7 @@ def base(**model: Any) -> ConfigDict:
                 'cache': '',  # '' is $JAX_REPARAM_CACHE, else ~/.cache/jax_reparam
                 'protocol': '',  # '' is the corpus's own
                 'fold': '0',  # a number, or 'all'
+                'accept_mismatch': False,  # whether to train on a copy with other counts than the published ones
             },
             'augment': {
                 'freq_masks': 2,

@@ -139,7 +139,11 @@ def count_folds(config: Mapping[str, Any], *, show_progress: bool = True) -> int
 def _corpus(config: Mapping[str, Any], show_progress: bool) -> corpora.Corpus:
     data = config['data']
     return corpora.prepare(
-        data['corpus'], source=data['source'], data_dir=cache_dir(data['cache']), progress=show_progress
+        data['corpus'],
+        source=data['source'],
+        data_dir=cache_dir(data['cache']),
+        accept_mismatch=data.get('accept_mismatch', False),  # runs of earlier versions do not have it
+        progress=show_progress,
     )
 
 

@@ -10,24 +10,39 @@ import contextlib
 import dataclasses
 import difflib
 import functools
+import importlib
 import io
 import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jax_reparam.corpora import synth
+from jax_reparam.corpora import check, synth
 from jax_reparam.errors import InputError
 
 if TYPE_CHECKING:
     from jax_reparam.corpora.builder import SpeechBuilder
 
-NAMES = ('synth', 'emodb', 'ravdess', 'folder')
+# Name to module and class of the builder; what follows a slash is its configuration.
+_BUILDERS = {
+    'synth': ('synth_builder', 'Synth'),
+    'emodb': ('emodb', 'Emodb'),
+    'ravdess': ('ravdess', 'Ravdess'),
+    'iemocap': ('iemocap', 'Iemocap'),
+    'iemocap/all': ('iemocap', 'Iemocap'),
+    'm3ed': ('m3ed', 'M3ed'),
+    'daic_woz': ('daic_woz', 'DaicWoz'),
+    'nemo': ('nemo', 'Nemo'),
+    'crema_d': ('tfds_audio', 'CremaD'),
+    'savee': ('tfds_audio', 'Savee'),
+    'folder': ('folder', 'Folder'),
+}
+NAMES = tuple(_BUILDERS)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,6 +62,8 @@ class Corpus:
       directory: the prepared records.
       skipped: (id, reason) of everything in the source that was left out.
       synthetic: True where no human speaks; numbers from such a corpus say nothing about emotions.
+      warnings: (what, number of clips) of what the self-check warns of.
+      mismatches: a phrase for each published count that this copy does not have.
     """
 
     name: str
@@ -61,10 +78,17 @@ class Corpus:
     directory: Path
     skipped: tuple[tuple[str, str], ...] = ()
     synthetic: bool = False
+    warnings: tuple[tuple[str, int], ...] = ()
+    mismatches: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Number of clips n."""
         return len(self.id)
+
+    @property
+    def report(self) -> Path:
+        """The self-check of the preparation, Markdown."""
+        return self.directory / 'report.md'
 
     def audio(self, i: int) -> np.ndarray:
         """Reads clip i, `[N]` int16 mono at `audio.SAMPLE_RATE`."""
@@ -82,7 +106,14 @@ class Corpus:
 
 
 def prepare(
-    name: str, *, source: str | os.PathLike[str] = '', data_dir: str | os.PathLike[str], progress: bool = True
+    name: str,
+    *,
+    source: str | os.PathLike[str] = '',
+    data_dir: str | os.PathLike[str],
+    accept_mismatch: bool = False,
+    progress: bool = True,
+    beam_runner: str = '',
+    beam_options: Sequence[str] = (),
 ) -> Corpus:
     """Prepares a corpus, or finds it prepared before.
 
@@ -90,64 +121,74 @@ def prepare(
     unchanged one is not. A preparation that is killed leaves nothing that a later one could take for finished; of two
     at the same time the second waits for the first.
 
+    A copy that has other counts than the corpus was published with is refused, every time, unless `accept_mismatch`
+    says that it is meant: what was accepted once in one place is not found by another run that does not say so.
+
     Args:
       name: one of `NAMES`.
       source: the folder (or table, for `folder`) that holds the corpus; nothing for `synth`.
       data_dir: where prepared corpora are kept.
+      accept_mismatch: whether to go on with a copy that has other counts than the published one.
       progress: whether to say on standard error what goes on.
+      beam_runner: the Apache Beam runner that prepares it; '' for threads of this process.
+      beam_options: flags of that runner.
 
     Raises:
-      InputError: an unknown name, a source that is missing or laid out in another way, or one in which some label has
-        no usable clip.
+      InputError: an unknown name, a source that is missing or laid out in another way, one in which some label has
+        no usable clip, or a copy with other counts than the published ones.
     """
     builder = _builder(name)
+    config = name.partition('/')[2]
     source = os.fspath(source)
-    found = builder.find(source)
+    found = builder.find(source, config)
     key = builder.digest(found)
-    root = Path(data_dir).expanduser() / f'{name}-{key[:12]}'
-    directory = root / name / str(builder.VERSION)
+    root = Path(data_dir).expanduser() / f'{name.replace("/", "-")}-{key[:12]}'
+    arguments: dict[str, Any] = {'config': config} if config else {}
+    directory = root / builder.name / (builder.config_of(config) or '') / str(builder.VERSION)
     if not directory.is_dir():
         with _lock(root):
             # Whoever held the lock before may have been killed, or may have finished: then there is nothing to build.
             for stale in directory.parent.glob('incomplete.*'):
                 shutil.rmtree(stale)
-            _build(builder(source=source, progress=progress, data_dir=root, file_format='array_record'))
+            arguments |= {'accept_mismatch': accept_mismatch, 'progress': progress}
+            arguments |= {'data_dir': root, 'file_format': 'array_record'}
+            try:
+                _build(builder(source=source, **arguments), beam_runner, beam_options)
+            except check.MismatchError as error:
+                path = root / 'report.md'
+                path.write_text(error.report)
+                raise InputError(f'{error}; the report is {path}') from error
     corpus = _load(name, key, directory)
+    if corpus.mismatches and not accept_mismatch:
+        message = check.mismatch(source, name, corpus.mismatches)
+        raise InputError(f'{message}; the report is {corpus.report}')
     if progress:
         print(_summary(corpus), file=sys.stderr)
     return corpus
 
 
 def _builder(name: str) -> type[SpeechBuilder]:
-    if name == 'synth':
-        from jax_reparam.corpora.synth_builder import Synth
-
-        return Synth
-    if name == 'emodb':
-        from jax_reparam.corpora.emodb import Emodb
-
-        return Emodb
-    if name == 'ravdess':
-        from jax_reparam.corpora.ravdess import Ravdess
-
-        return Ravdess
-    if name == 'folder':
-        from jax_reparam.corpora.folder import Folder
-
-        return Folder
-    near = difflib.get_close_matches(name, NAMES, n=1)
-    hint = f'; did you mean {near[0]!r}?' if near else ''
-    raise InputError(f'corpus: expected one of {", ".join(NAMES)}, found {name!r}{hint}')
+    if name not in _BUILDERS:
+        near = difflib.get_close_matches(name, NAMES, n=1)
+        hint = f'; did you mean {near[0]!r}?' if near else ''
+        raise InputError(f'corpus: expected one of {", ".join(NAMES)}, found {name!r}{hint}')
+    module, class_ = _BUILDERS[name]
+    return getattr(importlib.import_module(f'jax_reparam.corpora.{module}'), class_)
 
 
-def _build(builder: SpeechBuilder) -> None:
+def _build(builder: SpeechBuilder, beam_runner: str, beam_options: Sequence[str]) -> None:
     """Runs the builder without the talk and bars of TensorFlow Datasets: ours say more."""
     import tensorflow_datasets as tfds
 
+    how: dict[str, Any] = {}
+    if beam_runner or beam_options:
+        from jax_reparam.corpora import beam
+
+        how = {'beam_runner': beam_runner or None, 'beam_options': beam.options(beam_options)}
     tfds.display_progress_bar(False)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            builder.download_and_prepare()
+            builder.download_and_prepare(download_config=tfds.download.DownloadConfig(**how))
     finally:
         tfds.display_progress_bar(True)
 
@@ -178,6 +219,8 @@ def _load(name: str, key: str, directory: Path) -> Corpus:
         directory=directory,
         skipped=tuple((id_, reason) for id_, reason in clips['skipped']),
         synthetic=clips['synthetic'],
+        warnings=tuple(clips['warnings'].items()),
+        mismatches=tuple(clips['mismatches']),
     )
 
 
@@ -188,4 +231,6 @@ def _summary(corpus: Corpus) -> str:
     if corpus.skipped:
         id_, reason = corpus.skipped[0]
         line += f'; skipped {len(corpus.skipped):,}, first {id_} ({reason}); all in {corpus.directory / "skipped.tsv"}'
+    if warnings := ', '.join(f'{count:,} {what}' for what, count in corpus.warnings if count):
+        line += f'; clips {warnings}: see {corpus.report}'
     return line

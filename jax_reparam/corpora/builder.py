@@ -3,76 +3,44 @@
 from __future__ import annotations
 
 import collections
-import dataclasses
+import contextlib
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import IO, Any, ClassVar, TypeVar
 
 import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
 from jax_reparam import audio
+from jax_reparam.corpora import check
+from jax_reparam.corpora.found import Clip, Found, Part, Published
 from jax_reparam.errors import InputError
 from jax_reparam.progress import Progress
 
+__all__ = ['Clip', 'Found', 'Part', 'Published', 'SpeechBuilder', 'first_missing', 'folder_of', 'listing']
+
 _T = TypeVar('_T')
-Part = Literal['', 'train', 'validation', 'test']
-
-
-@dataclasses.dataclass(frozen=True)
-class Clip:
-    """A clip as its source names it.
-
-    Attributes:
-      id: unique name.
-      label: its class.
-      speaker: who speaks.
-      path: its file; None where the corpus makes the audio itself.
-      group: the recording session or series it comes from; '' where the corpus has none.
-      part: 'train', 'validation' or 'test' where the corpus itself says so; '' where not.
-      start: where it begins in its file, in seconds.
-      end: where it ends in its file, in seconds; None: with the file.
-    """
-
-    id: str
-    label: str
-    speaker: str
-    path: epath.Path | None = None
-    group: str = ''
-    part: Part = ''
-    start: float = 0.0
-    end: float | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Found:
-    """What a source holds, by its names alone.
-
-    Attributes:
-      labels: the classes in order.
-      clips: the clips, ascending by id.
-      skipped: (id, reason) of the files that are no clips of the corpus.
-    """
-
-    labels: tuple[str, ...]
-    clips: tuple[Clip, ...]
-    skipped: tuple[tuple[str, str], ...] = ()
+_R = TypeVar('_R')
 
 
 class SpeechBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Builds int16 mono audio at 16 kHz with label, speaker, id, group and times, in the order of the ids.
 
-    A corpus derives from it and gives `find`; one that makes its audio also gives `fingerprints` and `load`. Clips that
-    cannot be used, and clips whose audio an earlier one already holds, are left out; `skipped.tsv` beside the records
-    says which and why.
+    A corpus derives from it and gives `find`; one that makes its audio also gives `fingerprints` and `load`. A first
+    pass decodes and measures every clip, `check.review` decides on all of them together, and a second one writes those
+    that are used: a clip with two labels can then be left out wherever its copy lies. Beside the records are
+    `skipped.tsv`, what was left out and why, and `report.md`, the self-check. Given a Beam runner or options in TFDS's
+    `DownloadConfig`, both passes are Beam pipelines, and give the same records in the same order.
 
     Attributes:
       LABELS: the classes in order; empty where the source names them.
       SYNTHETIC: whether no human speaks in it.
+      BEAM: whether its clips can be read each for itself, as Beam's workers do.
       DESCRIPTION: what it is, in a sentence.
       HOMEPAGE: where it comes from.
       LICENSE: how it may be used.
@@ -83,26 +51,41 @@ class SpeechBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
     RELEASE_NOTES: ClassVar[dict[str, str]] = {'2.0.0': 'Session or series, and times of a cut.'}
     LABELS: ClassVar[tuple[str, ...]] = ()
     SYNTHETIC: ClassVar[bool] = False
+    BEAM: ClassVar[bool] = True
     DESCRIPTION: ClassVar[str] = ''
     HOMEPAGE: ClassVar[str | None] = None
     LICENSE: ClassVar[str | None] = None
     CITATION: ClassVar[str | None] = None
 
-    def __init__(self, *, source: str | os.PathLike[str] = '', progress: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        source: str | os.PathLike[str] = '',
+        accept_mismatch: bool = False,
+        progress: bool = False,
+        **kwargs: Any,
+    ) -> None:
         """Constructs a builder.
 
         Args:
           source: folder or table of the corpus; '' where the corpus needs none, or to take TFDS's `manual_dir`.
+          accept_mismatch: whether to go on with a copy that has other counts than the published one.
           progress: whether to say on standard error how far it is.
           **kwargs: those of `tfds.core.DatasetBuilder`.
         """
         self._source = os.fspath(source)
+        self._accept_mismatch = accept_mismatch
         self._progress = progress
+        self._beam: tuple[Any, Any] | None = None
         super().__init__(**kwargs)
 
     @classmethod
-    def find(cls, source: str) -> Found:
+    def find(cls, source: str, config: str = '') -> Found:
         """Lists the clips at `source` without opening them.
+
+        Args:
+          source: folder or table of the corpus.
+          config: one of its `BUILDER_CONFIGS`, by name; '' for the first, or where it has none.
 
         Raises:
           InputError: the source is missing or laid out in another way.
@@ -110,22 +93,37 @@ class SpeechBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
         raise NotImplementedError
 
     @classmethod
+    def config_of(cls, name: str) -> str:
+        """The configuration's name, the first one's for '', or '' where the corpus has none."""
+        return name or (cls.BUILDER_CONFIGS[0].name if cls.BUILDER_CONFIGS else '')
+
+    @classmethod
+    def label_names(cls, config: str = '') -> tuple[str, ...]:
+        """The classes in order; empty where the source names them."""
+        del config
+        return cls.LABELS
+
+    @classmethod
     def fingerprints(cls, clips: Sequence[Clip]) -> Iterator[str]:
-        """Digests, one a clip, of all that decides its audio."""
-        return _in_order(_hash_file, clips)
+        """Digests, one a clip, of all that decides its audio; a recording that many clips are cut from is read once."""
+        paths = list(dict.fromkeys(clip.path for clip in clips))
+        digests = dict(zip(paths, _in_order(_hash_file, paths), strict=True))
+        for clip in clips:
+            yield digests[clip.path]
 
     @classmethod
     def load(cls, clips: Sequence[Clip]) -> Iterator[np.ndarray | audio.AudioError]:
-        """The audio of the clips in their order, `[N]` int16; the error for one that cannot be used."""
-        return _in_order(_decode_file, clips)
+        """The audio of the clips in their order, `[N]` int16; the error for one that cannot be read."""
+        return _in_order(decode, clips)
 
     @classmethod
     def digest(cls, found: Found) -> str:
         """The key of a prepared corpus: a digest of everything that decides its records."""
         total = hashlib.sha256()
-        total.update(json.dumps([cls.name, str(cls.VERSION), audio.SAMPLE_RATE, found.labels, found.skipped]).encode())
+        about_all = [cls.name, str(cls.VERSION), audio.SAMPLE_RATE, found.labels, found.skipped, found.conflicts]
+        total.update(json.dumps(about_all).encode())
         for clip, content in zip(found.clips, cls.fingerprints(found.clips), strict=True):
-            about = [clip.id, clip.label, clip.speaker, clip.group, clip.part, clip.start, clip.end]
+            about = [clip.id, clip.label, clip.speaker, clip.group, clip.part, clip.start, clip.end, clip.cut]
             total.update(json.dumps([*about, content]).encode())
         return total.hexdigest()
 
@@ -140,7 +138,7 @@ class SpeechBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
                 {
                     # As bytes: a list of int64 takes ten bytes for each negative sample.
                     'audio': tfds.features.Tensor(shape=(None,), dtype=np.int16, encoding='bytes'),
-                    'label': tfds.features.ClassLabel(names=self.LABELS or self.find(self._source).labels),
+                    'label': tfds.features.ClassLabel(names=self._labels()),
                     'speaker': tfds.features.Text(),
                     'id': tfds.features.Text(),
                     'group': tfds.features.Text(),
@@ -154,45 +152,68 @@ class SpeechBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
             metadata=tfds.core.MetadataDict(),
         )
 
+    def _labels(self) -> tuple[str, ...]:
+        config = self._config_name()
+        return self.label_names(config) or self.find(self._source, config).labels
+
+    def _config_name(self) -> str:
+        return self.builder_config.name if self.builder_config else ''
+
+    def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
+        if download_config.beam_runner or download_config.beam_options:
+            if not self.BEAM:
+                raise InputError(f'{self.name}: expected no Beam runner, for its audio comes in one stream, found one')
+            self._beam = download_config.beam_runner, download_config.beam_options
+        super()._download_and_prepare(dl_manager, download_config)
+
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         source = self._source
         if not source and self.MANUAL_DOWNLOAD_INSTRUCTIONS:
             source = os.fspath(dl_manager.manual_dir)
-        return {'train': self._generate_examples(source)}
+        found = self.find(source, self._config_name())
+        _require_labels(found.labels, found.clips, dict((*found.skipped, *found.conflicts)), source)
+        if self._beam is None:
+            return {'train': self._generate_examples(source, found)}
+        from jax_reparam.corpora import beam
 
-    def _generate_examples(self, source: str) -> Iterator[tuple[int, dict[str, Any]]]:
-        found = self.find(source)
-        kept: list[Clip] = []
-        seconds: list[float] = []
-        skipped = dict(found.skipped)
-        _require_labels(found.labels, found.clips, skipped, source)
-        first: dict[bytes, str] = {}
-        bar = Progress(len(found.clips), f'preparing {self.name}', unit='clip', enabled=self._progress)
-        for clip, samples in zip(found.clips, self.load(found.clips), strict=True):
-            bar.update()
-            if isinstance(samples, audio.AudioError):
-                skipped[clip.id] = str(samples).removeprefix(f'{clip.id}: ')
-                continue
-            same = first.setdefault(hashlib.sha256(samples.tobytes()).digest(), clip.id)
-            if same != clip.id:
-                skipped[clip.id] = f'the same audio as {same}'
-                continue
-            seconds.append(len(samples) / audio.SAMPLE_RATE)
-            yield (
-                len(kept),
-                {
-                    'audio': samples,
-                    'label': clip.label,
-                    'speaker': clip.speaker,
-                    'id': clip.id,
-                    'group': clip.group,
-                    'start': clip.start,
-                    'end': clip.start + seconds[-1] if clip.end is None else clip.end,
-                },
-            )
-            kept.append(clip)
-        bar.close()
-        _require_labels(found.labels, kept, skipped, source)
+        measured = beam.measure(found.clips, self.data_path / 'measured', *self._beam)
+        kept = self._settle(source, found, measured)
+        return {'train': beam.examples(found.clips, kept)}
+
+    def _generate_examples(self, source: str, found: Found) -> Iterator[tuple[int, dict[str, Any]]]:
+        with tempfile.TemporaryFile(dir=self.data_path) as spool:
+            measured, starts = self._measure(found.clips, spool)
+            for record, i in enumerate(self._settle(source, found, measured)):
+                spool.seek(starts[i])
+                samples = np.frombuffer(spool.read(starts[i + 1] - starts[i]), np.int16)
+                yield record, example(found.clips[i], samples)
+
+    def _measure(self, clips: Sequence[Clip], spool: IO[bytes]) -> tuple[list[check.Measured], list[int]]:
+        """Measures the clips, and lays their audio down in a file: `starts[i]` is where that of clip i begins there."""
+        measured, starts = [], [0]
+        bar = Progress(len(clips), f'preparing {self.name}', unit='clip', enabled=self._progress)
+        with contextlib.closing(bar):
+            for clip, samples in zip(clips, self.load(clips), strict=True):
+                measured.append(check.measure(samples, clip.id))
+                if not measured[-1].error:
+                    assert isinstance(samples, np.ndarray)
+                    spool.write(samples.tobytes())
+                starts.append(spool.tell())
+                bar.update()
+        return measured, starts
+
+    def _settle(self, source: str, found: Found, measured: Sequence[check.Measured]) -> tuple[int, ...]:
+        """Says which clips are used, and writes the index and the report.
+
+        Raises:
+          InputError: some label has no usable clip, or the counts are not those published and that is not accepted.
+        """
+        result = check.review(found, measured)
+        report = check.report(self.name, found, measured, result)
+        if result.mismatches and not self._accept_mismatch:
+            raise check.MismatchError(check.mismatch(source, self.name, result.mismatches), report)
+        kept = [found.clips[i] for i in result.kept]
+        _require_labels(found.labels, kept, result.skipped, source)
         self.info.metadata.update(
             labels=found.labels,
             label=[found.labels.index(clip.label) for clip in kept],
@@ -200,13 +221,46 @@ class SpeechBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
             id=[clip.id for clip in kept],
             group=[clip.group for clip in kept],
             part=[clip.part for clip in kept],
-            seconds=seconds,
-            skipped=sorted(skipped.items()),
+            seconds=[measured[i].seconds for i in result.kept],
+            skipped=list(result.skipped.items()),
+            warnings=check.summary(result),
+            mismatches=result.mismatches,
             synthetic=self.SYNTHETIC,
         )
         # While it builds, TFDS's data_path is the folder that it renames at the end.
-        lines = ''.join(f'{id_}\t{reason}\n' for id_, reason in sorted(skipped.items()))
+        lines = ''.join(f'{id_}\t{reason}\n' for id_, reason in result.skipped.items())
         (self.data_path / 'skipped.tsv').write_text('id\treason\n' + lines)
+        (self.data_path / 'report.md').write_text(report)
+        return result.kept
+
+
+def example(clip: Clip, samples: np.ndarray) -> dict[str, Any]:
+    """The record of a clip with audio `[N]` int16."""
+    length = len(samples) / audio.SAMPLE_RATE
+    return {
+        'audio': samples,
+        'label': clip.label,
+        'speaker': clip.speaker,
+        'id': clip.id,
+        'group': clip.group,
+        'start': clip.start,
+        # A cut may end before its transcript says so: with the recording.
+        'end': clip.start + length if clip.end is None or clip.cut else clip.end,
+    }
+
+
+def decode(clip: Clip) -> np.ndarray | audio.AudioError:
+    """The audio of a clip, `[N]` int16; the error for one that cannot be read."""
+    assert clip.path is not None
+    try:
+        if clip.cut:
+            with clip.path.open('rb') as file:
+                return audio.decode_cut(file, clip.id, clip.start, clip.end)
+        return audio.decode(clip.path.read_bytes(), clip.id)
+    except audio.AudioError as error:
+        return error
+    except OSError as error:
+        return audio.AudioError(f'{clip.id}: expected a readable file, found: {error.strerror}')
 
 
 def listing(folder: epath.Path) -> list[epath.Path]:
@@ -236,6 +290,23 @@ def folder_of(source: str, name: str, layout: str) -> epath.Path:
     return path
 
 
+def first_missing(folder: epath.Path, name: str, expected: Sequence[str], layout: str) -> None:
+    """Refuses a folder that lacks something.
+
+    Args:
+      folder: the source.
+      name: the corpus.
+      expected: paths below the folder, in the order in which they are looked for.
+      layout: how the source should look, for the error.
+
+    Raises:
+      InputError: names the first of `expected` that is not there.
+    """
+    for path in expected:
+        if not (folder / path).exists():
+            raise InputError(f'{folder}: expected {name} ({layout}), found no {path} in it')
+
+
 def _require_labels(labels: Sequence[str], clips: Sequence[Clip], skipped: Mapping[str, str], source: str) -> None:
     present = {clip.label for clip in clips}
     for label in labels:
@@ -246,33 +317,25 @@ def _require_labels(labels: Sequence[str], clips: Sequence[Clip], skipped: Mappi
             raise InputError(f'{source}: expected usable clips of every label, found none of {label!r}{why}')
 
 
-def _hash_file(clip: Clip) -> str:
-    assert clip.path is not None
+def _hash_file(path: epath.Path | None) -> str:
+    assert path is not None
     try:
-        return hashlib.sha256(clip.path.read_bytes()).hexdigest()
+        with path.open('rb') as file:
+            return hashlib.file_digest(file, 'sha256').hexdigest()
     except OSError:
         return 'unreadable'
 
 
-def _decode_file(clip: Clip) -> np.ndarray | audio.AudioError:
-    assert clip.path is not None
-    try:
-        samples = audio.decode(clip.path.read_bytes(), clip.id)
-        audio.check(samples, clip.id)
-    except audio.AudioError as error:
-        return error
-    except OSError as error:
-        return audio.AudioError(f'{clip.id}: expected a readable file, found: {error.strerror}')
-    return samples
+def _in_order(function: Callable[[_T], _R], items: Sequence[_T]) -> Iterator[_R]:
+    """Runs `function` in threads and gives the results in the order of the items, working a few of them ahead.
 
-
-def _in_order(function: Callable[[Clip], _T], clips: Sequence[Clip]) -> Iterator[_T]:
-    """Runs `function` on the clips in threads and gives the results in their order, working a few clips ahead."""
+    Reading, decoding, resampling and hashing let go of Python's lock, so threads keep all cores busy.
+    """
     workers = min(8, os.cpu_count() or 1)
     with ThreadPoolExecutor(workers) as pool:
-        ahead: collections.deque[Future[_T]] = collections.deque()
-        for clip in clips:
-            ahead.append(pool.submit(function, clip))
+        ahead: collections.deque[Future[_R]] = collections.deque()
+        for item in items:
+            ahead.append(pool.submit(function, item))
             if len(ahead) > 4 * workers:
                 yield ahead.popleft().result()
         while ahead:

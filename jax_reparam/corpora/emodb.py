@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from jax_reparam import audio
-from jax_reparam.corpora.builder import Clip, Found, SpeechBuilder, folder_of, listing
+from jax_reparam.corpora.builder import Clip, Found, Published, SpeechBuilder, folder_of, listing
 from jax_reparam.errors import InputError
 
 # The letter in a file's name is the first of the German word; the classes are numbered in this order.
@@ -19,6 +19,11 @@ LETTERS = {
     'T': 'sadness',  # Trauer
 }
 LAYOUT = 'SOURCE/wav/03a01Fa.wav'
+PUBLISHED = Published(
+    clips=535,
+    speakers=10,
+    labels=dict(zip(LETTERS.values(), (127, 81, 46, 69, 71, 79, 62), strict=True)),
+)
 
 # Speaker, text, emotion, version.
 _NAME = re.compile(r'(\d\d)([a-z]\d\d)([A-Z])([a-z])', re.ASCII)
@@ -41,7 +46,7 @@ class Emodb(SpeechBuilder):
     MANUAL_DOWNLOAD_INSTRUCTIONS = 'Download EMO-DB from its homepage and unpack it: MANUAL_DIR/wav/03a01Fa.wav, ...'
 
     @classmethod
-    def find(cls, source: str) -> Found:
+    def find(cls, source: str, config: str = '') -> Found:
         """Lists the clips; the first two digits of a name are the speaker, its sixth character is the emotion."""
         folder = folder_of(source, cls.name, LAYOUT)
         where = 'in it'
@@ -61,4 +66,4 @@ class Emodb(SpeechBuilder):
                 clips[path.stem] = Clip(path.stem, LETTERS[match[3]], match[1], path)
         if not clips:
             raise InputError(f'{source}: expected EMO-DB ({LAYOUT}), found no clip named so {where}')
-        return Found(cls.LABELS, tuple(clips[id_] for id_ in sorted(clips)), tuple(skipped))
+        return Found(cls.LABELS, tuple(clips[id_] for id_ in sorted(clips)), tuple(skipped), published=PUBLISHED)

@@ -20,13 +20,14 @@ class Folder(SpeechBuilder):
 
     Every folder at the top is a label; a speaker is the same person under every label, and may have further folders
     within. A table is UTF-8 with a line of column names, separated by commas, semicolons or tabs; its paths are
-    relative to the table, and further columns are ignored. Labels are numbered in alphabetical order.
+    relative to the table, and further columns are ignored. A file that it lists under two labels is left out. Labels
+    are numbered in alphabetical order.
     """
 
     DESCRIPTION = 'Clips of a folder or table of the user.'
 
     @classmethod
-    def find(cls, source: str) -> Found:
+    def find(cls, source: str, config: str = '') -> Found:
         """Lists the clips; their ids are the paths below the source."""
         path = epath.Path(source).expanduser()
         found = _find_in_table(path) if source and path.is_file() else _find_in_folder(source)
@@ -78,6 +79,7 @@ def _find_in_table(table: epath.Path) -> Found:
     labels = set()
     clips: dict[str, Clip] = {}
     skipped = []
+    conflicts: dict[str, str] = {}
     for row in rows:
         id_, label, speaker = ((row[column] or '').strip() for column in COLUMNS)
         if label:
@@ -85,6 +87,8 @@ def _find_in_table(table: epath.Path) -> Found:
         path = table.parent / id_
         if not (id_ and label and speaker):
             skipped.append((id_ or f'line {rows.line_num}', 'path, label or speaker is empty'))
+        elif id_ in clips and label != clips[id_].label:
+            conflicts[id_] = f'listed as {clips[id_].label}, and as {label} in line {rows.line_num}'
         elif id_ in clips:
             skipped.append(
                 (f'{id_} (line {rows.line_num})', f'listed before, as {clips[id_].label} of {clips[id_].speaker}')
@@ -93,4 +97,9 @@ def _find_in_table(table: epath.Path) -> Found:
             skipped.append((id_, 'no such file'))
         else:
             clips[id_] = Clip(id_, label, speaker, path)
-    return Found(tuple(sorted(labels)), tuple(clips[id_] for id_ in sorted(clips)), tuple(skipped))
+    return Found(
+        tuple(sorted(labels)),
+        tuple(clips[id_] for id_ in sorted(clips) if id_ not in conflicts),
+        tuple(skipped),
+        tuple(conflicts.items()),
+    )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 
 from jax_reparam import audio
-from jax_reparam.corpora.builder import Clip, Found, SpeechBuilder, folder_of, listing
+from jax_reparam.corpora.builder import Clip, Found, Published, SpeechBuilder, folder_of, listing
 from jax_reparam.errors import InputError
 
 # In the order of the codes 01 to 08.
 LABELS = ('neutral', 'calm', 'happy', 'sad', 'angry', 'fearful', 'disgust', 'surprised')
 LAYOUT = 'SOURCE/Actor_01/03-01-05-01-02-01-01.wav'
+PUBLISHED = Published(clips=1440, speakers=24, labels={label: 96 if label == 'neutral' else 192 for label in LABELS})
 
 _FOLDER = re.compile(r'Actor_(0[1-9]|1\d|2[0-4])', re.ASCII)
 # Modality, vocal channel, emotion, intensity, statement, repetition, actor.
@@ -43,7 +44,7 @@ class Ravdess(SpeechBuilder):
     )
 
     @classmethod
-    def find(cls, source: str) -> Found:
+    def find(cls, source: str, config: str = '') -> Found:
         """Lists the clips; the third number of a name is the emotion, the last the speaker."""
         folder = folder_of(source, cls.name, LAYOUT)
         actors = [path for path in listing(folder) if _FOLDER.fullmatch(path.name) and path.is_dir()]
@@ -68,4 +69,4 @@ class Ravdess(SpeechBuilder):
                 clips[path.stem] = Clip(path.stem, LABELS[int(match[3]) - 1], match[7], path)
         if not clips:
             raise InputError(f'{source}: expected RAVDESS ({LAYOUT}), found no clip named so in {actors[0].name}')
-        return Found(LABELS, tuple(clips[id_] for id_ in sorted(clips)), tuple(skipped))
+        return Found(LABELS, tuple(clips[id_] for id_ in sorted(clips)), tuple(skipped), published=PUBLISHED)

@@ -18,10 +18,11 @@ class Synth(SpeechBuilder):
 
     LABELS = synth.LABELS
     SYNTHETIC = True
+    BEAM = False
     DESCRIPTION = f'Sentences in several voices and emotions; {synth.NOTICE}.'
 
     @classmethod
-    def find(cls, source: str) -> Found:
+    def find(cls, source: str, config: str = '') -> Found:
         """Lists the clips; there is no source."""
         if source:
             raise InputError(f'synth: expected no source, found {source!r}')

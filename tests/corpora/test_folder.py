@@ -80,7 +80,7 @@ def test_rows_that_cannot_be_used_are_reported(tmp_path, write_clip):
     write_clip(tmp_path / 'c.wav')
     table = tmp_path / 'clips.csv'
     table.write_text(
-        'path,label,speaker\na.wav,joy,ann\nb.wav,anger,bob\nc.wav,joy,\ngone.wav,joy,ann\na.wav,anger,bob\n,joy,ann\nx\n'
+        'path,label,speaker\na.wav,joy,ann\nb.wav,anger,bob\nc.wav,joy,\ngone.wav,joy,ann\na.wav,joy,bob\n,joy,ann\nx\n'
     )
     found = Folder.find(str(table))
     assert listed(found) == {'a.wav': ('joy', 'ann'), 'b.wav': ('anger', 'bob')}
@@ -91,6 +91,17 @@ def test_rows_that_cannot_be_used_are_reported(tmp_path, write_clip):
         'line 7': 'path, label or speaker is empty',
         'x': 'path, label or speaker is empty',
     }
+
+
+def test_a_file_listed_under_two_labels_is_left_out(tmp_path, write_clip):
+    for name in 'abc':
+        write_clip(tmp_path / f'{name}.wav')
+    table = tmp_path / 'clips.csv'
+    table.write_text('path,label,speaker\na.wav,joy,ann\nb.wav,anger,bob\nc.wav,joy,ann\na.wav,anger,ann\n')
+    found = Folder.find(str(table))
+    assert listed(found) == {'b.wav': ('anger', 'bob'), 'c.wav': ('joy', 'ann')}
+    assert found.conflicts == (('a.wav', 'listed as joy, and as anger in line 5'),)
+    assert found.skipped == ()
 
 
 @pytest.mark.parametrize('column', ['path', 'label', 'speaker'])

@@ -1,0 +1,88 @@
+"""Preparation on Apache Beam, for corpora beyond one machine: the same clips, records and order as without.
+
+Beam is an optional dependency (extra `beam`); only here is it imported. The runner's workers must see the source and
+the folder of prepared corpora.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Sequence
+from typing import Any
+
+from etils import epath
+
+from jax_reparam import audio
+from jax_reparam.corpora import check
+from jax_reparam.corpora.builder import decode, example
+from jax_reparam.corpora.found import Clip
+from jax_reparam.errors import InputError
+
+
+def options(flags: Sequence[str]) -> Any:
+    """Beam's options from flags of its own, `--direct_num_workers=2`.
+
+    Raises:
+      InputError: Beam is not installed.
+    """
+    beam = _import()
+    return beam.options.pipeline_options.PipelineOptions(list(flags))
+
+
+def measure(clips: Sequence[Clip], folder: epath.Path, runner: Any, pipeline_options: Any) -> list[check.Measured]:
+    """Measures the clips in a pipeline of its own.
+
+    Args:
+      clips: the clips.
+      folder: where the workers leave what they found; it is gone afterwards.
+      runner: a Beam runner.
+      pipeline_options: its options.
+
+    Returns:
+      One entry a clip, in their order. Audio never comes here.
+    """
+    beam = _import()
+    folder.mkdir(parents=True)
+    with beam.Pipeline(runner=runner, options=pipeline_options) as pipeline:
+        (
+            pipeline
+            | beam.Create(list(enumerate(clips)))
+            | beam.Reshuffle()
+            | beam.Map(_measured_line)
+            | beam.io.WriteToText(str(folder / 'clips'))
+        )
+    lines = [line for path in folder.glob('clips*') for line in path.read_text().splitlines()]
+    shutil.rmtree(folder)
+    return [check.Measured(**fields) for _, fields in sorted(map(json.loads, lines), key=lambda row: row[0])]
+
+
+def examples(clips: Sequence[Clip], kept: Sequence[int]) -> Any:
+    """A transform that makes (number of the record, record) of the clips that are used."""
+    beam = _import()
+    numbered = [(record, clips[i]) for record, i in enumerate(kept)]
+    return beam.Create(numbered) | beam.Reshuffle() | beam.Map(_example)
+
+
+def _measured_line(numbered: tuple[int, Clip]) -> str:
+    i, clip = numbered
+    return json.dumps([i, dataclasses.asdict(check.measure(decode(clip), clip.id))])
+
+
+def _example(numbered: tuple[int, Clip]) -> tuple[int, dict[str, Any]]:
+    record, clip = numbered
+    samples = decode(clip)
+    if isinstance(samples, audio.AudioError):
+        raise samples  # it could be read when it was measured
+    return record, example(clip, samples)
+
+
+def _import() -> Any:
+    try:
+        import apache_beam
+    except ImportError:
+        raise InputError(
+            "beam: expected the package apache-beam, found none; pip install 'jax-reparam[beam]' installs it"
+        ) from None
+    return apache_beam

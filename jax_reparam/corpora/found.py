@@ -1,0 +1,82 @@
+"""What a builder finds in a source before any audio is opened."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Literal
+
+from etils import epath
+
+Part = Literal['', 'train', 'validation', 'test']
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """A clip as its source names it.
+
+    Attributes:
+      id: unique name.
+      label: its class.
+      speaker: who speaks.
+      path: its file; None where the corpus makes the audio itself.
+      group: the recording session or series it comes from; '' where the corpus has none.
+      part: 'train', 'validation' or 'test' where the corpus itself says so; '' where not.
+      start: where it begins in the recording that it is a cut of, in seconds.
+      end: where it ends there, in seconds; None: `start` and the length of its audio say so.
+      cut: whether `path` is that recording, from which the clip must be cut; False where it is the clip alone.
+    """
+
+    id: str
+    label: str
+    speaker: str
+    path: epath.Path | None = None
+    group: str = ''
+    part: Part = ''
+    start: float = 0.0
+    end: float | None = None
+    cut: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """Counts that a corpus was published with; what is left out is not compared.
+
+    Attributes:
+      clips: number of clips.
+      speakers: number of speakers.
+      labels: clips of each label.
+      groups: clips of each session or series.
+      parts: clips of each part.
+      part_speakers: speakers of each part.
+      part_groups: series of each part.
+    """
+
+    clips: int | None = None
+    speakers: int | None = None
+    labels: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    groups: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    parts: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    part_speakers: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    part_groups: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What a source holds, by its names and tables alone.
+
+    Attributes:
+      labels: the classes in order.
+      clips: the clips, ascending by id.
+      skipped: (id, reason) of what is no clip of the corpus.
+      conflicts: (id, reason) of clips that the source labels in two ways; none of them is among `clips`.
+      notes: what else the report should say, a sentence each.
+      published: the counts to compare with; None where there are none.
+    """
+
+    labels: tuple[str, ...]
+    clips: tuple[Clip, ...]
+    skipped: tuple[tuple[str, str], ...] = ()
+    conflicts: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+    published: Published | None = None
