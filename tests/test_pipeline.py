@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from helpers import recipe, tones
-from jax_reparam import pipeline, windows
+from jax_reparam import features, pipeline, windows
 
 
 @pytest.fixture(scope='module')
@@ -92,7 +92,7 @@ def test_features_are_computed_once(config, data, monkeypatch):
     def computed(*_):
         raise AssertionError('features were computed again')
 
-    monkeypatch.setattr(pipeline.features, 'log_mel', computed)
+    monkeypatch.setattr(features, 'log_mel', computed)
     again = pipeline.load_data(config, show_progress=False)
     np.testing.assert_array_equal(again.log_mel[3], data.log_mel[3])
 
