@@ -4,8 +4,8 @@ python benchmarks/prepare.py [--clips 240] [--seconds 5] [--memory-clips 300] [-
 
 The audio is made: noise at 48 kHz, written to a temporary folder. `loop` is librosa.load(sr=16000), melspectrogram with
 the same frame, hop and bands, and a logarithm, one file after another. Ours is audio.read and features.log_mel in 1 and
-2 threads. They take turns, and the median of the runs is shown. Memory is the peak of a process of its own that computes
-the features of a corpus of n and of 10 n clips, decoding and resampling each.
+2 threads. They take turns, and the median of the runs is shown. Memory is the peak of a process of its own that
+computes the features of a corpus of n and of 10 n clips, decoding and resampling each.
 """
 
 from __future__ import annotations

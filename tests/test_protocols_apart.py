@@ -109,7 +109,7 @@ def test_a_corpus_that_cannot_be_held_apart_is_refused():
         protocols.split(mixed, protocol='own_split')
     label = corp.label.copy()
     label[np.flatnonzero(np.array(corp.speaker) == 's00')[0]] ^= 1
-    with pytest.raises(InputError, match='expected one label of speaker s00 for protocol .*, found no, yes'):
+    with pytest.raises(InputError, match=r'expected one label of speaker s00 for protocol .*, found no, yes'):
         protocols.split(dataclasses.replace(corp, label=label), protocol='interviews_dev')
     with pytest.raises(InputError, match='expected a protocol that decides by speaker, found loso'):
         protocols.split(corp, protocol='loso', turns=3)
