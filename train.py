@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
 
     config = _CONFIG.value.to_dict()
     recipe, _, corpus = config_flags.get_config_filename(flags.FLAGS['config']).partition(':')
-    workdir = Path(_WORKDIR.value or f'runs/{Path(recipe).stem}' + (f'-{corpus}' if corpus else ''))
+    workdir = Path(_WORKDIR.value or f'runs/{Path(recipe).stem}' + (f'-{corpus.replace("/", "_")}' if corpus else ''))
     start = training.train_folds if config['data']['fold'] == 'all' else training.train
     result = start(config, workdir)
     print(f'{workdir}: {report.headline(result)}')

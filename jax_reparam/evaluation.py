@@ -31,8 +31,30 @@ def clip_probabilities(logits: np.ndarray, clip: np.ndarray) -> np.ndarray:
     return total / np.bincount(clip)[:, None]
 
 
+def decide(probabilities: np.ndarray, unit: np.ndarray, join: str) -> np.ndarray:
+    """Joins the probabilities of clips into those of a decision over all clips of a unit, say of a participant.
+
+    Args:
+      probabilities: `[n, C]`, one row a clip.
+      unit: `[n]`, the unit of each clip: 0 to u - 1, each at least once.
+      join: 'mean': of the clips' probabilities. 'vote': the classes' shares of the clips' decisions, to which the mean
+        is added as one more vote: it decides between equals, and nothing else.
+
+    Returns:
+      `[u, C]` float64.
+    """
+    count = np.bincount(unit)[:, None]
+    mean, votes = np.zeros((2, len(count), probabilities.shape[-1]))
+    np.add.at(mean, unit, probabilities)
+    mean /= count
+    if join == 'mean':
+        return mean
+    np.add.at(votes, (unit, probabilities.argmax(axis=-1)), 1)
+    return (votes + mean) / (count + 1)
+
+
 def metrics(labels: np.ndarray, probabilities: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
-    """Metrics over clips.
+    """Metrics over decisions, which are of clips, or of speakers.
 
     Args:
       labels: `[n]`, the true classes.

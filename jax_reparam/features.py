@@ -7,6 +7,9 @@ import functools
 
 import numpy as np
 
+# Part of the key of features on disk: another number, and they are computed anew.
+VERSION = 1
+
 
 @dataclasses.dataclass(frozen=True)
 class FrontendConfig:
@@ -51,6 +54,11 @@ def mel_matrix(config: FrontendConfig) -> np.ndarray:
     return librosa.filters.mel(
         sr=config.sample_rate, n_fft=config.n_fft, n_mels=config.n_mels, fmin=config.fmin, fmax=config.fmax
     )
+
+
+def frame_count(samples: int, config: FrontendConfig) -> int:
+    """The number of frames T of a clip of so many samples."""
+    return 1 + max(0, samples - config.frame_length) // config.hop_length
 
 
 def log_mel(audio: np.ndarray, config: FrontendConfig) -> np.ndarray:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from jax_reparam import corpora, features, progress, protocols, windows
+from jax_reparam import corpora, evaluation, feature_store, features, protocols, windows
 
 Part = Literal['train', 'validation', 'test']
 
@@ -42,7 +40,7 @@ class Data:
       window: length and spacing of windows, in frames.
       mean: `[M]` float32, over the frames of the training speakers.
       std: `[M]` float32, likewise.
-      log_mel: one `[T, M]` float32 array a clip, not standardised.
+      log_mel: one `[T, M]` float32 array a clip, not standardised, read when it is asked for.
     """
 
     corpus: corpora.Corpus
@@ -50,7 +48,7 @@ class Data:
     window: windows.WindowConfig
     mean: np.ndarray
     std: np.ndarray
-    log_mel: Sequence[np.ndarray]
+    log_mel: feature_store.Features
 
     def standardised(self, clip: int) -> np.ndarray:
         """A clip's features, `[T, M]`, with the training speakers' mean taken off and divided by their deviation."""
@@ -64,14 +62,62 @@ class Data:
         """The classes of a part's clips, `[n]`."""
         return self.corpus.label[self.clips(part)]
 
+    def units(self, part: Part) -> tuple[tuple[str, ...], np.ndarray]:
+        """What is decided in a part: the clips, or the speakers, as the protocol says.
+
+        Returns:
+          Their names, ascending, and the position among them of each clip of the part, `[n]`.
+        """
+        clips = self.clips(part)
+        if self.split.protocol.unit == 'clip':
+            return tuple(self.corpus.id[clip] for clip in clips), np.arange(len(clips))
+        names, unit = np.unique([self.corpus.speaker[clip] for clip in clips], return_inverse=True)
+        return tuple(names.tolist()), unit
+
+    def truth(self, part: Part) -> np.ndarray:
+        """The classes of what is decided in a part, in the order of `units`."""
+        _, unit = self.units(part)
+        # The clips of a unit have one class: the protocol has looked.
+        return self.labels(part)[np.unique(unit, return_index=True)[1]]
+
+    def decide(self, part: Part, probabilities: np.ndarray) -> np.ndarray:
+        """From probabilities of a part's clips, `[n, C]`, to those of its units, `[u, C]`."""
+        protocol = self.split.protocol
+        if protocol.unit == 'clip':
+            return probabilities
+        return evaluation.decide(probabilities, self.units(part)[1], protocol.join)
+
     def windows(self, part: Part) -> tuple[np.ndarray, np.ndarray]:
-        """All windows of a part, in the order of its clips.
+        """All windows of a part at once, in the order of its clips.
 
         Returns:
           The windows `[W, frames, M]` and, for each, the position of its clip in `clips(part)`, `[W]`.
         """
-        cut = [windows.split(self.standardised(clip), self.window) for clip in self.clips(part)]
+        return self.windows_of(self.clips(part))
+
+    def windows_of(self, clips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """All windows of some clips; as `windows`."""
+        cut = [windows.split(self.standardised(clip), self.window) for clip in clips]
         return np.concatenate(cut), np.repeat(np.arange(len(cut)), [len(c) for c in cut])
+
+    def window_batches(self, part: Part, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The windows of a part `size` at a time, the last time fewer; no more than these are in memory.
+
+        Yields:
+          What `windows` returns, `[b, frames, M]` and `[b]`.
+        """
+        held: list[np.ndarray] = []
+        clip: list[int] = []
+        for position, index in enumerate(self.clips(part)):
+            features = self.standardised(index)
+            for start in windows.starts(len(features), self.window):
+                held.append(windows.cut(features, start, self.window.frames))
+                clip.append(position)
+                if len(held) == size:
+                    yield np.stack(held), np.array(clip)
+                    held, clip = [], []
+        if held:
+            yield np.stack(held), np.array(clip)
 
     def batches(self, *, size: int, seed: int, start: int, shard: tuple[int, int] = (0, 1)) -> Iterator[dict[str, Any]]:
         """The endless stream of training batches from step `start` on; batch s depends on (seed, s) alone.
@@ -82,7 +128,8 @@ class Data:
           size: windows in a global batch.
           seed: of the order and the crops.
           start: the step of the first batch.
-          shard: (index, count) of this process; each yields `size / count` windows of every batch.
+          shard: (index, count) of this process; each yields its block of `size / count` windows of every batch, and
+            reads no others.
 
         Yields:
           `features` `[b, frames, M]` float32, `mask` `[b, frames]` bool and `labels` `[b]` int32.
@@ -94,9 +141,10 @@ class Data:
             grain.MapDataset.source(self.clips('train'))
             .seed(seed)
             .shuffle()
-            .repeat(None)[index::count]
+            .repeat(None)
+            # Before the shards are cut, so that a crop depends on the window's place in the whole stream.
             .random_map(self._example)
-            .batch(size // count)
+            .batch(size // count)[index::count]
         )
         options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
         yield from clips[start:].to_iter_dataset(options)
@@ -124,10 +172,18 @@ def load_data(config: Mapping[str, Any], *, show_progress: bool = True) -> Data:
     """
     data = config['data']
     corpus = _corpus(config, show_progress)
-    split = protocols.split(corpus, protocol=data['protocol'], fold=int(data['fold']), seed=config['seed'])
+    split = protocols.split(
+        corpus,
+        protocol=data['protocol'],
+        fold=int(data['fold']),
+        seed=config['seed'],
+        # Recipes of older runs do not have these.
+        turns=data.get('turns', 0),
+        join=data.get('join', ''),
+    )
     frontend = features.FrontendConfig(**config['frontend'])
-    log_mel = corpus_features(corpus, frontend, cache_dir(data['cache']), show_progress=show_progress)
-    mean, std = statistics([log_mel[clip] for clip in split.train])
+    log_mel = feature_store.corpus_features(corpus, frontend, cache_dir(data['cache']), show_progress=show_progress)
+    mean, std = statistics(log_mel[clip] for clip in split.train)
     return Data(corpus, split, window_config(config), mean, std, log_mel)
 
 
@@ -147,32 +203,18 @@ def _corpus(config: Mapping[str, Any], show_progress: bool) -> corpora.Corpus:
     )
 
 
-def statistics(clips: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each mel band over all frames of `clips` (each `[T, M]`), as float32 `[M]`."""
-    count = sum(len(clip) for clip in clips)
-    mean = sum(clip.sum(axis=0, dtype=np.float64) for clip in clips) / count
-    variance = sum(np.square(clip - mean).sum(axis=0) for clip in clips) / count
+def statistics(clips: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each mel band over all frames of `clips` (each `[T, M]`), as float32 `[M]`.
+
+    One pass, a clip at a time: the sums of two sets of frames are joined about the mean of both (Chan, Golub and
+    LeVeque 1979), which loses nothing where the mean is large beside the deviation.
+    """
+    count, mean, squares = 0, np.zeros(1), np.zeros(1)
+    for clip in clips:
+        own = clip.mean(axis=0, dtype=np.float64)
+        shift, total = own - mean, count + len(clip)
+        squares = squares + np.square(clip - own).sum(axis=0) + np.square(shift) * (count * len(clip) / total)
+        mean = mean + shift * (len(clip) / total)
+        count = total
     # A band that never moves would divide by zero.
-    return mean.astype(np.float32), np.maximum(np.sqrt(variance), 1e-3).astype(np.float32)
-
-
-def corpus_features(
-    corpus: corpora.Corpus, frontend: features.FrontendConfig, cache: Path, *, show_progress: bool = True
-) -> list[np.ndarray]:
-    """Log-mel features of every clip, computed once and kept under `cache`, keyed by corpus and frontend."""
-    what = json.dumps([corpus.key, dataclasses.asdict(frontend)], sort_keys=True)
-    path = cache / 'features' / f'{corpus.name}-{hashlib.sha256(what.encode()).hexdigest()[:16]}.npz'
-    if not path.exists():
-        clips = range(len(corpus.id))
-        computed = [
-            features.log_mel(corpus.audio(clip), frontend)
-            for clip in progress.track(clips, 'features', enabled=show_progress)
-        ]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f'.{os.getpid()}.tmp')
-        with temporary.open('wb') as file:
-            np.savez(file, frames=np.concatenate(computed), lengths=[len(c) for c in computed])
-        temporary.replace(path)
-    with np.load(path) as stored:
-        frames, lengths = stored['frames'], stored['lengths']
-    return np.split(frames, np.cumsum(lengths)[:-1])
+    return mean.astype(np.float32), np.maximum(np.sqrt(squares / count), 1e-3).astype(np.float32)

@@ -1,5 +1,8 @@
 """Emotions of recordings, by an exported model: python -m jax_reparam.predict OUT CLIP_OR_FOLDER ... [--json].
 
+With --together each CLIP_OR_FOLDER gets one decision over all its recordings, as a model that decides by speaker (on
+DAIC-WOZ: a participant) was scored.
+
 Needs what `fold.py` wrote and no more: neither TensorFlow nor JAX is imported. Exit code 0: every clip was decided. 1:
 some were not (a line each on standard error). 2: OUT is not what it should be.
 """
@@ -19,7 +22,7 @@ import numpy as np
 
 from jax_reparam import audio, features, windows
 from jax_reparam.errors import InputError, one_line, run
-from jax_reparam.evaluation import softmax
+from jax_reparam.evaluation import decide, softmax
 from jax_reparam.export import interpret, manifest
 
 
@@ -49,12 +52,16 @@ class Recognizer:
       input: how audio becomes windows.
       logits: maps windows `[W, frames, n_mels]` to logits `[W, C]`.
       form: which one was loaded.
+      join: how the recordings of a speaker make one decision, 'mean' or 'vote' (`evaluation.decide`).
+      turns: so many of them, the longest, are used; 0: all.
     """
 
     labels: tuple[str, ...]
     input: manifest.Input
     logits: Callable[[np.ndarray], np.ndarray]
     form: str
+    join: str = 'mean'
+    turns: int = 0
 
     @classmethod
     def load(cls, folder: str | Path, form: str | None = None) -> Recognizer:
@@ -69,6 +76,8 @@ class Recognizer:
             forms, labels = content['forms'], tuple(content['labels'])
             inputs = manifest.Input.from_json(content['input'])
             form = form or content['recommended'] or 'float32'
+            protocol = content.get('protocol', {})
+            join, turns = protocol.get('join', 'mean'), protocol.get('turns', 0)
             if form not in forms:
                 raise InputError(f'{folder}: expected form {form}, found {", ".join(forms) or "none"}')
             file, digest = Path(folder) / forms[form]['file'], forms[form]['sha256']
@@ -80,7 +89,7 @@ class Recognizer:
             raise InputError(f'{file}: expected the model, found: {error.strerror}') from error
         if hashlib.sha256(model).hexdigest() != digest:
             raise InputError(f'{file}: expected the file that was verified (SHA-256 {digest[:12]}), found another')
-        return cls(labels, inputs, interpret.load(model), form)
+        return cls(labels, inputs, interpret.load(model), form, join, turns)
 
     def predict(self, samples: np.ndarray) -> Prediction:
         """Decides on one recording, `[N]` int16 at the frontend's sample rate."""
@@ -93,6 +102,22 @@ class Recognizer:
         seconds = frontend.hop_ms / 1000
         ends = np.minimum((starts + window.frames) * seconds, len(samples) / frontend.sample_rate)
         return Prediction(over_time.mean(axis=0), starts * seconds, ends, over_time)
+
+
+def together(recognizer: Recognizer, predictions: Sequence[Prediction]) -> tuple[np.ndarray, int]:
+    """One decision over all recordings of a speaker, as the model's protocol makes it.
+
+    Args:
+      recognizer: the model; says how many of the recordings are used, and how they are joined.
+      predictions: on each recording.
+
+    Returns:
+      `[C]`, and the number of recordings that were used: the longest.
+    """
+    order = sorted(range(len(predictions)), key=lambda i: -float(predictions[i].ends[-1]))
+    used = sorted(order[: recognizer.turns or None])
+    rows = np.stack([predictions[i].probabilities for i in used])
+    return decide(rows, np.zeros(len(used), int), recognizer.join)[0], len(used)
 
 
 def recordings(paths: Sequence[str | Path]) -> Iterator[Path | InputError]:
@@ -160,28 +185,41 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument('paths', metavar='CLIP', nargs='+', help='WAV or FLAC file, or a folder of them')
     command.add_argument('--form', choices=list(manifest.FORM_FILES), help='default: the one that OUT recommends')
     command.add_argument('--json', action='store_true', help='print one JSON object instead of a table')
+    command.add_argument(
+        '--together', action='store_true', help='one decision for each CLIP: over all recordings of a folder'
+    )
     command.add_argument('--over-time', action='store_true', help='also for each window, with its times in seconds')
     return command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Decides on every recording; a bad one is named on standard error, and the others are done all the same."""
-    args = parser().parse_args(argv)
+    command = parser()
+    args = command.parse_args(argv)
+    if args.together and args.over_time:
+        command.error('--together is over all recordings: expected no --over-time beside it')
     recognizer = Recognizer.load(args.folder, args.form)
     entries, errors = [], []
-    for path in recordings(args.paths):
-        try:
-            if isinstance(path, InputError):
-                raise path
-            rate = recognizer.input.frontend.sample_rate
-            samples = audio.read(path, rate)
-            audio.check(samples, str(path), rate)
-        except InputError as error:
-            errors.append({'error': one_line(error)})
-            print(f'error: {one_line(error)}', file=sys.stderr)
-            continue
-        prediction = recognizer.predict(samples)
-        entries.append(as_json(str(path), recognizer.labels, prediction, over_time=args.over_time))
+    for given in args.paths:
+        predictions = []
+        for path in recordings([given]):
+            try:
+                if isinstance(path, InputError):
+                    raise path
+                rate = recognizer.input.frontend.sample_rate
+                samples = audio.read(path, rate)
+                audio.check(samples, str(path), rate)
+            except InputError as error:
+                errors.append({'error': one_line(error)})
+                print(f'error: {one_line(error)}', file=sys.stderr)
+                continue
+            predictions.append(recognizer.predict(samples))
+            if not args.together:
+                entry = as_json(str(path), recognizer.labels, predictions[-1], over_time=args.over_time)
+                entries.append(entry)
+        if args.together and predictions:
+            row, used = together(recognizer, predictions)
+            entries.append({'file': given, 'recordings': used, **_decision(recognizer.labels, row)})
     if args.json:
         content = {'form': recognizer.form, 'labels': recognizer.labels, 'clips': entries, 'errors': errors}
         print(json.dumps(content, indent=2, ensure_ascii=False))

@@ -1,23 +1,77 @@
-"""Which clips train, which choose the checkpoint, and which test.
+"""Which clips train, which choose the checkpoint, which test, and what is decided: protocols as data.
 
-The test fold chooses nothing: validation speakers come out of the training speakers. All protocols but `random` keep
-the three sets of speakers apart.
+The test fold chooses nothing: validation speakers come out of the training speakers, or are the corpus's own. All
+protocols but `random` keep the three sets of speakers apart. docs/corpora.md says why each is as it is.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 
 from jax_reparam.corpora import Corpus
 from jax_reparam.errors import InputError
 
-NAMES = ('loso', 'speakers5', 'random')
-DEFAULTS = {'emodb': 'loso'}
 OVERLAP = 'speakers overlap'
+GROUPS_OVERLAP = 'the test speakers are heard in training as partners in dialog'
+JOINS = ('mean', 'vote')
+# Share of the training speakers of each label that a drawn validation set takes.
+DRAWN_SHARE = 0.2
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """How a corpus is split and what a decision is.
+
+    Attributes:
+      apart: what never lies in two of the three sets (beside the speakers): 'speaker', 'group' (a session or series),
+        or '' for clips, whoever speaks.
+      test: 'dealt': the sorted speakers or groups are dealt out to the folds like cards (fold k takes k, k + folds,
+        ...). 'drawn': a share of each label. Else the name of the corpus's own part that tests.
+      folds: the number of folds of a dealt test; 0 is one for each speaker or group.
+      validation: 'next': some speakers of the next fold. 'fold': all of the next fold. 'drawn': a share of each
+        label, of training speakers, or of clips where nothing is apart. 'validation': the corpus's own part.
+      unit: what is decided: a 'clip', or a 'speaker' by all clips of theirs.
+      join: how the clips of a speaker make one decision: 'mean' of their probabilities, or 'vote'.
+      turns: at most so many clips of each speaker are used, the longest; 0: all. One number for all speakers, in all
+        three sets.
+      metric: the one to name first, and to choose the checkpoint by: 'uar', 'wa', 'wf1' or 'macro_f1'.
+    """
+
+    apart: Literal['', 'speaker', 'group']
+    test: Literal['dealt', 'drawn', 'validation', 'test']
+    folds: int = 1
+    validation: Literal['next', 'fold', 'drawn', 'validation'] = 'next'
+    unit: Literal['clip', 'speaker'] = 'clip'
+    join: Literal['mean', 'vote'] = 'mean'
+    turns: int = 0
+    metric: Literal['uar', 'wa', 'wf1', 'macro_f1'] = 'uar'
+
+
+_INTERVIEWS = Protocol('speaker', 'validation', validation='drawn', unit='speaker', turns=30, metric='macro_f1')
+
+PROTOCOLS = {
+    'loso': Protocol('speaker', 'dealt', folds=0),
+    'speakers5': Protocol('speaker', 'dealt', folds=5),
+    'random': Protocol('', 'drawn', validation='drawn'),
+    'sessions': Protocol('group', 'dealt', folds=0, validation='fold'),
+    'own_split': Protocol('group', 'test', validation='validation', metric='wf1'),
+    'interviews_dev': _INTERVIEWS,
+    'interviews_test': dataclasses.replace(_INTERVIEWS, test='test'),
+}
+NAMES = tuple(PROTOCOLS)
+# By the corpus's name before a slash; speakers5 for the others.
+DEFAULTS = {
+    'emodb': 'loso',
+    'savee': 'loso',
+    'iemocap': 'sessions',
+    'm3ed': 'own_split',
+    'daic_woz': 'interviews_dev',
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -28,73 +82,102 @@ class Split:
       train: clips to train on, `[n]`.
       validation: clips to choose the checkpoint by, `[n]`.
       test: clips to report, `[n]`.
-      info: name, fold, folds, seed, {train,validation,test}_speakers, counts (clips per class of each set), note; fit
-        for JSON.
+      protocol: how it came about, and what is decided.
+      info: name, fold, folds, seed, unit, join, turns, metric, {train,validation,test}_speakers, counts (clips per
+        class of each set), note; fit for JSON.
     """
 
     train: np.ndarray
     validation: np.ndarray
     test: np.ndarray
+    protocol: Protocol
     info: dict[str, Any]
 
 
 def folds(corpus: Corpus, protocol: str = '') -> int:
-    """How many folds a protocol has: as many as speakers for `loso`, at most 5 for `speakers5`, 1 for `random`."""
-    return _count(_protocol(corpus, protocol), len(set(corpus.speaker)))
+    """How many folds a protocol has on a corpus: as many as speakers for `loso`, at most 5 for `speakers5`."""
+    chosen = PROTOCOLS[_name(corpus, protocol)]
+    return _count(chosen, len(set(_units(corpus, chosen)))) if chosen.test == 'dealt' else 1
 
 
-def split(corpus: Corpus, *, protocol: str = '', fold: int = 0, seed: int = 0) -> Split:
+def split(
+    corpus: Corpus,
+    *,
+    protocol: str = '',
+    fold: int = 0,
+    seed: int = 0,
+    turns: int = 0,
+    join: Literal['', 'mean', 'vote'] = '',
+) -> Split:
     """Splits a corpus into training, validation and test clips.
-
-    `loso` leaves one speaker out: the fold-th speaker tests and the next one, cyclically, validates, so that over all
-    folds every speaker does either once. `speakers5` deals the sorted speakers out like cards (fold k takes k, k + 5,
-    ...; with fewer than 5 speakers a fold is one of them), which keeps both genders in a fold where they alternate, as
-    in RAVDESS, and where they are grouped; the first two of the next fold's speakers validate (one, below 10 speakers).
-    `random` takes 70 / 15 / 15 % of each label whoever speaks, and its note says 'speakers overlap'.
 
     Args:
       corpus: the corpus.
-      protocol: one of `NAMES`; '' is `loso` for EMO-DB and `speakers5` for the others.
+      protocol: one of `NAMES`; '' is the corpus's own (`DEFAULTS`, else `speakers5`).
       fold: from 0 to `folds(corpus, protocol) - 1`.
-      seed: what `random` draws by; the other protocols do not draw.
+      seed: what is drawn by; dealt tests and the corpus's own parts do not draw.
+      turns: in place of the protocol's own; 0 keeps it.
+      join: in place of the protocol's own; '' keeps it.
 
     Raises:
-      InputError: an unknown protocol, a fold that does not exist, or too few speakers or clips.
+      InputError: an unknown protocol, a fold that does not exist, too few speakers, sessions or clips, or a corpus
+        that lacks what the protocol holds apart.
     """
-    name = _protocol(corpus, protocol)
-    speakers = sorted(set(corpus.speaker))
-    if name != 'random' and len(speakers) < 3:
-        raise InputError(
-            f'{corpus.name}: expected at least 3 speakers for protocol {name}, found {len(speakers)} '
-            f'({", ".join(speakers)}); protocol random does without, and its results say {OVERLAP!r}'
-        )
-    count = _count(name, len(speakers))
+    name = _name(corpus, protocol)
+    chosen = PROTOCOLS[name]
+    if turns < 0:
+        raise InputError(f'data.turns: expected a number of clips, or 0, found {turns}')
+    if join not in ('', *JOINS):
+        raise InputError(f'data.join: expected one of {", ".join(JOINS)}, found {join!r}')
+    if (turns or join) and chosen.unit != 'speaker':
+        raise InputError(f'data.turns, data.join: expected a protocol that decides by speaker, found {name}')
+    chosen = dataclasses.replace(chosen, turns=turns or chosen.turns, join=join or chosen.join)
+    count = _folds(corpus, name, chosen)
     if not 0 <= fold < count:
         raise InputError(f'fold: expected 0 to {count - 1} for protocol {name} on {corpus.name}, found {fold}')
-    if name == 'random':
+
+    if chosen.test == 'dealt':
+        validation, test = _deal(corpus, chosen, fold, count)
+        train = ~(validation | test)
+    elif chosen.test == 'drawn':
         validation, test = _draw(corpus, seed)
+        train = ~(validation | test)
     else:
-        following = (fold + 1) % count
-        keep = 2 if len(speakers) >= 10 else 1
-        validation = np.isin(corpus.speaker, speakers[following::count][:keep])
-        test = np.isin(corpus.speaker, speakers[fold::count])
-    train = ~(validation | test)
+        train, test = _part(corpus, name, 'train'), _part(corpus, name, chosen.test)
+        if chosen.validation == 'drawn':
+            validation = _draw_speakers(corpus, name, train, seed)
+            train &= ~validation
+        else:
+            validation = _part(corpus, name, chosen.validation)
+    if chosen.turns:
+        used = _longest(corpus, chosen.turns)
+        train, validation, test = train & used, validation & used, test & used
     sets = {'train': train, 'validation': validation, 'test': test}
+    if chosen.apart:
+        _check_apart(corpus, name, chosen, sets)
+    if chosen.unit == 'speaker':
+        _speaker_labels(corpus, name, train | validation | test)
+
     counts = {
-        key: {label: int(np.sum(corpus.label[chosen] == c)) for c, label in enumerate(corpus.labels)}
-        for key, chosen in sets.items()
+        key: {label: int(np.sum(corpus.label[part] == c)) for c, label in enumerate(corpus.labels)}
+        for key, part in sets.items()
     }
-    notes = [OVERLAP] if name == 'random' else []
+    notes = [OVERLAP] if not chosen.apart else []
+    groups = np.array(corpus.group)
+    if chosen.apart == 'speaker' and np.intersect1d(groups[train | validation], groups[test & (groups != '')]).size:
+        notes.append(GROUPS_OVERLAP)
     notes += [f'no training clip of {label}' for label, clips in counts['train'].items() if not clips]
     return Split(
         train=np.flatnonzero(train),
         validation=np.flatnonzero(validation),
         test=np.flatnonzero(test),
+        protocol=chosen,
         info={
             'name': name,
             'fold': fold,
             'folds': count,
             'seed': seed,
+            **{key: getattr(chosen, key) for key in ('unit', 'join', 'turns', 'metric')},
             **{f'{key}_speakers': sorted({corpus.speaker[i] for i in np.flatnonzero(s)}) for key, s in sets.items()},
             'counts': counts,
             'note': '; '.join(notes),
@@ -102,8 +185,8 @@ def split(corpus: Corpus, *, protocol: str = '', fold: int = 0, seed: int = 0) -
     )
 
 
-def _protocol(corpus: Corpus, protocol: str) -> str:
-    name = protocol or DEFAULTS.get(corpus.name, 'speakers5')
+def _name(corpus: Corpus, protocol: str) -> str:
+    name = protocol or DEFAULTS.get(corpus.name.partition('/')[0], 'speakers5')
     if name not in NAMES:
         near = difflib.get_close_matches(name, NAMES, n=1)
         hint = f'; did you mean {near[0]!r}?' if near else ''
@@ -111,8 +194,111 @@ def _protocol(corpus: Corpus, protocol: str) -> str:
     return name
 
 
-def _count(name: str, speakers: int) -> int:
-    return {'loso': speakers, 'speakers5': min(5, speakers), 'random': 1}[name]
+def _units(corpus: Corpus, protocol: Protocol) -> Sequence[str]:
+    """What is dealt out, for each clip."""
+    return corpus.group if protocol.apart == 'group' else corpus.speaker
+
+
+def _count(protocol: Protocol, units: int) -> int:
+    return min(protocol.folds or units, units)
+
+
+def _folds(corpus: Corpus, name: str, protocol: Protocol) -> int:
+    if protocol.test != 'dealt':
+        return 1
+    units = sorted(set(_units(corpus, protocol)))
+    what = 'speakers' if protocol.apart == 'speaker' else 'sessions'
+    if protocol.apart == 'group' and '' in units:
+        raise InputError(f'{corpus.name}: expected a session of every clip for protocol {name}, found clips without')
+    if len(units) < 3:
+        raise InputError(
+            f'{corpus.name}: expected at least 3 {what} for protocol {name}, found {len(units)} '
+            f'({", ".join(units)}); protocol random does without, and its results say {OVERLAP!r}'
+        )
+    return _count(protocol, len(units))
+
+
+def _deal(corpus: Corpus, protocol: Protocol, fold: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Masks `[n]` of the validation and of the test clips."""
+    of_clip = np.array(_units(corpus, protocol))
+    units = sorted(set(of_clip.tolist()))
+    test = np.isin(of_clip, units[fold::count])
+    tested = {group for group in np.array(corpus.group)[test].tolist() if group}
+    for step in range(1, count):
+        following = units[(fold + step) % count :: count]
+        if protocol.validation == 'next':
+            # The first of the next fold; a twelfth of all, but two of 10 or more, and one below.
+            following = following[: max(2 if len(units) >= 10 else 1, len(units) // 12)]
+        validation = np.isin(of_clip, following)
+        # A partner in a dialog of the test speaker's would choose by a recording in which that one is heard.
+        if not tested & set(np.array(corpus.group)[validation].tolist()):
+            break
+    else:
+        validation = np.isin(of_clip, units[(fold + 1) % count :: count])
+    return validation, test
+
+
+def _part(corpus: Corpus, name: str, part: str) -> np.ndarray:
+    """The mask `[n]` of a part that the corpus itself names."""
+    mask = np.array(corpus.part) == part
+    if not mask.any():
+        raise InputError(f'{corpus.name}: expected clips of its own part {part!r} for protocol {name}, found none')
+    return mask
+
+
+def _longest(corpus: Corpus, turns: int) -> np.ndarray:
+    """The mask `[n]` of every speaker's `turns` longest clips; all of theirs where there are fewer."""
+    mask = np.zeros(len(corpus), bool)
+    taken: dict[str, int] = {}
+    # A stable order: of equally long clips the first by id.
+    for clip in np.argsort(-corpus.seconds, kind='stable'):
+        speaker = corpus.speaker[clip]
+        taken[speaker] = taken.get(speaker, 0) + 1
+        mask[clip] = taken[speaker] <= turns
+    return mask
+
+
+def _speaker_labels(corpus: Corpus, name: str, chosen: np.ndarray) -> dict[str, int]:
+    """The one class of each speaker."""
+    labels: dict[str, int] = {}
+    for clip in np.flatnonzero(chosen):
+        speaker, label = corpus.speaker[clip], int(corpus.label[clip])
+        if labels.setdefault(speaker, label) != label:
+            both = ', '.join(corpus.labels[c] for c in sorted((labels[speaker], label)))
+            raise InputError(
+                f'{corpus.name}: expected one label of speaker {speaker} for protocol {name}, found {both}'
+            )
+    return labels
+
+
+def _draw_speakers(corpus: Corpus, name: str, among: np.ndarray, seed: int) -> np.ndarray:
+    """The mask `[n]` of the clips of a share of the speakers of each label, drawn among those of `among`."""
+    labels = _speaker_labels(corpus, name, among)
+    drawn: list[str] = []
+    for c, label in enumerate(corpus.labels):
+        speakers = sorted(speaker for speaker, own in labels.items() if own == c)
+        if len(speakers) < 2:
+            raise InputError(
+                f'{corpus.name}: expected at least 2 training speakers of {label!r} for protocol {name}, '
+                f'found {len(speakers)}'
+            )
+        order = np.random.default_rng([seed, c]).permutation(len(speakers))
+        drawn += [speakers[i] for i in order[: max(1, round(DRAWN_SHARE * len(speakers)))]]
+    return among & np.isin(corpus.speaker, drawn)
+
+
+def _check_apart(corpus: Corpus, name: str, protocol: Protocol, sets: dict[str, np.ndarray]) -> None:
+    """Refuses a split in which a speaker, session or series lies on two sides (a corpus's own parts may be wrong)."""
+    for what in sorted({'speaker', protocol.apart}):
+        side: dict[str, str] = {}
+        of_clip = getattr(corpus, what)
+        for key, part in sets.items():
+            for value in sorted({of_clip[i] for i in np.flatnonzero(part)}):
+                if side.setdefault(value, key) != key:
+                    raise InputError(
+                        f'{corpus.name}: expected every {what} in one part for protocol {name}, '
+                        f'found {value!r} in {side[value]} and {key}'
+                    )
 
 
 def _draw(corpus: Corpus, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -19,8 +19,10 @@ from jax_reparam.corpora.synth import NOTICE
 from jax_reparam.errors import InputError
 
 if TYPE_CHECKING:
-    from jax_reparam.corpora import Corpus
+    from jax_reparam.pipeline import Data
 
+# As the field writes them.
+METRICS = {'uar': 'UAR', 'wa': 'WA', 'wf1': 'WF1', 'macro_f1': 'macro-F1'}
 PACKAGES = ('jax_reparam', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'librosa')
 RUN_FILE, METRICS_FILE, RESULT_FILE, PREDICTIONS_FILE = 'config.json', 'metrics.jsonl', 'result.json', 'predictions.csv'
 
@@ -118,8 +120,7 @@ def finish(
     scores: Mapping[str, Any],
     *,
     best_step: int,
-    corpus: Corpus,
-    clips: np.ndarray,
+    data: Data,
     probabilities: np.ndarray,
 ) -> dict[str, Any]:
     """Writes predictions.csv, the plots and, last, result.json.
@@ -129,9 +130,8 @@ def finish(
       meta: as in the checkpoint.
       scores: `test` and `validation` metrics (`evaluation.metrics`).
       best_step: the step of the checkpoint that was scored.
-      corpus: the corpus of the test clips.
-      clips: indices of the test clips, `[n]`.
-      probabilities: of the test clips, `[n, C]`.
+      data: what was tested on.
+      probabilities: of what the protocol decides, clips or speakers, in the order of `data.units('test')`, `[u, C]`.
 
     Returns:
       What result.json holds.
@@ -139,9 +139,11 @@ def finish(
     table = io.StringIO()
     writer = csv.writer(table, lineterminator='\n')
     writer.writerow(['id', 'speaker', 'label', *meta['labels']])
-    for clip, row in zip(clips, probabilities, strict=True):
-        label = meta['labels'][corpus.label[clip]]
-        writer.writerow([corpus.id[clip], corpus.speaker[clip], label, *(f'{p:.6f}' for p in row)])
+    names, unit = data.units('test')
+    first = data.clips('test')[np.unique(unit, return_index=True)[1]]
+    for name, clip, row in zip(names, first, probabilities, strict=True):
+        label = meta['labels'][data.corpus.label[clip]]
+        writer.writerow([name, data.corpus.speaker[clip], label, *(f'{p:.6f}' for p in row)])
     write(workdir / PREDICTIONS_FILE, table.getvalue())
     _plot_learning(workdir)
     plot_confusion(workdir / 'confusion.png', scores['test']['confusion'], meta['labels'], meta['corpus']['synthetic'])
@@ -160,7 +162,7 @@ def finish(
 
 
 def summarise(workdir: Path, folds: Sequence[Path]) -> dict[str, Any]:
-    """Writes result.json over the folds of a protocol: metrics pooled over all test clips, and mean and deviation.
+    """Writes result.json over the folds of a protocol: metrics pooled over all decisions, and mean and deviation.
 
     Args:
       workdir: gets result.json and confusion.png.
@@ -178,8 +180,7 @@ def summarise(workdir: Path, folds: Sequence[Path]) -> dict[str, Any]:
                 truth.append(labels.index(row['label']))
                 probabilities.append([float(row[label]) for label in labels])
     pooled = evaluation.metrics(np.array(truth), np.array(probabilities), labels)
-    names = ('uar', 'wa', 'wf1', 'macro_f1')
-    values = {name: np.array([result[name] for result in results]) for name in names}
+    values = {name: np.array([result[name] for result in results]) for name in METRICS}
     protocol = results[0]['protocol']
     summary = {
         'pooled': pooled,
@@ -190,7 +191,11 @@ def summarise(workdir: Path, folds: Sequence[Path]) -> dict[str, Any]:
             for result in results
         ],
         'labels': labels,
-        'protocol': {'name': protocol['name'], 'folds': len(folds), 'note': protocol['note']},
+        'protocol': {
+            **{key: protocol[key] for key in ('name', 'unit', 'join', 'turns', 'metric') if key in protocol},
+            'folds': len(folds),
+            'note': protocol['note'],
+        },
         'corpus': results[0]['corpus'],
         'seed': results[0]['seed'],
         'versions': results[0]['versions'],
@@ -201,22 +206,33 @@ def summarise(workdir: Path, folds: Sequence[Path]) -> dict[str, Any]:
 
 
 def headline(result: Mapping[str, Any]) -> str:
-    """One line that says how a run (or a protocol) went, and what kind of number it is."""
-    if 'pooled' in result:
-        text = (
-            f'UAR pooled {100 * result["pooled"]["uar"]:.1f}, '
-            f'over {len(result["folds"])} folds {100 * result["mean"]["uar"]:.1f} +- {100 * result["std"]["uar"]:.1f}'
-        )
+    """One line that says how a run (or a protocol) went, the protocol's own metric first, and what number it is."""
+    protocol = result['protocol']
+    first = protocol.get('metric', 'uar')
+    names = sorted(METRICS, key=lambda name: name != first)
+    count = len(result.get('folds', ()))
+    if count > 1:
+        parts = []
+        for name in names:
+            pooled, mean, std = (100 * result[key][name] for key in ('pooled', 'mean', 'std'))
+            over = f', over {count} folds' if name == first else ','
+            parts.append(f'{METRICS[name]} pooled {pooled:.1f}{over} {mean:.1f} +- {std:.1f}')
+        text = '; '.join(parts)
+        scores = result['pooled']
     else:
-        text = f'test UAR {100 * result["uar"]:.1f}, WA {100 * result["wa"]:.1f}, {result["test"]["clips"]} clips'
-    notes = [result['protocol']['note']] if result['protocol']['note'] else []
+        scores = result['pooled'] if count else result['test']
+        text = 'test ' + ', '.join(f'{METRICS[name]} {100 * scores[name]:.1f}' for name in names)
+    units = 'clips'
+    if protocol.get('unit') == 'speaker':
+        units = f'speakers by {protocol["join"]} of at most {protocol["turns"]} clips each'
+    notes = [protocol['note']] if protocol['note'] else []
     if result['corpus']['synthetic']:
         notes.append(NOTICE)
-    return '; '.join([text, *notes])
+    return '; '.join([f'{text}{"; " if count > 1 else ", "}{scores["clips"]} {units}', *notes])
 
 
 def _headline(scores: Mapping[str, Any]) -> dict[str, float]:
-    return {name: scores[name] for name in ('uar', 'wa', 'wf1', 'macro_f1')}
+    return {name: scores[name] for name in METRICS}
 
 
 def _plot_learning(workdir: Path) -> None:

@@ -131,11 +131,11 @@ class Predictor:
 
     Args:
       model: maps features and mask to logits.
-      batch: windows a batch; a multiple of the number of devices.
+      batch: windows a batch; raised to a multiple of the number of devices.
     """
 
     def __init__(self, model: nn.Module, *, batch: int = EVAL_BATCH) -> None:
-        self._batch = -(-batch // jax.device_count()) * jax.device_count()
+        self.batch = -(-batch // jax.device_count()) * jax.device_count()
         self._sharding = NamedSharding(data_mesh(), P('data'))
         self._apply = jax.jit(lambda variables, x, mask: model.apply(variables, x, mask, train=False))
 
@@ -143,8 +143,8 @@ class Predictor:
         """Maps windows `[W, T, M]`, and `mask` `[W, T]` (None: all frames are real), to logits `[W, C]`."""
         mask = np.ones(windows.shape[:2], bool) if mask is None else mask
         logits = []
-        for first in range(0, len(windows), self._batch):
-            rows = np.minimum(np.arange(first, first + self._batch), len(windows) - 1)
+        for first in range(0, len(windows), self.batch):
+            rows = np.minimum(np.arange(first, first + self.batch), len(windows) - 1)
             x, m = (jax.device_put(a[rows], self._sharding) for a in (windows, mask))
             logits.append(np.asarray(self._apply(variables, x, m)))
         return np.concatenate(logits)[: len(windows)]
@@ -217,8 +217,7 @@ def train(config: Mapping[str, Any], workdir: Path, *, show_progress: bool = Tru
         meta,
         {'test': test, 'validation': evaluate(predict, variables, data, 'validation')[0]},
         best_step=best,
-        corpus=data.corpus,
-        clips=data.clips('test'),
+        data=data,
         probabilities=probabilities,
     )
 
@@ -226,10 +225,18 @@ def train(config: Mapping[str, Any], workdir: Path, *, show_progress: bool = Tru
 def evaluate(
     predict: Predictor, variables: Any, data: pipeline.Data, part: pipeline.Part
 ) -> tuple[dict[str, Any], np.ndarray]:
-    """Scores a part of the data: metrics over its clips (`evaluation.metrics`), and their probabilities `[n, C]`."""
-    windows, clip = data.windows(part)
-    probabilities = evaluation.clip_probabilities(predict(variables, windows), clip)
-    return evaluation.metrics(data.labels(part), probabilities, data.corpus.labels), probabilities
+    """Scores a part of the data, a batch of windows at a time.
+
+    Returns:
+      Metrics (`evaluation.metrics`) over what the protocol decides, clips or speakers, and the probabilities of these,
+      `[u, C]`, in the order of `data.units(part)`.
+    """
+    logits, clip = [], []
+    for windows, of_window in data.window_batches(part, predict.batch):
+        logits.append(predict(variables, windows))
+        clip.append(of_window)
+    probabilities = data.decide(part, evaluation.clip_probabilities(np.concatenate(logits), np.concatenate(clip)))
+    return evaluation.metrics(data.truth(part), probabilities, data.corpus.labels), probabilities
 
 
 def _fit(
@@ -273,12 +280,15 @@ def _fit(
                 note = ''
                 if validating:
                     scores, _ = evaluate(predict, state.average, data, 'validation')
-                    log.write(number, {f'validation_{name}': scores[name] for name in ('uar', 'wa', 'nll')})
+                    metric = data.split.protocol.metric
+                    shown = dict.fromkeys(('uar', 'wa', metric, 'nll'))
+                    log.write(number, {f'validation_{name}': scores[name] for name in shown})
                     log.flush()
-                    # UAR moves in steps of a clip: the likelihood decides between equals.
-                    score = scores['uar'] - 1e-3 * math.tanh(scores['nll'])
+                    # The metric moves in steps of a decision: the likelihood decides between equals.
+                    score = scores[metric] - 1e-3 * math.tanh(scores['nll'])
                     checkpoints.save(number, variables=state.average, state=state, meta=meta, score=score)
-                    note = f'loss {float(metrics["loss"]):.3f}, validation UAR {100 * scores["uar"]:.1f}'
+                    validated = f'{report.METRICS[metric]} {100 * scores[metric]:.1f}'
+                    note = f'loss {float(metrics["loss"]):.3f}, validation {validated}'
                 bar.update(note)
         best = checkpoints.best()
         assert best is not None

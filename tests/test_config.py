@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_reparam import config, corpora, models, pipeline, reparam, training
+from jax_reparam import config, corpora, models, pipeline, reparam, training, windows
 from jax_reparam.augment import AugmentConfig
 from jax_reparam.errors import InputError
 from jax_reparam.export import weights
@@ -33,7 +33,8 @@ def test_recipes_fit_the_library(path, corpus):
     AugmentConfig(**recipe['augment'])
     FrontendConfig(**recipe['frontend'])
     HRFConfig(**recipe['hrf'])
-    assert pipeline.window_config(recipe).frames == 400
+    seconds = {'iemocap': 6, 'iemocap/all': 6, 'daic_woz': 8, 'crema_d': 3, 'nemo': 3}.get(corpus, 4)
+    assert pipeline.window_config(recipe) == windows.WindowConfig(100 * seconds, 50 * seconds)
 
 
 @pytest.mark.parametrize('path', RECIPES, ids=lambda path: path.stem)
@@ -87,7 +88,13 @@ def test_recipes_train_a_step_and_fold(rng, path):
 
 
 def test_corpora_of_recipes_are_those_that_can_be_prepared():
-    assert set(config.CORPORA) == set(corpora.NAMES)
+    assert set(corpora.NAMES) == set(config.CORPORA)
+
+
+def test_what_follows_a_slash_is_left_to_the_corpus():
+    recipe = config.for_corpus(config.base(name='conv_transformer'), 'iemocap/all')
+    assert recipe.data.corpus == 'iemocap/all'
+    assert recipe.window.seconds == 6
 
 
 def test_unknown_corpus():

@@ -14,6 +14,16 @@ def test_probabilities_of_windows_are_averaged():
     np.testing.assert_allclose(got, [[0.55, 0.45], [0.5, 0.5]])
 
 
+def test_clips_of_a_speaker_decide_together():
+    # By vote the first speaker is of class 0, by mean of class 1; the second has a tie, which the mean decides.
+    probabilities = np.array([[0.6, 0.4], [0.9, 0.1], [0.6, 0.4], [0.0, 1.0], [0.2, 0.8]])
+    unit = np.array([0, 1, 0, 0, 1])
+    mean = evaluation.decide(probabilities, unit, 'mean')
+    vote = evaluation.decide(probabilities, unit, 'vote')
+    np.testing.assert_allclose(mean, [[0.4, 0.6], [0.55, 0.45]])
+    np.testing.assert_allclose(vote, [[2.4 / 4, 1.6 / 4], [1.55 / 3, 1.45 / 3]])
+
+
 def test_softmax_survives_large_logits():
     np.testing.assert_allclose(evaluation.softmax(np.array([1e4, 1e4])), [0.5, 0.5])
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
 import pytest
 
 from helpers import recipe, tones
-from jax_reparam import pipeline, windows
+from jax_reparam import features, pipeline, protocols, windows
 
 
 @pytest.fixture(scope='module')
@@ -78,21 +79,54 @@ def test_an_epoch_sees_every_training_clip_once(data):
         np.testing.assert_array_equal(np.bincount(epoch), np.bincount(data.labels('train')))
 
 
-def test_processes_share_a_batch(data):
-    whole = take(data, 3)
-    parts = [take(data, 3, shard=(index, 2)) for index in range(2)]
-    for step in range(3):
-        together = np.concatenate([part[step]['labels'] for part in parts])
-        assert sorted(together) == sorted(whole[step]['labels'])
-        assert parts[0][step]['features'].shape == (4, 64, 12)
-        assert whole[step]['mask'].all()
+@pytest.mark.parametrize('count', [2, 4])
+def test_processes_share_a_batch(data, count):
+    """Side by side, the blocks of the processes are the batch of one process, bit for bit."""
+    whole = take(data, 5, start=2)
+    parts = [take(data, 5, start=2, shard=(index, count)) for index in range(count)]
+    for step in range(5):
+        for name in whole[step]:
+            np.testing.assert_array_equal(np.concatenate([part[step][name] for part in parts]), whole[step][name])
+
+
+def test_windows_come_in_batches(data):
+    x, clip = data.windows('test')
+    batches = list(data.window_batches('test', 4))
+    assert [len(b) for b, _ in batches[:-1]] == [4] * (len(batches) - 1)
+    np.testing.assert_array_equal(np.concatenate([b for b, _ in batches]), x)
+    np.testing.assert_array_equal(np.concatenate([c for _, c in batches]), clip)
+
+
+def test_statistics_of_a_large_mean_lose_nothing(rng):
+    clips = [1e4 + rng.standard_normal((n, 3)) for n in (1, 7, 400)]
+    mean, std = pipeline.statistics(iter(clips))
+    np.testing.assert_allclose(mean, np.concatenate(clips).mean(axis=0), rtol=1e-7)
+    np.testing.assert_allclose(std, np.concatenate(clips).std(axis=0), rtol=1e-5)
+
+
+def test_speakers_are_decided_as_one(data):
+    by_speaker = dataclasses.replace(
+        data, split=dataclasses.replace(data.split, test=np.arange(12, 30), protocol=protocols.Protocol(
+            'speaker', 'test', unit='speaker', join='vote'))
+    )  # fmt: skip
+    by_speaker = dataclasses.replace(
+        by_speaker,
+        corpus=dataclasses.replace(data.corpus, label=np.array([s == 's1' for s in data.corpus.speaker], int)),
+    )
+    names, unit = by_speaker.units('test')
+    assert [names[u] for u in unit] == [data.corpus.speaker[i] for i in range(12, 30)]
+    assert [bool(t) for t in by_speaker.truth('test')] == [name == 's1' for name in names]
+    probabilities = np.tile([[0.9, 0.1]], (18, 1))
+    probabilities[unit == names.index('s1')] = [0.2, 0.8]
+    decided = by_speaker.decide('test', probabilities)
+    assert decided.argmax(axis=1).tolist() == by_speaker.truth('test').tolist()
 
 
 def test_features_are_computed_once(config, data, monkeypatch):
     def computed(*_):
         raise AssertionError('features were computed again')
 
-    monkeypatch.setattr(pipeline.features, 'log_mel', computed)
+    monkeypatch.setattr(features, 'log_mel', computed)
     again = pipeline.load_data(config, show_progress=False)
     np.testing.assert_array_equal(again.log_mel[3], data.log_mel[3])
 

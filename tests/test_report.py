@@ -72,7 +72,10 @@ def test_folds_are_pooled_over_clips(tmp_path):
     assert got['mean']['uar'] == pytest.approx(0.75)
     assert got['std']['uar'] == pytest.approx(0.25)
     assert json.loads((tmp_path / 'result.json').read_text()) == got
-    assert report.headline(got) == 'UAR pooled 83.3, over 2 folds 75.0 +- 25.0'
+    assert report.headline(got) == (
+        'UAR pooled 83.3, over 2 folds 75.0 +- 25.0; WA pooled 80.0, 75.0 +- 25.0; '
+        'WF1 pooled 80.0, 75.0 +- 25.0; macro-F1 pooled 80.0, 75.0 +- 25.0; 5 clips'
+    )
 
 
 def test_headline_of_synthetic_speech(tmp_path):

@@ -143,7 +143,11 @@ def _notes(manifest: Manifest) -> list[str]:
 def _test(manifest: Manifest) -> str:
     test = manifest['test']
     clips = f'{test["clips"]}' if test['clips'] == test['of_clips'] else f'{test["clips"]} of {test["of_clips"]}'
-    return f'{test["windows"]} windows of {clips} test clips'
+    text = f'{test["windows"]} windows of {clips} test clips'
+    protocol = manifest['protocol']
+    if protocol.get('unit') == 'speaker':
+        text += f', a decision for each of {test["decisions"]} speakers by {protocol["join"]}'
+    return text
 
 
 def _score(result: Mapping[str, Any]) -> str:

@@ -132,8 +132,9 @@ def fold_and_export(
             'corpus': trained.meta['corpus'],
             'test': {
                 'windows': len(test.features),
-                'clips': len(test.truth),
+                'clips': int(test.clip[-1]) + 1,
                 'of_clips': len(data.clips('test')),
+                'decisions': len(test.truth),
             },
             'calibration': [list(window) for window in calibration_places],
             'step': trained.step,
@@ -172,7 +173,9 @@ def load_data(trained: Trained, show_progress: bool = True) -> pipeline.Data:
       InputError: the corpus is missing, or its split is not that of the training.
     """
     data = pipeline.load_data(trained.config, show_progress=show_progress)
-    if tuple(data.corpus.labels) != trained.labels or json.loads(json.dumps(data.split.info)) != trained.meta['split']:
+    # A run of an older version says less about its split.
+    split = {key: json.loads(json.dumps(data.split.info)).get(key) for key in trained.meta['split']}
+    if tuple(data.corpus.labels) != trained.labels or split != trained.meta['split']:
         # Its test clips might be among those the model has learnt.
         raise InputError(
             f'{trained.path}: expected the corpus and split that it was trained on, found another '

@@ -31,7 +31,7 @@ class Score:
       argmax_agreement: share of windows with the same decision.
       snr_db: power of the trained model's logits over that of the difference, in dB; None where nothing differs, or
         nothing is finite.
-      uar: unweighted average recall over clips, 0 to 1.
+      uar: unweighted average recall over decisions (`uar`), 0 to 1.
       max_abs_diff: largest difference of a logit; None where it is not finite.
     """
 
@@ -46,8 +46,8 @@ class Score:
 
 
 def uar(logits: np.ndarray, windows: Windows) -> float:
-    """UAR over the clips of `windows`, their windows' probabilities averaged; 0 to 1."""
-    probabilities = evaluation.clip_probabilities(logits, windows.clip)
+    """UAR over the decisions on `windows`: on clips, or on speakers; 0 to 1."""
+    probabilities = windows.decide(logits)
     names = [str(index) for index in range(logits.shape[-1])]
     return evaluation.metrics(windows.truth, probabilities, names)['uar']
 

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from jax_reparam import windows
+from jax_reparam import evaluation, windows
 from jax_reparam.pipeline import Data, Part
 
 # The whole of a small corpus: speakers to come would else leave the ranges more often.
@@ -23,28 +23,41 @@ class Windows:
     Attributes:
       features: standardised log-mel, `[W, frames, n_mels]` float32.
       clip: the clip of each window, `[W]`, 0 to n - 1.
-      truth: the class of each clip, `[n]`.
+      truth: the class of each unit, `[u]`.
+      unit: the unit of each clip, which is what is decided, `[n]`, 0 to u - 1; None: each clip is one.
+      join: how the clips of a unit make a decision, 'mean' or 'vote'.
     """
 
     features: np.ndarray
     clip: np.ndarray
     truth: np.ndarray
+    unit: np.ndarray | None = None
+    join: str = 'mean'
+
+    def decide(self, logits: np.ndarray) -> np.ndarray:
+        """Probabilities of the units, `[u, C]`, of logits of the windows, `[W, C]`."""
+        probabilities = evaluation.clip_probabilities(logits, self.clip)
+        return probabilities if self.unit is None else evaluation.decide(probabilities, self.unit, self.join)
 
 
 def of_part(data: Data, part: Part, limit: int | None) -> Windows:
-    """A part's windows: all of them, or at most `limit`, of clips drawn with a fixed seed.
+    """A part's windows: all of them, or at most `limit`, of units drawn with a fixed seed.
 
-    Only whole clips are drawn, since a decision is a clip's; at least one is.
+    Only whole units (clips, or speakers, as the protocol decides) are drawn, since a decision is theirs; at least one
+    is.
     """
-    features, clip = data.windows(part)
-    truth = data.labels(part)
-    if limit is None or limit >= len(features):
-        return Windows(features, clip, truth)
-    order = np.random.default_rng(SEED).permutation(len(truth))
-    total = np.cumsum(np.bincount(clip)[order])
-    chosen = np.sort(order[: max(1, int(np.searchsorted(total, limit, side='right')))])
-    kept = np.isin(clip, chosen)
-    return Windows(features[kept], np.searchsorted(chosen, clip[kept]), truth[chosen])
+    clips, truth = data.clips(part), data.truth(part)
+    unit = data.units(part)[1]
+    counts = np.array([len(windows.starts(int(data.log_mel.lengths[clip]), data.window)) for clip in clips])
+    if limit is not None and limit < counts.sum():
+        order = np.random.default_rng(SEED).permutation(len(truth))
+        total = np.cumsum(np.bincount(unit, weights=counts)[order])
+        chosen = np.sort(order[: max(1, int(np.searchsorted(total, limit, side='right')))])
+        kept = np.isin(unit, chosen)
+        clips, unit, truth = clips[kept], np.searchsorted(chosen, unit[kept]), truth[chosen]
+    features, clip = data.windows_of(clips)
+    protocol = data.split.protocol
+    return Windows(features, clip, truth, None if protocol.unit == 'clip' else unit, protocol.join)
 
 
 def calibration(data: Data, count: int = CALIBRATION_WINDOWS) -> tuple[np.ndarray, list[tuple[str, int]]]:
@@ -56,7 +69,7 @@ def calibration(data: Data, count: int = CALIBRATION_WINDOWS) -> tuple[np.ndarra
     places = [
         (int(clip), int(start))
         for clip in data.clips('train')
-        for start in windows.starts(len(data.log_mel[clip]), data.window)
+        for start in windows.starts(int(data.log_mel.lengths[clip]), data.window)
     ]
     drawn = np.sort(np.random.default_rng(SEED).permutation(len(places))[:count])
     chosen = [places[index] for index in drawn]

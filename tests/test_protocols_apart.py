@@ -1,0 +1,178 @@
+"""Nothing of the test fold reaches a model: for every protocol, over random corpora, and by poisoning the test fold."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+import soundfile
+from test_protocols import corpus
+
+from helpers import recipe
+from jax_reparam import checkpoint, corpora, pipeline, protocols, training
+from jax_reparam.errors import InputError
+from jax_reparam.export import samples
+
+PARTS = ('train', 'validation', 'test')
+
+
+def drawn(seed, *, speakers=24, groups=6):
+    """A corpus with sessions of whole speakers, parts of whole sessions, one label a speaker, and uneven turns."""
+    rng = np.random.default_rng(seed)
+    names, group, part, label = [], [], [], []
+    for s in range(speakers):
+        g = s % groups
+        for _ in range(rng.integers(1, 9)):
+            names.append(f's{s:02d}')
+            group.append(f'g{g}')
+            part.append(PARTS[0 if g < 3 else g % 2 + 1])
+            label.append(s // groups % 2)
+    order = rng.permutation(len(names))
+    made = corpus([names[i] for i in order], labels=('no', 'yes'), label=[label[i] for i in order])
+    return dataclasses.replace(
+        made,
+        group=tuple(group[i] for i in order),
+        part=tuple(part[i] for i in order),
+        seconds=rng.choice([1.0, 2.0, 2.5, 4.0], len(names)),
+    )
+
+
+@pytest.mark.parametrize('name', [name for name in protocols.NAMES if name != 'random'])
+@pytest.mark.parametrize('seed', range(12))
+def test_no_speaker_or_session_lies_on_two_sides(name, seed):
+    corp = drawn(seed)
+    apart = {'speaker', protocols.PROTOCOLS[name].apart}
+    for fold in range(protocols.folds(corp, name)):
+        split = protocols.split(corp, protocol=name, fold=fold, seed=seed)
+        for what in apart:
+            sides = [{getattr(corp, what)[i] for i in getattr(split, part)} for part in PARTS]
+            assert all(sides)
+            assert sum(map(len, sides)) == len(set.union(*sides))
+
+
+@pytest.mark.parametrize('name', protocols.NAMES)
+@pytest.mark.parametrize('seed', range(6))
+def test_labels_of_the_test_fold_move_no_clip(name, seed):
+    """Neither who validates, nor which turns are used, depends on what is to be found out."""
+    corp = drawn(seed)
+    split = protocols.split(corp, protocol=name, seed=seed)
+    label = corp.label.copy()
+    label[split.test] = 1 - label[split.test]
+    other = protocols.split(dataclasses.replace(corp, label=label), protocol=name, seed=seed)
+    if name == 'random':  # draws the same share of each label, and says that speakers overlap
+        return
+    for part in PARTS:
+        np.testing.assert_array_equal(getattr(split, part), getattr(other, part))
+
+
+def test_every_participant_gives_the_same_number_of_longest_turns():
+    corp = drawn(3)
+    split = protocols.split(corp, protocol='interviews_dev', turns=3)
+    used = np.concatenate([getattr(split, part) for part in PARTS])
+    for speaker in {corp.speaker[i] for i in used}:
+        own = [i for i in range(len(corp)) if corp.speaker[i] == speaker]
+        chosen = [i for i in used if corp.speaker[i] == speaker]
+        assert len(chosen) == min(3, len(own))
+        assert sorted(corp.seconds[chosen]) == sorted(corp.seconds[own])[-len(chosen) :]
+    assert {corp.part[i] for i in split.test} == {'validation'}
+    assert {corp.part[i] for i in np.concatenate([split.train, split.validation])} == {'train'}
+    assert {corp.label[i] for i in split.validation} == {0, 1}
+    assert (split.info['unit'], split.info['turns'], split.info['metric']) == ('speaker', 3, 'macro_f1')
+
+
+def test_iemocap_holds_a_session_out_and_validates_on_the_next():
+    speakers = [f'Ses{s:02d}{g}' for s in range(1, 6) for g in 'FM'] * 4
+    corp = dataclasses.replace(corpus(speakers, name='iemocap/all'), group=tuple(s[:5] for s in speakers))
+    splits = [protocols.split(corp, fold=fold) for fold in range(protocols.folds(corp))]
+    assert [split.info['test_speakers'] for split in splits] == [[f'Ses0{s}F', f'Ses0{s}M'] for s in range(1, 6)]
+    assert splits[4].info['validation_speakers'] == ['Ses01F', 'Ses01M']
+    assert [split.info['note'] for split in splits] == [''] * 5
+    # By speaker: who validates comes out of another session, and that the partner trains is said.
+    one = protocols.split(corp, protocol='loso')
+    assert one.info['folds'] == 10
+    assert (one.info['test_speakers'], one.info['validation_speakers']) == (['Ses01F'], ['Ses02F'])
+    assert one.info['note'] == protocols.GROUPS_OVERLAP
+
+
+def test_a_corpus_that_cannot_be_held_apart_is_refused():
+    corp = drawn(0)
+    with pytest.raises(InputError, match="expected clips of its own part 'train' for protocol own_split, found none"):
+        protocols.split(corpus(['a', 'b', 'c']), protocol='own_split')
+    with pytest.raises(InputError, match='expected a session of every clip for protocol sessions'):
+        protocols.split(corpus(['a', 'b', 'c']), protocol='sessions')
+    train = next(i for i in range(len(corp)) if corp.part[i] == 'train')
+    mixed = dataclasses.replace(corp, part=(*corp.part[:train], 'test', *corp.part[train + 1 :]))
+    with pytest.raises(InputError, match='expected every group in one part for protocol own_split'):
+        protocols.split(mixed, protocol='own_split')
+    label = corp.label.copy()
+    label[np.flatnonzero(np.array(corp.speaker) == 's00')[0]] ^= 1
+    with pytest.raises(InputError, match=r'expected one label of speaker s00 for protocol .*, found no, yes'):
+        protocols.split(dataclasses.replace(corp, label=label), protocol='interviews_dev')
+    with pytest.raises(InputError, match='expected a protocol that decides by speaker, found loso'):
+        protocols.split(corp, protocol='loso', turns=3)
+
+
+def table(folder, *, poisoned=()):
+    """Seven speakers of noise, half of them low; the speakers in `poisoned` have other audio and other labels."""
+    folder.mkdir()
+    with (folder / 'clips.csv').open('w') as file:
+        rows = csv.writer(file)
+        rows.writerow(['path', 'label', 'speaker'])
+        for s in range(7):
+            rng = np.random.default_rng([s, f's{s}' in poisoned])
+            for clip in range(3):
+                length = 9000 + 2000 * clip + 500 * s  # as long as it was: what is poisoned is what is heard
+                sound = (1 + s % 2) * np.convolve(rng.standard_normal(length), np.ones(1 + 4 * (s % 2)), 'same')
+                if f's{s}' in poisoned:
+                    sound = 5 * np.cumsum(sound) / length
+                soundfile.write(folder / f'{s}_{clip}.wav', (900 * sound).clip(-32768, 32767).astype(np.int16), 16000)
+                label = ('high', 'low')[(s % 2) ^ (f's{s}' in poisoned)]
+                rows.writerow([f'{s}_{clip}.wav', label, f's{s}'])
+    return folder / 'clips.csv'
+
+
+def grouped(corp):
+    """Two speakers a session; the sessions are parts."""
+    group = tuple(f'g{int(speaker[1]) // 2}' for speaker in corp.speaker)
+    parts = {'g0': 'validation', 'g1': 'test', 'g2': 'train', 'g3': 'train'}
+    return dataclasses.replace(corp, group=group, part=tuple(parts[g] for g in group))
+
+
+@pytest.mark.parametrize('name', ['loso', 'sessions', 'own_split', 'interviews_test'])
+def test_a_poisoned_test_fold_changes_nothing_of_the_model(name, tmp_path, monkeypatch):
+    prepare = corpora.prepare
+
+    def prepared(*args, **kwargs):
+        corp = grouped(prepare(*args, **kwargs))
+        if name == 'interviews_test':  # of each label two training speakers
+            part = tuple('test' if s in ('s0', 's1') else 'train' for s in corp.speaker)
+            corp = dataclasses.replace(corp, part=part)
+        return corp
+
+    monkeypatch.setattr(corpora, 'prepare', prepared)
+    found = []
+    poisoned: tuple[str, ...] = ()
+    for run in ('clean', 'poisoned'):
+        source = table(tmp_path / run, poisoned=poisoned)
+        # Without a warm-up, whose first step moves nothing: the best checkpoint may be the first.
+        short = {'steps': 3, 'eval_every': 1, 'batch_size': 4, 'warmup_steps': 0}
+        changes = {f'train__{key}': value for key, value in short.items()}
+        config = recipe(source, tmp_path / 'cache', data__protocol=name, **changes)
+        training.train(config, tmp_path / f'w_{run}', show_progress=False)
+        data = pipeline.load_data(config, show_progress=False)
+        poisoned = tuple(data.split.info['test_speakers'])
+        found.append((checkpoint.load(tmp_path / f'w_{run}'), samples.calibration(data, 5), data))
+    (clean, calibration, data), (other, other_calibration, other_data) = found
+    test = data.split.test
+    assert not np.array_equal(data.log_mel[test[0]], other_data.log_mel[test[0]])
+    assert (data.labels('test') != other_data.labels('test')).all()
+    assert clean.step == other.step
+    logs = [(tmp_path / f'w_{run}' / 'metrics.jsonl').read_text() for run in ('clean', 'poisoned')]
+    assert logs[0] == logs[1]
+    assert (clean.meta['mean'], clean.meta['std']) == (other.meta['mean'], other.meta['std'])
+    jax.tree.map(np.testing.assert_array_equal, clean.variables, other.variables)
+    np.testing.assert_array_equal(calibration[0], other_calibration[0])
+    assert calibration[1] == other_calibration[1]
