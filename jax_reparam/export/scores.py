@@ -199,9 +199,11 @@ def _in_jax(
 ) -> Iterator[tuple[str, np.ndarray, float]]:
     """Name, logits and milliseconds a window of the training, folded and deploy form, as far as they are there."""
     import jax
+    from absl import logging
 
     from jax_reparam import checkpoint
 
+    logging.set_verbosity(logging.ERROR)  # Orbax warns of what is meant to be.
     # Accelerators multiply in a reduced precision by default.
     with jax.default_matmul_precision('highest'):
         if trained is not None:
