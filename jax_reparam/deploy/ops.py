@@ -72,11 +72,14 @@ def depthwise(layer: Layer, x: Array) -> Array:
 
 
 def merge(x: Array, group: int) -> Array:
-    """Mean over groups of tokens, zeros behind the last: `[T, C]` to `[ceil(T / m), C]`, by a depthwise convolution."""
+    """Mean over groups of tokens, zeros behind the last: `[T, C]` to `[ceil(T / m), C]`, by a depthwise convolution.
+
+    The groups lie side by side as columns, so that the convolution has no stride: Ethos-U takes strides up to 3.
+    """
     time, width = x.shape
-    x = jnp.pad(x, ((0, -time % group), (0, 0)))
-    kernel = jnp.full((group, 1, 1, width), 1 / group, x.dtype)
-    return _convolve(x[None, :, None], kernel, strides=(group, 1), groups=width)[0, :, 0]
+    x = jnp.pad(x, ((0, -time % group), (0, 0))).reshape(1, -1, group, width)
+    kernel = jnp.full((1, group, 1, width), 1 / group, x.dtype)
+    return _convolve(x, kernel, groups=width)[0, :, 0]
 
 
 def _convolve(

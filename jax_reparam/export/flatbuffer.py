@@ -72,8 +72,8 @@ def graph(model: bytes) -> Graph:
     counts = collections.Counter(operator_names(content))
     return Graph(
         ops=dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))),
-        input=_port(subgraph.tensors[subgraph.inputs[0]]),
-        output=_port(subgraph.tensors[subgraph.outputs[0]]),
+        input=port(subgraph.tensors[subgraph.inputs[0]]),
+        output=port(subgraph.tensors[subgraph.outputs[0]]),
     )
 
 
@@ -130,7 +130,8 @@ def _builder(size: int) -> Any:
     return Builder(size)
 
 
-def _port(tensor: Any) -> Port:
+def port(tensor: Any) -> Port:
+    """Shape, type and scale of one tensor of `tree`; the first scale, where there is one a channel."""
     dtype = _names('TensorType')[tensor.type].lower()
     shape = tuple(int(size) for size in tensor.shape)
     scales = None if tensor.quantization is None else tensor.quantization.scale

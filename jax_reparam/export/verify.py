@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jax_reparam.export import flatbuffer, gates, interpret, manifest, tflm
+from jax_reparam.export import cost, flatbuffer, gates, interpret, manifest, tflm
 from jax_reparam.export.samples import Windows
 from jax_reparam.progress import Progress
 
@@ -29,6 +29,8 @@ def verify(
     """
     reference_uar = gates.uar(reference, windows)
     entry = manifest.form(name, model, flatbuffer.graph(model))
+    if entry['input']['dtype'] == 'int8':
+        entry['cost'] = cost.of_model(model).as_json()
     failures = []
 
     try:

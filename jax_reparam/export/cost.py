@@ -1,0 +1,189 @@
+"""What a model costs on a Cortex-M4F with CMSIS-NN: work per kind of operator, and an estimate of instructions.
+
+The work is read from the .tflite file. The rest is an estimate, not a measurement: instructions of a node are its work
+times a price (`PRICES`), and every price says where it comes from. docs/verification.md has the sources, and how far
+the totals of measured models are missed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from jax_reparam.export import flatbuffer
+
+_MAC_OPS = ('FULLY_CONNECTED', 'BATCH_MATMUL', 'CONV_2D', 'DEPTHWISE_CONV_2D')
+# These cost what they read; all others what they write.
+_READERS = ('SUM', 'MEAN', 'REDUCE_MAX')
+
+
+@dataclasses.dataclass(frozen=True)
+class Price:
+    """What one unit of an operator's work costs.
+
+    Attributes:
+      instructions: per MAC where the operator has MACs, else per element.
+      kernel: whose kernel runs in TFLM built with CMSIS-NN.
+      source: `measured`: one operator's measured count over its work, which was inferred; `fitted`: least squares over
+        measured totals (`benchmarks/cost_fit.py`); `assumed`: nothing was measured, it may be off by a factor of two or
+        more.
+    """
+
+    instructions: float
+    kernel: Literal['CMSIS-NN', 'reference']
+    source: Literal['measured', 'fitted', 'assumed']
+
+
+# Of int8 kernels; figures of `fitted` and `measured` are what benchmarks/cost_fit.py prints.
+PRICES: dict[str, Price] = {
+    'FULLY_CONNECTED': Price(3.19, 'CMSIS-NN', 'fitted'),
+    'BATCH_MATMUL': Price(3.19, 'CMSIS-NN', 'fitted'),
+    'CONV_2D': Price(2.9, 'CMSIS-NN', 'fitted'),
+    'DEPTHWISE_CONV_2D': Price(2.9, 'CMSIS-NN', 'fitted'),
+    'SOFTMAX': Price(317.4, 'CMSIS-NN', 'measured'),
+    'SUM': Price(75.5, 'reference', 'measured'),
+    'MEAN': Price(75.5, 'reference', 'measured'),
+    'SUB': Price(49.1, 'reference', 'fitted'),
+    'SQUARED_DIFFERENCE': Price(49.1, 'reference', 'fitted'),
+    'RSQRT': Price(49.1, 'reference', 'fitted'),
+    'LOGISTIC': Price(49.1, 'reference', 'assumed'),
+    'TANH': Price(49.1, 'reference', 'assumed'),
+    'L2_NORMALIZATION': Price(30.0, 'reference', 'assumed'),
+    'ADD': Price(20.0, 'CMSIS-NN', 'assumed'),
+    'MUL': Price(15.0, 'CMSIS-NN', 'assumed'),
+    'AVERAGE_POOL_2D': Price(10.0, 'CMSIS-NN', 'assumed'),
+    'TRANSPOSE': Price(10.0, 'CMSIS-NN', 'assumed'),
+    'RESHAPE': Price(0.5, 'reference', 'assumed'),
+    'CONCATENATION': Price(2.0, 'reference', 'assumed'),
+}
+# Operators without a price of their own run on reference kernels that visit each element.
+OTHERS = Price(15.0, 'reference', 'assumed')
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """All nodes of one kind.
+
+    Attributes:
+      op: the operator.
+      nodes: how many.
+      macs: products with a constant or of two activations.
+      elements: written, or read where the operator reduces.
+      instructions: estimated.
+      share: of the model's instructions, 0 to 1.
+      price: what the estimate rests on.
+    """
+
+    op: str
+    nodes: int
+    macs: int
+    elements: int
+    instructions: int
+    share: float
+    price: Price
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """A model's cost, dearest kind first."""
+
+    rows: tuple[Row, ...]
+
+    @property
+    def macs(self) -> int:
+        """MACs of one window."""
+        return sum(row.macs for row in self.rows)
+
+    @property
+    def instructions(self) -> int:
+        """Estimated instructions of one window."""
+        return sum(row.instructions for row in self.rows)
+
+    def as_json(self) -> dict[str, Any]:
+        """The manifest's entry; `assumed` is the share of the instructions whose price nothing was measured for."""
+        return {
+            'processor': 'Cortex-M4F, CMSIS-NN, estimated',
+            'macs': self.macs,
+            'instructions': self.instructions,
+            'instructions_per_mac': self.instructions / self.macs if self.macs else None,
+            'assumed': sum(row.share for row in self.rows if row.price.source == 'assumed'),
+            'ops': [dataclasses.asdict(row) for row in self.rows],
+        }
+
+
+def of_model(model: bytes, prices: Mapping[str, Price] = PRICES) -> Cost:
+    """Counts the work of an int8 model, and estimates its instructions.
+
+    Raises:
+      ValueError: not an int8 model with one graph, one input and one output.
+    """
+    content = flatbuffer.tree(model)
+    found = flatbuffer.graph(model).input.dtype
+    if found != 'int8':
+        raise ValueError(f'expected an int8 model, since the prices are those of int8 kernels, got {found}')
+    work: dict[str, list[int]] = {}
+    for op, node in zip(flatbuffer.operator_names(content), content.subgraphs[0].operators, strict=True):
+        row = work.setdefault(op, [0, 0, 0])
+        row[0] += 1
+        row[1] += macs(content, op, node)
+        row[2] += math.prod(_shape(content, node.inputs[0] if op in _READERS else node.outputs[0]))
+    spent = {
+        op: round((count if op in _MAC_OPS else elements) * prices.get(op, OTHERS).instructions)
+        for op, (_, count, elements) in work.items()
+    }
+    total = max(1, sum(spent.values()))
+    rows = [
+        Row(op, nodes, count, elements, spent[op], spent[op] / total, prices.get(op, OTHERS))
+        for op, (nodes, count, elements) in work.items()
+    ]
+    return Cost(tuple(sorted(rows, key=lambda row: (-row.instructions, row.op))))
+
+
+def macs(content: Any, op: str, node: Any) -> int:
+    """MACs of a node; 0 where it has none. Products with a convolution's padding count, as in every table of MACs."""
+    if op not in _MAC_OPS:
+        return 0
+    left, right = (_shape(content, index) for index in node.inputs[:2])
+    out = math.prod(_shape(content, node.outputs[0]))
+    if op == 'FULLY_CONNECTED':  # kernel [F, D]
+        return out * right[-1]
+    if op == 'BATCH_MATMUL':
+        return out * left[-2 if node.builtinOptions.adjX else -1]
+    if op == 'CONV_2D':  # kernel [F, height, width, D]
+        return out * math.prod(right[1:])
+    return out * math.prod(right[1:3])  # kernel [1, height, width, F]
+
+
+def table(cost: Cost) -> list[str]:
+    """The cost as lines of text."""
+    rows = [['operator', 'nodes', 'MACs', 'elements', 'instructions', 'share', 'kernel', 'price']]
+    rows += [
+        [
+            row.op,
+            f'{row.nodes:,}',
+            f'{row.macs:,}',
+            f'{row.elements:,}',
+            f'{row.instructions:,}',
+            f'{row.share:.1%}',
+            row.price.kernel,
+            f'{row.price.instructions:g} {row.price.source}',
+        ]
+        for row in cost.rows
+    ]
+    per_mac = f'{cost.instructions / cost.macs:.2f} a MAC' if cost.macs else ''
+    nodes = sum(row.nodes for row in cost.rows)
+    rows.append(['all', f'{nodes:,}', f'{cost.macs:,}', '', f'{cost.instructions:,}', '', '', per_mac])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        '  '.join(
+            cell.rjust(width) if 0 < column < 6 else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _shape(content: Any, index: int) -> list[int]:
+    return [int(size) for size in content.subgraphs[0].tensors[index].shape]

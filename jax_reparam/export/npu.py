@@ -1,0 +1,135 @@
+"""Compiles an int8 model for an Ethos-U NPU with Vela, and reads what it says about it.
+
+Vela (the PyPI package `ethos-u-vela`, of the extra `npu`) runs in a child process. An operator that it does not
+place on the NPU runs on the processor beside it, so a form that is not placed as a whole fails.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import importlib.util
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from jax_reparam.errors import InputError
+
+PACKAGE = 'ethosu'
+ACCELERATORS = ('ethos-u55-32', 'ethos-u55-64', 'ethos-u55-128', 'ethos-u55-256', 'ethos-u65-256', 'ethos-u65-512')
+_COUNTS = re.compile(r'^(CPU|NPU) operators = (\d+)', re.MULTILINE)
+# Vela's notes on what it leaves to the processor.
+_LEFT = re.compile(
+    r'^Warning \(supported operators\) operator: (\w+), .*\nReason: (.*(?:\n(?!Warning)\S.*)?)', re.MULTILINE
+)
+
+
+class NPUError(RuntimeError):
+    """Vela refused a model; the message is one line."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """What Vela made of a model.
+
+    Attributes:
+      model: the compiled .tflite file.
+      accelerator: what it was compiled for.
+      npu_ops: operators on the NPU, as Vela counts them, behind its own rewriting.
+      cpu_ops: operators left to the processor.
+      left: (operator, Vela's reason) of those, once each.
+      sram_bytes: memory in use.
+      flash_bytes: constants and commands.
+      milliseconds: of a window, as Vela estimates it for the system of its own defaults.
+      macs: as Vela counts them.
+    """
+
+    model: bytes
+    accelerator: str
+    npu_ops: int
+    cpu_ops: int
+    left: tuple[tuple[str, str], ...]
+    sram_bytes: int
+    flash_bytes: int
+    milliseconds: float
+    macs: int
+
+    @property
+    def share(self) -> float:
+        """Share of the operators that are on the NPU, 0 to 1."""
+        return self.npu_ops / max(1, self.npu_ops + self.cpu_ops)
+
+    def failures(self) -> list[str]:
+        """Why the model is not placed as a whole, a line for each kind of operator; empty where it is."""
+        if not self.cpu_ops:
+            return []
+        where = f'{self.accelerator}: expected all operators on the NPU'
+        named = [f'{where}, found {op} on the processor ({reason})' for op, reason in self.left]
+        return named or [f'{where}, found {self.cpu_ops} on the processor']
+
+    def as_json(self) -> dict[str, Any]:
+        """The manifest's entry."""
+        content = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != 'model'}
+        return {**content, 'left': [list(pair) for pair in self.left], 'share': self.share}
+
+
+def compiled(model: bytes, accelerator: str = 'ethos-u55-128', *, timeout: float = 600.0) -> Placement:
+    """Compiles an int8 model.
+
+    Args:
+      model: the .tflite file.
+      accelerator: one of `ACCELERATORS`.
+      timeout: seconds after which Vela is ended.
+
+    Raises:
+      InputError: an unknown accelerator, or no Vela here.
+      NPUError: Vela refused the model, or did not come back.
+    """
+    if accelerator not in ACCELERATORS:
+        raise InputError(f'--npu: expected one of {", ".join(ACCELERATORS)}, found {accelerator!r}')
+    if importlib.util.find_spec(PACKAGE) is None:
+        raise InputError("--npu: expected the package ethos-u-vela, found none; pip install 'jax-reparam[npu]'")
+    with tempfile.TemporaryDirectory(prefix='vela-') as name:
+        folder = Path(name)
+        (folder / 'model.tflite').write_bytes(model)
+        command = [sys.executable, '-m', 'ethosu.vela', str(folder / 'model.tflite')]
+        command += ['--accelerator-config', accelerator, '--output-dir', str(folder)]
+        try:
+            child = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout, cwd=folder)
+        except subprocess.TimeoutExpired:
+            raise NPUError(f'{accelerator}: Vela did not end within {timeout:g} s') from None
+        said = child.stdout + child.stderr
+        summaries, output = list(folder.glob('*_summary_*.csv')), folder / 'model_vela.tflite'
+        if child.returncode or not summaries or not output.is_file():
+            raise NPUError(f'{accelerator}: Vela failed: {(said.strip().splitlines() or ["it said nothing"])[-1]}')
+        return read(output.read_bytes(), accelerator, said, summaries[0].read_text())
+
+
+def read(model: bytes, accelerator: str, said: str, summary: str) -> Placement:
+    """Reads Vela's messages and its summary, a CSV file of one row.
+
+    Raises:
+      NPUError: they are not as Vela 5.2 writes them.
+    """
+    counts = {kind: int(count) for kind, count in _COUNTS.findall(said)}
+    row = next(csv.DictReader(summary.splitlines()), {})
+    left = tuple(sorted({(op, ' '.join(reason.split())) for op, reason in _LEFT.findall(said)}))
+    try:
+        # Memories are in KiB, times in seconds.
+        memory = {kind: float(row[f'{kind}_memory_used']) for kind in ('sram', 'on_chip_flash', 'off_chip_flash')}
+        return Placement(
+            model=model,
+            accelerator=accelerator,
+            npu_ops=counts['NPU'],
+            cpu_ops=counts['CPU'],
+            left=left,
+            sram_bytes=round(1024 * memory['sram']),
+            flash_bytes=round(1024 * (memory['on_chip_flash'] + memory['off_chip_flash'])),
+            milliseconds=1000 * float(row['inference_time']),
+            macs=int(row['nn_macs']),
+        )
+    except (KeyError, ValueError) as error:
+        raise NPUError(f'{accelerator}: expected the summary of Vela 5.2, found none of {error}') from error

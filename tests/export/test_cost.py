@@ -1,0 +1,88 @@
+"""The cost table: MACs as they are counted by hand and in the jaxpr, and prices that say where they come from."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jax_reparam import macs as jaxpr
+from jax_reparam.export import cost, forms
+
+
+def int8(function, *shape):
+    windows = np.random.default_rng(0).standard_normal((4, *shape)).astype(np.float32)
+    return forms.integer(function, windows)
+
+
+@pytest.fixture(scope='module')
+def convolutions():
+    """[1, 8, 6] to [1, 3]: a convolution, a depthwise one, a linear layer and a softmax."""
+    rng = np.random.default_rng(1)
+    kernel, deep = (rng.standard_normal(shape).astype(np.float32) for shape in ((3, 3, 2, 5), (3, 1, 1, 5)))
+    last = rng.standard_normal((5, 3)).astype(np.float32)
+    numbers = ('NHWC', 'HWIO', 'NHWC')
+
+    def apply(x):
+        y = x.reshape(1, 8, 3, 2)
+        y = jax.lax.conv_general_dilated(y, kernel, (1, 1), 'SAME', dimension_numbers=numbers)
+        y = jax.lax.conv_general_dilated(y, deep, (2, 1), 'VALID', dimension_numbers=numbers, feature_group_count=5)
+        return jax.nn.softmax(y[0, 0, :1] @ last)
+
+    return apply, int8(apply, 8, 6)
+
+
+def test_macs_of_each_kind(convolutions):
+    found = {row.op: row.macs for row in cost.of_model(convolutions[1]).rows if row.macs}
+    assert found == {'CONV_2D': 8 * 3 * 5 * 3 * 3 * 2, 'DEPTHWISE_CONV_2D': 3 * 3 * 5 * 3, 'FULLY_CONNECTED': 5 * 3}
+
+
+def test_macs_of_products_of_activations():
+    def apply(x):
+        a, b = x[:, :4], x[:, 4:]
+        scores = jax.lax.dot_general(a, b, (((2,), (2,)), ((0,), (0,))))  # [1, 4, 2]
+        return (scores.transpose(0, 2, 1) @ a).reshape(1, -1)  # [1, 2, 7]
+
+    model = int8(apply, 6, 7)
+    assert cost.of_model(model).macs == 4 * 2 * 7 + 2 * 4 * 7 == jaxpr.count(apply, jnp.zeros((1, 6, 7)))
+
+
+def test_instructions_are_work_times_price(convolutions):
+    price = cost.Price(2.0, 'CMSIS-NN', 'measured')
+    prices = {'CONV_2D': price, 'SOFTMAX': cost.Price(10.0, 'CMSIS-NN', 'measured')}
+    found = cost.of_model(convolutions[1], prices)
+    by_op = {row.op: row for row in found.rows}
+    assert by_op['CONV_2D'].instructions == 2 * by_op['CONV_2D'].macs
+    assert by_op['SOFTMAX'].instructions == 10 * 3
+    assert by_op['DEPTHWISE_CONV_2D'].price == cost.OTHERS
+    assert found.instructions == sum(row.instructions for row in found.rows)
+    assert sum(row.share for row in found.rows) == pytest.approx(1)
+    assert [row.instructions for row in found.rows] == sorted((r.instructions for r in found.rows), reverse=True)
+
+
+def test_a_sum_costs_what_it_reads():
+    model = int8(lambda x: x.sum(axis=1), 6, 7)
+    assert [(row.op, row.elements) for row in cost.of_model(model).rows if row.op == 'SUM'] == [('SUM', 42)]
+
+
+def test_json_tells_how_much_is_assumed(exported):
+    model = (exported.path / 'model_int8.tflite').read_bytes()
+    found = cost.of_model(model).as_json()
+    assert {row['op']: row['nodes'] for row in found['ops']} == exported.manifest['forms']['int8']['ops']
+    assumed = sum(row['instructions'] for row in found['ops'] if row['price']['source'] == 'assumed')
+    assert found['assumed'] == pytest.approx(assumed / found['instructions'])
+    assert found['instructions_per_mac'] == found['instructions'] / found['macs']
+
+
+def test_table(exported):
+    found = cost.of_model((exported.path / 'model_int8.tflite').read_bytes())
+    lines = cost.table(found)
+    assert len(lines) == len(found.rows) + 2
+    assert lines[0].split()[:3] == ['operator', 'nodes', 'MACs']
+    assert lines[-1].split()[:3] == ['all', str(sum(row.nodes for row in found.rows)), f'{found.macs:,}']
+
+
+def test_a_float_model_is_refused(exported):
+    with pytest.raises(ValueError, match=r'expected an int8 model, .* got float32'):
+        cost.of_model((exported.path / 'model_float32.tflite').read_bytes())

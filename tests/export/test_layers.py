@@ -1,0 +1,105 @@
+"""The report per tensor: twins are compared, ranges are those of the file, and what folding does to kernels."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from jax_reparam import reparam
+from jax_reparam.export import convert, interpret, layers
+from jax_reparam.export.forms import integer
+from jax_reparam.export.tidy import tidy
+
+
+@pytest.fixture(scope='module')
+def windows():
+    return np.random.default_rng(0).standard_normal((16, 6, 8)).astype(np.float32)
+
+
+def apply(x):
+    kernel = np.random.default_rng(1).standard_normal((8, 5)).astype(np.float32)
+    y = jax.nn.softmax(x[0] @ kernel) * 3 + 1
+    return y[:1] - 2 * y[1:2]
+
+
+@pytest.fixture(scope='module')
+def forms(windows):
+    return integer(apply, windows), tidy(convert.to_float32(apply, (1, 6, 8)))
+
+
+def test_each_tensor_is_compared_with_its_twin(forms, windows):
+    rows = layers.report(*forms, windows)
+    by_op = {row.op: row for row in rows}
+    assert {'FULLY_CONNECTED', 'SOFTMAX', 'SUB'} <= set(by_op)
+    # 8 bits of well spread values leave about 40 dB; against another tensor nothing would be left.
+    assert min(row.snr_db for row in rows if row.snr_db is not None) > 25
+    kernel = np.random.default_rng(1).standard_normal((8, 5)).astype(np.float32)
+    truth = windows @ kernel
+    linear = by_op['FULLY_CONNECTED']
+    assert (linear.seen_low, linear.seen_high) == pytest.approx((truth.min(), truth.max()), abs=1e-4)
+    assert (linear.low, linear.high) == pytest.approx((truth.min(), truth.max()), abs=0.1)
+    assert by_op['SOFTMAX'].low == 0
+    assert by_op['SOFTMAX'].high == pytest.approx(255 / 256)
+
+
+def test_the_snr_of_the_output_is_that_of_the_logits(forms, windows):
+    found = {row.op: row for row in layers.report(*forms, windows)}['SUB']
+    expected, logits = (interpret.load(form, reference=True)(windows) for form in reversed(forms))
+    noise = np.square(logits.astype(np.float64) - expected).sum()
+    assert found.snr_db == pytest.approx(10 * np.log10(np.square(expected.astype(np.float64)).sum() / noise), abs=1e-6)
+
+
+def test_worst_first(forms, windows):
+    found = [row.snr_db for row in layers.report(*forms, windows) if row.snr_db is not None]
+    assert found == sorted(found)
+
+
+def test_what_lies_beyond_the_range_is_counted(forms, windows):
+    rows = layers.report(*forms, windows)
+    assert all(row.clipped == 0 for row in rows)
+    linear = next(row for row in layers.report(*forms, 3 * windows) if row.op == 'FULLY_CONNECTED')
+    truth = 3 * windows @ np.random.default_rng(1).standard_normal((8, 5)).astype(np.float32)
+    beyond = (truth < linear.low) | (truth > linear.high)
+    assert linear.clipped == pytest.approx(beyond.mean(), abs=0.02)
+    assert linear.clipped > 0.1
+
+
+def test_int8_and_float32_of_an_export_are_the_same_graph(exported, data):
+    files = [(exported.path / f'model_{name}.tflite').read_bytes() for name in ('int8', 'float32')]
+    told = []
+    rows = layers.report(*files, data.windows('test')[0][:3], progress=lambda: told.append(1))
+    assert len(rows) == sum(exported.manifest['forms']['int8']['ops'].values())
+    assert len(told) == 3
+    assert rows[0].as_json()['shape'] == list(rows[0].shape)
+    lines = layers.table(rows)
+    assert len(lines) == len(rows) + 1
+    assert lines[1].split()[:2] == [str(rows[0].node), rows[0].op]
+
+
+def test_another_graph_is_refused(forms, windows):
+    other = convert.to_float32(lambda x: x.mean(axis=1), (1, 6, 8))
+    with pytest.raises(ValueError, match='expected the operators of the float32 graph'):
+        layers.report(forms[0], other, windows)
+
+
+def test_sites():
+    rng = np.random.default_rng(0)
+    u, v = rng.standard_normal((4, 64)).astype(np.float32), rng.standard_normal((64, 3)).astype(np.float32)
+    u[0, 0] = 50
+    [site] = layers.sites({'params': {'ffn': {'hrf': {'kernel_u': u, 'kernel_v': v}}, 'head': {'kernel': v}}})
+    assert site.path == 'params/ffn'
+    folded = np.asarray(reparam.compose({'kernel_u': u, 'kernel_v': v})['kernel'])
+    assert site.largest == pytest.approx([np.abs(kernel).max() for kernel in (u, v, folded)], rel=1e-5)
+    # One large weight takes the steps of all others.
+    assert site.kurtosis[0] > 30 > 5 > site.kurtosis[1]
+    step = np.abs(v).max() / 127
+    noise = np.square(np.rint(v / step) * step - v).sum()
+    assert site.int8_snr_db[1] == pytest.approx(10 * np.log10(np.square(v).sum() / noise), abs=1e-3)
+
+
+def test_a_kernel_that_rounding_leaves_alone_has_an_infinite_snr():
+    kernel = np.array([[127.0, -1.0]], np.float32)
+    [site] = layers.sites({'hrf': {'kernel_u': np.ones((1, 1), np.float32), 'kernel_v': kernel}})
+    assert site.int8_snr_db[2] == float('inf')
+    assert site.path == ''

@@ -1,0 +1,106 @@
+"""Vela: what it says is read, and a model that it does not place as a whole fails with the operator's name."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jax_reparam.errors import InputError
+from jax_reparam.export import forms, npu
+
+SAID = """
+Warning (supported operators) operator: L2_NORMALIZATION, ofm: '<unnamed>'
+Reason: Unsupported opType
+
+Warning (supported operators) operator: DEPTHWISE_CONV_2D, ofm: '<unnamed>'
+Reason: Unsupported kernel stride: 1, 5
+Kernel stride must be in the range (1,3).
+
+Warning (supported operators) operator: L2_NORMALIZATION, ofm: '<unnamed>'
+Reason: Unsupported opType
+
+Network summary for model
+CPU operators = 3 (30.0%)
+NPU operators = 7 (70.0%)
+"""
+SUMMARY = (
+    'network,inference_time,sram_memory_used,on_chip_flash_memory_used,off_chip_flash_memory_used,nn_macs\n'
+    'model,0.002,2.5,0.5,1.0,1234\n'
+)
+vela = pytest.mark.skipif(importlib.util.find_spec(npu.PACKAGE) is None, reason='needs ethos-u-vela')
+
+
+def test_reads_what_vela_says():
+    found = npu.read(b'x', 'ethos-u55-128', SAID, SUMMARY)
+    assert (found.npu_ops, found.cpu_ops, found.share) == (7, 3, 0.7)
+    assert (found.sram_bytes, found.flash_bytes, found.milliseconds, found.macs) == (2560, 1536, 2.0, 1234)
+    stride = 'Unsupported kernel stride: 1, 5 Kernel stride must be in the range (1,3).'
+    assert found.left == (('DEPTHWISE_CONV_2D', stride), ('L2_NORMALIZATION', 'Unsupported opType'))
+    assert found.failures()[1] == (
+        'ethos-u55-128: expected all operators on the NPU, found L2_NORMALIZATION on the processor (Unsupported opType)'
+    )
+    assert found.as_json()['left'][1] == ['L2_NORMALIZATION', 'Unsupported opType']
+    assert 'model' not in found.as_json()
+
+
+def test_an_operator_that_vela_does_not_name_still_fails():
+    said = 'CPU operators = 1 (10.0%)\nNPU operators = 9 (90.0%)\n'
+    assert npu.read(b'', 'ethos-u55-128', said, SUMMARY).failures() == [
+        'ethos-u55-128: expected all operators on the NPU, found 1 on the processor'
+    ]
+
+
+@pytest.mark.parametrize(('said', 'summary'), [('', SUMMARY), (SAID, 'network\nmodel\n')])
+def test_another_summary_is_refused(said, summary):
+    with pytest.raises(npu.NPUError, match=r'expected the summary of Vela 5\.2'):
+        npu.read(b'', 'ethos-u55-128', said, summary)
+
+
+@vela
+@pytest.mark.parametrize(('sums', 'left'), [(False, []), (True, ['L2_NORMALIZATION'])])
+def test_compiles(sums, left):
+    windows = np.random.default_rng(0).standard_normal((4, 6, 8)).astype(np.float32)
+
+    def apply(x):
+        y = x[0] @ windows[0].T
+        y = y / jnp.sqrt(jnp.sum(y * y, axis=-1, keepdims=True)) if sums else y
+        return (y @ windows[1, :, :3])[:1]
+
+    found = npu.compiled(forms.integer(apply, windows))
+    assert [op for op, _ in found.left] == left
+    assert bool(found.failures()) == sums
+    assert found.model[4:8] == b'TFL3'
+    assert found.sram_bytes > 0 < found.flash_bytes
+
+
+@vela
+def test_a_damaged_model_is_refused_in_one_line():
+    with pytest.raises(npu.NPUError, match=r'^ethos-u55-128: Vela failed: [^\n]+$'):
+        npu.compiled(b'\x1c\0\0\0TFL3' + bytes(40))
+
+
+@vela
+def test_vela_that_does_not_end_is_ended(monkeypatch):
+    def run(command, **kwargs):
+        raise subprocess.TimeoutExpired(command, kwargs['timeout'])
+
+    monkeypatch.setattr(npu.subprocess, 'run', run)
+    with pytest.raises(npu.NPUError, match='did not end within 2 s'):
+        npu.compiled(b'', timeout=2)
+
+
+def test_without_the_package(monkeypatch):
+    monkeypatch.setattr(npu, 'PACKAGE', 'no_such_package')
+    with pytest.raises(
+        InputError, match=r"expected the package ethos-u-vela, found none; pip install 'jax-reparam\[npu\]'"
+    ):
+        npu.compiled(b'')
+
+
+def test_an_unknown_accelerator():
+    with pytest.raises(InputError, match=r"expected one of ethos-u55-32, .* found 'u55'"):
+        npu.compiled(b'', 'u55')
