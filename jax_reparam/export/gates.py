@@ -18,7 +18,9 @@ from jax_reparam.export.samples import Windows
 FOLD_TOLERANCE = 1e-5
 # Largest difference of float32 logits from JAX's.
 FLOAT_TOLERANCE = 1e-4
-# Share of windows in which a quantised form must decide as the model did, and UAR that it may lose.
+# Share of windows in which a quantised form must decide as the model did, and UAR that it may lose. One window may
+# always differ: in some the trained model itself is undecided (docs/export.md), and of fewer than 100 windows one is more
+# than a hundredth.
 LEAST_AGREEMENT = 0.99
 LARGEST_UAR_LOSS = 0.005
 
@@ -29,6 +31,7 @@ class Score:
 
     Attributes:
       argmax_agreement: share of windows with the same decision.
+      differing: number of windows with another one.
       snr_db: power of the trained model's logits over that of the difference, in dB; None where nothing differs, or
         nothing is finite.
       uar: unweighted average recall over decisions (`uar`), 0 to 1.
@@ -36,6 +39,7 @@ class Score:
     """
 
     argmax_agreement: float
+    differing: int
     snr_db: float | None
     uar: float
     max_abs_diff: float | None
@@ -57,8 +61,10 @@ def score(reference: np.ndarray, logits: np.ndarray, windows: Windows) -> Score:
     noise = np.asarray(logits, np.float64) - reference
     power, signal = float((noise**2).sum()), float((np.asarray(reference, np.float64) ** 2).sum())
     finite = bool(np.isfinite(noise).all())
+    same = logits.argmax(-1) == reference.argmax(-1)
     return Score(
-        argmax_agreement=float((logits.argmax(-1) == reference.argmax(-1)).mean()),
+        argmax_agreement=float(same.mean()),
+        differing=int((~same).sum()),
         snr_db=float(10 * np.log10(signal / power)) if finite and power > 0 and signal > 0 else None,
         uar=uar(np.nan_to_num(logits), windows),
         max_abs_diff=float(np.abs(noise).max()) if finite else None,
@@ -87,10 +93,10 @@ def failures(form: str, runtime: str, result: Score, reference_uar: float) -> li
             return []
         return [f'{where}: expected logits within {FLOAT_TOLERANCE:g} of JAX, found {result.max_abs_diff:.3g}']
     found = []
-    if result.argmax_agreement < LEAST_AGREEMENT:
+    if result.argmax_agreement < LEAST_AGREEMENT and result.differing > 1:
         found.append(
             f'{where}: expected the same decision in at least {LEAST_AGREEMENT:.0%} of windows, '
-            f'found {result.argmax_agreement:.1%}'
+            f'found {result.argmax_agreement:.1%} ({result.differing} differ)'
         )
     # Rounding must not decide where the loss is exactly what is allowed.
     if reference_uar - result.uar > LARGEST_UAR_LOSS + 1e-9:

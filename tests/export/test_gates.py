@@ -11,7 +11,7 @@ from jax_reparam.export import gates
 from jax_reparam.export.gates import Score
 from jax_reparam.export.samples import Windows
 
-GOOD = Score(argmax_agreement=1.0, snr_db=40.0, uar=0.8, max_abs_diff=1e-6)
+GOOD = Score(argmax_agreement=1.0, differing=0, snr_db=40.0, uar=0.8, max_abs_diff=1e-6)
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def test_score_by_hand(windows):
     logits = reference.copy()
     logits[4] = [0.5, 0.0]  # one window, and with it one clip, decided otherwise
     result = gates.score(reference, logits, windows)
-    assert result.argmax_agreement == pytest.approx(0.8)
+    assert (result.argmax_agreement, result.differing) == (pytest.approx(0.8), 1)
     assert result.max_abs_diff == 2.0
     assert result.snr_db == pytest.approx(10 * np.log10((9 + 1 + 4 + 4 + 4) / (0.25 + 4)))
     assert gates.uar(reference, windows) == 1.0  # the first clip's windows disagree; their mean is right
@@ -56,8 +56,8 @@ def test_good_forms_pass(form):
         ('float32', {'max_abs_diff': 2e-4}, 'float32 in TFLM: expected logits within 0.0001 of JAX, found 0.0002'),
         (
             'int8',
-            {'argmax_agreement': 0.97},
-            'int8 in TFLM: expected the same decision in at least 99% of windows, found 97.0%',
+            {'argmax_agreement': 0.97, 'differing': 3},
+            'int8 in TFLM: expected the same decision in at least 99% of windows, found 97.0% (3 differ)',
         ),
         ('int8', {'uar': 0.794}, 'int8 in TFLM: expected a UAR of at least 79.5 %, found 79.4 %'),
     ],
@@ -67,8 +67,14 @@ def test_failures_say_what_was_expected(form, change, message):
 
 
 def test_exactly_what_is_allowed_passes():
-    result = Score(argmax_agreement=0.99, snr_db=30.0, uar=0.795, max_abs_diff=0.5)
+    result = Score(argmax_agreement=0.99, differing=2, snr_db=30.0, uar=0.795, max_abs_diff=0.5)
     assert gates.failures('int8', 'TFLM', result, 0.8) == []
+
+
+def test_one_window_of_few_may_differ():
+    few = dataclasses.replace(GOOD, argmax_agreement=0.98, differing=1)
+    assert gates.failures('int8', 'TFLM', few, 0.8) == []
+    assert gates.failures('int8', 'TFLM', dataclasses.replace(few, differing=2), 0.8) != []
 
 
 def test_the_fold_gate_grows_with_the_logits():
