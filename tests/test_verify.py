@@ -122,13 +122,15 @@ def test_a_limit_that_is_not_reached_exits_with_1(out, table_of_clips, capsys):
     [({'uar': 0.5}, []), ({'uar': 0.51}, ['uar']), ({'agreement': 0.91, 'snr': 21.0}, ['agreement', 'snr'])],
 )
 def test_limits(limits, names):
-    row = scores.Row('int8', 'TFLM', gates.Score(argmax_agreement=0.9, differing=1, snr_db=20.0, uar=0.5, max_abs_diff=0.1))
+    found = gates.Score(argmax_agreement=0.9, differing=1, snr_db=20.0, uar=0.5, max_abs_diff=0.1)
+    row = scores.Row('int8', 'TFLM', found)
     assert [line.split('expected ')[1].split()[0] for line in scores.below(row, limits)] == names
 
 
 @pytest.mark.parametrize(('largest', 'fails'), [(0.0, False), (None, True)])
 def test_no_snr_is_the_best_where_nothing_differs_and_the_worst_where_nothing_is_finite(largest, fails):
-    row = scores.Row('int8', 'TFLM', gates.Score(argmax_agreement=1.0, differing=0, snr_db=None, uar=0.5, max_abs_diff=largest))
+    found = gates.Score(argmax_agreement=1.0, differing=0, snr_db=None, uar=0.5, max_abs_diff=largest)
+    row = scores.Row('int8', 'TFLM', found)
     assert bool(scores.below(row, {'snr': 30})) == fails
 
 

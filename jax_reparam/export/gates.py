@@ -19,8 +19,8 @@ FOLD_TOLERANCE = 1e-5
 # Largest difference of float32 logits from JAX's.
 FLOAT_TOLERANCE = 1e-4
 # Share of windows in which a quantised form must decide as the model did, and UAR that it may lose. One window may
-# always differ: in some the trained model itself is undecided (docs/export.md), and of fewer than 100 windows one is more
-# than a hundredth.
+# always differ: in some the trained model itself is undecided (docs/export.md), and of fewer than 100 windows one is
+# more than a hundredth.
 LEAST_AGREEMENT = 0.99
 LARGEST_UAR_LOSS = 0.005
 
