@@ -20,7 +20,7 @@ class ConversionError(RuntimeError):
     """TensorFlow's converter refused a graph; the message is one line."""
 
 
-def to_float32(function: Function, shape: tuple[int, int, int]) -> bytes:
+def to_float32(function: Function, shape: tuple[int, ...]) -> bytes:
     """Converts a model to a float32 .tflite file.
 
     Args:
