@@ -16,7 +16,7 @@ import numpy as np
 from jax_reparam import checkpoint, deploy, models, pipeline, reparam, report
 from jax_reparam.checkpoint import Trained
 from jax_reparam.errors import InputError
-from jax_reparam.export import card, convert, folder, gates, manifest, samples, weights
+from jax_reparam.export import card, convert, device, folder, gates, manifest, metadata, samples, weights
 from jax_reparam.export.samples import Windows
 from jax_reparam.export.verify import verify
 from jax_reparam.features import FrontendConfig
@@ -87,7 +87,7 @@ def fold_and_export(
         failed: dict[str, Any] = {}
         for name, make in exporters(trained, folded, calibration).items():
             try:
-                model = make()
+                model = metadata.attach(make(), trained.labels, _input(trained, data))
             except convert.ConversionError as error:
                 failed[name] = {'reasons': [f'{name}: {error}']}
                 continue
@@ -99,6 +99,17 @@ def fold_and_export(
                 continue
             forms[name] = entry
             (place / entry['file']).write_bytes(model)
+
+        extras, extras_failed = device.write(
+            place,
+            logits=_logits(trained, folded, data.window.frames),
+            forms=forms,
+            labels=trained.labels,
+            inputs=_input(trained, data),
+            clips=[data.corpus.audio(index) for index in data.clips('test')[: device.CLIPS]],
+        )
+        failed |= extras_failed
+        tell(f'for devices: {", ".join(name for name, entry in extras.items() if entry) or "nothing"}')
 
         content = {
             'format': manifest.FORMAT,
@@ -112,6 +123,7 @@ def fold_and_export(
             'fold': fold_entry,
             'forms': forms,
             'failed': failed,
+            'device': extras,
             'reference_uar': gates.uar(reference, test),
             'protocol': trained.meta['split'],
             'corpus': trained.meta['corpus'],
@@ -202,6 +214,13 @@ def exporters(trained: Trained, folded: Variables, calibration: np.ndarray) -> d
         'float32': lambda: convert.to_float32(function, shape),
         'int8': lambda: convert.to_int8(function, calibration),
     }
+
+
+def _logits(trained: Trained, folded: Variables, frames: int) -> Callable[[jax.Array], jax.Array]:
+    """The deploy form as a function of one window's features, with its parameters inside."""
+    model = trained.config['model']
+    params = _in_float64(lambda tree: deploy.prepare(model, tree, frames=frames), folded)
+    return lambda features: deploy.apply(model, params, features)
 
 
 def _model(trained: Trained, hrf: Mapping[str, Any] | None) -> Any:

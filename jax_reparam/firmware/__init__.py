@@ -131,8 +131,8 @@ using Feature = {_TYPES[graph.input.dtype]};  // of the model's input and output
 
 // TFLM's interpreter with its reference kernels, on a 64-bit host, took
 // {measured['model']:,} and {measured['frontend']:,} bytes ("Arena allocation total" of print_allocations() in the
-// Python package tflite-micro). A 32-bit device needs less, CMSIS-NN adds scratch buffers: 15 % and 1 KB more are set aside.
-// golden_test prints what was taken; where it does not fit, Begin() returns false.
+// Python package tflite-micro). A 32-bit device needs less, CMSIS-NN adds scratch buffers: 15 % and 1 KB more are set
+// aside. golden_test prints what was taken; where it does not fit, Begin() returns false.
 constexpr std::size_t kModelArenaBytes = {arenas['model']};
 constexpr std::size_t kFrontendArenaBytes = {arenas['frontend']};
 

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 from helpers import moved, recipe, tones
 from jax_reparam import checkpoint, deploy, models, reparam
 from jax_reparam.errors import InputError
-from jax_reparam.export import convert, flatbuffer, folder, folding, tflm, weights
+from jax_reparam.export import convert, flatbuffer, folder, folding, manifest, metadata, tflm, weights
 
 from .conftest import save
 
