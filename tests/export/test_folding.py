@@ -100,6 +100,8 @@ def test_the_folded_export_is_the_plain_one(exported, config, data):
     ):
         form = exported.manifest['forms'][name]
         assert flatbuffer.graph(model).ops == form['ops']
+        inputs = manifest.Input.from_json(exported.manifest['input'])
+        model = metadata.attach(model, exported.manifest['labels'], inputs)
         assert abs(len(model) - form['bytes']) <= 64
 
 
