@@ -140,7 +140,7 @@ def test_tflm_that_dies_fails_the_form(workdir, tmp_path, monkeypatch):
 
     monkeypatch.setattr(tflm, 'run', die)
     out = folding.fold_and_export(workdir, tmp_path / 'out', show_progress=False)
-    assert out.failures == [f'{name}: TFLM ended its process with SIGABRT.' for name in ('float32', 'int8')]
+    assert out.failures == [f'{name}: TFLM ended its process with SIGABRT.' for name in ('float32', 'int8', 'frontend')]
     assert out.manifest['forms'] == {}
 
 

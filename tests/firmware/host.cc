@@ -19,7 +19,6 @@ std::int8_t last_input[emotion::kWindowFrames * emotion::kBands];
 }  // namespace
 
 namespace tflite {
-namespace micro {
 
 MicroInterpreter::MicroInterpreter(const Model* model, const MicroOpResolver&, std::uint8_t* arena, std::size_t,
                                    MicroResourceVariables*, MicroProfilerInterface*, bool)
@@ -64,7 +63,6 @@ TfLiteTensor* MicroInterpreter::input(std::size_t) { return &tensors_[0]; }
 TfLiteTensor* MicroInterpreter::output(std::size_t) { return &tensors_[1]; }
 std::size_t MicroInterpreter::arena_used_bytes() const { return 0; }
 
-}  // namespace micro
 }  // namespace tflite
 
 namespace {

@@ -9,7 +9,6 @@
 #include "tensorflow/lite/schema/schema_generated.h"
 
 namespace tflite {
-namespace micro {
 
 typedef enum {
   kTfLiteNoType = 0,
@@ -58,16 +57,12 @@ class MicroInterpreter {
   TfLiteTensor tensors_[2];
 };
 
-}  // namespace micro
-
-using micro::MicroInterpreter;
-
 }  // namespace tflite
 
-using ::tflite::micro::kTfLiteFloat32;
-using ::tflite::micro::kTfLiteInt16;
-using ::tflite::micro::kTfLiteInt8;
-using ::tflite::micro::TfLiteQuantizationParams;
-using ::tflite::micro::TfLiteTensor;
+using ::tflite::kTfLiteFloat32;
+using ::tflite::kTfLiteInt16;
+using ::tflite::kTfLiteInt8;
+using ::tflite::TfLiteQuantizationParams;
+using ::tflite::TfLiteTensor;
 
 #endif

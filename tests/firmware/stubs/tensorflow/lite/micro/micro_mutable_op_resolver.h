@@ -1,10 +1,9 @@
-// Declarations of TFLM's API (2026: everything lives in tflite::micro, with aliases in tflite and outside), as far as the
-// firmware uses it. Built with CMSIS_NN the registrations for int8 are functions of their own, as in TFLM.
+// Declarations of the API of TFLM, as far as the firmware uses it. Built with CMSIS_NN the registrations for int8 are
+// functions of their own, as in TFLM.
 #ifndef STUBS_MICRO_MUTABLE_OP_RESOLVER_H_
 #define STUBS_MICRO_MUTABLE_OP_RESOLVER_H_
 
 namespace tflite {
-namespace micro {
 
 typedef enum TfLiteStatus { kTfLiteOk = 0, kTfLiteError = 1 } TfLiteStatus;
 
@@ -84,23 +83,10 @@ class MicroMutableOpResolver : public MicroOpResolver {
   void operator delete(void*) {}
 };
 
-}  // namespace micro
-
-using micro::MicroMutableOpResolver;
-using micro::MicroOpResolver;
-using micro::Register_ADD_INT8;
-using micro::Register_BATCH_MATMUL_INT8;
-using micro::Register_CONV_2D_INT8;
-using micro::Register_DEPTHWISE_CONV_2D_INT8;
-using micro::Register_FULLY_CONNECTED_INT8;
-using micro::Register_MUL_INT8;
-using micro::Register_SOFTMAX_INT8;
-using micro::TfLiteStatus;
-
 }  // namespace tflite
 
-using ::tflite::micro::kTfLiteError;
-using ::tflite::micro::kTfLiteOk;
-using ::tflite::micro::TfLiteStatus;
+using ::tflite::kTfLiteError;
+using ::tflite::kTfLiteOk;
+using ::tflite::TfLiteStatus;
 
 #endif
