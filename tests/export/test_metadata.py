@@ -56,7 +56,7 @@ def test_it_adds_no_more_than_its_text(model, inputs):
     bare = flatbuffer.pack(tree)
     text = json.dumps({'labels': ['a'], 'input': dataclasses.asdict(inputs.frontend)})
     assert len(metadata.attach(bare, ['a'], inputs)) - len(bare) < len(text) + 200
-    with pytest.raises(ValueError, match="expected metadata 'jax_reparam' in the .tflite file, got none"):
+    with pytest.raises(ValueError, match=r"expected metadata 'jax_reparam' in the \.tflite file, got none"):
         metadata.read(bare)
 
 
