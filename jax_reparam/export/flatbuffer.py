@@ -32,9 +32,9 @@ class Port:
     zero_point: int | None = None
 
     def encode(self, values: np.ndarray) -> np.ndarray:
-        """Real values to what the tensor holds: rounded to the nearest step and clipped, or float32 as they are."""
+        """Real values to what the tensor holds: rounded to the nearest step and clipped, or as they are."""
         if self.scale is None or self.zero_point is None:
-            return values.astype(np.float32)
+            return values.astype(self.dtype)
         limits = np.iinfo(self.dtype)
         steps = np.rint(values / np.float32(self.scale)) + self.zero_point
         return np.clip(steps, limits.min, limits.max).astype(self.dtype)
@@ -112,6 +112,11 @@ def operator_names(content: Any) -> list[str]:
     return [_names('BuiltinOperator')[codes[node.opcodeIndex]] for node in content.subgraphs[0].operators]
 
 
+def type_name(kind: int) -> str:
+    """The name of a tensor's type, `float32` or `int8`, by its number in the schema."""
+    return _names('TensorType')[kind].lower()
+
+
 def _builder(size: int) -> Any:
     """A flatbuffer builder that puts constants where the schema wants them, which Python's own does not."""
     import flatbuffers
@@ -132,7 +137,7 @@ def _builder(size: int) -> Any:
 
 def port(tensor: Any) -> Port:
     """Shape, type and scale of one tensor of `tree`; the first scale, where there is one a channel."""
-    dtype = _names('TensorType')[tensor.type].lower()
+    dtype = type_name(tensor.type)
     shape = tuple(int(size) for size in tensor.shape)
     scales = None if tensor.quantization is None else tensor.quantization.scale
     if scales is None or len(scales) == 0:

@@ -16,7 +16,8 @@ SAFETENSORS = 'model.safetensors'
 LABELS = 'labels.txt'
 CARD = 'MODEL_CARD.md'
 # Whatever else lies in a folder is not ours, and would be lost with it.
-OURS = frozenset({CHECKPOINT, SAFETENSORS, LABELS, CARD, manifest.FILE, *manifest.FORM_FILES.values()})
+DEVICE = ('frontend.tflite', 'model_waveform_float32.tflite', 'firmware')
+OURS = frozenset({CHECKPOINT, SAFETENSORS, LABELS, CARD, manifest.FILE, *manifest.FORM_FILES.values(), *DEVICE})
 
 
 def check(out: Path) -> None:

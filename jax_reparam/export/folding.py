@@ -16,7 +16,7 @@ import numpy as np
 from jax_reparam import checkpoint, deploy, models, pipeline, reparam, report
 from jax_reparam.checkpoint import Trained
 from jax_reparam.errors import InputError
-from jax_reparam.export import card, convert, folder, forms, gates, manifest, samples, weights
+from jax_reparam.export import card, convert, device, folder, forms, gates, manifest, metadata, samples, weights
 from jax_reparam.export.samples import Windows
 from jax_reparam.export.verify import verify
 from jax_reparam.features import FrontendConfig
@@ -91,19 +91,15 @@ def fold_and_export(
 
         passed: dict[str, Any] = {}
         failed: dict[str, Any] = {}
-        maker = forms.Maker(
-            deployed(trained, folded, frames=data.window.frames),
-            calibration,
-            validation,
-            compare(trained, folded, validation)[0],
-        )
+        function = deployed(trained, folded, frames=data.window.frames)
+        maker = forms.Maker(function, calibration, validation, compare(trained, folded, validation)[0])
         for name in manifest.FORM_FILES:
             try:
                 made = maker.make(name)
             except convert.ConversionError as error:
                 failed[name] = {'reasons': [f'{name}: {error}']}
                 continue
-            model = made.model
+            model = metadata.attach(made.model, trained.labels, _input(trained, data))
             tell(f'exported {name}: {len(model):,} bytes')
             entry, reasons = verify(name, model, reference, test, show_progress=show_progress)
             entry['made'] = made.how
@@ -113,6 +109,17 @@ def fold_and_export(
                 continue
             passed[name] = entry
             (place / entry['file']).write_bytes(model)
+
+        extras, extras_failed = device.write(
+            place,
+            logits=lambda features: function(features, 'l2'),
+            forms=passed,
+            labels=trained.labels,
+            inputs=_input(trained, data),
+            clips=[data.corpus.audio(index) for index in data.clips('test')[: device.CLIPS]],
+        )
+        failed |= extras_failed
+        tell(f'for devices: {", ".join(name for name, entry in extras.items() if entry) or "nothing"}')
 
         content = {
             'format': manifest.FORMAT,
@@ -127,6 +134,7 @@ def fold_and_export(
             'forms': passed,
             'recommended': next((name for name in manifest.QUANTISED if name in passed), None),
             'failed': failed,
+            'device': extras,
             'reference_uar': gates.uar(reference, test),
             'protocol': trained.meta['split'],
             'corpus': trained.meta['corpus'],

@@ -9,6 +9,7 @@ from helpers import recipe, tones
 from jax_reparam import checkpoint, pipeline, training
 from jax_reparam.checkpoint import FOLDER, Checkpoints
 from jax_reparam.export import folding
+from jax_reparam.export.manifest import Input
 
 
 def save(workdir, config, variables, data):
@@ -57,3 +58,9 @@ def variables(workdir):
 def exported(workdir, tmp_path_factory):
     """An export of `workdir` that tests may read, not change."""
     return folding.fold_and_export(workdir, tmp_path_factory.mktemp('export') / 'out', show_progress=False)
+
+
+@pytest.fixture(scope='session')
+def inputs(exported):
+    """How audio becomes the input of `exported`."""
+    return Input.from_json(exported.manifest['input'])

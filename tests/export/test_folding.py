@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 from helpers import moved, recipe, tones
 from jax_reparam import checkpoint, deploy, models, reparam
 from jax_reparam.errors import InputError
-from jax_reparam.export import convert, flatbuffer, folder, folding, forms, tflm, weights
+from jax_reparam.export import convert, flatbuffer, folder, folding, forms, manifest, metadata, tflm, weights
 from jax_reparam.export.tidy import tidy
 
 from .conftest import save
@@ -102,6 +102,8 @@ def test_the_folded_export_is_the_plain_one(exported, config, data):
     ):
         form = exported.manifest['forms'][name]
         assert flatbuffer.graph(model).ops == form['ops']
+        inputs = manifest.Input.from_json(exported.manifest['input'])
+        model = metadata.attach(model, exported.manifest['labels'], inputs)
         assert abs(len(model) - form['bytes']) <= 64
 
 
@@ -145,7 +147,8 @@ def test_tflm_that_dies_fails_the_form(workdir, tmp_path, monkeypatch):
 
     monkeypatch.setattr(tflm, 'run', die)
     out = folding.fold_and_export(workdir, tmp_path / 'out', show_progress=False)
-    assert out.failures == [f'{name}: TFLM ended its process with SIGABRT.' for name in ('float32', 'int8', 'int16')]
+    names = ('float32', 'int8', 'int16', 'frontend')
+    assert out.failures == [f'{name}: TFLM ended its process with SIGABRT.' for name in names]
     assert (out.manifest['forms'], out.usable) == ({}, False)
 
 

@@ -1,0 +1,121 @@
+"""What a device wants beside the model: frontend, waveform model, firmware, each verified before it is kept."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jax_reparam import evaluation, features, firmware, stream
+from jax_reparam.export import convert, flatbuffer, frontend, interpret, manifest, metadata, tflm, waveform
+from jax_reparam.firmware import ops
+
+# Largest difference of the frontend's log-mel from training's, and of the waveform model's probabilities.
+FRONTEND_TOLERANCE = 1e-3
+WAVEFORM_TOLERANCE = 1e-4
+# Of test clips that the two are verified on.
+CLIPS = 4
+# Forms that the firmware may be built around, the first that passed.
+FORMS = ('int8', 'int16')
+
+
+def write(
+    place: Path,
+    *,
+    logits: Callable[[jax.Array], jax.Array],
+    forms: Mapping[str, Mapping[str, Any]],
+    labels: Sequence[str],
+    inputs: manifest.Input,
+    clips: Sequence[np.ndarray],
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Writes `frontend.tflite`, `model_waveform_float32.tflite` and `firmware/`.
+
+    Args:
+      place: the exported folder, with the models of `forms` in it.
+      logits: the folded model, standardised features `[1, T, M]` to logits `[1, C]`.
+      forms: the manifest's `forms`.
+      labels: class names in the order of the logits.
+      inputs: how audio becomes the models' input.
+      clips: `[N]` int16 recordings to verify on.
+
+    Returns:
+      The manifest's `device`, and what failed, by name, as in the manifest's `failed`. Where TFLM is missing, the
+      frontend and the firmware are not written and `device` says why.
+    """
+    entry: dict[str, Any] = {'frontend': None, 'waveform': None, 'firmware': None}
+    failed: dict[str, Any] = {}
+
+    def keep(name: str, file: str, make: Callable[[], tuple[bytes, dict[str, Any], str | None]]) -> bytes | None:
+        try:
+            model, facts, reason = make()
+        except (convert.ConversionError, tflm.TFLMError, ValueError) as error:
+            model, facts, reason = b'', {}, str(error)
+        if reason is not None:
+            failed[name] = {**facts, 'reasons': [f'{name}: {reason}']}
+            return None
+        (place / file).write_bytes(model)
+        digest = hashlib.sha256(model).hexdigest()
+        entry[name] = {'file': file, 'bytes': len(model), 'sha256': digest, **facts}
+        return model
+
+    clips = clips[:CLIPS]
+    keep('waveform', waveform.FILE, lambda: _waveform(logits, labels, inputs, clips))
+    reason = tflm.missing()
+    if reason is not None:
+        return {**entry, 'reason': reason}, failed
+    front = keep('frontend', frontend.FILE, lambda: _frontend(labels, inputs, clips))
+    form = next((name for name in FORMS if name in forms), None)
+    if front is None or form is None:
+        return {**entry, 'reason': 'firmware: expected a frontend and a quantised form that passed, found none'}, failed
+    model = (place / forms[form]['file']).read_bytes()
+    try:
+        entry['firmware'] = firmware.write(place, form=form, model=model, frontend=front, labels=labels, inputs=inputs)
+    except (ops.UnknownOperator, tflm.TFLMError) as error:
+        failed['firmware'] = {'reasons': [str(error)]}
+    return entry, failed
+
+
+def frames(samples: np.ndarray, inputs: manifest.Input) -> np.ndarray:
+    """The samples of each frame of a recording, `[T, frame]` int16; one shorter than a frame is padded with zeros."""
+    cutter = stream.FrameCutter(inputs.frontend)
+    found = [*cutter.feed(samples)]
+    return np.stack(found or [*cutter.finish()])
+
+
+def _frontend(
+    labels: Sequence[str], inputs: manifest.Input, clips: Sequence[np.ndarray]
+) -> tuple[bytes, dict[str, Any], str | None]:
+    model = metadata.attach(frontend.build(inputs), labels, inputs)
+    outcome = tflm.run(model, np.concatenate([frames(clip, inputs) for clip in clips]))
+    expected = np.concatenate([features.log_mel(clip, inputs.frontend) for clip in clips])
+    found = float(np.abs(outcome.logits * inputs.std + inputs.mean - expected).max())
+    facts = {'frames': len(expected), 'max_abs_diff': found, 'arena_bytes': outcome.arena_bytes}
+    if found <= FRONTEND_TOLERANCE:
+        return model, facts, None
+    return model, facts, f'expected log-mel within {FRONTEND_TOLERANCE:g} of training, found {found:.3g}'
+
+
+def _waveform(
+    logits: Callable[[jax.Array], jax.Array],
+    labels: Sequence[str],
+    inputs: manifest.Input,
+    clips: Sequence[np.ndarray],
+) -> tuple[bytes, dict[str, Any], str | None]:
+    model = metadata.attach(waveform.build(logits, inputs), labels, inputs)
+    count = waveform.samples(inputs)
+    pcm = np.stack([np.resize(clip, count) for clip in clips])
+    found = interpret.load(model)(pcm.astype(np.float32) / 32768)
+    standardised = [(features.log_mel(clip, inputs.frontend) - inputs.mean) / inputs.std for clip in pcm]
+    apply = jax.jit(logits)
+    with jax.default_matmul_precision('highest'):
+        expected = evaluation.softmax(np.concatenate([np.asarray(apply(clip[None])) for clip in standardised]))
+    difference = float(np.abs(found - expected).max())
+    graph = flatbuffer.graph(model)
+    facts = {'ops': graph.ops, 'samples': count, 'windows': len(pcm), 'max_abs_diff': difference}
+    if difference <= WAVEFORM_TOLERANCE:
+        return model, facts, None
+    return model, facts, f'expected probabilities within {WAVEFORM_TOLERANCE:g} of JAX, found {difference:.3g}'

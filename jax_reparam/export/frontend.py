@@ -1,0 +1,165 @@
+"""frontend.tflite: one frame of PCM to one frame of standardised log-mel features, inside TFLM.
+
+The graph is `features.log_mel` for one frame, then the standardisation of training, with TFLM's own Fourier transform:
+
+    PCM [1, frame] int16 -> MUL window -> SignalRfft -> MUL with itself -> SLICE, FULLY_CONNECTED a group of bands
+    -> CONCATENATION -> LOG -> SUB mean -> DIV std -> features [1, M] float32
+
+Training's transform rounds in float64, this one in float32, relative to the loudest part of the spectrum: a weak band
+beside a loud one may differ by 1e-4 in the logarithm, a thousandth of an int8 step. The transform in int32 is worse,
+since its rounding is absolute (docs/device.md).
+
+The mel matrix is banded, so each group of neighbouring bands reads its own slice of the spectrum: a fifth of the bytes
+and of the products of one matrix, and the same sums. Squares of real and imaginary parts lie beside one another and
+take every column twice, which saves adding them. LiteRT does not know SignalRfft; this file is for TFLM.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from jax_reparam.export import flatbuffer, manifest
+from jax_reparam.features import FrontendConfig, mel_matrix
+
+FILE = 'frontend.tflite'
+# Fewer bands a group are fewer weights and more operators, each of which costs some 200 bytes of file and arena.
+BANDS_IN_GROUP = 8
+
+
+def window(config: FrontendConfig) -> np.ndarray:
+    """The Hann window of a frame, `[frame]` float32, periodic as librosa's."""
+    import librosa
+
+    return librosa.filters.get_window('hann', config.frame_length, fftbins=True).astype(np.float32)
+
+
+def build(inputs: manifest.Input) -> bytes:
+    """Makes the frontend for one model's features.
+
+    Args:
+      inputs: the parameters of the features, mean and standard deviation included.
+
+    Raises:
+      ValueError: a frame longer than the Fourier transform, or a length that TFLM's transform does not know.
+    """
+    config = inputs.frontend
+    if config.frame_length > config.n_fft or config.n_fft & (config.n_fft - 1):
+        raise ValueError(f'n_fft: expected a power of two of at least {config.frame_length}, got {config.n_fft}')
+    from ai_edge_litert.schema_py_generated import BuiltinOperator as Op
+    from ai_edge_litert.schema_py_generated import TensorType
+
+    graph, mel, samples = _Graph(), mel_matrix(config), config.frame_length
+    bins = 2 * mel.shape[1]
+    pcm = graph.tensor([1, samples], dtype=TensorType.INT16)
+    # A power of two: taking it into the window rounds nothing.
+    scaled_window = graph.constant(window(config)[None] / np.float32(32768))
+    frame = graph.node(Op.CAST, [pcm], [1, samples], 'CastOptions')
+    frame = graph.node(Op.MUL, [frame, scaled_window], [1, samples], 'MulOptions')
+    spectrum = graph.custom('SignalRfft', [frame], [1, bins], _rfft_options(config.n_fft))
+    squares = graph.node(Op.MUL, [spectrum, spectrum], [1, bins], 'MulOptions')
+    groups = []
+    for start in range(0, config.n_mels, BANDS_IN_GROUP):
+        rows = mel[start : start + BANDS_IN_GROUP]
+        used = np.flatnonzero(rows.any(axis=0))
+        first, last = (int(used[0]), int(used[-1])) if len(used) else (0, 0)
+        width = 2 * (last + 1 - first)
+        place = [graph.constant(np.array(pair, np.int32)) for pair in ([0, 2 * first], [1, width])]
+        part = graph.node(Op.SLICE, [squares, *place], [1, width], 'SliceOptions')
+        weights = graph.constant(np.repeat(rows[:, first : last + 1], 2, axis=1))
+        floor = graph.constant(np.full(len(rows), config.floor, np.float32))
+        groups.append(graph.node(Op.FULLY_CONNECTED, [part, weights, floor], [1, len(rows)], 'FullyConnectedOptions'))
+    shape = [1, config.n_mels]
+    power = graph.node(Op.CONCATENATION, groups, shape, 'ConcatenationOptions', axis=1)
+    features = graph.node(Op.LOG, [power], shape)
+    features = graph.node(Op.SUB, [features, graph.constant(inputs.mean[None])], shape, 'SubOptions')
+    features = graph.node(Op.DIV, [features, graph.constant(inputs.std[None])], shape, 'DivOptions')
+    return graph.pack(pcm, features)
+
+
+def _rfft_options(length: int) -> bytes:
+    """SignalRfft's options as a flexbuffer; TFLM reads them by place, in the order of their names."""
+    from ai_edge_litert.schema_py_generated import TensorType
+    from flatbuffers import flexbuffers
+
+    builder = flexbuffers.Builder()
+    with builder.Map():
+        builder.Int('T', TensorType.FLOAT32)
+        builder.Int('fft_length', length)
+    return bytes(builder.Finish())
+
+
+class _Graph:
+    """A .tflite file while it is written: the schema's objects, one node after the other."""
+
+    def __init__(self) -> None:
+        from ai_edge_litert import schema_py_generated as schema
+
+        self._schema = schema
+        self._model, self._subgraph = schema.ModelT(), schema.SubGraphT()
+        self._model.version, self._model.subgraphs = 3, [self._subgraph]
+        self._model.buffers, self._model.operatorCodes = [schema.BufferT()], []  # buffer 0 stands for "none"
+        self._subgraph.tensors, self._subgraph.operators = [], []
+
+    def tensor(self, shape: list[int], *, dtype: int = 0, buffer: int = 0) -> int:
+        """Adds a tensor, float32 by default; returns its index."""
+        tensor = self._schema.TensorT()
+        tensor.shape, tensor.type, tensor.buffer = np.array(shape, np.int32), dtype, buffer
+        self._subgraph.tensors.append(tensor)
+        return len(self._subgraph.tensors) - 1
+
+    def constant(self, values: np.ndarray) -> int:
+        """Adds a constant of int32 or float32; returns its tensor's index."""
+        buffer = self._schema.BufferT()
+        buffer.data = np.frombuffer(np.ascontiguousarray(values).tobytes(), np.uint8)
+        self._model.buffers.append(buffer)
+        dtype = {'float32': self._schema.TensorType.FLOAT32, 'int32': self._schema.TensorType.INT32}[str(values.dtype)]
+        return self.tensor(list(values.shape), dtype=dtype, buffer=len(self._model.buffers) - 1)
+
+    def node(
+        self,
+        operator: int,
+        inputs: list[int],
+        shape: list[int],
+        options: str | None = None,
+        **fields: Any,
+    ) -> int:
+        """Adds a node of a builtin operator with one float32 output; returns the output's index."""
+        node = self._add(operator, None, inputs, shape)
+        if options is not None:
+            node.builtinOptionsType = getattr(self._schema.BuiltinOptions, options)
+            node.builtinOptions = getattr(self._schema, f'{options}T')()
+            for name, value in fields.items():
+                setattr(node.builtinOptions, name, value)
+        return int(node.outputs[0])
+
+    def custom(self, name: str, inputs: list[int], shape: list[int], options: bytes) -> int:
+        """Adds a node of a custom operator with one float32 output; returns the output's index."""
+        node = self._add(self._schema.BuiltinOperator.CUSTOM, name, inputs, shape)
+        node.customOptions = np.frombuffer(options, np.uint8)
+        return int(node.outputs[0])
+
+    def _add(self, operator: int, name: str | None, inputs: list[int], shape: list[int]) -> Any:
+        node = self._schema.OperatorT()
+        node.opcodeIndex = self._code(operator, name)
+        node.inputs, node.outputs = np.array(inputs, np.int32), np.array([self.tensor(shape)], np.int32)
+        self._subgraph.operators.append(node)
+        return node
+
+    def _code(self, operator: int, name: str | None) -> int:
+        codes = self._model.operatorCodes
+        for index, code in enumerate(codes):
+            if (code.builtinCode, code.customCode) == (operator, name):
+                return index
+        code = self._schema.OperatorCodeT()
+        code.builtinCode, code.deprecatedBuiltinCode, code.customCode = operator, min(operator, 127), name
+        code.version = 1
+        codes.append(code)
+        return len(codes) - 1
+
+    def pack(self, source: int, sink: int) -> bytes:
+        """The file, with one input and one output."""
+        self._subgraph.inputs, self._subgraph.outputs = np.array([source], np.int32), np.array([sink], np.int32)
+        self._subgraph.tensors[source].name, self._subgraph.tensors[sink].name = 'pcm', 'features'
+        return flatbuffer.pack(self._model)

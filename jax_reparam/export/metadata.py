@@ -1,0 +1,53 @@
+"""Labels and feature parameters inside a .tflite file: one Metadata entry with a JSON text.
+
+Runtimes that do not look for it, TFLM among them, load the file as before.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jax_reparam.export import flatbuffer, manifest
+
+NAME = 'jax_reparam'
+
+
+def attach(model: bytes, labels: Sequence[str], inputs: manifest.Input) -> bytes:
+    """The same model with the class names, in the order of its outputs, and what its features are.
+
+    Mean and standard deviation of the bands are left out: they are constants of `frontend.tflite`, and fill kilobytes.
+
+    Raises:
+      ValueError: not a .tflite file.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    window = {'frames': inputs.window.frames, 'hop_frames': inputs.window.hop}
+    content = {'labels': list(labels), 'input': {**dataclasses.asdict(inputs.frontend), **window}}
+    text = json.dumps(content, ensure_ascii=False, separators=(',', ':')).encode()
+    tree = flatbuffer.tree(model)
+    tree.metadata = [note for note in tree.metadata or [] if note.name not in (NAME, NAME.encode())]
+    note, buffer = schema.MetadataT(), schema.BufferT()
+    buffer.data = np.frombuffer(text, np.uint8)
+    note.name, note.buffer = NAME, len(tree.buffers)
+    tree.buffers.append(buffer)
+    tree.metadata.append(note)
+    return flatbuffer.pack(tree)
+
+
+def read(model: bytes) -> dict[str, Any]:
+    """What `attach` put into a model: `labels` and `input`.
+
+    Raises:
+      ValueError: not a .tflite file, or one without it.
+    """
+    tree = flatbuffer.tree(model)
+    for note in tree.metadata or []:
+        if note.name in (NAME, NAME.encode()):
+            return json.loads(bytes(np.asarray(tree.buffers[note.buffer].data, np.uint8)))
+    raise ValueError(f'expected metadata {NAME!r} in the .tflite file, got none')

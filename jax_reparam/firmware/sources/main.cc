@@ -1,0 +1,43 @@
+// An example: reads 16-bit mono PCM and prints a line a window, as a device would write to its UART.
+//
+//   host:   sox clip.wav -t raw -r 16000 -e signed -b 16 -c 1 - | ./emotion
+//   device: replace ReadSamples() by your microphone's driver (I2S or PDM, by DMA, kSampleRate, 16 bits, one channel),
+//           which returns 0 only when the stream has ended.
+#include <cstdio>
+
+#include "emotion_recognizer.h"
+
+namespace {
+
+// Too large for a stack: static, as every buffer here.
+emotion::EmotionRecognizer recognizer;
+std::int16_t samples[512];
+
+std::size_t ReadSamples(std::int16_t* into, std::size_t count) {
+  return std::fread(into, sizeof(*into), count, stdin);
+}
+
+// Thousandths, since printf of floats is often left out of a device's C library.
+void Print(const emotion::Result& result, void*) {
+  const unsigned milliseconds =
+      static_cast<unsigned>(static_cast<std::uint64_t>(result.start_frame) * emotion::kHopLength * 1000 /
+                            static_cast<std::uint64_t>(emotion::kSampleRate));
+  std::printf("%u ms: %s", milliseconds, emotion::kLabels[result.label]);
+  for (int c = 0; c < emotion::kClasses; ++c) {
+    std::printf(" %s=%d", emotion::kLabels[c], static_cast<int>(1000.0f * result.probabilities[c] + 0.5f));
+  }
+  std::printf("\n");
+}
+
+}  // namespace
+
+int main() {
+  if (!recognizer.Begin()) {
+    std::printf("the models do not load\n");
+    return 1;
+  }
+  while (const std::size_t count = ReadSamples(samples, sizeof(samples) / sizeof(samples[0]))) {
+    if (!recognizer.Feed(samples, count, Print, nullptr)) return 1;
+  }
+  return recognizer.Finish(Print, nullptr) ? 0 : 1;
+}

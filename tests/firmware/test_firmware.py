@@ -1,0 +1,206 @@
+"""The C++ of firmware/: it compiles for a Cortex-M without a heap, and streams as Python does, on this host."""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jax_reparam import firmware, stream
+from jax_reparam.evaluation import softmax
+from jax_reparam.export import tflm
+from jax_reparam.export.flatbuffer import Port
+
+needs_tflm = pytest.mark.skipif(tflm.missing() is not None, reason=str(tflm.missing()))
+HERE = Path(__file__).parent
+FLAGS = ['-std=c++17', '-Wall', '-Wextra', '-Werror', '-fno-exceptions', '-fno-rtti', '-fno-threadsafe-statics']
+# Compiled only: the C library's headers are musl's, any other would do.
+CORTEX_M4 = ['-target', 'thumb-linux-musleabihf', '-mcpu=cortex_m4', '-Os', '-fno-unwind-tables', '-c']
+SOURCES = ['emotion_recognizer.cc', 'model_data.cc', 'frontend_data.cc', 'golden_data.cc', 'golden_test.cc', 'main.cc']
+HEAP = ('_Zn', '_Zdl', '_Zda', 'malloc', 'calloc', 'realloc', 'free', '__cxa_throw', '__cxa_guard', '_ZNSt')
+
+
+@pytest.fixture(scope='module')
+def zig(tmp_path_factory):
+    """Runs `zig cc` or `zig c++`, with caches of its own."""
+    caches = tmp_path_factory.mktemp('zig')
+    places = {'ZIG_GLOBAL_CACHE_DIR': str(caches / 'global'), 'ZIG_LOCAL_CACHE_DIR': str(caches / 'local')}
+
+    def run(*arguments):
+        command = [sys.executable, '-m', 'ziglang', *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **places}, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    return run
+
+
+@pytest.fixture(scope='module')
+def host(zig, written, tmp_path_factory):
+    """Feeds PCM through the firmware's stream on this host, with models of host.cc; returns the lines it prints."""
+    place = tmp_path_factory.mktemp('host')
+    includes = ['-I', written[1], '-isystem', HERE / 'stubs']
+    objects = []
+    for source in (HERE / 'host.cc', written[1] / 'emotion_recognizer.cc', *written[1].glob('[mf]*_data.cc')):
+        objects.append(place / f'{source.stem}.o')
+        # What C++ does not define stops the program.
+        checks = ['-O1', '-fsanitize=undefined', '-fsanitize-trap=undefined']
+        zig('c++', *FLAGS, *checks, *includes, '-c', '-o', objects[-1], source)
+    # Linked as C: the firmware needs no C++ library, and zig would build one.
+    zig('cc', '-O2', '-o', place / 'host', *objects, '-lm')
+
+    def run(samples, chunk, *arguments):
+        command = [place / 'host', str(chunk), *arguments]
+        done = subprocess.run(command, input=samples.tobytes(), capture_output=True, check=True)
+        return done.stdout.decode().splitlines()
+
+    return run
+
+
+def expected(samples, inputs, labels, *, finish):
+    """The lines of host.cc by Python's own stream, with its models written in NumPy."""
+    config, port = inputs.frontend, Port((1, 24, 12), 'int8', scale=0.25, zero_point=3)
+    bands = 7 * np.arange(config.n_mels) % config.frame_length
+    cutter = stream.Stream(inputs, lambda frame: port.encode(frame[bands].astype(np.float32) / np.float32(1000)))
+    found = [*cutter.feed(samples), *(cutter.finish() if finish else [])]
+    lines = []
+    for window in found:
+        logits = window.features[0, : len(labels)].astype(np.float32)
+        shown = [f'{p:.7f}' for p in softmax(logits[None] * np.float32(0.125))[0]]
+        head = [window.start, window.frames, labels[int(np.argmax(logits))], *shown]
+        lines.append((head, window.features.ravel().tolist()))
+    return lines
+
+
+def parsed(lines, classes):
+    found = []
+    for line in lines:
+        words = line.split()
+        head = [int(words[0]), int(words[1]), *words[2 : 3 + classes]]
+        found.append((head, [int(word) for word in words[3 + classes :]]))
+    return found
+
+
+def assert_equal(found, wanted):
+    assert len(found) == len(wanted)
+    for (head, features), (wanted_head, wanted_features) in zip(found, wanted, strict=True):
+        assert head[:3] == wanted_head[:3]
+        np.testing.assert_allclose([float(p) for p in head[3:]], [float(p) for p in wanted_head[3:]], atol=1e-6)
+        assert features == wanted_features
+
+
+@pytest.fixture(scope='module')
+def noise():
+    """Some seconds of samples of every size, and of those that lie halfway between two int8 steps."""
+    rng = np.random.default_rng(3)
+    samples = rng.integers(-32768, 32768, 24000).astype(np.int16)
+    return np.where(rng.random(24000) < 0.3, samples // 125 * 125, samples).astype(np.int16)
+
+
+@pytest.fixture
+def labels():
+    return ('anger', 'Überraschung', 'neutral')
+
+
+def test_the_size_of_chunks_does_not_matter(host, noise, inputs, labels):
+    first, *others = [host(noise, chunk) for chunk in (1, 160, 399, 1000, len(noise))]
+    assert all(other == first for other in others)
+    assert_equal(parsed(first, 3), expected(noise, inputs, labels, finish=False))
+    # The ring, of 24 frames, goes round several times.
+    assert len(first) == 13
+
+
+@pytest.mark.parametrize('samples', [0, 1, 399, 400, 559, 560, 4079, 4080, 4081, 4240, 5680, 5840, 9999])
+def test_the_end_of_a_stream_is_that_of_a_recording(host, noise, inputs, labels, samples):
+    """And the stream after it knows nothing of it."""
+    wanted = expected(noise[:samples], inputs, labels, finish=True)
+    for chunk in (399, 1000):
+        assert_equal(parsed(host(noise[:samples], chunk, 'finish'), 3), 2 * wanted)
+
+
+@pytest.mark.parametrize('kernels', ['generic', 'CMSIS_NN'])
+@pytest.mark.parametrize('source', SOURCES)
+def test_it_compiles_for_a_cortex_m_without_a_heap(zig, written, tmp_path, kernels, source):
+    defines = ['-DCMSIS_NN'] if kernels == 'CMSIS_NN' else []
+    output = tmp_path / 'out.o'
+    includes = ['-I', written[1], '-isystem', HERE / 'stubs']
+    said = zig('c++', *CORTEX_M4, *FLAGS, *defines, *includes, '-o', output, written[1] / source)
+    assert said == ''
+    assert heap(output) == []
+
+
+def test_the_look_for_a_heap_sees_one(zig, tmp_path):
+    source = tmp_path / 'heap.cc'
+    source.write_text(
+        '#include <cstdlib>\n#include <vector>\n'
+        'int* a() { return new int; }\nvoid b(int* p) { delete p; }\nvoid* c() { return std::malloc(3); }\n'
+        'void d(void* p) { std::free(p); }\nvoid e(std::vector<int>& v) { v.push_back(1); }\n'
+    )
+    zig('c++', *CORTEX_M4, *FLAGS, '-o', tmp_path / 'heap.o', source)
+    found = heap(tmp_path / 'heap.o')
+    assert {'_Znwj', 'malloc', 'free'} <= set(found)
+    assert any(name.startswith('_Zdl') for name in found)
+
+
+def heap(path):
+    """The symbols of an object file that stand for a heap, exceptions or the C++ library."""
+    return [name for name in symbols(path.read_bytes()) if name.startswith(HEAP)]
+
+
+def symbols(content):
+    """The names that an ELF file of 32 bits takes from elsewhere."""
+    assert content[:5] == b'\x7fELF\x01'
+    sections_at, entry, count = *struct.unpack_from('<I', content, 32), *struct.unpack_from('<HH', content, 46)
+    sections = [struct.unpack_from('<10I', content, sections_at + entry * index) for index in range(count)]
+    names = []
+    for _, kind, _, _, offset, size, link, *_ in sections:
+        if kind != 2:  # SHT_SYMTAB
+            continue
+        for at in range(offset + 16, offset + size, 16):
+            name, _, _, _, _, section = struct.unpack_from('<IIIBBH', content, at)
+            if section == 0:
+                start = sections[link][4] + name
+                names.append(content[start : content.index(b'\0', start)].decode())
+    return names
+
+
+@needs_tflm
+def test_arenas_are_what_tflm_took_and_a_margin(written, model):
+    entry, folder = written
+    for name, sizes in entry['arena_bytes'].items():
+        assert sizes['reserved'] % 16 == 0
+        assert sizes['reserved'] >= 1.15 * sizes['measured'] + 1000
+        assert f'k{name.title()}ArenaBytes = {sizes["reserved"]};' in (folder / 'model_data.h').read_text()
+    taken = tflm.run(model, np.zeros((1, 24, 12), np.float32)).arena_bytes
+    assert entry['arena_bytes']['model']['measured'] == taken
+
+
+def test_what_a_model_fixes_is_in_the_header(written):
+    text = (written[1] / 'model_data.h').read_text()
+    facts = {'SampleRate': 16000, 'FrameLength': 400, 'HopLength': 160, 'Bands': 12, 'WindowFrames': 24}
+    for name, value in {**facts, 'WindowHop': 10, 'Classes': 3}.items():
+        assert f'constexpr int k{name} = {value};' in text
+    assert 'using Feature = std::int8_t;' in text
+    assert '{"anger", "Überraschung", "neutral"}' in (written[1] / 'model_data.cc').read_text()
+
+
+def test_the_resolver_holds_the_models_operators_and_no_more(written):
+    text = (written[1] / 'op_resolver.h').read_text()
+    for kind, calls in written[0]['registrations'].items():
+        assert f'using {kind}OpResolver = tflite::MicroMutableOpResolver<{len(calls)}>;' in text
+    assert text.count('resolver.Add') == sum(map(len, written[0]['registrations'].values()))
+
+
+def test_no_place_in_the_readme_is_left_open(written):
+    text = (written[1] / 'README.md').read_text()
+    assert not re.search(r'\{[a-z_]+\}', text)
+    assert 'complete after 0.24 s and one comes every 0.1 s' in text
+    made = ['README.md', 'model_data.h', 'model_data.cc', 'frontend_data.cc', 'op_resolver.h', 'golden']
+    made += ['golden_data.h', 'golden_data.cc']
+    assert {path.name for path in written[1].iterdir()} == {*firmware.SOURCES, *made}
