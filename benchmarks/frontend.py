@@ -3,9 +3,9 @@
 python benchmarks/frontend.py CLIP ... [--n-fft 512 1024] [--n-mels 64]
 
 For each length of the Fourier transform: the largest difference over all frames and bands, the 99.9 % quantile of the
-differences, and the part that float32 for the window and the windowed frame alone makes, with all the rest as in training;
-then bytes and arena by the number of bands that one FULLY_CONNECTED computes. Features are not
-standardised here: differences are those of the natural logarithm. Needs the package tflite-micro.
+differences, and the part that float32 for the window and the windowed frame makes, with all the rest as in training;
+then bytes and arena by the number of bands that one FULLY_CONNECTED computes. Features are not standardised here:
+differences are those of the natural logarithm. Needs the package tflite-micro.
 """
 
 from __future__ import annotations

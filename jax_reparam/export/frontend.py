@@ -23,8 +23,8 @@ from jax_reparam.export import flatbuffer, manifest
 from jax_reparam.features import FrontendConfig, mel_matrix
 
 FILE = 'frontend.tflite'
-# Larger groups are more bytes and less arena: of 64 bands at n_fft 512, 8 a group are 24,544 and 16,000 bytes, 16 a group
-# 38,816 and 14,464, one group 134,576 and 13,312 (benchmarks/frontend.py).
+# Larger groups are more bytes and less arena: of 64 bands at n_fft 512, 8 a group are 24,544 and 16,000 bytes, 16 are
+# 38,816 and 14,464, one group is 134,576 and 13,312 (benchmarks/frontend.py).
 BANDS_IN_GROUP = 8
 # TFLM's CONCATENATION takes no more inputs.
 MOST_GROUPS = 10
