@@ -6,11 +6,10 @@ The graph is `features.log_mel` for one frame, then the standardisation of train
     -> CONCATENATION -> LOG -> SUB mean -> DIV std -> features [1, M] float32
 
 Training's transform rounds in float64, this one in float32, relative to the loudest part of the spectrum: a weak band
-beside a loud one may differ by 1e-4 in the logarithm, a thousandth of an int8 step. The transform in int32 is worse,
-since its rounding is absolute (docs/device.md).
+beside a loud one differs most (docs/device.md has it measured).
 
-The mel matrix is banded, so each group of neighbouring bands reads its own slice of the spectrum: a fifth of the bytes
-and of the products of one matrix, and the same sums. Squares of real and imaginary parts lie beside one another and
+The mel matrix is banded, so each group of neighbouring bands reads its own slice of the spectrum: fewer bytes and
+products than one matrix, and the same sums. Squares of real and imaginary parts lie beside one another and
 take every column twice, which saves adding them. LiteRT does not know SignalRfft; this file is for TFLM.
 """
 
@@ -24,8 +23,11 @@ from jax_reparam.export import flatbuffer, manifest
 from jax_reparam.features import FrontendConfig, mel_matrix
 
 FILE = 'frontend.tflite'
-# Fewer bands a group are fewer weights and more operators, each of which costs some 200 bytes of file and arena.
+# Larger groups are more bytes and less arena: of 64 bands at n_fft 512, 8 a group are 24,544 and 16,000 bytes, 16 are
+# 38,816 and 14,464, one group is 134,576 and 13,312 (benchmarks/frontend.py).
 BANDS_IN_GROUP = 8
+# TFLM's CONCATENATION takes no more inputs.
+MOST_GROUPS = 10
 
 
 def window(config: FrontendConfig) -> np.ndarray:
@@ -35,11 +37,12 @@ def window(config: FrontendConfig) -> np.ndarray:
     return librosa.filters.get_window('hann', config.frame_length, fftbins=True).astype(np.float32)
 
 
-def build(inputs: manifest.Input) -> bytes:
+def build(inputs: manifest.Input, *, group: int = BANDS_IN_GROUP) -> bytes:
     """Makes the frontend for one model's features.
 
     Args:
       inputs: the parameters of the features, mean and standard deviation included.
+      group: bands that one FULLY_CONNECTED computes; more where they would be too many groups for TFLM.
 
     Raises:
       ValueError: a frame longer than the Fourier transform, or a length that TFLM's transform does not know.
@@ -51,7 +54,7 @@ def build(inputs: manifest.Input) -> bytes:
     from ai_edge_litert.schema_py_generated import TensorType
 
     graph, mel, samples = _Graph(), mel_matrix(config), config.frame_length
-    bins = 2 * mel.shape[1]
+    bins, group = 2 * mel.shape[1], max(group, -(-config.n_mels // MOST_GROUPS))
     pcm = graph.tensor([1, samples], dtype=TensorType.INT16)
     # A power of two: taking it into the window rounds nothing.
     scaled_window = graph.constant(window(config)[None] / np.float32(32768))
@@ -60,8 +63,8 @@ def build(inputs: manifest.Input) -> bytes:
     spectrum = graph.custom('SignalRfft', [frame], [1, bins], _rfft_options(config.n_fft))
     squares = graph.node(Op.MUL, [spectrum, spectrum], [1, bins], 'MulOptions')
     groups = []
-    for start in range(0, config.n_mels, BANDS_IN_GROUP):
-        rows = mel[start : start + BANDS_IN_GROUP]
+    for start in range(0, config.n_mels, group):
+        rows = mel[start : start + group]
         used = np.flatnonzero(rows.any(axis=0))
         first, last = (int(used[0]), int(used[-1])) if len(used) else (0, 0)
         width = 2 * (last + 1 - first)

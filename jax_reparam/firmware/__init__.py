@@ -24,8 +24,8 @@ _TYPES = {'int8': 'std::int8_t', 'int16': 'std::int16_t'}
 def arena(measured: int) -> int:
     """Bytes to set aside where TFLM's interpreter on this host took `measured`.
 
-    A 32-bit device needs less for the same graph; CMSIS-NN takes scratch buffers that the reference kernels do not, an
-    eighth at most in what was measured. So: 15 % and 1 KB more, in whole lines of 16 bytes.
+    15 % and 1 KB more, in whole lines of 16 bytes: pointers are smaller on a 32-bit device, but optimised kernels take
+    scratch buffers that the reference kernels do not. Not measured on a device: `golden_test` prints what was taken.
     """
     return -(-(measured * 115 // 100 + 1024) // 16) * 16
 
@@ -131,8 +131,8 @@ using Feature = {_TYPES[graph.input.dtype]};  // of the model's input and output
 
 // TFLM's interpreter with its reference kernels, on a 64-bit host, took
 // {measured['model']:,} and {measured['frontend']:,} bytes ("Arena allocation total" of print_allocations() in the
-// Python package tflite-micro). A 32-bit device needs less, CMSIS-NN adds scratch buffers: 15 % and 1 KB more are set
-// aside. golden_test prints what was taken; where it does not fit, Begin() returns false.
+// Python package tflite-micro). Optimised kernels may take scratch buffers, so 15 % and 1 KB more are set aside.
+// golden_test prints what was taken; where it does not fit, Begin() returns false.
 constexpr std::size_t kModelArenaBytes = {arenas['model']};
 constexpr std::size_t kFrontendArenaBytes = {arenas['frontend']};
 
@@ -183,7 +183,7 @@ def _resolver(registrations: dict[str, list[str]]) -> str:
         )
     return f"""// Exactly the operators of the two models. Written by fold.py.
 //
-// Register_..._INT8() are kernels for int8 alone, smaller than the generic ones. They exist for CMSIS-NN: CMSIS_NN must
+// Register_..._INT8() are kernels for int8 alone, without those for other types. They exist for CMSIS-NN: CMSIS_NN must
 // be defined where this file is compiled, or they are the generic kernels.
 #ifndef EMOTION_OP_RESOLVER_H_
 #define EMOTION_OP_RESOLVER_H_

@@ -31,7 +31,7 @@ def framed(audio, config):
 
 
 @needs_tflm
-@pytest.mark.parametrize('fields', [{}, {'n_fft': 1024, 'n_mels': 80}, {'n_mels': 13}])
+@pytest.mark.parametrize('fields', [{}, {'n_fft': 1024, 'n_mels': 80}, {'n_fft': 1024, 'n_mels': 101}, {'n_mels': 13}])
 def test_features_are_those_of_training(fields, rng):
     inputs = made(**fields)
     config = inputs.frontend
