@@ -99,22 +99,20 @@ class Maker:
     def make(self, name: str) -> Made:
         """Makes the form `float32`, `int8` or `int16`.
 
-        A quantised form is made in the first way of `WAYS` that keeps the decisions and the UAR of the validation
-        windows (`gates`), else in the one with the best signal-to-noise ratio there.
+        A quantised form is made in the first way of `WAYS`, if that keeps the decisions and the UAR of the validation
+        windows (`gates`); else in the one with the best signal-to-noise ratio there.
 
         Raises:
           ConversionError: TensorFlow refused the graph.
         """
         if name == 'float32':
             return Made(tidy(self._graph('l2')), {'norm': 'l2'})
-        tried: list[tuple[bytes, Way, gates.Score]] = []
-        for result in self._ways(name):
-            tried.append(result)
-            if not gates.failures(name, 'validation', result[2], gates.uar(self._reference, self._validation)):
-                chosen = result
-                break
-        else:
-            chosen = max(tried, key=lambda result: result[2].snr_db or 0.0)
+        ways = self._ways(name)
+        tried = [next(ways)]
+        if gates.failures(name, 'validation', tried[0][2], gates.uar(self._reference, self._validation)):
+            tried += ways
+        # Not the first that passes: it may pass by luck, since only undecided windows change sides.
+        chosen = max(tried, key=lambda result: result[2].snr_db or 0.0)
         scores = [{**self._describe(way), **score.as_json()} for _, way, score in tried]
         return Made(chosen[0], {**self._describe(chosen[1]), 'tried': scores})
 
