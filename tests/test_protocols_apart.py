@@ -141,7 +141,7 @@ def grouped(corp):
     return dataclasses.replace(corp, group=group, part=tuple(parts[g] for g in group))
 
 
-@pytest.mark.parametrize('name', ['loso', 'sessions', 'own_split', 'interviews_test'])
+@pytest.mark.parametrize('name', ['loso', 'interviews_test'])
 def test_a_poisoned_test_fold_changes_nothing_of_the_model(name, tmp_path, monkeypatch):
     prepare = corpora.prepare
 
