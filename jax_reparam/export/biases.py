@@ -37,7 +37,7 @@ def corrected(quantised: bytes, float32: bytes, windows: np.ndarray) -> bytes:
     layers = twin.layers(content, reference)
     _part_biases(content, [node for node, _ in layers])
     for node, other in layers:
-        _set_bias(content, node, twin.constant(reference, other.inputs[2], np.float32))
+        _set_bias(content, node, flatbuffer.constant(reference, other.inputs[2]))
     pairs = [(node, int(other.outputs[0])) for node, other in layers]
     expected = _means(float32, [tensor for _, tensor in pairs], windows)
     # Layers that read the same tensor do not change each other.
@@ -59,20 +59,16 @@ def _means(model: bytes, tensors: Sequence[int], windows: np.ndarray) -> dict[in
 
 
 def _part_biases(content: Any, nodes: Sequence[Any]) -> None:
-    """Gives each node a bias of its own: equal constants may share a tensor or a buffer."""
+    """Gives each node a bias of its own: equal constants may share a tensor."""
     subgraph = content.subgraphs[0]
-    tensors, buffers = set(), set()
+    seen = set()
     for node in nodes:
         index = int(node.inputs[2])
-        tensor = subgraph.tensors[index]
-        if index in tensors or tensor.buffer in buffers:
-            content.buffers.append(copy.copy(content.buffers[tensor.buffer]))
-            tensor = copy.deepcopy(tensor)
-            tensor.buffer, index = len(content.buffers) - 1, len(subgraph.tensors)
-            subgraph.tensors.append(tensor)
+        if index in seen:
+            subgraph.tensors.append(copy.deepcopy(subgraph.tensors[index]))
+            index = len(subgraph.tensors) - 1
             node.inputs = np.array([*node.inputs[:2], index, *node.inputs[3:]], np.int32)
-        tensors.add(index)
-        buffers.add(tensor.buffer)
+        seen.add(index)
 
 
 def _set_bias(content: Any, node: Any, bias: np.ndarray) -> None:
@@ -84,24 +80,17 @@ def _set_bias(content: Any, node: Any, bias: np.ndarray) -> None:
 
 def _move_bias(content: Any, node: Any, error: np.ndarray) -> None:
     """Takes `error` `[channels]` off a node's bias."""
-    steps = twin.constant(content, node.inputs[2], _bias_type(content, node))
+    steps = flatbuffer.constant(content, node.inputs[2])
     _write(content, node, steps - np.rint(error / _bias_scale(content, node)))
 
 
 def _write(content: Any, node: Any, steps: np.ndarray) -> None:
-    values = np.clip(steps, -(2**31), 2**31 - 1).astype(_bias_type(content, node))
-    content.buffers[content.subgraphs[0].tensors[node.inputs[2]].buffer].data = values.reshape(-1).view(np.uint8)
+    # 64 bits where activations have 16.
+    dtype = flatbuffer.constant(content, node.inputs[2]).dtype
+    flatbuffer.set_constant(content, node.inputs[2], np.clip(steps, -(2**31), 2**31 - 1).astype(dtype))
 
 
 def _bias_scale(content: Any, node: Any) -> np.ndarray:
     """A bias's scale is the input's times the weights'."""
     source, kernel = (content.subgraphs[0].tensors[index] for index in node.inputs[:2])
     return np.float64(source.quantization.scale[0]) * np.asarray(kernel.quantization.scale, np.float64)
-
-
-def _bias_type(content: Any, node: Any) -> type[np.signedinteger[Any]]:
-    """64 bits where activations have 16."""
-    from ai_edge_litert.schema_py_generated import TensorType
-
-    wide = content.subgraphs[0].tensors[node.inputs[2]].type == TensorType.INT64
-    return np.int64 if wide else np.int32

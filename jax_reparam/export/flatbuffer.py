@@ -6,6 +6,7 @@ import collections
 import dataclasses
 import functools
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -133,6 +134,69 @@ def _builder(size: int) -> Any:
             return self.EndVector()
 
     return Builder(size)
+
+
+def is_constant(content: Any, index: int) -> bool:
+    """Whether a tensor of a tree lies in the file."""
+    data = content.buffers[content.subgraphs[0].tensors[index].buffer].data
+    return data is not None and len(data) > 0
+
+
+def constant(content: Any, index: int) -> np.ndarray:
+    """A constant tensor of a tree, in its shape and type; a view of its buffer."""
+    tensor = content.subgraphs[0].tensors[index]
+    data = np.asarray(content.buffers[tensor.buffer].data, np.uint8).view(type_name(tensor.type))
+    return data.reshape([int(size) for size in tensor.shape])
+
+
+def set_constant(content: Any, index: int, values: np.ndarray) -> None:
+    """Gives a constant tensor of a tree other values, with their shape and type; equal ones may share a buffer."""
+    from ai_edge_litert.schema_py_generated import BufferT, TensorType
+
+    tensors = content.subgraphs[0].tensors
+    tensor = tensors[index]
+    if not tensor.buffer or sum(other.buffer == tensor.buffer for other in tensors) > 1:
+        tensor.buffer = len(content.buffers)
+        content.buffers.append(BufferT())
+    tensor.shape, tensor.type = np.array(values.shape, np.int32), getattr(TensorType, values.dtype.name.upper())
+    content.buffers[tensor.buffer].data = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+
+
+def add_constant(content: Any, values: np.ndarray) -> int:
+    """The index of a constant tensor in a tree, which is added where there is no equal one."""
+    from ai_edge_litert.schema_py_generated import TensorT
+
+    for index, other in enumerate(content.subgraphs[0].tensors):
+        alike = (type_name(other.type), tuple(other.shape)) == (values.dtype.name, values.shape)
+        if alike and is_constant(content, index) and np.array_equal(constant(content, index), values):
+            return index
+    tensors, tensor = content.subgraphs[0].tensors, TensorT()
+    tensor.buffer = 0  # stands for "none"
+    tensors.append(tensor)
+    set_constant(content, len(tensors) - 1, values)
+    return len(tensors) - 1
+
+
+def node(content: Any, name: str, inputs: Sequence[int], output: int, **options: Any) -> Any:
+    """A node of a builtin operator of the first version, for a tree's `operators`; `options` are its fields there."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    number = getattr(schema.BuiltinOperator, name)
+    codes = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in content.operatorCodes]
+    if number not in codes:
+        code = schema.OperatorCodeT()
+        code.builtinCode, code.deprecatedBuiltinCode, code.version = number, min(number, 127), 1
+        content.operatorCodes.append(code)
+        codes.append(number)
+    made = schema.OperatorT()
+    made.opcodeIndex = codes.index(number)
+    made.inputs, made.outputs = np.array(inputs, np.int32), np.array([output], np.int32)
+    kind = f'{name.title().replace("_", "")}Options'
+    made.builtinOptionsType = getattr(schema.BuiltinOptions, kind)
+    made.builtinOptions = getattr(schema, f'{kind}T')()
+    for field, value in options.items():
+        setattr(made.builtinOptions, field, value)
+    return made
 
 
 def port(tensor: Any) -> Port:

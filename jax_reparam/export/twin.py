@@ -40,13 +40,6 @@ def layers(quantised: Any, float32: Any) -> list[tuple[Any, Any]]:
     ]
 
 
-def constant(content: Any, index: int, dtype: type[np.generic]) -> np.ndarray:
-    """A constant tensor of a tree, in its shape; a view of the buffer."""
-    tensor = content.subgraphs[0].tensors[index]
-    data = np.asarray(content.buffers[tensor.buffer].data, np.uint8).view(dtype)
-    return data.reshape([int(size) for size in tensor.shape])
-
-
 def observe(model: bytes, tensors: Sequence[int], windows: np.ndarray) -> Iterator[dict[int, np.ndarray]]:
     """Runs a model over windows `[W, frames, n_mels]`; yields, for each, the real values of some tensors by index."""
     from ai_edge_litert import interpreter as litert

@@ -1,0 +1,166 @@
+"""Splits what needs much memory at a time into parts that come one after the other: the same integers, in less arena.
+
+The parts take their scales from the whole, so that not a bit of the output changes. It is done to the converted file
+because the converter joins such parts again, and gives each a scale of its own.
+"""
+
+from __future__ import annotations
+
+import collections
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jax_reparam.export import flatbuffer, memory
+
+# What a node more has to save. One takes some 100 bytes of arena and, as it copies, some thousand instructions.
+BYTES_PER_NODE = 1024
+
+
+def tile(content: Any) -> Any:
+    """The same graph with convolutions and attention in two parts, each where that saves memory enough."""
+    peak = memory.peak(content)
+    # The second may be of use only behind the first, whichever of them that is.
+    for split in (_split_attention, _split_convolutions, _split_attention):
+        other = copy.deepcopy(content)
+        split(other)
+        saved = peak - memory.peak(other)
+        more = len(other.subgraphs[0].operators) - len(content.subgraphs[0].operators)
+        if more and saved >= more * BYTES_PER_NODE:
+            content, peak = other, peak - saved
+    return content
+
+
+# Nodes of which each one alone reads what the one before makes, as its first input.
+Chain = list[Any]
+
+
+def _chains(content: Any, names: Sequence[set[str]]) -> list[Chain]:
+    """All chains of nodes with these operators."""
+    subgraph = content.subgraphs[0]
+    operators = flatbuffer.operator_names(content)
+    readers: dict[int, list[int]] = collections.defaultdict(list)
+    for index, node in enumerate(subgraph.operators):
+        for tensor in node.inputs:
+            readers[int(tensor)].append(index)
+
+    def follow(index: int, allowed: Sequence[set[str]]) -> Chain | None:
+        node = subgraph.operators[index]
+        if operators[index] not in allowed[0]:
+            return None
+        if len(allowed) == 1:
+            return [node]
+        behind = readers[int(node.outputs[0])]
+        if len(behind) != 1 or int(subgraph.operators[behind[0]].inputs[0]) != int(node.outputs[0]):
+            return None
+        rest = follow(behind[0], allowed[1:])
+        return rest and [node, *rest]
+
+    return [chain for index in range(len(operators)) if (chain := follow(index, names))]
+
+
+def _split_convolutions(content: Any) -> None:
+    """Two convolutions over time and band, each of every second place: the first half of the tokens, then the others.
+
+    The first half is given four frames too many, and its last token, which met the padding instead of the frames behind
+    these, is dropped.
+    """
+    kinds = {'CONV_2D', 'DEPTHWISE_CONV_2D'}
+    for chain in _chains(content, [kinds, kinds]):
+        frames, tokens = _shape(content, chain[0].inputs[0])[1], _shape(content, chain[1].outputs[0])[1]
+        if frames != 4 * tokens or tokens < 3 or not all(_takes_every_second(content, node) for node in chain):
+            continue
+        half = (tokens - 1) // 2
+        split = _Split(content, chain, axis=1)
+        split.part(0, 4 * half + 4, [2 * half + 2, half + 1], keep=half)
+        split.part(4 * half, frames - 4 * half, [frames // 2 - 2 * half, tokens - half])
+        split.join()
+
+
+def _takes_every_second(content: Any, node: Any) -> bool:
+    """Whether a convolution of 3 x 3 takes every second place of an even length, so that it pads behind it only."""
+    from ai_edge_litert.schema_py_generated import Padding
+
+    options = node.builtinOptions
+    steps = (options.strideH, options.strideW, options.dilationHFactor, options.dilationWFactor)
+    even = _shape(content, node.inputs[0])[1] % 2 == 0 and options.padding == Padding.SAME
+    return even and _shape(content, node.inputs[1])[1:3] == [3, 3] and steps == (2, 2, 1, 1)
+
+
+def _split_attention(content: Any) -> None:
+    """Attention of the first half of the queries, then of the others."""
+    for chain in _chains(content, [{'BATCH_MATMUL'}, {'SOFTMAX'}, {'BATCH_MATMUL'}]):
+        *_, count, _ = shape = _shape(content, chain[0].inputs[0])
+        turned = any(node.builtinOptions.adjX for node in (chain[0], chain[2]))
+        if count < 2 or turned or flatbuffer.is_constant(content, chain[0].inputs[0]):
+            continue
+        half = (count + 1) // 2
+        split = _Split(content, chain, axis=len(shape) - 2)
+        split.part(0, half, [half] * 3)
+        split.part(half, count - half, [count - half] * 3)
+        split.join()
+
+
+class _Split:
+    """A chain of nodes in parts along an axis of its input and of all that it makes."""
+
+    def __init__(self, content: Any, chain: Chain, axis: int) -> None:
+        self._content, self._chain, self._axis = content, chain, axis
+        self._nodes: list[Any] = []
+        self._made: list[int] = []
+
+    def part(self, start: int, size: int, sizes: Sequence[int], keep: int | None = None) -> None:
+        """Adds the chain for a part of its input.
+
+        Args:
+          start: where that begins.
+          size: its size.
+          sizes: how much each of its nodes makes of that.
+          keep: how much of what the last one makes is right; None: all.
+        """
+        tensor = self._slice(int(self._chain[0].inputs[0]), start, size)
+        for node, length in zip(self._chain, sizes, strict=True):
+            copied = copy.deepcopy(node)
+            copied.inputs = np.array([tensor, *node.inputs[1:]], np.int32)
+            tensor = self._like(int(node.outputs[0]), length)
+            copied.outputs = np.array([tensor], np.int32)
+            self._nodes.append(copied)
+        self._made.append(tensor if keep is None else self._slice(tensor, 0, keep))
+
+    def join(self) -> None:
+        """Lets the parts, joined, take the chain's place."""
+        end = self._chain[-1]
+        self._nodes.append(
+            flatbuffer.node(self._content, 'CONCATENATION', self._made, int(end.outputs[0]), axis=self._axis)
+        )
+        operators: list[Any] = []
+        for node in self._content.subgraphs[0].operators:
+            if node is end:
+                operators += self._nodes
+            elif all(node is not other for other in self._chain):
+                operators.append(node)
+        self._content.subgraphs[0].operators = operators
+
+    def _slice(self, tensor: int, start: int, size: int) -> int:
+        sizes = np.array(_shape(self._content, tensor), np.int32)
+        begin = np.zeros_like(sizes)
+        begin[self._axis], sizes[self._axis] = start, size
+        made = self._like(tensor, size)
+        cut = [flatbuffer.add_constant(self._content, values) for values in (begin, sizes)]
+        self._nodes.append(flatbuffer.node(self._content, 'SLICE', [tensor, *cut], made))
+        return made
+
+    def _like(self, tensor: int, size: int) -> int:
+        """Adds a tensor like another one, of another size along the axis."""
+        tensors = self._content.subgraphs[0].tensors
+        made = copy.deepcopy(tensors[tensor])
+        made.shapeSignature, made.buffer = None, 0
+        made.shape[self._axis] = size
+        tensors.append(made)
+        return len(tensors) - 1
+
+
+def _shape(content: Any, tensor: int) -> list[int]:
+    return [int(size) for size in content.subgraphs[0].tensors[tensor].shape]
