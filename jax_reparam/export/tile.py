@@ -22,14 +22,18 @@ BYTES_PER_NODE = 1024
 def tile(content: Any) -> Any:
     """The same graph with convolutions and attention in two parts, each where that saves memory enough."""
     peak = memory.peak(content)
-    # The second may be of use only behind the first, whichever of them that is.
+    done = set()
+    # One may be of use only behind the other, whichever of them that is.
     for split in (_split_attention, _split_convolutions, _split_attention):
+        if split in done:
+            continue
         other = copy.deepcopy(content)
         split(other)
         saved = peak - memory.peak(other)
         more = len(other.subgraphs[0].operators) - len(content.subgraphs[0].operators)
         if more and saved >= more * BYTES_PER_NODE:
             content, peak = other, peak - saved
+            done.add(split)
     return content
 
 

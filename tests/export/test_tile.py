@@ -1,0 +1,83 @@
+"""Convolutions and attention in parts: the same integers, less memory."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jax_reparam.deploy import ops
+from jax_reparam.export import convert, flatbuffer, interpret, memory, tile
+
+
+def front(rng, channels=8):
+    """The two convolutions of the models, on features `[1, T, 16]`; the logits are sums of what they make."""
+    shapes = [(3, 3, 1, channels), (3, 3, channels, channels)]
+    layers = {
+        f'conv_{i}': {
+            'kernel': rng.standard_normal(shape).astype(np.float32),
+            'bias': rng.standard_normal(channels).astype(np.float32),
+        }
+        for i, shape in enumerate(shapes)
+    }
+    weights = rng.standard_normal((channels * 4, 3)).astype(np.float32)
+    return lambda x: ops.mean_over_time(ops.subsample(layers, x) @ weights)
+
+
+def attention(rng, heads=4):
+    """Attention over features `[1, T, 16]` and the mean of what it makes."""
+    layer = {
+        name: {'kernel': rng.standard_normal((16, 16)).astype(np.float32), 'bias': np.ones(16, np.float32)}
+        for name in ('query', 'key', 'value')
+    }
+    return lambda x: ops.mean_over_time(ops.attention(layer, x[0], heads))
+
+
+def models(function, windows):
+    yield convert.to_float32(function, (1, *windows.shape[1:]))
+    for activations in ('int8', 'int16'):
+        yield convert.quantise(function, windows, activations)
+
+
+@pytest.mark.parametrize(
+    ('make', 'frames', 'more'), [(front, 400, 6), (front, 412, 6), (attention, 100, 6), (attention, 101, 6)]
+)
+def test_parts_compute_the_same(rng, make, frames, more):
+    function = make(rng)
+    windows = rng.standard_normal((4, frames, 16)).astype(np.float32)
+    for model in models(function, windows):
+        content = flatbuffer.tree(model)
+        tiled = tile.tile(content)
+        assert len(tiled.subgraphs[0].operators) == len(content.subgraphs[0].operators) + more
+        assert memory.peak(tiled) <= memory.peak(content) - more * tile.BYTES_PER_NODE
+        np.testing.assert_array_equal(interpret.load(flatbuffer.pack(tiled))(windows), interpret.load(model)(windows))
+
+
+@pytest.mark.parametrize(
+    ('make', 'frames'),
+    [
+        (front, 401),  # pads before an odd length: parts would not be the whole
+        (front, 402),  # the second convolution's is odd
+        (front, 40),  # saves too little
+        (attention, 20),
+    ],
+)
+def test_what_cannot_or_need_not_be_split_is_left(rng, make, frames):
+    windows = rng.standard_normal((4, frames, 16)).astype(np.float32)
+    content = flatbuffer.tree(convert.quantise(make(rng), windows))
+    assert tile.tile(content) is content
+
+
+def test_other_convolutions_are_left(rng):
+    """No stride, and a kernel of 5: four frames more would not be enough."""
+    kernels = [rng.standard_normal((5, 5, *channels)).astype(np.float32) for channels in ((1, 8), (8, 8))]
+
+    def function(x):
+        x = x[..., None]
+        for kernel in kernels:
+            x = jax.lax.conv_general_dilated(x, kernel, (2, 2), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+        return jnp.mean(x, axis=(1, 2))
+
+    content = flatbuffer.tree(convert.to_float32(function, (1, 400, 16)))
+    assert tile.tile(content) is content
