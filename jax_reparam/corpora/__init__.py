@@ -130,7 +130,7 @@ def prepare(
       data_dir: where prepared corpora are kept.
       accept_mismatch: whether to go on with a copy that has other counts than the published one.
       progress: whether to say on standard error what goes on.
-      beam_runner: the Apache Beam runner that prepares it; '' for threads of this process.
+      beam_runner: the Apache Beam runner that prepares it; '' for threads of this process (with options: DirectRunner).
       beam_options: flags of that runner.
 
     Raises:
@@ -184,7 +184,7 @@ def _build(builder: SpeechBuilder, beam_runner: str, beam_options: Sequence[str]
     if beam_runner or beam_options:
         from jax_reparam.corpora import beam
 
-        how = {'beam_runner': beam_runner or None, 'beam_options': beam.options(beam_options)}
+        how = {'beam_runner': beam_runner or 'DirectRunner', 'beam_options': beam.options(beam_options)}
     tfds.display_progress_bar(False)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
