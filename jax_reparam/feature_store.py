@@ -91,7 +91,8 @@ def corpus_features(
             for stale in folder.glob('*.tmp'):
                 stale.unlink()
             missing = [(start, file) for start, file in zip(starts, files, strict=True) if not file.exists()]
-            _compute(corpus, frontend, missing, workers or os.cpu_count() or 1, show_progress)
+            if missing:  # else another process has made them meanwhile
+                _compute(corpus, frontend, missing, workers or os.cpu_count() or 1, show_progress)
     samples = np.rint(corpus.seconds * frontend.sample_rate).astype(np.int64)
     lengths = np.array([features.frame_count(int(n), frontend) for n in samples], np.int64)
     return Features(tuple(map(str, files)), lengths, frontend.n_mels)
