@@ -14,9 +14,7 @@ from ml_collections import config_flags
 from jax_reparam.errors import InputError, run
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Recipe, and corpus behind a colon.')
-_DISTRIBUTED = flags.DEFINE_bool(
-    'distributed', False, 'Train with the other processes of a cluster.'
-)
+_DISTRIBUTED = flags.DEFINE_bool('distributed', False, 'Train with the other processes of a cluster.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run; default runs/RECIPE[-CORPUS].')
 
 
