@@ -14,6 +14,7 @@ from ml_collections import config_flags
 from jax_reparam.errors import InputError, run
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Recipe, and corpus behind a colon.')
+_DISTRIBUTED = flags.DEFINE_bool('distributed', False, 'Train with the other processes of a cluster.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run; default runs/RECIPE[-CORPUS].')
 
 
@@ -52,14 +53,17 @@ def main(argv: list[str]) -> int:
     del argv
     logging.set_verbosity(logging.FATAL)  # Orbax reports what it then raises.
     # Behind the flags, so that --help and a mistyped key answer at once.
-    from jax_reparam import report, training
+    from jax_reparam import processes, report, training
 
+    if _DISTRIBUTED.value:
+        processes.start()
     config = _CONFIG.value.to_dict()
     recipe, _, corpus = config_flags.get_config_filename(flags.FLAGS['config']).partition(':')
     workdir = Path(_WORKDIR.value or f'runs/{Path(recipe).stem}' + (f'-{corpus.replace("/", "_")}' if corpus else ''))
     start = training.train_folds if config['data']['fold'] == 'all' else training.train
     result = start(config, workdir)
-    print(f'{workdir}: {report.headline(result)}')
+    if processes.first():
+        print(f'{workdir}: {report.headline(result)}')
     return 0
 
 

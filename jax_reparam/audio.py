@@ -5,12 +5,16 @@ from __future__ import annotations
 import io
 import os
 import struct
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
 from jax_reparam.errors import InputError
+
+if TYPE_CHECKING:
+    from soundfile import SoundFile
 
 SAMPLE_RATE = 16000
 
@@ -22,7 +26,8 @@ SILENT_SPAN = 2
 
 _FORMATS = ('WAV', 'WAVEX', 'RF64', 'FLAC')
 _RATES = (1000, 768000)
-_BLOCK = 1 << 20
+# Samples that are read, and that are mixed and resampled, at a time.
+_READ, _BLOCK = 1 << 17, 1 << 14
 # Programs that write WAV to a pipe cannot go back to fill in the length, and leave a number near the largest there is.
 _LENGTH_UNKNOWN = 0x7FFF0000
 # What libsndfile gives for FLAC that was written to a pipe, and then cannot read (1.2.2).
@@ -69,18 +74,14 @@ def decode(data: bytes, name: str, sample_rate: int = SAMPLE_RATE) -> np.ndarray
                 raise AudioError(f'{name}: expected WAV or FLAC audio, found {file.format_info}')
             if file.frames >= _NO_LENGTH:
                 raise AudioError(f'{name}: expected FLAC that says its length, found a stream; write it to a file anew')
-            # In blocks, because a damaged header may promise more than fits in memory.
-            blocks = []
-            while len(block := file.read(_BLOCK, dtype='float32', always_2d=True)):
-                blocks.append(block)
+            if data[:4] == b'RIFF' and (missing := _missing_bytes(data)):
+                raise AudioError(
+                    f'{name}: expected the audio that its header promises, found {missing:,} bytes too few'
+                )
+            return mono(_blocks(file), rate, name, sample_rate)
     except soundfile.LibsndfileError as error:
         found = 'a damaged or truncated one' if data[:4] in (b'RIFF', b'RF64', b'fLaC') else 'something else'
         raise AudioError(f'{name}: expected WAV or FLAC audio, found {found} ({error.error_string})') from None
-    samples = np.concatenate(blocks) if blocks else np.zeros((0, 1), np.float32)
-
-    if data[:4] == b'RIFF' and (missing := _missing_bytes(data)):
-        raise AudioError(f'{name}: expected the audio that its header promises, found {missing:,} bytes too few')
-    return mono(samples, rate, name, sample_rate)
 
 
 def decode_cut(
@@ -113,21 +114,22 @@ def decode_cut(
                     f'{name}: expected audio from {start:.3f} s on, found {sound.frames / rate:.3f} s of it in all'
                 )
             sound.seek(first)
-            samples = sound.read(last - first, dtype='float32', always_2d=True)
+            samples = mono(_blocks(sound, last - first), rate, name, sample_rate)
+            found = sound.tell() - first
     except soundfile.LibsndfileError as error:
         raise AudioError(f'{name}: expected WAV or FLAC audio, found something else ({error.error_string})') from None
-    if len(samples) < last - first:
+    if found < last - first:
         # A header may promise more than a truncated file holds.
-        raise AudioError(f'{name}: expected {last - first:,} samples, found {len(samples):,}')
-    return mono(samples, rate, name, sample_rate)
+        raise AudioError(f'{name}: expected {last - first:,} samples, found {found:,}')
+    return samples
 
 
-def mono(samples: np.ndarray, rate: int, name: str, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
+def mono(blocks: Iterable[np.ndarray], rate: int, name: str, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
     """Mixes and resamples decoded audio; see `read`.
 
     Args:
-      samples: `[N, channels]` float32, full scale being 1.
-      rate: samples per second of `samples`.
+      blocks: the audio in pieces, `[N, channels]` int16, or float32 with a full scale of 1.
+      rate: samples per second of `blocks`.
       name: what to call it in errors.
       sample_rate: samples per second of the result.
 
@@ -139,17 +141,49 @@ def mono(samples: np.ndarray, rate: int, name: str, sample_rate: int = SAMPLE_RA
     """
     import soxr
 
-    if not len(samples):
-        raise AudioError(f'{name}: expected audio, found 0 samples')
     if not _RATES[0] <= rate <= _RATES[1]:
         raise AudioError(f'{name}: expected a sample rate of {_RATES[0]:,} to {_RATES[1]:,} Hz, found {rate:,}')
-    if bad := int(np.sum(~np.isfinite(samples))):
+    # As soxr.resample gives it, bit for bit, but in pieces that stay in the processor's cache.
+    stream = None if rate == sample_rate else soxr.ResampleStream(rate, sample_rate, 1)
+    done, count, bad = [], 0, 0
+    for block in blocks:
+        count += len(block)
+        if block.dtype == np.int16:
+            if block.shape[1] == 1 and stream is None:
+                done.append(block[:, 0])
+                continue
+            block = block * np.float32(1 / 32768)
+        elif wrong := int(np.sum(~np.isfinite(block))):
+            bad += wrong
+            continue
+        mixed = block[:, 0]
+        if block.shape[1] > 1:
+            # As block.mean(axis=1), which takes longer than the resampling: its axis is short.
+            mixed = sum(block.T[1:], start=mixed) / block.shape[1]
+        done.append(_pcm(mixed if stream is None else stream.resample_chunk(mixed)))
+    if not count:
+        raise AudioError(f'{name}: expected audio, found 0 samples')
+    if bad:
         raise AudioError(f'{name}: expected finite samples, found {bad:,} that are NaN or infinite')
+    if stream is not None:
+        done.append(_pcm(stream.resample_chunk(np.zeros(0, np.float32), last=True)))
+    return np.concatenate(done)
 
-    mixed = samples.mean(axis=1)
-    if rate != sample_rate:
-        mixed = soxr.resample(mixed, rate, sample_rate)
-    return np.clip(np.rint(mixed * 32768.0), -32768, 32767).astype(np.int16)
+
+def _blocks(file: SoundFile, count: float = float('inf')) -> Iterator[np.ndarray]:
+    """Reads on, at most `count` samples, and gives them in blocks as `mono` takes them."""
+    # libsndfile's own conversion of integers to float takes as long as the resampling.
+    dtype = 'int16' if file.subtype == 'PCM_16' else 'float32'
+    # Not all at once, because a damaged header may promise more than fits in memory.
+    while len(samples := file.read(int(min(count, _READ)), dtype=dtype, always_2d=True)):
+        count -= len(samples)
+        for start in range(0, len(samples), _BLOCK):
+            yield samples[start : start + _BLOCK]
+
+
+def _pcm(samples: np.ndarray) -> np.ndarray:
+    scaled = np.rint(samples * np.float32(32768))
+    return np.clip(scaled, -32768, 32767, out=scaled).astype(np.int16)
 
 
 def check(audio: np.ndarray, name: str, sample_rate: int = SAMPLE_RATE) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 
 class InputError(ValueError):
@@ -39,6 +40,19 @@ def from_user() -> Iterator[None]:
         yield
     except (ValueError, TypeError) as error:
         raise InputError(str(error)) from error
+
+
+def known(what: str, found: str, names: Sequence[str]) -> str:
+    """Gives `found` back if it is one of `names`.
+
+    Raises:
+      InputError: it is none of them; names the nearest.
+    """
+    if found not in names:
+        near = difflib.get_close_matches(found, names, n=1)
+        hint = f'; did you mean {near[0]!r}?' if near else ''
+        raise InputError(f'{what}: expected one of {", ".join(names)}, found {found!r}{hint}')
+    return found
 
 
 def count(text: str) -> int:

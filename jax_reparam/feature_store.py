@@ -6,20 +6,19 @@ which can be seen is whole: work that was cut off goes on with the files that ar
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jax_reparam import features
+from jax_reparam import features, lock
 from jax_reparam.corpora import Corpus
 from jax_reparam.features import FrontendConfig
 from jax_reparam.progress import Progress
@@ -88,12 +87,12 @@ def corpus_features(
     starts = range(0, len(corpus), SHARD)
     files = [folder / f'{start // SHARD:05d}-of-{len(starts):05d}{SUFFIX}' for start in starts]
     if not all(file.exists() for file in files):
-        folder.mkdir(parents=True, exist_ok=True)
-        with _alone(folder):
+        with lock.alone(folder):
             for stale in folder.glob('*.tmp'):
                 stale.unlink()
             missing = [(start, file) for start, file in zip(starts, files, strict=True) if not file.exists()]
-            _compute(corpus, frontend, missing, workers or os.cpu_count() or 1, show_progress)
+            if missing:  # else another process has made them meanwhile
+                _compute(corpus, frontend, missing, workers or os.cpu_count() or 1, show_progress)
     samples = np.rint(corpus.seconds * frontend.sample_rate).astype(np.int64)
     lengths = np.array([features.frame_count(int(n), frontend) for n in samples], np.int64)
     return Features(tuple(map(str, files)), lengths, frontend.n_mels)
@@ -130,13 +129,3 @@ def _write(corpus: Corpus, frontend: FrontendConfig, start: int, file: Path) -> 
         writer.write(features.log_mel(corpus.audio(clip), frontend).tobytes())
     writer.close()
     temporary.replace(file)
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Holds the one right to write in a folder; the system gives it back when the process ends, however it ends."""
-    import fcntl
-
-    with (folder / 'lock').open('w') as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

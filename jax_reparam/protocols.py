@@ -7,14 +7,13 @@ protocols but `random` keep the three sets of speakers apart. docs/corpora.md sa
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 
 from jax_reparam.corpora import Corpus
-from jax_reparam.errors import InputError
+from jax_reparam.errors import InputError, known
 
 OVERLAP = 'speakers overlap'
 GROUPS_OVERLAP = 'the test speakers are heard in training as partners in dialog'
@@ -127,8 +126,8 @@ def split(
     chosen = PROTOCOLS[name]
     if turns < 0:
         raise InputError(f'data.turns: expected a number of clips, or 0, found {turns}')
-    if join not in ('', *JOINS):
-        raise InputError(f'data.join: expected one of {", ".join(JOINS)}, found {join!r}')
+    if join:
+        known('data.join', join, JOINS)
     if (turns or join) and chosen.unit != 'speaker':
         raise InputError(f'data.turns, data.join: expected a protocol that decides by speaker, found {name}')
     chosen = dataclasses.replace(chosen, turns=turns or chosen.turns, join=join or chosen.join)
@@ -186,12 +185,7 @@ def split(
 
 
 def _name(corpus: Corpus, protocol: str) -> str:
-    name = protocol or DEFAULTS.get(corpus.name.partition('/')[0], 'speakers5')
-    if name not in NAMES:
-        near = difflib.get_close_matches(name, NAMES, n=1)
-        hint = f'; did you mean {near[0]!r}?' if near else ''
-        raise InputError(f'protocol: expected one of {", ".join(NAMES)}, found {name!r}{hint}')
-    return name
+    return known('protocol', protocol or DEFAULTS.get(corpus.name.partition('/')[0], 'speakers5'), NAMES)
 
 
 def _units(corpus: Corpus, protocol: Protocol) -> Sequence[str]:

@@ -84,9 +84,13 @@ class Log:
     Args:
       workdir: the run's folder.
       start: the step the run goes on from; what was logged behind it is dropped.
+      enabled: False writes nothing.
     """
 
-    def __init__(self, workdir: Path, start: int) -> None:
+    def __init__(self, workdir: Path, start: int, *, enabled: bool = True) -> None:
+        self._enabled = enabled
+        if not enabled:
+            return
         import tensorboardX
 
         path = workdir / METRICS_FILE
@@ -99,19 +103,23 @@ class Log:
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Logs the values of a step."""
+        if not self._enabled:
+            return
         self._file.write(json.dumps({'step': step, **values}) + '\n')
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
 
     def flush(self) -> None:
         """Puts on disk what was logged."""
-        self._file.flush()
-        self._events.flush()
+        if self._enabled:
+            self._file.flush()
+            self._events.flush()
 
     def close(self) -> None:
         """Ends the log."""
-        self._file.close()
-        self._events.close()
+        if self._enabled:
+            self._file.close()
+            self._events.close()
 
 
 def finish(

@@ -1,4 +1,7 @@
-"""Training under jit over a mesh of all devices; a run that is stopped goes on where it was, bit for bit on a CPU."""
+"""Training under jit over a mesh of all devices; a run that is stopped goes on where it was, bit for bit on a CPU.
+
+The devices may belong to several processes, each of which runs this program and reads its share of every batch.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ import optax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jax_reparam import evaluation, models, pipeline, report
+from jax_reparam import evaluation, models, pipeline, processes, report
 from jax_reparam.augment import AugmentConfig, augment
 from jax_reparam.checkpoint import FOLDER, Checkpoints
 from jax_reparam.errors import InputError, from_user
@@ -137,7 +140,10 @@ class Predictor:
     def __init__(self, model: nn.Module, *, batch: int = EVAL_BATCH) -> None:
         self.batch = -(-batch // jax.device_count()) * jax.device_count()
         self._sharding = NamedSharding(data_mesh(), P('data'))
-        self._apply = jax.jit(lambda variables, x, mask: model.apply(variables, x, mask, train=False))
+        everywhere = NamedSharding(self._sharding.mesh, P())
+        apply = lambda variables, x, mask: model.apply(variables, x, mask, train=False)
+        # Every process reads all logits, whoever computed them.
+        self._apply = jax.jit(apply, out_shardings=everywhere)
 
     def __call__(self, variables: Any, windows: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
         """Maps windows `[W, T, M]`, and `mask` `[W, T]` (None: all frames are real), to logits `[W, C]`."""
@@ -145,9 +151,12 @@ class Predictor:
         logits = []
         for first in range(0, len(windows), self.batch):
             rows = np.minimum(np.arange(first, first + self.batch), len(windows) - 1)
-            x, m = (jax.device_put(a[rows], self._sharding) for a in (windows, mask))
+            x, m = (self._place(a[rows]) for a in (windows, mask))
             logits.append(np.asarray(self._apply(variables, x, m)))
         return np.concatenate(logits)[: len(windows)]
+
+    def _place(self, batch: np.ndarray) -> jax.Array:
+        return jax.make_array_from_callback(batch.shape, self._sharding, lambda rows: batch[rows])
 
 
 def balanced_weights(labels: np.ndarray, n_classes: int) -> np.ndarray:
@@ -179,10 +188,11 @@ def train(config: Mapping[str, Any], workdir: Path, *, show_progress: bool = Tru
         raise InputError(
             f'train.batch_size: expected a multiple of the {jax.device_count()} devices, got {settings.batch_size}'
         )
-    report.claim(workdir, config)
+    processes.in_turn(lambda: report.claim(workdir, config), f'claim {workdir}')
     result_file = workdir / report.RESULT_FILE
     if result_file.exists():
         return json.loads(result_file.read_text())
+    show_progress = show_progress and processes.first()
 
     data = pipeline.load_data(config, show_progress=show_progress)
     labels = data.corpus.labels
@@ -212,14 +222,11 @@ def train(config: Mapping[str, Any], workdir: Path, *, show_progress: bool = Tru
     predict = Predictor(model)
     best, variables = _fit(step, state, data, predict, settings, meta, workdir, show_progress=show_progress)
     test, probabilities = evaluate(predict, variables, data, 'test')
-    return report.finish(
-        workdir,
-        meta,
-        {'test': test, 'validation': evaluate(predict, variables, data, 'validation')[0]},
-        best_step=best,
-        data=data,
-        probabilities=probabilities,
-    )
+    scores = {'test': test, 'validation': evaluate(predict, variables, data, 'validation')[0]}
+    if processes.first():
+        report.finish(workdir, meta, scores, best_step=best, data=data, probabilities=probabilities)
+    processes.wait(f'finish {workdir}')
+    return json.loads(result_file.read_text())
 
 
 def evaluate(
@@ -265,7 +272,7 @@ def _fit(
             shard=(jax.process_index(), jax.process_count()),
         )
         bar = Progress(settings.steps, workdir.name, start=start, unit='step', enabled=show_progress)
-        with contextlib.closing(report.Log(workdir, start)) as log, contextlib.closing(bar):
+        with contextlib.closing(report.Log(workdir, start, enabled=processes.first())) as log, contextlib.closing(bar):
             # Metrics are read one step late, so that the devices never wait for the host.
             unread: list[tuple[int, dict[str, jax.Array]]] = []
             for number in range(start + 1, settings.steps + 1):
@@ -304,9 +311,12 @@ def train_folds(config: Mapping[str, Any], workdir: Path, *, show_progress: bool
     Raises:
       InputError: as `train`.
     """
-    report.claim(workdir, config)
+    processes.in_turn(lambda: report.claim(workdir, config), f'claim {workdir}')
     folds = []
     for fold in range(pipeline.count_folds(config, show_progress=show_progress)):
         folds.append(workdir / f'fold_{fold}')
         train({**config, 'data': {**config['data'], 'fold': str(fold)}}, folds[-1], show_progress=show_progress)
-    return report.summarise(workdir, folds)
+    if processes.first():
+        report.summarise(workdir, folds)
+    processes.wait(f'summarise {workdir}')
+    return json.loads((workdir / report.RESULT_FILE).read_text())

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 
 import numpy as np
 import pytest
 
 from helpers import tones
-from jax_reparam import corpora, feature_store, features
+from jax_reparam import corpora, feature_store, features, lock
 from jax_reparam.features import FrontendConfig
 
 FRONTEND = FrontendConfig(n_mels=12)
@@ -62,6 +63,21 @@ def test_what_was_cut_off_goes_on_with_what_is_missing(corpus, tmp_path, monkeyp
     assert len(calls) == 30 - 14
     np.testing.assert_array_equal(found[29], real(corpus.audio(29), FRONTEND))
     assert list(folder.glob('*.tmp')) == []
+
+
+def test_of_two_processes_the_second_finds_what_the_first_made(corpus, tmp_path, monkeypatch):
+    real = lock.alone
+
+    @contextlib.contextmanager
+    def late(folder):
+        monkeypatch.undo()
+        store(corpus, tmp_path)
+        with real(folder):
+            yield
+
+    monkeypatch.setattr(feature_store, 'SHARD', 128)
+    monkeypatch.setattr(lock, 'alone', late)
+    assert len(store(corpus, tmp_path)) == len(corpus)
 
 
 @pytest.mark.parametrize('change', ['corpus', 'frontend', 'version'])

@@ -28,6 +28,20 @@ def test_equals_the_definition(rng):
     np.testing.assert_allclose(got, reference(audio / 32768, config), atol=1e-4)
 
 
+@pytest.mark.parametrize('n_mels', [64, 128])
+def test_equals_librosa(rng, n_mels):
+    """But for one rounding of the logarithm, over loud and quiet frames, and over more than one block of them."""
+    import librosa
+
+    config = FrontendConfig(n_mels=n_mels, n_fft=512 if n_mels == 64 else 1024)
+    audio = (rng.standard_normal(24000) * np.geomspace(1, 9000, 24000)).astype(np.int16)
+    side = (config.n_fft - 400) // 2  # librosa's frames stand in the middle of the transform
+    padded = np.pad(audio.astype(np.float32) / 32768, side)
+    spectrum = librosa.stft(padded, n_fft=config.n_fft, hop_length=160, win_length=400, center=False)
+    expected = np.log(mel_matrix(config) @ np.abs(spectrum) ** 2 + np.float32(config.floor)).T
+    np.testing.assert_allclose(log_mel(audio, config), expected, atol=4e-6)
+
+
 def test_float_and_int16_audio_agree(rng):
     audio = (3000 * rng.standard_normal(1600)).astype(np.int16)
     np.testing.assert_array_equal(

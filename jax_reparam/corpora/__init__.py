@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import functools
 import importlib
 import io
@@ -16,14 +15,15 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jax_reparam import lock
 from jax_reparam.corpora import check, synth
-from jax_reparam.errors import InputError
+from jax_reparam.errors import InputError, known
 
 if TYPE_CHECKING:
     from jax_reparam.corpora.builder import SpeechBuilder
@@ -130,7 +130,7 @@ def prepare(
       data_dir: where prepared corpora are kept.
       accept_mismatch: whether to go on with a copy that has other counts than the published one.
       progress: whether to say on standard error what goes on.
-      beam_runner: the Apache Beam runner that prepares it; '' for threads of this process.
+      beam_runner: the Apache Beam runner that prepares it; '' for threads of this process (with options: DirectRunner).
       beam_options: flags of that runner.
 
     Raises:
@@ -146,7 +146,7 @@ def prepare(
     arguments: dict[str, Any] = {'config': config} if config else {}
     directory = root / builder.name / (builder.config_of(config) or '') / str(builder.VERSION)
     if not directory.is_dir():
-        with _lock(root):
+        with lock.alone(root):
             # Whoever held the lock before may have been killed, or may have finished: then there is nothing to build.
             for stale in directory.parent.glob('incomplete.*'):
                 shutil.rmtree(stale)
@@ -168,11 +168,7 @@ def prepare(
 
 
 def _builder(name: str) -> type[SpeechBuilder]:
-    if name not in _BUILDERS:
-        near = difflib.get_close_matches(name, NAMES, n=1)
-        hint = f'; did you mean {near[0]!r}?' if near else ''
-        raise InputError(f'corpus: expected one of {", ".join(NAMES)}, found {name!r}{hint}')
-    module, class_ = _BUILDERS[name]
+    module, class_ = _BUILDERS[known('corpus', name, NAMES)]
     return getattr(importlib.import_module(f'jax_reparam.corpora.{module}'), class_)
 
 
@@ -184,24 +180,13 @@ def _build(builder: SpeechBuilder, beam_runner: str, beam_options: Sequence[str]
     if beam_runner or beam_options:
         from jax_reparam.corpora import beam
 
-        how = {'beam_runner': beam_runner or None, 'beam_options': beam.options(beam_options)}
+        how = {'beam_runner': beam_runner or 'DirectRunner', 'beam_options': beam.options(beam_options)}
     tfds.display_progress_bar(False)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare(download_config=tfds.download.DownloadConfig(**how))
     finally:
         tfds.display_progress_bar(True)
-
-
-@contextlib.contextmanager
-def _lock(root: Path) -> Iterator[None]:
-    """Holds the one right to write under `root`; the system gives it back when the process ends, however it ends."""
-    import fcntl
-
-    root.mkdir(parents=True, exist_ok=True)
-    with (root / 'lock').open('w') as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _load(name: str, key: str, directory: Path) -> Corpus:

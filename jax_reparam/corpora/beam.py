@@ -14,9 +14,8 @@ from typing import Any
 
 from etils import epath
 
-from jax_reparam import audio
 from jax_reparam.corpora import check
-from jax_reparam.corpora.builder import decode, example
+from jax_reparam.corpora.builder import decode
 from jax_reparam.corpora.found import Clip
 from jax_reparam.errors import InputError
 
@@ -58,24 +57,9 @@ def measure(clips: Sequence[Clip], folder: epath.Path, runner: Any, pipeline_opt
     return [check.Measured(**fields) for _, fields in sorted(map(json.loads, lines), key=lambda row: row[0])]
 
 
-def examples(clips: Sequence[Clip], kept: Sequence[int]) -> Any:
-    """A transform that makes (number of the record, record) of the clips that are used."""
-    beam = _import()
-    numbered = [(record, clips[i]) for record, i in enumerate(kept)]
-    return beam.Create(numbered) | beam.Reshuffle() | beam.Map(_example)
-
-
 def _measured_line(numbered: tuple[int, Clip]) -> str:
     i, clip = numbered
     return json.dumps([i, dataclasses.asdict(check.measure(decode(clip), clip.id))])
-
-
-def _example(numbered: tuple[int, Clip]) -> tuple[int, dict[str, Any]]:
-    record, clip = numbered
-    samples = decode(clip)
-    if isinstance(samples, audio.AudioError):
-        raise samples  # it could be read when it was measured
-    return record, example(clip, samples)
 
 
 def _import() -> Any:

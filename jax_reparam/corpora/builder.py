@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -24,11 +25,14 @@ from jax_reparam.progress import Progress
 
 __all__ = ['Clip', 'Found', 'Part', 'Published', 'SpeechBuilder', 'first_missing', 'folder_of', 'listing']
 
+# Audio in a file of records, 64 MiB: TFDS keeps the records of a file in memory until it is written.
+SHARD_SECONDS = 2048.0
+
 _T = TypeVar('_T')
 _R = TypeVar('_R')
 
 
-class SpeechBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
+class SpeechBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Builds int16 mono audio at 16 kHz with label, speaker, id, group and times, in the order of the ids.
 
     A corpus derives from it and gives `find`; one that makes its audio also gives `fingerprints` and `load`. A first
@@ -160,36 +164,37 @@ class SpeechBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
         return self.builder_config.name if self.builder_config else ''
 
     def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
-        if download_config.beam_runner or download_config.beam_options:
+        if download_config.beam_runner:
             if not self.BEAM:
                 raise InputError(f'{self.name}: expected no Beam runner, for its audio comes in one stream, found one')
             self._beam = download_config.beam_runner, download_config.beam_options
-        super()._download_and_prepare(dl_manager, download_config)
+        with tempfile.TemporaryFile(dir=self.data_path) as self._spool:
+            super()._download_and_prepare(dl_manager, download_config)
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+    def _shard_iterators_per_split(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         source = self._source
         if not source and self.MANUAL_DOWNLOAD_INSTRUCTIONS:
             source = os.fspath(dl_manager.manual_dir)
         found = self.find(source, self._config_name())
         _require_labels(found.labels, found.clips, dict((*found.skipped, *found.conflicts)), source)
         if self._beam is None:
-            return {'train': self._generate_examples(source, found)}
-        from jax_reparam.corpora import beam
+            measured, starts = self._measure(found.clips)
+        else:
+            from jax_reparam.corpora import beam
 
-        measured = beam.measure(found.clips, self.data_path / 'measured', *self._beam)
-        kept = self._settle(source, found, measured)
-        return {'train': beam.examples(found.clips, kept)}
+            measured, starts = beam.measure(found.clips, self.data_path / 'measured', *self._beam), []
+        files: list[Callable[[], Iterator[tuple[str, dict[str, Any]]]]] = []
+        for shard in _shards(self._settle(source, found, measured), measured):
+            clips = [found.clips[i] for i in shard]
+            if self._beam is None:
+                spans = [(starts[i], starts[i + 1] - starts[i]) for i in shard]
+                files.append(functools.partial(_spooled, clips, self._spool, spans))
+            else:
+                files.append(functools.partial(_decoded, clips))
+        return {'train': files}
 
-    def _generate_examples(self, source: str, found: Found) -> Iterator[tuple[int, dict[str, Any]]]:
-        with tempfile.TemporaryFile(dir=self.data_path) as spool:
-            measured, starts = self._measure(found.clips, spool)
-            for record, i in enumerate(self._settle(source, found, measured)):
-                spool.seek(starts[i])
-                samples = np.frombuffer(spool.read(starts[i + 1] - starts[i]), np.int16)
-                yield record, example(found.clips[i], samples)
-
-    def _measure(self, clips: Sequence[Clip], spool: IO[bytes]) -> tuple[list[check.Measured], list[int]]:
-        """Measures the clips, and lays their audio down in a file: `starts[i]` is where that of clip i begins there."""
+    def _measure(self, clips: Sequence[Clip]) -> tuple[list[check.Measured], list[int]]:
+        """Measures the clips, and spools their audio: `starts[i]` is where that of clip i begins."""
         measured, starts = [], [0]
         bar = Progress(len(clips), f'preparing {self.name}', unit='clip', enabled=self._progress)
         with contextlib.closing(bar):
@@ -197,8 +202,8 @@ class SpeechBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
                 measured.append(check.measure(samples, clip.id))
                 if not measured[-1].error:
                     assert isinstance(samples, np.ndarray)
-                    spool.write(samples.tobytes())
-                starts.append(spool.tell())
+                    self._spool.write(samples.tobytes())
+                starts.append(self._spool.tell())
                 bar.update()
         return measured, starts
 
@@ -232,6 +237,37 @@ class SpeechBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
         (self.data_path / 'skipped.tsv').write_text('id\treason\n' + lines)
         (self.data_path / 'report.md').write_text(report)
         return result.kept
+
+
+def _shards(kept: Sequence[int], measured: Sequence[check.Measured]) -> list[list[int]]:
+    """Cuts the clips that are used into those of each file."""
+    shards: list[list[int]] = [[]]
+    seconds = 0.0
+    for i in kept:
+        if seconds > SHARD_SECONDS:
+            shards.append([])
+            seconds = 0.0
+        shards[-1].append(i)
+        seconds += measured[i].seconds
+    return shards
+
+
+def _spooled(
+    clips: Sequence[Clip], spool: IO[bytes], spans: Sequence[tuple[int, int]]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The records of a file, from the audio that the first pass laid down at `spans` (start, bytes)."""
+    for clip, (start, count) in zip(clips, spans, strict=True):
+        spool.seek(start)
+        yield clip.id, example(clip, np.frombuffer(spool.read(count), np.int16))
+
+
+def _decoded(clips: Sequence[Clip]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The records of a file, from the source: a worker on another machine sees no more."""
+    for clip in clips:
+        samples = decode(clip)
+        if isinstance(samples, audio.AudioError):
+            raise samples  # it could be read when it was measured
+        yield clip.id, example(clip, samples)
 
 
 def example(clip: Clip, samples: np.ndarray) -> dict[str, Any]:

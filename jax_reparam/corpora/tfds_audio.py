@@ -70,7 +70,7 @@ class _TfdsAudio(SpeechBuilder, skip_registration=True):  # type: ignore[call-ar
         for part in _PARTS:
             for record in _records(inner, part, 'audio'):
                 # TFDS keeps 16-bit samples as int64.
-                yield audio.mono(record['audio'].reshape(-1, 1).astype(np.float32) / 32768, rate, cls.name)
+                yield audio.mono([record['audio'].reshape(-1, 1).astype(np.int16)], rate, cls.name)
 
 
 class CremaD(_TfdsAudio, skip_registration=True):  # type: ignore[call-arg]
