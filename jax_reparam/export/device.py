@@ -15,7 +15,7 @@ from jax_reparam.export import convert, flatbuffer, frontend, interpret, manifes
 from jax_reparam.firmware import ops
 
 # Largest difference of the frontend's log-mel from training's, and of the waveform model's probabilities.
-FRONTEND_TOLERANCE = 1e-3
+FRONTEND_TOLERANCE = 1e-5
 WAVEFORM_TOLERANCE = 1e-4
 # Of test clips that the two are verified on.
 CLIPS = 4

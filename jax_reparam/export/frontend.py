@@ -5,8 +5,8 @@ The graph is `features.log_mel` for one frame, then the standardisation of train
     PCM [1, frame] int16 -> MUL window -> SignalRfft -> MUL with itself -> SLICE, FULLY_CONNECTED a group of bands
     -> CONCATENATION -> LOG -> SUB mean -> DIV std -> features [1, M] float32
 
-Training's transform rounds in float64, this one in float32, relative to the loudest part of the spectrum: a weak band
-beside a loud one differs most (docs/device.md has it measured).
+Training's transform is the device's, bit for bit (`fourier`); what is left are the roundings of the mel matrix's sums
+and of the logarithm (docs/device.md has them measured).
 
 The mel matrix is banded, so each group of neighbouring bands reads its own slice of the spectrum: fewer bytes and
 products than one matrix, and the same sums. Squares of real and imaginary parts lie beside one another and
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from jax_reparam.export import flatbuffer, manifest
-from jax_reparam.features import FrontendConfig, mel_matrix
+from jax_reparam.features import mel_matrix, window
 
 FILE = 'frontend.tflite'
 # Larger groups are more bytes and less arena: of 64 bands at n_fft 512, 8 a group are 24,544 and 16,000 bytes, 16 are
@@ -28,13 +28,6 @@ FILE = 'frontend.tflite'
 BANDS_IN_GROUP = 8
 # TFLM's CONCATENATION takes no more inputs.
 MOST_GROUPS = 10
-
-
-def window(config: FrontendConfig) -> np.ndarray:
-    """The Hann window of a frame, `[frame]` float32, periodic as librosa's."""
-    import librosa
-
-    return librosa.filters.get_window('hann', config.frame_length, fftbins=True).astype(np.float32)
 
 
 def build(inputs: manifest.Input, *, group: int = BANDS_IN_GROUP) -> bytes:

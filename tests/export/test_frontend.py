@@ -40,8 +40,8 @@ def test_features_are_those_of_training(fields, rng):
     audio = np.concatenate([golden.signal(16000, 0.4), noise, noise // 100, np.zeros(800, np.int16)])
     found = tflm.run(frontend.build(inputs), framed(audio, config)).logits
     expected = (log_mel(audio, config) - inputs.mean) / inputs.std
-    # Measured: 1.3e-5 and less; without the window 2.6 and more.
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    # Measured: 1.4e-6 and less; without the window 2.6 and more.
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_pcm_goes_in_and_float_features_come_out():
