@@ -17,7 +17,7 @@ from jax_reparam.export import flatbuffer, manifest, tflm
 from jax_reparam.firmware import golden, ops
 
 FOLDER = 'firmware'
-SOURCES = ('CMakeLists.txt', 'emotion_recognizer.cc', 'emotion_recognizer.h', 'golden_test.cc', 'main.cc')
+SOURCES = ('CMakeLists.txt', 'emotion_recognizer.cc', 'emotion_recognizer.h', 'golden_test.cc', 'main.cc', 'tflm.h')
 _TYPES = {'int8': 'std::int8_t', 'int16': 'std::int16_t'}
 
 
@@ -178,17 +178,19 @@ def _resolver(registrations: dict[str, list[str]]) -> str:
     for kind, calls in registrations.items():
         body = ' &&\n         '.join(f'resolver.{call} == kTfLiteOk' for call in calls)
         parts.append(
-            f'using {kind}OpResolver = tflite::MicroMutableOpResolver<{len(calls)}>;\n\n'
+            f'using {kind}OpResolver = tflm::MicroMutableOpResolver<{len(calls)}>;\n\n'
             f'inline bool Add{kind}Ops({kind}OpResolver& resolver) {{\n  return {body};\n}}\n'
         )
+    headers = ops.headers([call for calls in registrations.values() for call in calls])
+    includes = ''.join(f'#include "{header}"\n' for header in headers)
     return f"""// Exactly the operators of the two models. Written by fold.py.
 //
-// Register_..._INT8() are kernels for int8 alone, without those for other types. They exist for CMSIS-NN: CMSIS_NN must
-// be defined where this file is compiled, or they are the generic kernels.
+// Register_..._INT8() and _INT16() are kernels for that type alone, without those for others. They exist for CMSIS-NN:
+// CMSIS_NN must be defined where this file is compiled, or they are the generic kernels.
 #ifndef EMOTION_OP_RESOLVER_H_
 #define EMOTION_OP_RESOLVER_H_
 
-#include "tensorflow/lite/micro/micro_mutable_op_resolver.h"
+{includes}#include "tflm.h"
 
 namespace emotion {{
 
