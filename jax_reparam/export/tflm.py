@@ -29,6 +29,9 @@ from jax_reparam.export.tflm_child import READY
 
 PACKAGE = 'tflite_micro'
 CHILD = 'jax_reparam.export.tflm_child'
+# What the model needs of it is what counts. TFLM's default grows with the file, and is too small for a small model with
+# long windows.
+ARENA_BYTES = 64 * 2**20
 
 
 class TFLMError(RuntimeError):
@@ -132,11 +135,12 @@ class Session:
 
 
 @contextlib.contextmanager
-def started(model: bytes, *, timeout: float = 60.0) -> Iterator[Session]:
+def started(model: bytes, *, arena_bytes: int = ARENA_BYTES, timeout: float = 60.0) -> Iterator[Session]:
     """Starts a child process with a model in it, and ends it with the block.
 
     Args:
       model: the .tflite file.
+      arena_bytes: tensor arena that it may take.
       timeout: seconds without an answer after which the child is given up.
 
     Raises:
@@ -152,7 +156,7 @@ def started(model: bytes, *, timeout: float = 60.0) -> Iterator[Session]:
         with (
             (folder / 'messages').open('w+b') as messages,
             subprocess.Popen(
-                [sys.executable, '-m', CHILD, str(folder / 'model.tflite')],
+                [sys.executable, '-m', CHILD, str(folder / 'model.tflite'), str(arena_bytes)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=messages,
@@ -187,6 +191,18 @@ def run(
             logits.append(session.run(window))
             progress()
     return Outcome(np.stack(logits), session.arena_bytes)
+
+
+def fits(model: bytes, arena_bytes: int) -> bool:
+    """Whether TFLM loads a model into an arena of that size on this host.
+
+    It may need more than `Session.arena_bytes`: while it plans, the plan lies there too.
+    """
+    try:
+        with started(model, arena_bytes=arena_bytes):
+            return True
+    except TFLMError:
+        return False
 
 
 def _summary(messages: str) -> str:

@@ -1,6 +1,6 @@
 """Runs one model in TFLM: the body of the child process that `tflm.started` starts.
 
-    python -m jax_reparam.export.tflm_child MODEL.tflite
+    python -m jax_reparam.export.tflm_child MODEL.tflite ARENA_BYTES
 
 Standard input takes tensors and standard output gives them, as the bytes of their own types: `READY` when the model is
 loaded, then an output for each input, until the input ends. TFLM's messages and its record of the arena go to standard
@@ -15,20 +15,17 @@ from pathlib import Path
 
 import numpy as np
 
-# What the model needs of it is what counts. TFLM's default grows with the file, and is too small for a small model with
-# long windows.
-ARENA_BYTES = 64 * 2**20
 READY = b'+'
 
 
-def main(model_path: str) -> None:
+def main(model_path: str, arena_bytes: str) -> None:
     """Answers each input `[1, ...]` with the model's output, until there is none."""
     from tflite_micro.python.tflite_micro import runtime
 
     # Nothing that a library prints may come between the answers.
     with os.fdopen(os.dup(1), 'wb') as answers:
         os.dup2(2, 1)
-        interpreter = runtime.Interpreter.from_bytes(Path(model_path).read_bytes(), arena_size=ARENA_BYTES)
+        interpreter = runtime.Interpreter.from_bytes(Path(model_path).read_bytes(), arena_size=int(arena_bytes))
         interpreter.print_allocations()
         answers.write(READY)
         answers.flush()
