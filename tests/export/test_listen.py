@@ -139,10 +139,10 @@ def sounddevice(monkeypatch):
                 raise module.PortAudioError('Error querying device 9')
 
         def __enter__(self):
-            size = module.opened['blocksize']
+            size, block = module.opened['blocksize'], bytearray()
             for at in range(0, len(module.samples), size):
-                block = module.samples[at : at + size].tobytes()
-                module.opened['callback'](memoryview(block), len(block) // 2, None, None)
+                block[:] = module.samples[at : at + size].tobytes()  # one memory for all, as PortAudio has
+                module.opened['callback'](block, len(block) // 2, None, None)
 
         def __exit__(self, *_):
             module.opened['closed'] = True
