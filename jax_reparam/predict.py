@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -70,26 +69,10 @@ class Recognizer:
         Raises:
           InputError: no such folder or form, or a file that is not the one that was verified.
         """
-        content = manifest.read(folder)
-        path = Path(folder) / manifest.FILE
-        try:
-            forms, labels = content['forms'], tuple(content['labels'])
-            inputs = manifest.Input.from_json(content['input'])
-            form = form or content['recommended'] or 'float32'
-            protocol = content.get('protocol', {})
-            join, turns = protocol.get('join', 'mean'), protocol.get('turns', 0)
-            if form not in forms:
-                raise InputError(f'{folder}: expected form {form}, found {", ".join(forms) or "none"}')
-            file, digest = Path(folder) / forms[form]['file'], forms[form]['sha256']
-        except (KeyError, TypeError) as error:
-            raise InputError(f'{path}: expected a whole manifest, found none of {error}') from error
-        try:
-            model = file.read_bytes()
-        except OSError as error:
-            raise InputError(f'{file}: expected the model, found: {error.strerror}') from error
-        if hashlib.sha256(model).hexdigest() != digest:
-            raise InputError(f'{file}: expected the file that was verified (SHA-256 {digest[:12]}), found another')
-        return cls(labels, inputs, interpret.load(model), form, join, turns)
+        chosen = manifest.choose(folder, form)
+        protocol = chosen.content.get('protocol', {})
+        join, turns = protocol.get('join', 'mean'), protocol.get('turns', 0)
+        return cls(chosen.labels, chosen.input, interpret.load(chosen.model), chosen.form, join, turns)
 
     def predict(self, samples: np.ndarray) -> Prediction:
         """Decides on one recording, `[N]` int16 at the frontend's sample rate."""
@@ -138,16 +121,17 @@ def recordings(paths: Sequence[str | Path]) -> Iterator[Path | InputError]:
 
 def as_json(name: str, labels: Sequence[str], prediction: Prediction, *, over_time: bool) -> dict[str, Any]:
     """One recording's entry in the output of `--json`."""
-    entry: dict[str, Any] = {'file': name, **_decision(labels, prediction.probabilities)}
+    entry: dict[str, Any] = {'file': name, **decision(labels, prediction.probabilities)}
     if over_time:
         entry['over_time'] = [
-            {'start': round(float(start), 3), 'end': round(float(end), 3), **_decision(labels, row)}
+            {'start': round(float(start), 3), 'end': round(float(end), 3), **decision(labels, row)}
             for start, end, row in zip(prediction.starts, prediction.ends, prediction.over_time, strict=True)
         ]
     return entry
 
 
-def _decision(labels: Sequence[str], probabilities: np.ndarray) -> dict[str, Any]:
+def decision(labels: Sequence[str], probabilities: np.ndarray) -> dict[str, Any]:
+    """The most probable class and the probability of each, by name."""
     return {
         'label': labels[int(probabilities.argmax())],
         'probabilities': {label: round(float(p), 6) for label, p in zip(labels, probabilities, strict=True)},
@@ -219,7 +203,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 entries.append(entry)
         if args.together and predictions:
             row, used = together(recognizer, predictions)
-            entries.append({'file': given, 'recordings': used, **_decision(recognizer.labels, row)})
+            entries.append({'file': given, 'recordings': used, **decision(recognizer.labels, row)})
     if args.json:
         content = {'form': recognizer.form, 'labels': recognizer.labels, 'clips': entries, 'errors': errors}
         print(json.dumps(content, indent=2, ensure_ascii=False))

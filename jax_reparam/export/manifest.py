@@ -108,3 +108,56 @@ def read(folder: str | Path) -> dict[str, Any]:
     if found != FORMAT:
         raise InputError(f'{path}: expected manifest format {FORMAT}, found {found!r}')
     return content
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """One form of an exported folder, and how to use it.
+
+    Attributes:
+      form: its name.
+      model: its .tflite file.
+      labels: class names in the order of the logits.
+      input: how audio becomes the model's input.
+      content: the whole manifest.
+    """
+
+    form: str
+    model: bytes
+    labels: tuple[str, ...]
+    input: Input
+    content: Mapping[str, Any]
+
+
+def choose(folder: str | Path, form: str | None = None) -> Chosen:
+    """Reads one form of an exported folder; None is the one that it recommends.
+
+    Raises:
+      InputError: no such folder or form, or a file that is not the one that was verified.
+    """
+    content = read(folder)
+    try:
+        forms, labels, inputs = content['forms'], tuple(content['labels']), Input.from_json(content['input'])
+        form = form or content['recommended'] or 'float32'
+        if form not in forms:
+            raise InputError(f'{folder}: expected form {form}, found {", ".join(forms) or "none"}')
+        return Chosen(form, file(folder, forms[form]), labels, inputs, content)
+    except (KeyError, TypeError) as error:
+        raise InputError(f'{Path(folder) / FILE}: expected a whole manifest, found none of {error}') from error
+
+
+def file(folder: str | Path, entry: Mapping[str, Any]) -> bytes:
+    """The file that an entry of the manifest is about, a form or a part of `device`.
+
+    Raises:
+      InputError: missing, or not the one that was verified.
+      KeyError: the entry is not whole.
+    """
+    path, digest = Path(folder) / entry['file'], entry['sha256']
+    try:
+        found = path.read_bytes()
+    except OSError as error:
+        raise InputError(f'{path}: expected the model, found: {error.strerror}') from error
+    if hashlib.sha256(found).hexdigest() != digest:
+        raise InputError(f'{path}: expected the file that was verified (SHA-256 {digest[:12]}), found another')
+    return found

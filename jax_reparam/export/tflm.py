@@ -6,8 +6,10 @@ Cortex-M, bit for bit. On some models it ends the process, so it never runs in o
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
+import math
 import os
 import pathlib
 import platform
@@ -17,14 +19,19 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import IO
 
 import numpy as np
 
 from jax_reparam.export import flatbuffer
+from jax_reparam.export.tflm_child import READY
 
 PACKAGE = 'tflite_micro'
 CHILD = 'jax_reparam.export.tflm_child'
+# What the model needs of it is what counts. TFLM's default grows with the file, and is too small for a small model with
+# long windows.
+ARENA_BYTES = 64 * 2**20
 
 
 class TFLMError(RuntimeError):
@@ -54,6 +61,116 @@ def missing() -> str | None:
     )
 
 
+class Session:
+    """A model in a child process that stays until the session ends; `started` makes it.
+
+    Attributes:
+      arena_bytes: tensor arena in use, measured on this 64-bit host; a 32-bit device needs less.
+    """
+
+    def __init__(self, child: subprocess.Popen[bytes], messages: IO[bytes], graph: flatbuffer.Graph, timeout: float):
+        self._child, self._messages, self._graph, self._timeout = child, messages, graph, timeout
+        self._output_bytes = math.prod(graph.output.shape) * np.dtype(graph.output.dtype).itemsize
+        self._receive(len(READY))
+        said = self._said()
+        arena = re.search(r'Arena allocation total (\d+) bytes', said)
+        if arena is None:
+            raise TFLMError(f'TFLM did not report its arena: {_summary(said)}')
+        self.arena_bytes = int(arena.group(1))
+
+    def run(self, window: np.ndarray) -> np.ndarray:
+        """Runs the model once.
+
+        Args:
+          window: its input without the batch: standardised log-mel features `[frames, n_mels]`, or for the frontend the
+            samples of a frame, `[frame]`.
+
+        Returns:
+          Its output without the batch, `[C]` float32.
+
+        Raises:
+          ValueError: an input of another shape.
+          TFLMError: TFLM ended its process, or did not come back.
+        """
+        expected = self._graph.input.shape[1:]
+        if window.shape != expected:
+            raise ValueError(f'window: expected {list(expected)}, got {list(window.shape)}')
+        self._send(self._graph.input.encode(window).tobytes())
+        output = np.frombuffer(self._receive(self._output_bytes), self._graph.output.dtype)
+        return self._graph.output.decode(output.reshape(self._graph.output.shape))[0]
+
+    def _send(self, data: bytes) -> None:
+        assert self._child.stdin is not None
+        while data:
+            if not select.select([], [self._child.stdin], [], self._timeout)[1]:
+                raise TFLMError(f'TFLM took no input in {self._timeout:g} s')
+            try:
+                # A pipe that is ready takes this many bytes at once, and would make us wait for more of them.
+                sent = os.write(self._child.stdin.fileno(), data[: select.PIPE_BUF])
+            except BrokenPipeError:
+                raise self._ended() from None
+            data = data[sent:]
+
+    def _receive(self, count: int) -> bytes:
+        assert self._child.stdout is not None
+        data = b''
+        while len(data) < count:
+            if not select.select([self._child.stdout], [], [], self._timeout)[0]:
+                raise TFLMError(f'TFLM gave no output in {self._timeout:g} s')
+            part = os.read(self._child.stdout.fileno(), count - len(data))
+            if not part:
+                raise self._ended()
+            data += part
+        return data
+
+    def _said(self) -> str:
+        self._messages.seek(0)
+        return self._messages.read().decode(errors='replace')
+
+    def _ended(self) -> TFLMError:
+        code, said = self._child.wait(), _summary(self._said())
+        if code < 0:
+            return TFLMError(f'TFLM ended its process with {signal.Signals(-code).name}. {said}'.strip())
+        return TFLMError(f'TFLM failed: {said}')
+
+
+@contextlib.contextmanager
+def started(model: bytes, *, arena_bytes: int = ARENA_BYTES, timeout: float = 60.0) -> Iterator[Session]:
+    """Starts a child process with a model in it, and ends it with the block.
+
+    Args:
+      model: the .tflite file.
+      arena_bytes: tensor arena that it may take.
+      timeout: seconds without an answer after which the child is given up.
+
+    Raises:
+      TFLMError: TFLM refused the model, ended its process, or did not come back.
+    """
+    graph = flatbuffer.graph(model)
+    package = str(pathlib.Path(__file__).resolve().parents[2])
+    path = os.pathsep.join([package, *filter(None, [os.environ.get('PYTHONPATH')])])
+    with tempfile.TemporaryDirectory(prefix='tflm-') as name:
+        folder = pathlib.Path(name)
+        (folder / 'model.tflite').write_bytes(model)
+        # Messages go to a file: a pipe that nobody reads would fill up and stop the child.
+        with (
+            (folder / 'messages').open('w+b') as messages,
+            subprocess.Popen(
+                [sys.executable, '-m', CHILD, str(folder / 'model.tflite'), str(arena_bytes)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=messages,
+                bufsize=0,
+                env={**os.environ, 'PYTHONPATH': path},
+                start_new_session=True,  # Ctrl-C is for us, who end the child
+            ) as child,
+        ):
+            try:
+                yield Session(child, messages, graph, timeout)
+            finally:
+                child.kill()
+
+
 def run(
     model: bytes, windows: np.ndarray, *, progress: Callable[[], None] = lambda: None, timeout: float = 60.0
 ) -> Outcome:
@@ -68,59 +185,24 @@ def run(
     Raises:
       TFLMError: TFLM refused the model, ended its process, or did not come back.
     """
-    graph = flatbuffer.graph(model)
-    with tempfile.TemporaryDirectory(prefix='tflm-') as name:
-        folder = pathlib.Path(name)
-        (folder / 'model.tflite').write_bytes(model)
-        np.save(folder / 'inputs.npy', graph.input.encode(windows))
-        messages = _child(folder, progress, timeout)
-        outputs = np.load(folder / 'outputs.npy')
-    arena = re.search(r'Arena allocation total (\d+) bytes', messages)
-    if arena is None:
-        raise TFLMError(f'TFLM did not report its arena: {_summary(messages)}')
-    return Outcome(logits=graph.output.decode(outputs), arena_bytes=int(arena.group(1)))
+    logits = []
+    with started(model, timeout=timeout) as session:
+        for window in windows:
+            logits.append(session.run(window))
+            progress()
+    return Outcome(np.stack(logits), session.arena_bytes)
 
 
-def _child(folder: pathlib.Path, progress: Callable[[], None], timeout: float) -> str:
-    """Runs the child to its end and returns what it wrote to standard error."""
-    files = [str(folder / name) for name in ('model.tflite', 'inputs.npy', 'outputs.npy')]
-    package = str(pathlib.Path(__file__).resolve().parents[2])
-    path = os.pathsep.join([package, *filter(None, [os.environ.get('PYTHONPATH')])])
-    # Messages go to a file: a pipe that nobody reads would fill up and stop the child.
-    with (folder / 'messages').open('w+b') as messages:
-        child = subprocess.Popen(
-            [sys.executable, '-m', CHILD, *files],
-            stdout=subprocess.PIPE,
-            stderr=messages,
-            env={**os.environ, 'PYTHONPATH': path},
-        )
-        try:
-            _follow(child, progress, timeout)
-            code = child.wait()
-        finally:
-            child.kill()
-            child.wait()
-        messages.seek(0)
-        text = messages.read().decode(errors='replace')
-    if code < 0:
-        raise TFLMError(f'TFLM ended its process with {signal.Signals(-code).name}. {_summary(text)}'.strip())
-    if code:
-        raise TFLMError(f'TFLM failed: {_summary(text)}')
-    return text
+def fits(model: bytes, arena_bytes: int) -> bool:
+    """Whether TFLM loads a model into an arena of that size on this host.
 
-
-def _follow(child: subprocess.Popen[bytes], progress: Callable[[], None], timeout: float) -> None:
-    """Reads the child's output, a line a window, until it closes it."""
-    assert child.stdout is not None
-    with child.stdout as lines:
-        while True:
-            if not select.select([lines], [], [], timeout)[0]:
-                raise TFLMError(f'TFLM finished no window in {timeout:g} s')
-            chunk = os.read(lines.fileno(), 65536)
-            if not chunk:
-                return
-            for _ in range(chunk.count(b'\n')):
-                progress()
+    It may need more than `Session.arena_bytes`: while it plans, the plan lies there too.
+    """
+    try:
+        with started(model, arena_bytes=arena_bytes):
+            return True
+    except TFLMError:
+        return False
 
 
 def _summary(messages: str) -> str:

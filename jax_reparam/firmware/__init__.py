@@ -17,17 +17,21 @@ from jax_reparam.export import flatbuffer, manifest, tflm
 from jax_reparam.firmware import golden, ops
 
 FOLDER = 'firmware'
-SOURCES = ('CMakeLists.txt', 'emotion_recognizer.cc', 'emotion_recognizer.h', 'golden_test.cc', 'main.cc')
+SOURCES = ('CMakeLists.txt', 'emotion_recognizer.cc', 'emotion_recognizer.h', 'golden_test.cc', 'main.cc', 'tflm.h')
 _TYPES = {'int8': 'std::int8_t', 'int16': 'std::int16_t'}
 
 
-def arena(measured: int) -> int:
+def arena(model: bytes, measured: int) -> int:
     """Bytes to set aside where TFLM's interpreter on this host took `measured`.
 
     15 % and 1 KB more, in whole lines of 16 bytes: pointers are smaller on a 32-bit device, but optimised kernels take
-    scratch buffers that the reference kernels do not. Not measured on a device: `golden_test` prints what was taken.
+    scratch buffers that the reference kernels do not. More where TFLM needs more to plan in. Not measured on a device:
+    `golden_test` prints what was taken.
     """
-    return -(-(measured * 115 // 100 + 1024) // 16) * 16
+    size = measured * 115 // 100 + 1024
+    while not tflm.fits(model, size := -(-size // 16) * 16):
+        size += size // 8
+    return size
 
 
 def write(
@@ -57,7 +61,7 @@ def write(
         'model': tflm.run(model, np.zeros(graph.input.shape, np.float32)).arena_bytes,
         'frontend': tflm.run(frontend, silence).arena_bytes,
     }
-    arenas = {name: arena(size) for name, size in measured.items()}
+    arenas = {'model': arena(model, measured['model']), 'frontend': arena(frontend, measured['frontend'])}
     vectors = golden.make(model, frontend, inputs)
 
     folder = place / FOLDER
@@ -131,7 +135,8 @@ using Feature = {_TYPES[graph.input.dtype]};  // of the model's input and output
 
 // TFLM's interpreter with its reference kernels, on a 64-bit host, took
 // {measured['model']:,} and {measured['frontend']:,} bytes ("Arena allocation total" of print_allocations() in the
-// Python package tflite-micro). Optimised kernels may take scratch buffers, so 15 % and 1 KB more are set aside.
+// Python package tflite-micro). Optimised kernels may take scratch buffers, so 15 % and 1 KB more are set aside, or
+// what it takes to plan: with these sizes that interpreter does load the models.
 // golden_test prints what was taken; where it does not fit, Begin() returns false.
 constexpr std::size_t kModelArenaBytes = {arenas['model']};
 constexpr std::size_t kFrontendArenaBytes = {arenas['frontend']};
@@ -178,17 +183,19 @@ def _resolver(registrations: dict[str, list[str]]) -> str:
     for kind, calls in registrations.items():
         body = ' &&\n         '.join(f'resolver.{call} == kTfLiteOk' for call in calls)
         parts.append(
-            f'using {kind}OpResolver = tflite::MicroMutableOpResolver<{len(calls)}>;\n\n'
+            f'using {kind}OpResolver = tflm::MicroMutableOpResolver<{len(calls)}>;\n\n'
             f'inline bool Add{kind}Ops({kind}OpResolver& resolver) {{\n  return {body};\n}}\n'
         )
+    headers = ops.headers([call for calls in registrations.values() for call in calls])
+    includes = ''.join(f'#include "{header}"\n' for header in headers)
     return f"""// Exactly the operators of the two models. Written by fold.py.
 //
-// Register_..._INT8() are kernels for int8 alone, without those for other types. They exist for CMSIS-NN: CMSIS_NN must
-// be defined where this file is compiled, or they are the generic kernels.
+// Register_..._INT8() and _INT16() are kernels for that type alone, without those for others. They exist for CMSIS-NN:
+// CMSIS_NN must be defined where this file is compiled, or they are the generic kernels.
 #ifndef EMOTION_OP_RESOLVER_H_
 #define EMOTION_OP_RESOLVER_H_
 
-#include "tensorflow/lite/micro/micro_mutable_op_resolver.h"
+{includes}#include "tflm.h"
 
 namespace emotion {{
 

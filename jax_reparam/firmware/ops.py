@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from jax_reparam.export import flatbuffer
@@ -51,9 +52,14 @@ METHODS = {
     'TRANSPOSE': 'AddTranspose',
     'UNPACK': 'AddUnpack',
 }
-# Operators with a registration for one type alone, which leaves the kernels of all others out of the program.
-INT8_ONLY = frozenset({'ADD', 'BATCH_MATMUL', 'CONV_2D', 'DEPTHWISE_CONV_2D', 'FULLY_CONNECTED', 'MUL', 'SOFTMAX'})
-INT16_ONLY = INT8_ONLY - {'MUL'}
+# Operators with a registration for one type alone, which leaves the kernels of all others out of the program; and the
+# header of TFLM that declares it, where micro_mutable_op_resolver.h does not include it in every version.
+INT16_ONLY = frozenset({'ADD', 'BATCH_MATMUL', 'CONV_2D', 'DEPTHWISE_CONV_2D', 'FULLY_CONNECTED', 'SOFTMAX'}) | {
+    'AVERAGE_POOL_2D',
+    'MAX_POOL_2D',
+}
+INT8_ONLY = INT16_ONLY | {'MAXIMUM', 'MINIMUM', 'MUL', 'PAD', 'TRANSPOSE'}
+HEADERS = {'MAXIMUM': 'maximum_minimum', 'MINIMUM': 'maximum_minimum', 'PAD': 'pad', 'TRANSPOSE': 'transpose'}
 
 
 class UnknownOperator(ValueError):  # noqa: N818  (it is the name of what was found)
@@ -61,7 +67,7 @@ class UnknownOperator(ValueError):  # noqa: N818  (it is the name of what was fo
 
 
 def registrations(model: bytes) -> list[str]:
-    """One call a operator, `AddConv2D(tflite::Register_CONV_2D_INT8())`, in the order of their names.
+    """One call a operator, `AddConv2D(tflm::Register_CONV_2D_INT8())`, in the order of their names.
 
     A registration for one type is taken where every node of that operator reads that type.
 
@@ -78,6 +84,12 @@ def registrations(model: bytes) -> list[str]:
     return [f'{METHODS[name]}({_only(name, types)})' for name, types in sorted(read.items())]
 
 
+def headers(calls: Sequence[str]) -> list[str]:
+    """The headers of TFLM that the calls need beside micro_mutable_op_resolver.h."""
+    needed = {header for name, header in HEADERS.items() for call in calls if f'Register_{name}_INT' in call}
+    return [f'tensorflow/lite/micro/kernels/{name}.h' for name in sorted(needed)]
+
+
 def operators(tree: Any) -> list[str]:
     """The name of each node's operator, custom ones by their own name."""
     names = flatbuffer.operator_names(tree)
@@ -90,7 +102,7 @@ def operators(tree: Any) -> list[str]:
 
 def _only(name: str, types: set[str]) -> str:
     if types == {'int8'} and name in INT8_ONLY:
-        return f'tflite::Register_{name}_INT8()'
+        return f'tflm::Register_{name}_INT8()'
     if types == {'int16'} and name in INT16_ONLY:
-        return f'tflite::Register_{name}_INT16()'
+        return f'tflm::Register_{name}_INT16()'
     return ''

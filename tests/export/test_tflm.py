@@ -52,22 +52,55 @@ def test_an_operator_that_tflm_lacks_is_named(windows):
         tflm.run(model, windows)
 
 
-def test_a_child_that_aborts_is_reported(exported, windows, child):
-    child('import os, sys\nprint("arena full", file=sys.stderr, flush=True)\nos.abort()')
-    with pytest.raises(tflm.TFLMError, match=r'^TFLM ended its process with SIGABRT\. arena full'):
+READY = 'import os, sys, time\nprint("Arena allocation total 5 bytes", file=sys.stderr)\nos.write(1, b"+")\n'
+
+
+@pytest.mark.parametrize('before', ['import os, sys', f'{READY}sys.stdin.buffer.read(1)'], ids=['loading', 'running'])
+def test_a_child_that_aborts_is_reported(exported, windows, child, before):
+    child(f'{before}\nprint("arena full", file=sys.stderr, flush=True)\nos.abort()')
+    with pytest.raises(tflm.TFLMError, match=r'^TFLM ended its process with SIGABRT\. .*arena full'):
         tflm.run((exported.path / 'model_int8.tflite').read_bytes(), windows)
 
 
-def test_a_child_that_hangs_is_ended(exported, windows, child):
-    child('import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(600)')
-    with pytest.raises(tflm.TFLMError, match=r'finished no window in 0\.5 s'):
+@pytest.mark.parametrize('before', ['import os, time', READY], ids=['loading', 'running'])
+def test_a_child_that_hangs_is_ended(exported, windows, child, tmp_path, before):
+    child(f'{before}\nopen({str(tmp_path / "id")!r}, "w").write(str(os.getpid()))\ntime.sleep(600)')
+    with pytest.raises(tflm.TFLMError, match=r'^TFLM gave no output in 0\.5 s$'):
         tflm.run((exported.path / 'model_int8.tflite').read_bytes(), windows, timeout=0.5)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / 'id').read_text()), 0)
+
+
+def test_a_child_that_does_not_read_is_given_up(exported, child):
+    child(f'{READY}time.sleep(600)')
+    model = (exported.path / 'model_int8.tflite').read_bytes()
+    hung = pytest.raises(tflm.TFLMError, match=r'^TFLM took no input in 0\.5 s$')
+    with hung, tflm.started(model, timeout=0.5) as session:
+        session._send(bytes(2**20))  # more than a pipe holds
 
 
 def test_a_child_that_says_nothing_of_its_arena_is_a_failure(exported, windows, child):
-    child('import sys, numpy as np\nnp.save(sys.argv[3], np.zeros((len(np.load(sys.argv[2])), 2), np.int8))')
+    child('import os\nos.write(1, b"+")')
     with pytest.raises(tflm.TFLMError, match='did not report its arena'):
         tflm.run((exported.path / 'model_int8.tflite').read_bytes(), windows)
+
+
+@needs_tflm
+def test_a_session_answers_one_window_after_the_other(exported, windows):
+    model = (exported.path / 'model_int8.tflite').read_bytes()
+    expected = tflm.run(model, windows).logits
+    with tflm.started(model) as first, tflm.started(model) as second:
+        for window, logits in zip(windows, expected, strict=True):
+            np.testing.assert_array_equal(first.run(window), logits)
+            np.testing.assert_array_equal(second.run(window), logits)
+    assert len(np.unique(expected, axis=0)) > 10
+
+
+@needs_tflm
+def test_a_window_of_another_shape_is_refused(exported, windows):
+    refused = pytest.raises(ValueError, match=r'^window: expected \[64, 12\], got \[63, 12\]$')
+    with refused, tflm.started((exported.path / 'model_int8.tflite').read_bytes()) as session:
+        session.run(windows[0, 1:])
 
 
 def test_missing_is_said(monkeypatch):

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -13,6 +18,8 @@ from jax_reparam.export.manifest import Input
 from jax_reparam.features import FrontendConfig
 from jax_reparam.windows import WindowConfig
 
+STUBS = Path(__file__).parent / 'stubs'
+FLAGS = ['-std=c++17', '-Wall', '-Wextra', '-Werror', '-fno-exceptions', '-fno-rtti', '-fno-threadsafe-statics']
 LABELS = ('anger', 'Überraschung', 'neutral')
 
 
@@ -25,16 +32,27 @@ def inputs():
 
 
 @pytest.fixture(scope='session')
-def model(inputs):
-    """The .tflite file of a conv_transformer in int8."""
+def convert(inputs):
+    """Makes the .tflite file of a conv_transformer, its activations `int8` or `int16`."""
     windows = 3 * np.random.default_rng(0).standard_normal((8, 24, 12)).astype(np.float32)
     plain = models.build({**TINY, 'layers': 1}, n_classes=len(LABELS))
     rng = np.random.default_rng(1)
     fresh = jax.jit(plain.init)(jax.random.key(0), windows[:1])
     variables = jax.tree.map(lambda leaf: np.float32(leaf + 0.1 * np.abs(rng.standard_normal(leaf.shape))), fresh)
     params = jax.tree.map(np.asarray, deploy.prepare({**TINY, 'layers': 1}, variables, 24))
-    function = lambda features: deploy.apply({**TINY, 'layers': 1}, params, features)
-    return metadata.attach(forms.integer(function, windows), LABELS, inputs)
+
+    def run(form):
+        norm = {'int8': 'l2', 'int16': 'rsqrt'}[form]
+        function = lambda features: deploy.apply({**TINY, 'layers': 1}, params, features, norm=norm)
+        return metadata.attach(forms.integer(function, windows, activations=form), LABELS, inputs)
+
+    return run
+
+
+@pytest.fixture(scope='session')
+def model(convert):
+    """The model in int8."""
+    return convert('int8')
 
 
 @pytest.fixture(scope='session')
@@ -44,17 +62,59 @@ def front(inputs):
 
 
 @pytest.fixture(scope='session')
-def written(model, front, inputs, tmp_path_factory):
-    """The manifest's entry, and the folder `firmware/`.
+def write(front, inputs, tmp_path_factory):
+    """Writes `firmware/` around a model; gives the manifest's entry, and the folder.
 
     Where TFLM is missing, zeros stand for what it computes: the sources can still be compiled.
     """
-    place = tmp_path_factory.mktemp('exported')
-    with pytest.MonkeyPatch.context() as patch:
-        if tflm.missing() is not None:
-            patch.setattr(tflm, 'run', _zeros)
-        entry = firmware.write(place, form='int8', model=model, frontend=front, labels=LABELS, inputs=inputs)
-    return entry, place / firmware.FOLDER
+
+    def run(form, model):
+        place = tmp_path_factory.mktemp('exported')
+        with pytest.MonkeyPatch.context() as patch:
+            if tflm.missing() is not None:
+                patch.setattr(tflm, 'run', _zeros)
+                patch.setattr(tflm, 'fits', lambda model, arena_bytes: True)
+            entry = firmware.write(place, form=form, model=model, frontend=front, labels=LABELS, inputs=inputs)
+        return entry, place / firmware.FOLDER
+
+    return run
+
+
+@pytest.fixture(scope='session')
+def written(write, model):
+    """The firmware around the model in int8."""
+    return write('int8', model)
+
+
+@pytest.fixture(scope='session')
+def written16(write, convert):
+    """The firmware around the model with activations of 16 bits."""
+    return write('int16', convert('int16'))
+
+
+@pytest.fixture(scope='session')
+def zig(tmp_path_factory):
+    """Runs `zig cc` or `zig c++`, with caches of its own."""
+    caches = tmp_path_factory.mktemp('zig')
+    places = {'ZIG_GLOBAL_CACHE_DIR': str(caches / 'global'), 'ZIG_LOCAL_CACHE_DIR': str(caches / 'local')}
+
+    def run(*arguments):
+        command = [sys.executable, '-m', 'ziglang', *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **places}, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    return run
+
+
+@pytest.fixture(scope='session')
+def build(zig):
+    """Compiles a source with the firmware's headers and the declarations of TFLM's API; returns what was said."""
+
+    def run(folder, source, output, *flags):
+        return zig('c++', *FLAGS, *flags, '-I', folder, '-isystem', STUBS, '-c', '-o', output, source)
+
+    return run
 
 
 def _zeros(model, windows):

@@ -3,7 +3,7 @@
 //   host CHUNK [finish] < samples      prints, for each window: start, frames, label, probabilities, and its frames
 //
 // The frontend gives feature b = (sample (7 b) mod kFrameLength of the frame) / 1000, the model's input has scale 0.25
-// and zero point 3, and logit c is feature c of the window's first frame: enough to see any frame that is not where it
+// and zero point 3 (an int16 one 1/1024 and 0), and logit c is feature c of the window's first frame: enough to see any frame that is not where it
 // should be. As in TFLM, a model's input is overwritten while it runs.
 #include <cstdio>
 #include <cstdlib>
@@ -13,57 +13,75 @@
 
 namespace {
 
-const void* frontend_model = emotion::kFrontend;
-std::int8_t last_input[emotion::kWindowFrames * emotion::kBands];
+emotion::Feature last_input[emotion::kWindowFrames * emotion::kBands];
 
 }  // namespace
 
-namespace tflite {
+STUBS_NAMESPACE
 
-MicroInterpreter::MicroInterpreter(const Model* model, const MicroOpResolver&, std::uint8_t* arena, std::size_t,
-                                   MicroResourceVariables*, MicroProfilerInterface*, bool)
-    : model_(model), arena_(arena), tensors_() {}
+namespace {
+
+MicroAllocator no_allocator;
+
+// Where the stubs leave room for what TFLM keeps.
+struct State {
+  std::uint8_t* arena;
+  TfLiteTensor in, out;
+};
+static_assert(sizeof(State) <= 1024, "too large for rest_");
+
+State& Of(unsigned char* rest) { return *reinterpret_cast<State*>(rest); }
+
+}  // namespace
+
+MicroInterpreter::MicroInterpreter(const Model* model, const MicroOpResolver& resolver, std::uint8_t* arena,
+                                   std::size_t, MicroResourceVariables*, MicroProfilerInterface*, bool)
+    : model_(model), op_resolver_(resolver), context_(nullptr), allocator_(no_allocator), rest_() {
+  Of(rest_).arena = arena;
+}
 
 MicroInterpreter::~MicroInterpreter() {}
 
 TfLiteStatus MicroInterpreter::AllocateTensors() {
-  TfLiteTensor& in = tensors_[0];
-  TfLiteTensor& out = tensors_[1];
-  in.data.data = arena_;
-  if (model_ == frontend_model) {
+  TfLiteTensor& in = Of(rest_).in;
+  TfLiteTensor& out = Of(rest_).out;
+  in.data.data = Of(rest_).arena;
+  if (model_ == tflite::GetModel(emotion::kFrontend)) {
     in.type = kTfLiteInt16;
     in.bytes = emotion::kFrameLength * sizeof(std::int16_t);
     out.type = kTfLiteFloat32;
     out.bytes = emotion::kBands * sizeof(float);
   } else {
-    in.type = out.type = kTfLiteInt8;
+    in.type = out.type = sizeof(emotion::Feature) == 1 ? kTfLiteInt8 : kTfLiteInt16;
     in.bytes = sizeof(last_input);
-    out.bytes = emotion::kClasses;
-    in.params = {0.25f, 3};
+    out.bytes = emotion::kClasses * sizeof(emotion::Feature);
+    in.params = sizeof(emotion::Feature) == 1 ? TfLiteQuantizationParams{0.25f, 3}
+                                              : TfLiteQuantizationParams{1.0f / 1024, 0};
     out.params = {0.125f, -5};
   }
-  out.data.data = arena_ + (in.bytes + 15) / 16 * 16;
+  out.data.data = Of(rest_).arena + (in.bytes + 15) / 16 * 16;
   return kTfLiteOk;
 }
 
 TfLiteStatus MicroInterpreter::Invoke() {
-  if (model_ == frontend_model) {
+  TfLiteTensor& in = Of(rest_).in;
+  TfLiteTensor& out = Of(rest_).out;
+  if (in.type == kTfLiteInt16 && out.type == kTfLiteFloat32) {
     for (int b = 0; b < emotion::kBands; ++b) {
-      tensors_[1].data.f[b] = static_cast<float>(tensors_[0].data.i16[7 * b % emotion::kFrameLength]) / 1000.0f;
+      out.data.f[b] = static_cast<float>(in.data.i16[7 * b % emotion::kFrameLength]) / 1000.0f;
     }
   } else {
-    std::memcpy(last_input, tensors_[0].data.int8, sizeof(last_input));
-    std::memcpy(tensors_[1].data.int8, last_input, emotion::kClasses);
+    std::memcpy(last_input, in.data.data, sizeof(last_input));
+    std::memcpy(out.data.data, last_input, emotion::kClasses * sizeof(emotion::Feature));
   }
-  std::memset(tensors_[0].data.data, 0x55, tensors_[0].bytes);
+  std::memset(in.data.data, 0x55, in.bytes);
   return kTfLiteOk;
 }
 
-TfLiteTensor* MicroInterpreter::input(std::size_t) { return &tensors_[0]; }
-TfLiteTensor* MicroInterpreter::output(std::size_t) { return &tensors_[1]; }
-std::size_t MicroInterpreter::arena_used_bytes() const { return 0; }
+TfLiteTensor* MicroInterpreter::input(std::size_t) { return &Of(rest_).in; }
+TfLiteTensor* MicroInterpreter::output(std::size_t) { return &Of(rest_).out; }
 
-}  // namespace tflite
+STUBS_NAMESPACE_END
 
 namespace {
 
@@ -72,7 +90,7 @@ emotion::EmotionRecognizer recognizer;
 void Print(const emotion::Result& result, void*) {
   std::printf("%u %d %s", static_cast<unsigned>(result.start_frame), result.frames, emotion::kLabels[result.label]);
   for (float p : result.probabilities) std::printf(" %.7f", static_cast<double>(p));
-  for (std::int8_t value : last_input) std::printf(" %d", value);
+  for (emotion::Feature value : last_input) std::printf(" %d", value);
   std::printf("\n");
 }
 

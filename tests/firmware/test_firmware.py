@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import struct
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,40 +16,40 @@ from jax_reparam.export import tflm
 from jax_reparam.export.flatbuffer import Port
 
 needs_tflm = pytest.mark.skipif(tflm.missing() is not None, reason=str(tflm.missing()))
-HERE = Path(__file__).parent
-FLAGS = ['-std=c++17', '-Wall', '-Wextra', '-Werror', '-fno-exceptions', '-fno-rtti', '-fno-threadsafe-statics']
 # Compiled only: the C library's headers are musl's, any other would do.
-CORTEX_M4 = ['-target', 'thumb-linux-musleabihf', '-mcpu=cortex_m4', '-Os', '-fno-unwind-tables', '-c']
+PORTS = {  # of host.cc
+    'int8': Port((1, 24, 12), 'int8', scale=0.25, zero_point=3),
+    'int16': Port((1, 24, 12), 'int16', scale=1 / 1024, zero_point=0),
+}
+CORTEX_M4 = ['-target', 'thumb-linux-musleabihf', '-mcpu=cortex_m4', '-Os', '-fno-unwind-tables']
 SOURCES = ['emotion_recognizer.cc', 'model_data.cc', 'frontend_data.cc', 'golden_data.cc', 'golden_test.cc', 'main.cc']
 HEAP = ('_Zn', '_Zdl', '_Zda', 'malloc', 'calloc', 'realloc', 'free', '__cxa_throw', '__cxa_guard', '_ZNSt')
 
 
-@pytest.fixture(scope='module')
-def zig(tmp_path_factory):
-    """Runs `zig cc` or `zig c++`, with caches of its own."""
-    caches = tmp_path_factory.mktemp('zig')
-    places = {'ZIG_GLOBAL_CACHE_DIR': str(caches / 'global'), 'ZIG_LOCAL_CACHE_DIR': str(caches / 'local')}
-
-    def run(*arguments):
-        command = [sys.executable, '-m', 'ziglang', *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **places}, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stderr
-
-    return run
+@pytest.fixture(scope='module', params=['int8', 'int16'])
+def form(request):
+    return request.param
 
 
 @pytest.fixture(scope='module')
-def host(zig, written, tmp_path_factory):
+def folder(form, request):
+    """`firmware/` around the model of that form."""
+    return request.getfixturevalue({'int8': 'written', 'int16': 'written16'}[form])[1]
+
+
+@pytest.fixture(scope='module')
+def host(folder, build, zig, tmp_path_factory):
     """Feeds PCM through the firmware's stream on this host, with models of host.cc; returns the lines it prints."""
     place = tmp_path_factory.mktemp('host')
-    includes = ['-I', written[1], '-isystem', HERE / 'stubs']
     objects = []
-    for source in (HERE / 'host.cc', written[1] / 'emotion_recognizer.cc', *written[1].glob('[mf]*_data.cc')):
+    for source in (
+        Path(__file__).with_name('host.cc'),
+        folder / 'emotion_recognizer.cc',
+        *folder.glob('[mf]*_data.cc'),
+    ):
         objects.append(place / f'{source.stem}.o')
         # What C++ does not define stops the program.
-        checks = ['-O1', '-fsanitize=undefined', '-fsanitize-trap=undefined']
-        zig('c++', *FLAGS, *checks, *includes, '-c', '-o', objects[-1], source)
+        build(folder, source, objects[-1], '-O1', '-fsanitize=undefined', '-fsanitize-trap=undefined')
     # Linked as C: the firmware needs no C++ library, and zig would build one.
     zig('cc', '-O2', '-o', place / 'host', *objects, '-lm')
 
@@ -63,9 +61,9 @@ def host(zig, written, tmp_path_factory):
     return run
 
 
-def expected(samples, inputs, labels, *, finish):
+def expected(samples, inputs, form, labels, *, finish):
     """The lines of host.cc by Python's own stream, with its models written in NumPy."""
-    config, port = inputs.frontend, Port((1, 24, 12), 'int8', scale=0.25, zero_point=3)
+    config, port = inputs.frontend, PORTS[form]
     bands = 7 * np.arange(config.n_mels) % config.frame_length
     cutter = stream.Stream(inputs, lambda frame: port.encode(frame[bands].astype(np.float32) / np.float32(1000)))
     found = [*cutter.feed(samples), *(cutter.finish() if finish else [])]
@@ -108,41 +106,38 @@ def labels():
     return ('anger', 'Überraschung', 'neutral')
 
 
-def test_the_size_of_chunks_does_not_matter(host, noise, inputs, labels):
+def test_the_size_of_chunks_does_not_matter(host, noise, inputs, form, labels):
     first, *others = [host(noise, chunk) for chunk in (1, 160, 399, 1000, len(noise))]
     assert all(other == first for other in others)
-    assert_equal(parsed(first, 3), expected(noise, inputs, labels, finish=False))
+    assert_equal(parsed(first, 3), expected(noise, inputs, form, labels, finish=False))
     # The ring, of 24 frames, goes round several times.
     assert len(first) == 13
 
 
 @pytest.mark.parametrize('samples', [0, 1, 399, 400, 559, 560, 4079, 4080, 4081, 4240, 5680, 5840, 9999])
-def test_the_end_of_a_stream_is_that_of_a_recording(host, noise, inputs, labels, samples):
+def test_the_end_of_a_stream_is_that_of_a_recording(host, noise, inputs, form, labels, samples):
     """And the stream after it knows nothing of it."""
-    wanted = expected(noise[:samples], inputs, labels, finish=True)
+    wanted = expected(noise[:samples], inputs, form, labels, finish=True)
     for chunk in (399, 1000):
         assert_equal(parsed(host(noise[:samples], chunk, 'finish'), 3), 2 * wanted)
 
 
-@pytest.mark.parametrize('kernels', ['generic', 'CMSIS_NN'])
+@pytest.mark.parametrize('defines', [(), ('-DCMSIS_NN',), ('-DTFLM_BEFORE_2026', '-DCMSIS_NN')], ids='-'.join)
 @pytest.mark.parametrize('source', SOURCES)
-def test_it_compiles_for_a_cortex_m_without_a_heap(zig, written, tmp_path, kernels, source):
-    defines = ['-DCMSIS_NN'] if kernels == 'CMSIS_NN' else []
+def test_it_compiles_for_a_cortex_m_without_a_heap(folder, build, tmp_path, defines, source):
     output = tmp_path / 'out.o'
-    includes = ['-I', written[1], '-isystem', HERE / 'stubs']
-    said = zig('c++', *CORTEX_M4, *FLAGS, *defines, *includes, '-o', output, written[1] / source)
-    assert said == ''
+    assert build(folder, folder / source, output, *CORTEX_M4, *defines) == ''
     assert heap(output) == []
 
 
-def test_the_look_for_a_heap_sees_one(zig, tmp_path):
+def test_the_look_for_a_heap_sees_one(build, tmp_path):
     source = tmp_path / 'heap.cc'
     source.write_text(
         '#include <cstdlib>\n#include <vector>\n'
         'int* a() { return new int; }\nvoid b(int* p) { delete p; }\nvoid* c() { return std::malloc(3); }\n'
         'void d(void* p) { std::free(p); }\nvoid e(std::vector<int>& v) { v.push_back(1); }\n'
     )
-    zig('c++', *CORTEX_M4, *FLAGS, '-o', tmp_path / 'heap.o', source)
+    build(tmp_path, source, tmp_path / 'heap.o', *CORTEX_M4)
     found = heap(tmp_path / 'heap.o')
     assert {'_Znwj', 'malloc', 'free'} <= set(found)
     assert any(name.startswith('_Zdl') for name in found)
@@ -193,8 +188,10 @@ def test_what_a_model_fixes_is_in_the_header(written):
 def test_the_resolver_holds_the_models_operators_and_no_more(written):
     text = (written[1] / 'op_resolver.h').read_text()
     for kind, calls in written[0]['registrations'].items():
-        assert f'using {kind}OpResolver = tflite::MicroMutableOpResolver<{len(calls)}>;' in text
+        assert f'using {kind}OpResolver = tflm::MicroMutableOpResolver<{len(calls)}>;' in text
     assert text.count('resolver.Add') == sum(map(len, written[0]['registrations'].values()))
+    # Declared beside the resolver, not by it.
+    assert '#include "tensorflow/lite/micro/kernels/transpose.h"' in text
 
 
 def test_no_place_in_the_readme_is_left_open(written):

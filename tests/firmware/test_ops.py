@@ -15,8 +15,8 @@ def tree(model):
 
 def test_int8_operators_get_the_kernels_for_int8_alone(model):
     found = ops.registrations(model)
-    assert 'AddFullyConnected(tflite::Register_FULLY_CONNECTED_INT8())' in found
-    assert 'AddSoftmax(tflite::Register_SOFTMAX_INT8())' in found
+    assert 'AddFullyConnected(tflm::Register_FULLY_CONNECTED_INT8())' in found
+    assert 'AddSoftmax(tflm::Register_SOFTMAX_INT8())' in found
     assert 'AddReshape()' in found
     assert len(found) == len(set(found)) == len(flatbuffer.graph(model).ops)
 
@@ -33,7 +33,7 @@ def test_int16_operators_get_the_kernels_for_int16_alone(tree):
     for tensor in tree.subgraphs[0].tensors:
         tensor.type = TensorType.INT16
     found = ops.registrations(flatbuffer.pack(tree))
-    assert 'AddFullyConnected(tflite::Register_FULLY_CONNECTED_INT16())' in found
+    assert 'AddFullyConnected(tflm::Register_FULLY_CONNECTED_INT16())' in found
     assert not any('INT8' in call for call in found)
 
 

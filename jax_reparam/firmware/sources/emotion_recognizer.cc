@@ -4,9 +4,6 @@
 #include <cstring>
 #include <limits>
 
-#include "tensorflow/lite/micro/micro_mutable_op_resolver.h"
-#include "tensorflow/lite/schema/schema_generated.h"
-
 namespace emotion {
 namespace {
 
@@ -48,8 +45,8 @@ void Softmax(const Feature* logits, const TfLiteQuantizationParams& params, Resu
 }  // namespace
 
 EmotionRecognizer::EmotionRecognizer()
-    : model_(tflite::GetModel(kModel), model_ops_, model_arena_, sizeof(model_arena_)),
-      frontend_(tflite::GetModel(kFrontend), frontend_ops_, frontend_arena_, sizeof(frontend_arena_)) {
+    : model_(tflm::GetModel(kModel), model_ops_, model_arena_, sizeof(model_arena_)),
+      frontend_(tflm::GetModel(kFrontend), frontend_ops_, frontend_arena_, sizeof(frontend_arena_)) {
   Reset();
 }
 

@@ -10,7 +10,7 @@
 
 #include "model_data.h"
 #include "op_resolver.h"
-#include "tensorflow/lite/micro/micro_interpreter.h"
+#include "tflm.h"
 
 namespace emotion {
 
@@ -31,8 +31,9 @@ class EmotionRecognizer {
   EmotionRecognizer(const EmotionRecognizer&) = delete;
   EmotionRecognizer& operator=(const EmotionRecognizer&) = delete;
 
-  // Loads both models; call once, before anything else. False: an operator is missing, an arena is too small, or a
-  // model is not the one that these sources were written for.
+  // Loads both models; call once, before anything else. False: an operator is missing or an arena too small (TFLM's log
+  // says which), a model is not the one that these sources were written for, or they were compiled with other
+  // definitions than TFLM (README.md: TF_LITE_STATIC_MEMORY).
   bool Begin();
 
   // Takes the next samples of the stream (16-bit mono at kSampleRate) and calls `on_result` for each window that they
@@ -65,8 +66,8 @@ class EmotionRecognizer {
   alignas(16) std::uint8_t frontend_arena_[kFrontendArenaBytes];
   ModelOpResolver model_ops_;
   FrontendOpResolver frontend_ops_;
-  tflite::MicroInterpreter model_;
-  tflite::MicroInterpreter frontend_;
+  tflm::MicroInterpreter model_;
+  tflm::MicroInterpreter frontend_;
 
   std::int16_t pcm_[kFrameLength];
   int pcm_count_;

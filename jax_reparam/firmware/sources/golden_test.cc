@@ -1,8 +1,8 @@
-// Checks a port against the golden vectors: `GoldenTest()` on the device, or this file as a program on a host.
+// Checks a port against the golden vectors: `GoldenTest()` on the device, or this file as a program on a host or emulator.
 //
 // Exit code 0 and "golden vectors: passed" when
-// - each feature of the golden PCM is within one step of Python's, and at most one in a thousand differs (float32 may
-//   round otherwise on another processor; the int8 steps are coarse);
+// - each feature of the golden PCM is within one step of Python's, and at most kMostDifferent in a thousand differ (float32
+//   may round otherwise on another processor; the steps of int16 are finer);
 // - the logits over Python's features are Python's, bit for bit (all of it is integer arithmetic);
 // - fed as a stream, in chunks of odd sizes, the windows come where they should, with the golden decisions.
 #include <cstdio>
@@ -11,7 +11,14 @@
 #include "emotion_recognizer.h"
 #include "golden_data.h"
 
+int GoldenTest();
+
 namespace {
+
+constexpr bool kInt8 = sizeof(emotion::Feature) == 1;
+constexpr int kMostDifferent = kInt8 ? 1 : 20;
+// Between two classes whose golden logits are so near, a step in the features may decide.
+constexpr int kNearTie = kInt8 ? 1 : 256;
 
 emotion::EmotionRecognizer recognizer;
 
@@ -27,11 +34,15 @@ void Compare(const emotion::Result& result, void* context) {
     ++stream->wrong;
     return;
   }
+  const emotion::Feature* golden = emotion::kGoldenStreamLogits[index];
   int best = 0;
   for (int c = 1; c < emotion::kClasses; ++c) {
-    if (emotion::kGoldenStreamLogits[index][c] > emotion::kGoldenStreamLogits[index][best]) best = c;
+    if (golden[c] > golden[best]) best = c;
   }
-  if (result.label != best) ++stream->wrong;
+  const bool right = golden[best] - golden[result.label] <= kNearTie;
+  if (!right) ++stream->wrong;
+  std::printf("window at frame %u: %s, golden: %s\n", static_cast<unsigned>(result.start_frame),
+              emotion::kLabels[result.label], emotion::kLabels[best]);
 }
 
 }  // namespace
@@ -76,7 +87,7 @@ int GoldenTest() {
   std::printf("arenas: model %u of %u bytes, frontend %u of %u bytes\n",
               static_cast<unsigned>(recognizer.model_arena_used()), static_cast<unsigned>(kModelArenaBytes),
               static_cast<unsigned>(recognizer.frontend_arena_used()), static_cast<unsigned>(kFrontendArenaBytes));
-  const bool passed = far == 0 && 1000 * different <= features && wrong_logits == 0 &&
+  const bool passed = far == 0 && 1000 * different <= kMostDifferent * features && wrong_logits == 0 &&
                       stream.windows == kGoldenWindows && stream.wrong == 0;
   std::printf("golden vectors: %s\n", passed ? "passed" : "failed");
   return passed ? 0 : 1;

@@ -1,43 +1,20 @@
-// Declarations of TFLM's API, as far as the firmware uses it. Its functions are defined by host.cc, or nowhere.
+// Declarations of TFLM's API, as far as the firmware uses it; see micro_common.h. Its functions are those of a TFLM that is
+// linked, or of host.cc.
 #ifndef STUBS_MICRO_INTERPRETER_H_
 #define STUBS_MICRO_INTERPRETER_H_
-
-#include <cstddef>
-#include <cstdint>
 
 #include "tensorflow/lite/micro/micro_mutable_op_resolver.h"
 #include "tensorflow/lite/schema/schema_generated.h"
 
-namespace tflite {
-
-typedef enum {
-  kTfLiteNoType = 0,
-  kTfLiteFloat32 = 1,
-  kTfLiteInt16 = 7,
-  kTfLiteInt8 = 9,
-} TfLiteType;
-
-typedef struct TfLiteQuantizationParams {
-  float scale;
-  std::int32_t zero_point;
-} TfLiteQuantizationParams;
-
-typedef union TfLitePtrUnion {
-  float* f;
-  std::int16_t* i16;
-  std::int8_t* int8;
-  void* data;
-} TfLitePtrUnion;
-
-typedef struct TfLiteTensor {
-  TfLiteQuantizationParams params;
-  TfLitePtrUnion data;
-  std::size_t bytes;
-  TfLiteType type;
-} TfLiteTensor;
+STUBS_NAMESPACE
 
 class MicroResourceVariables;
 class MicroProfilerInterface;
+
+class MicroAllocator {
+ public:
+  std::size_t used_bytes() const;
+};
 
 class MicroInterpreter {
  public:
@@ -49,20 +26,22 @@ class MicroInterpreter {
   TfLiteStatus Invoke();
   TfLiteTensor* input(std::size_t index);
   TfLiteTensor* output(std::size_t index);
-  std::size_t arena_used_bytes() const;
+  std::size_t arena_used_bytes() const { return allocator_.used_bytes(); }
 
  private:
   const Model* model_;
-  std::uint8_t* arena_;
-  TfLiteTensor tensors_[2];
+  const MicroOpResolver& op_resolver_;
+  void* context_;
+  MicroAllocator& allocator_;
+  alignas(8) unsigned char rest_[1024];  // less in TFLM; host.cc has its tensors here
 };
 
-}  // namespace tflite
+STUBS_NAMESPACE_END
 
-using ::tflite::kTfLiteFloat32;
-using ::tflite::kTfLiteInt16;
-using ::tflite::kTfLiteInt8;
-using ::tflite::TfLiteQuantizationParams;
-using ::tflite::TfLiteTensor;
+#if !defined(TFLM_BEFORE_2026)
+namespace tflite {
+using micro::MicroInterpreter;
+}
+#endif
 
 #endif

@@ -1,40 +1,107 @@
-// Declarations of the API of TFLM, as far as the firmware uses it. Built with CMSIS_NN the registrations for int8 are
-// functions of their own, as in TFLM.
+// Declarations of TFLM's API, as far as the firmware uses it; see micro_common.h.
+//
+// TFLM_LINKED: kernels are those of a TFLM that is linked. Without it they are none, and nothing is to be linked.
 #ifndef STUBS_MICRO_MUTABLE_OP_RESOLVER_H_
 #define STUBS_MICRO_MUTABLE_OP_RESOLVER_H_
 
-namespace tflite {
+#include <cstring>
 
-typedef enum TfLiteStatus { kTfLiteOk = 0, kTfLiteError = 1 } TfLiteStatus;
+#include "tensorflow/lite/micro/micro_common.h"
+#include "tensorflow/lite/schema/schema_generated.h"
 
-struct TFLMRegistration {
-  const char* name;
-};
+// Registration, its number in the schema, name of the method, name of the parser of its options.
+#define STUBS_OPERATORS(OP)                                     \
+  OP(ADD, 0, Add, Add)                                          \
+  OP(AVERAGE_POOL_2D, 1, AveragePool2D, Pool)                   \
+  OP(BATCH_MATMUL, 126, BatchMatMul, BatchMatMul)               \
+  OP(CAST, 53, Cast, Cast)                                      \
+  OP(CONCATENATION, 2, Concatenation, Concatenation)            \
+  OP(CONV_2D, 3, Conv2D, Conv2D)                                \
+  OP(DEPTHWISE_CONV_2D, 4, DepthwiseConv2D, DepthwiseConv2D)    \
+  OP(DEQUANTIZE, 6, Dequantize, Dequantize)                     \
+  OP(DIV, 42, Div, Div)                                         \
+  OP(EXPAND_DIMS, 70, ExpandDims, ExpandDims)                   \
+  OP(FULLY_CONNECTED, 9, FullyConnected, FullyConnected)        \
+  OP(GATHER, 36, Gather, Gather)                                \
+  OP(HARD_SWISH, 117, HardSwish, HardSwish)                     \
+  OP(L2_NORMALIZATION, 11, L2Normalization, L2Normalization)    \
+  OP(LOG, 73, Log, Log)                                         \
+  OP(LOGISTIC, 14, Logistic, Logistic)                          \
+  OP(MAX_POOL_2D, 17, MaxPool2D, Pool)                          \
+  OP(MAXIMUM, 55, Maximum, Maximum)                             \
+  OP(MEAN, 40, Mean, Reducer)                                   \
+  OP(MINIMUM, 57, Minimum, Minimum)                             \
+  OP(MUL, 18, Mul, Mul)                                         \
+  OP(PACK, 83, Pack, Pack)                                      \
+  OP(PAD, 34, Pad, Pad)                                         \
+  OP(PADV2, 60, PadV2, PadV2)                                   \
+  OP(QUANTIZE, 114, Quantize, Quantize)                         \
+  OP(REDUCE_MAX, 82, ReduceMax, Reducer)                        \
+  OP(RELU, 19, Relu, Relu)                                      \
+  OP(RESHAPE, 22, Reshape, Reshape)                             \
+  OP(RSQRT, 76, Rsqrt, Rsqrt)                                   \
+  OP(SLICE, 65, Slice, Slice)                                   \
+  OP(SOFTMAX, 25, Softmax, Softmax)                             \
+  OP(SPLIT, 49, Split, Split)                                   \
+  OP(SPLIT_V, 102, SplitV, SplitV)                              \
+  OP(SQUARED_DIFFERENCE, 99, SquaredDifference, SquaredDifference) \
+  OP(SQUEEZE, 43, Squeeze, Squeeze)                             \
+  OP(STRIDED_SLICE, 45, StridedSlice, StridedSlice)             \
+  OP(SUB, 41, Sub, Sub)                                         \
+  OP(SUM, 74, Sum, Reducer)                                     \
+  OP(TANH, 28, Tanh, Tanh)                                      \
+  OP(TRANSPOSE, 39, Transpose, Transpose)                       \
+  OP(UNPACK, 88, Unpack, Unpack)
 
+// Registrations for one type; with CMSIS-NN they are functions of their own, else the generic ones.
+#define STUBS_INT8(ONE) \
+  ONE(ADD, INT8) ONE(AVERAGE_POOL_2D, INT8) ONE(BATCH_MATMUL, INT8) ONE(CONV_2D, INT8) ONE(DEPTHWISE_CONV_2D, INT8) \
+  ONE(FULLY_CONNECTED, INT8) ONE(MAX_POOL_2D, INT8) ONE(MUL, INT8) ONE(SOFTMAX, INT8)
+#define STUBS_INT16(ONE) \
+  ONE(ADD, INT16) ONE(AVERAGE_POOL_2D, INT16) ONE(BATCH_MATMUL, INT16) ONE(CONV_2D, INT16) \
+  ONE(DEPTHWISE_CONV_2D, INT16) ONE(FULLY_CONNECTED, INT16) ONE(MAX_POOL_2D, INT16) ONE(SOFTMAX, INT16)
 #if defined(CMSIS_NN)
-#define STUB_REGISTRATION(name)                                               \
-  inline TFLMRegistration Register_##name() { return {#name}; }               \
-  inline TFLMRegistration Register_##name##_INT8() { return {#name "_INT8"}; }
+#define STUBS_ONE(op, type) TFLMRegistration Register_##op##_##type();
 #else
-#define STUB_REGISTRATION(name)                                               \
-  inline TFLMRegistration Register_##name() { return {#name}; }               \
-  inline TFLMRegistration Register_##name##_INT8() { return Register_##name(); }
+#define STUBS_ONE(op, type) inline TFLMRegistration Register_##op##_##type() { return Register_##op(); }
 #endif
-STUB_REGISTRATION(ADD)
-STUB_REGISTRATION(BATCH_MATMUL)
-STUB_REGISTRATION(CONV_2D)
-STUB_REGISTRATION(DEPTHWISE_CONV_2D)
-STUB_REGISTRATION(FULLY_CONNECTED)
-STUB_REGISTRATION(MUL)
-STUB_REGISTRATION(SOFTMAX)
-#undef STUB_REGISTRATION
+
+STUBS_NAMESPACE
+
+class BuiltinDataAllocator;
+typedef TfLiteStatus (*TfLiteBridgeBuiltinParseFunction)(const Operator* op, BuiltinDataAllocator* allocator,
+                                                         void** builtin_data);
+
+#if defined(TFLM_LINKED)
+#define OP(op, code, method, parser)  \
+  TFLMRegistration Register_##op();   \
+  TfLiteStatus Parse##parser(const Operator* op, BuiltinDataAllocator* allocator, void** builtin_data);
+#define STUBS_PARSER(parser) Parse##parser
+namespace tflm_signal {
+TFLMRegistration* Register_RFFT();
+}
+#else
+#define OP(op, code, method, parser) \
+  inline TFLMRegistration Register_##op() { return {}; }
+#define STUBS_PARSER(parser) nullptr
+namespace tflm_signal {
+inline TFLMRegistration* Register_RFFT() {
+  static TFLMRegistration none = {};
+  return &none;
+}
+}  // namespace tflm_signal
+#endif
+STUBS_OPERATORS(OP)
+#undef OP
+STUBS_INT8(STUBS_ONE)
+STUBS_INT16(STUBS_ONE)
 
 class MicroOpResolver {
  public:
+  virtual const TFLMRegistration* FindOp(BuiltinOperator op) const = 0;
+  virtual const TFLMRegistration* FindOp(const char* op) const = 0;
+  virtual TfLiteBridgeBuiltinParseFunction GetOpDataParser(BuiltinOperator op) const = 0;
   virtual ~MicroOpResolver() {}
-
- private:
-  void operator delete(void*) {}  // TF_LITE_REMOVE_VIRTUAL_DELETE
 };
 
 template <unsigned int tOpCount>
@@ -42,51 +109,57 @@ class MicroMutableOpResolver : public MicroOpResolver {
  public:
   explicit MicroMutableOpResolver() {}
 
-#define STUB_ADD(op, method) \
-  TfLiteStatus Add##method(const TFLMRegistration& registration = Register_##op()) { return Add(registration.name); }
-  STUB_ADD(ADD, Add)
-  STUB_ADD(BATCH_MATMUL, BatchMatMul)
-  STUB_ADD(CONV_2D, Conv2D)
-  STUB_ADD(DEPTHWISE_CONV_2D, DepthwiseConv2D)
-  STUB_ADD(FULLY_CONNECTED, FullyConnected)
-  STUB_ADD(MUL, Mul)
-  STUB_ADD(SOFTMAX, Softmax)
-#undef STUB_ADD
-#define STUB_ADD(method) \
-  TfLiteStatus Add##method() { return Add(#method); }
-  STUB_ADD(Cast)
-  STUB_ADD(Concatenation)
-  STUB_ADD(Div)
-  STUB_ADD(L2Normalization)
-  STUB_ADD(Log)
-  STUB_ADD(Logistic)
-  STUB_ADD(Pad)
-  STUB_ADD(PadV2)
-  STUB_ADD(Reshape)
-  STUB_ADD(Rfft)
-  STUB_ADD(Slice)
-  STUB_ADD(Sub)
-  STUB_ADD(Transpose)
-#undef STUB_ADD
+#define OP(op, code, method, parser)                                               \
+  TfLiteStatus Add##method(const TFLMRegistration& registration = Register_##op()) { \
+    return Add(code, nullptr, registration, STUBS_PARSER(parser));                  \
+  }
+  STUBS_OPERATORS(OP)
+#undef OP
+  TfLiteStatus AddRfft(const TFLMRegistration* registration = tflm_signal::Register_RFFT()) {
+    return Add(BuiltinOperator_CUSTOM, "SignalRfft", *registration, nullptr);
+  }
 
-  unsigned int GetRegistrationLength() { return length_; }
+  const TFLMRegistration* FindOp(BuiltinOperator op) const override {
+    for (unsigned int i = 0; i < length_; ++i) {
+      if (op != BuiltinOperator_CUSTOM && registrations_[i].builtin_code == op) return &registrations_[i];
+    }
+    return nullptr;
+  }
+  const TFLMRegistration* FindOp(const char* op) const override {
+    for (unsigned int i = 0; i < length_; ++i) {
+      const char* name = registrations_[i].custom_name;
+      if (name != nullptr && std::strcmp(name, op) == 0) return &registrations_[i];
+    }
+    return nullptr;
+  }
+  TfLiteBridgeBuiltinParseFunction GetOpDataParser(BuiltinOperator op) const override {
+    const TFLMRegistration* found = FindOp(op);
+    return found == nullptr ? nullptr : parsers_[found - registrations_];
+  }
 
  private:
-  TfLiteStatus Add(const char* name) {
+  TfLiteStatus Add(int code, const char* name, const TFLMRegistration& registration,
+                   TfLiteBridgeBuiltinParseFunction parser) {
     if (length_ >= tOpCount) return kTfLiteError;
-    names_[length_++] = name;
+    registrations_[length_] = registration;
+    registrations_[length_].builtin_code = code;
+    registrations_[length_].custom_name = name;
+    parsers_[length_++] = parser;
     return kTfLiteOk;
   }
 
-  const char* names_[tOpCount];
+  TFLMRegistration registrations_[tOpCount];
+  TfLiteBridgeBuiltinParseFunction parsers_[tOpCount];
   unsigned int length_ = 0;
-  void operator delete(void*) {}
+  void operator delete(void*) {}  // TF_LITE_REMOVE_VIRTUAL_DELETE
 };
 
-}  // namespace tflite
+STUBS_NAMESPACE_END
 
-using ::tflite::kTfLiteError;
-using ::tflite::kTfLiteOk;
-using ::tflite::TfLiteStatus;
+#if !defined(TFLM_BEFORE_2026)
+namespace tflite {
+using micro::MicroMutableOpResolver;
+}
+#endif
 
 #endif
