@@ -40,13 +40,18 @@ def corrected(quantised: bytes, float32: bytes, windows: np.ndarray) -> bytes:
         _set_bias(content, node, twin.constant(reference, other.inputs[2], np.float32))
     pairs = [(node, int(other.outputs[0])) for node, other in layers]
     expected = _means(float32, [tensor for _, tensor in pairs], windows)
+    # Changed where they lie: packing the file anew for every layer would take longer than running it.
+    model = bytearray(flatbuffer.pack(content))
+    places = {id(node): place for place, node in enumerate(content.subgraphs[0].operators)}
     # Layers that read the same tensor do not change each other.
     for _, group in itertools.groupby(pairs, key=lambda pair: int(pair[0].inputs[0])):
         readers = list(group)
-        found = _means(flatbuffer.pack(content), [int(node.outputs[0]) for node, _ in readers], windows)
+        behind = 1 + max(places[id(node)] for node, _ in readers)
+        found = _means(flatbuffer.first(model, behind), [int(node.outputs[0]) for node, _ in readers], windows)
         for node, tensor in readers:
-            _move_bias(content, node, found[int(node.outputs[0])] - expected[tensor])
-    return flatbuffer.pack(content)
+            steps = _moved(content, node, found[int(node.outputs[0])] - expected[tensor])
+            flatbuffer.constant(model, content.subgraphs[0].tensors[node.inputs[2]].buffer)[:] = steps
+    return bytes(model)
 
 
 def _means(model: bytes, tensors: Sequence[int], windows: np.ndarray) -> dict[int, np.ndarray]:
@@ -79,18 +84,18 @@ def _set_bias(content: Any, node: Any, bias: np.ndarray) -> None:
     """Writes a node's bias in its own scale: the converter gives equal biases that of one of their layers."""
     tensor, scale = content.subgraphs[0].tensors[node.inputs[2]], _bias_scale(content, node)
     tensor.quantization.scale = np.broadcast_to(scale, np.shape(tensor.quantization.scale)).astype(np.float32)
-    _write(content, node, np.rint(bias.astype(np.float64) / scale))
+    content.buffers[tensor.buffer].data = _as_bytes(content, node, np.rint(bias.astype(np.float64) / scale))
 
 
-def _move_bias(content: Any, node: Any, error: np.ndarray) -> None:
-    """Takes `error` `[channels]` off a node's bias."""
+def _moved(content: Any, node: Any, error: np.ndarray) -> np.ndarray:
+    """A node's bias less `error` `[channels]`, as it lies in the file."""
     steps = twin.constant(content, node.inputs[2], _bias_type(content, node))
-    _write(content, node, steps - np.rint(error / _bias_scale(content, node)))
+    return _as_bytes(content, node, steps - np.rint(error / _bias_scale(content, node)))
 
 
-def _write(content: Any, node: Any, steps: np.ndarray) -> None:
+def _as_bytes(content: Any, node: Any, steps: np.ndarray) -> np.ndarray:
     values = np.clip(steps, -(2**31), 2**31 - 1).astype(_bias_type(content, node))
-    content.buffers[content.subgraphs[0].tensors[node.inputs[2]].buffer].data = values.reshape(-1).view(np.uint8)
+    return values.reshape(-1).view(np.uint8)
 
 
 def _bias_scale(content: Any, node: Any) -> np.ndarray:
