@@ -131,16 +131,17 @@ def test_a_mask_that_takes_the_whole_range(params, windows, monkeypatch, mask, w
 
 @pytest.mark.filterwarnings('ignore:.*experimental_preserve_all_tensors')  # LiteRT's, about the quantizer, 2026-11
 @pytest.mark.parametrize('stock', [False, True])
-def test_the_quantizers_stock_calibration(params, windows, monkeypatch, stock):
-    """A moving average of each window's minimum and maximum; what is beyond it is clipped."""
-    from litert_quantizer import quantizer, recipe
+def test_the_quantizers_stock_calibration(params, windows, stock):
+    """A moving average of each window's minimum and maximum: what is beyond it is clipped."""
+    from litert_quantizer import calibrator, quantizer, recipe, recipe_manager
     from litert_quantizer.utils import qsv_utils
 
-    if not stock:
-        monkeypatch.setattr(qsv_utils, 'moving_average_update', qsv_utils.min_max_update)
-    found = case(params, windows, 'rsqrt')  # it leaves L2_NORMALIZATION in float32
-    made = quantizer.Quantizer(convert.to_float32(found.function, (1, FRAMES, BANDS)), recipe.static_wi8_ai8())
-    ranges = made.calibrate({'serving_default': [{'features': window[None]} for window in windows]}, num_threads=1)
-    model = made.quantize(ranges, enable_progress_report=False).quantized_model
-    reasons = found.reasons('int8', bytes(model))
+    found = case(params, windows, 'rsqrt')  # L2_NORMALIZATION would stay in float32
+    float32, static = convert.to_float32(found.function, (1, FRAMES, BANDS)), recipe.static_wi8_ai8()
+    manager = recipe_manager.RecipeManager()
+    manager.load_quantization_recipe(static)
+    ranges = calibrator.Calibrator(float32, 1, **({} if stock else {'qsv_update_func': qsv_utils.min_max_update}))
+    ranges.calibrate({'serving_default': [{'features': window[None]} for window in windows]}, manager)
+    made = quantizer.Quantizer(float32, static).quantize(ranges.get_model_qsvs(), enable_progress_report=False)
+    reasons = found.reasons('int8', bytes(made.quantized_model))
     assert missed(reasons, 'TFLM') if stock else reasons == []
