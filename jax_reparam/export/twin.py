@@ -9,7 +9,7 @@ import numpy as np
 
 from jax_reparam.export import flatbuffer
 
-_BIASED = ('FULLY_CONNECTED', 'CONV_2D', 'DEPTHWISE_CONV_2D')
+LINEAR = ('FULLY_CONNECTED', 'CONV_2D', 'DEPTHWISE_CONV_2D')
 
 
 def layers(quantised: Any, float32: Any) -> list[tuple[Any, Any]]:
@@ -36,7 +36,7 @@ def layers(quantised: Any, float32: Any) -> list[tuple[Any, Any]]:
     return [
         (node, twin)
         for (name, node), (_, twin) in zip(*named, strict=True)
-        if name in _BIASED and len(node.inputs) > 2 and node.inputs[2] >= 0
+        if name in LINEAR and len(node.inputs) > 2 and node.inputs[2] >= 0
     ]
 
 
@@ -45,6 +45,11 @@ def constant(content: Any, index: int, dtype: type[np.generic]) -> np.ndarray:
     tensor = content.subgraphs[0].tensors[index]
     data = np.asarray(content.buffers[tensor.buffer].data, np.uint8).view(dtype)
     return data.reshape([int(size) for size in tensor.shape])
+
+
+def is_constant(content: Any, index: int) -> bool:
+    """Whether a tensor of a tree lies in the file."""
+    return content.buffers[content.subgraphs[0].tensors[index].buffer].data is not None
 
 
 def observe(model: bytes, tensors: Sequence[int], windows: np.ndarray) -> Iterator[dict[int, np.ndarray]]:
