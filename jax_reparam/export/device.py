@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jax_reparam import evaluation, features, firmware, stream
+from jax_reparam import evaluation, features, firmware
 from jax_reparam.export import convert, flatbuffer, frontend, interpret, manifest, metadata, tflm, waveform
 from jax_reparam.firmware import ops
 
@@ -79,21 +79,14 @@ def write(
     return entry, failed
 
 
-def frames(samples: np.ndarray, inputs: manifest.Input) -> np.ndarray:
-    """The samples of each frame of a recording, `[T, frame]` int16; one shorter than a frame is padded with zeros."""
-    cutter = stream.FrameCutter(inputs.frontend)
-    found = [*cutter.feed(samples)]
-    return np.stack(found or [*cutter.finish()])
-
-
 def _frontend(
     labels: Sequence[str], inputs: manifest.Input, clips: Sequence[np.ndarray]
 ) -> tuple[bytes, dict[str, Any], str | None]:
     model = metadata.attach(frontend.build(inputs), labels, inputs)
-    outcome = tflm.run(model, np.concatenate([frames(clip, inputs) for clip in clips]))
+    frames, arena = frontend.frames_in_tflm(model, clips, inputs)
     expected = np.concatenate([features.log_mel(clip, inputs.frontend) for clip in clips])
-    found = float(np.abs(outcome.logits * inputs.std + inputs.mean - expected).max())
-    facts = {'frames': len(expected), 'max_abs_diff': found, 'arena_bytes': outcome.arena_bytes}
+    found = float(np.abs(np.concatenate(frames) * inputs.std + inputs.mean - expected).max())
+    facts = {'frames': len(expected), 'max_abs_diff': found, 'arena_bytes': arena}
     if found <= FRONTEND_TOLERANCE:
         return model, facts, None
     return model, facts, f'expected log-mel within {FRONTEND_TOLERANCE:g} of training, found {found:.3g}'
