@@ -49,22 +49,27 @@ def table_of_clips(trained, tmp_path_factory):
 
 @pytest.fixture
 def broken(out, tmp_path):
-    """The export with an int8 file, and its digest, whose logits are those of other classes."""
+    """The export with an int8 and a waveform file, and their digests, whose logits are those of other classes."""
     path = tmp_path / 'broken'
     shutil.copytree(out, path)
     content = manifest.read(path)
-    file = path / 'model_int8.tflite'
+    for entry in (content['forms']['int8'], content['device']['waveform']):
+        swap_classes(path / entry['file'])
+        entry['sha256'] = hashlib.sha256((path / entry['file']).read_bytes()).hexdigest()
+    (path / manifest.FILE).write_text(manifest.dumps(content))
+    return path
+
+
+def swap_classes(file):
     tree = flatbuffer.tree(file.read_bytes())
     subgraph = tree.subgraphs[0]
-    last = next(node for node in subgraph.operators if node.outputs[0] == subgraph.outputs[0])
+    named = list(zip(flatbuffer.operator_names(tree), subgraph.operators, strict=True))
+    last = next(node for op, node in reversed(named) if op == 'FULLY_CONNECTED')
     for index in last.inputs[1:3]:
         buffer = tree.buffers[subgraph.tensors[index].buffer]
         rows = np.asarray(buffer.data, np.uint8).reshape(2, -1)
         buffer.data = np.ascontiguousarray(rows[::-1]).reshape(-1)
     file.write_bytes(flatbuffer.pack(tree))
-    content['forms']['int8']['sha256'] = hashlib.sha256(file.read_bytes()).hexdigest()
-    (path / manifest.FILE).write_text(manifest.dumps(content))
-    return path
 
 
 @needs_tflm
@@ -105,6 +110,7 @@ def test_every_form_in_one_table(out, trained, table_of_clips, capsys):
     assert waveform['bytes'] == manifest.read(out)['device']['waveform']['bytes']
     assert waveform['milliseconds'] > 0
     assert waveform['score']['argmax_agreement'] == 1
+    assert waveform['score']['snr_db'] > 80
 
 
 @needs_tflm
@@ -154,6 +160,7 @@ def test_a_failing_gate_exits_with_1(broken, table_of_clips, capsys, monkeypatch
     assert stopped.value.code == 1
     err = capsys.readouterr().err
     assert 'failed: int8 in LiteRT: expected the same decision in at least' in err
+    assert 'failed: waveform in LiteRT: expected probabilities within 0.0001 of float32, found ' in err
 
 
 def test_a_limit_that_is_not_reached_exits_with_1(out, table_of_clips, capsys):

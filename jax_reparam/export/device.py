@@ -11,12 +11,11 @@ import jax
 import numpy as np
 
 from jax_reparam import evaluation, features, firmware
-from jax_reparam.export import convert, flatbuffer, frontend, interpret, manifest, metadata, tflm, waveform
+from jax_reparam.export import convert, flatbuffer, frontend, gates, interpret, manifest, metadata, tflm, waveform
 from jax_reparam.firmware import ops
 
-# Largest difference of the frontend's log-mel from training's, and of the waveform model's probabilities.
+# Largest difference of the frontend's log-mel from training's.
 FRONTEND_TOLERANCE = 1e-3
-WAVEFORM_TOLERANCE = 1e-4
 # Of test clips that the two are verified on.
 CLIPS = 4
 # Forms that the firmware may be built around, the first that passed.
@@ -109,6 +108,6 @@ def _waveform(
     difference = float(np.abs(found - expected).max())
     graph = flatbuffer.graph(model)
     facts = {'ops': graph.ops, 'samples': count, 'windows': len(pcm), 'max_abs_diff': difference}
-    if difference <= WAVEFORM_TOLERANCE:
+    if difference <= gates.WAVEFORM_TOLERANCE:
         return model, facts, None
-    return model, facts, f'expected probabilities within {WAVEFORM_TOLERANCE:g} of JAX, found {difference:.3g}'
+    return model, facts, f'expected probabilities within {gates.WAVEFORM_TOLERANCE:g} of JAX, found {difference:.3g}'

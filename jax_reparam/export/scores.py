@@ -150,8 +150,10 @@ def score(
         row, found = _behind_the_frontend(out, device['frontend'], form, files[form], reference, windows, recordings)
         rows.append(row)
         failures += found
-    if device.get('waveform'):
-        rows.append(_waveform(out, device['waveform'], reference, windows, recordings))
+    if device.get('waveform') and 'float32' in files:
+        row, found = _waveform(out, device['waveform'], interpret.load(files['float32']), windows, recordings)
+        rows.append(row)
+        failures += found
     failures += [line for row in rows for line in below(row, limits or {})]
     return Result(reference_name, len(windows.features), rows, failures, notes)
 
@@ -182,20 +184,31 @@ def _behind_the_frontend(
 
 
 def _waveform(
-    out: Path, entry: Mapping[str, Any], reference: np.ndarray, windows: Windows, recordings: Recordings
-) -> Row:
-    """The waveform model on the samples of the same windows.
+    out: Path, entry: Mapping[str, Any], float32: Logits, windows: Windows, recordings: Recordings
+) -> tuple[Row, list[str]]:
+    """The waveform model on the samples of the windows, against the float32 form on the features of the same samples.
 
-    It has no gate here: of a recording shorter than a window it repeats samples, where the others repeat frames.
+    Of a recording shorter than a window these are repeated, where the other forms repeat frames.
     """
     model = _verified(out, entry)
     run = interpret.load(model)
-    pcm = recordings.pcm(entry['samples']).astype(np.float32) / 32768
+    pcm = recordings.pcm(entry['samples'])
+    features = dataclasses.replace(recordings, samples=list(pcm)).windows().features
+    expected, samples = softmax(float32(features)), pcm.astype(np.float32) / 32768
+    found = run(samples)
     # Of logits, probabilities leave the differences.
     log = lambda probabilities: np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
-    score = gates.score(log(softmax(reference)), log(run(pcm)), windows)
+    score = gates.score(log(expected), log(found), windows)
+    difference = float(np.abs(found - expected).max())
+    failures = []
+    if not difference <= gates.WAVEFORM_TOLERANCE:
+        failures = [
+            f'waveform in LiteRT: expected probabilities within {gates.WAVEFORM_TOLERANCE:g} of float32, '
+            f'found {difference:.3g}'
+        ]
     ops = sum(flatbuffer.graph(model).ops.values())
-    return Row('waveform', 'LiteRT', score, bytes=len(model), ops=ops, milliseconds=_timed(run, pcm))
+    row = Row('waveform', 'LiteRT', score, bytes=len(model), ops=ops, milliseconds=_timed(run, samples))
+    return row, failures
 
 
 def _verified(out: Path, entry: Mapping[str, Any]) -> bytes:
