@@ -1,7 +1,7 @@
-"""Folds, exports and verifies a trained model: python fold.py W OUT [--windows N] [--plain].
+"""Folds, exports and verifies a trained model: python fold.py W OUT [--windows N] [--plain] [--npu ACCELERATOR].
 
-Exit code 0: float32 and a form for a microcontroller passed their gates and lie in OUT; what did not is named. 1: there
-is none. 2: bad input; OUT is as it was.
+Exit code 0: float32 and a form for a microcontroller (and the NPU's) passed their gates and lie in OUT; what did not is
+named. 1: there is none. 2: bad input; OUT is as it was.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from jax_reparam.errors import count, run
+from jax_reparam.export import npu
 
 
 def parser() -> argparse.ArgumentParser:
@@ -20,6 +21,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument('out', metavar='OUT', help='folder to write; one that this command wrote before is replaced')
     command.add_argument('--windows', type=count, metavar='N', help='verify on at most N test windows (default: all)')
     command.add_argument('--plain', action='store_true', help='accept a model without HRF sites')
+    command.add_argument(
+        '--npu', choices=npu.ACCELERATORS, metavar='ACCELERATOR', help=f'compile for {", ".join(npu.ACCELERATORS)}'
+    )
     command.add_argument('--quiet', action='store_true', help='no progress on standard error')
     return command
 
@@ -36,7 +40,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         exported = folding.fold_and_export(
-            args.source, args.out, plain=args.plain, limit=args.windows, show_progress=not args.quiet
+            args.source,
+            args.out,
+            plain=args.plain,
+            limit=args.windows,
+            accelerator=args.npu,
+            show_progress=not args.quiet,
         )
     except folding.FoldError as error:
         print(f'failed: {error}', file=sys.stderr)

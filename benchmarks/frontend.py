@@ -16,7 +16,7 @@ import librosa
 import numpy as np
 
 from jax_reparam import audio, features
-from jax_reparam.export import device, frontend, tflm
+from jax_reparam.export import frontend, tflm
 from jax_reparam.export.manifest import Input
 from jax_reparam.features import FrontendConfig
 from jax_reparam.windows import WindowConfig
@@ -32,7 +32,7 @@ def in_double(frames: np.ndarray, config: FrontendConfig) -> np.ndarray:
 def report(clips: list[np.ndarray], config: FrontendConfig) -> None:
     plain = np.zeros(config.n_mels, np.float32)
     inputs = Input(config, WindowConfig(), plain, plain + 1)
-    frames = np.concatenate([device.frames(clip, inputs) for clip in clips])
+    frames = np.concatenate([frontend.frames(clip, inputs) for clip in clips])
     expected = np.concatenate([features.log_mel(clip, config) for clip in clips])
     apart = np.abs(tflm.run(frontend.build(inputs), frames).logits - expected)
     double = np.abs(in_double(frames, config) - expected)

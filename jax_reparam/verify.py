@@ -61,15 +61,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         labels, inputs = tuple(content['labels']), manifest.Input.from_json(content['input'])
     except (KeyError, TypeError) as error:
         raise InputError(f'{out / manifest.FILE}: expected a whole manifest, found none of {error}') from error
-    windows = clips.load(clips.listed(args.clips, labels), inputs)
-    result = scores.score(out, content, windows, trained=args.checkpoint, limits=dict(args.fail_under))
+    recordings = clips.load(clips.listed(args.clips, labels), inputs)
+    result = scores.score(out, content, recordings, trained=args.checkpoint, limits=dict(args.fail_under))
     if args.json:
         print(
             json.dumps(
                 {
                     'reference': result.reference,
-                    'clips': len(windows.truth),
-                    'windows': len(windows.features),
+                    'clips': len(recordings.truth),
+                    'windows': result.windows,
                     'rows': [row.as_json() for row in result.rows],
                     'failures': result.failures,
                     'notes': result.notes,
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         )
     else:
-        print(f'{len(windows.truth)} clips, {len(windows.features)} windows, against {result.reference}')
+        print(f'{len(recordings.truth)} clips, {result.windows} windows, against {result.reference}')
         print('\n'.join(scores.table(result)))
     for note in result.notes:
         print(note, file=sys.stderr)

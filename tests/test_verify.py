@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -15,7 +16,8 @@ import soundfile
 from helpers import recipe, tones
 from jax_reparam import checkpoint, training, verify
 from jax_reparam.errors import InputError, run
-from jax_reparam.export import clips, flatbuffer, folding, gates, manifest, scores, tflm
+from jax_reparam.evaluation import softmax
+from jax_reparam.export import clips, flatbuffer, folding, frontend, gates, interpret, manifest, scores, tflm
 
 needs_tflm = pytest.mark.skipif(tflm.missing() is not None, reason='needs tflite-micro')
 
@@ -47,22 +49,27 @@ def table_of_clips(trained, tmp_path_factory):
 
 @pytest.fixture
 def broken(out, tmp_path):
-    """The export with an int8 file, and its digest, whose logits are those of other classes."""
+    """The export with an int8 and a waveform file, and their digests, whose logits are those of other classes."""
     path = tmp_path / 'broken'
     shutil.copytree(out, path)
     content = manifest.read(path)
-    file = path / 'model_int8.tflite'
+    for entry in (content['forms']['int8'], content['device']['waveform']):
+        swap_classes(path / entry['file'])
+        entry['sha256'] = hashlib.sha256((path / entry['file']).read_bytes()).hexdigest()
+    (path / manifest.FILE).write_text(manifest.dumps(content))
+    return path
+
+
+def swap_classes(file):
     tree = flatbuffer.tree(file.read_bytes())
     subgraph = tree.subgraphs[0]
-    last = next(node for node in subgraph.operators if node.outputs[0] == subgraph.outputs[0])
+    named = list(zip(flatbuffer.operator_names(tree), subgraph.operators, strict=True))
+    last = next(node for op, node in reversed(named) if op == 'FULLY_CONNECTED')
     for index in last.inputs[1:3]:
         buffer = tree.buffers[subgraph.tensors[index].buffer]
         rows = np.asarray(buffer.data, np.uint8).reshape(2, -1)
         buffer.data = np.ascontiguousarray(rows[::-1]).reshape(-1)
     file.write_bytes(flatbuffer.pack(tree))
-    content['forms']['int8']['sha256'] = hashlib.sha256(file.read_bytes()).hexdigest()
-    (path / manifest.FILE).write_text(manifest.dumps(content))
-    return path
 
 
 @needs_tflm
@@ -81,6 +88,8 @@ def test_every_form_in_one_table(out, trained, table_of_clips, capsys):
         ('int8', 'TFLM'),
         ('int16', 'LiteRT'),
         ('int16', 'TFLM'),
+        ('frontend, int8', 'TFLM'),
+        ('waveform', 'LiteRT'),
     ]
     rows = {(row['form'], row['runtime']): row for row in found['rows']}
     assert rows['training', 'JAX']['score']['snr_db'] is None
@@ -91,6 +100,48 @@ def test_every_form_in_one_table(out, trained, table_of_clips, capsys):
     assert int8['ops'] == sum(forms['ops'].values())
     assert int8['milliseconds'] is None
     assert rows['int8', 'LiteRT']['milliseconds'] > 0
+    chain, front = rows['frontend, int8', 'TFLM'], manifest.read(out)['device']['frontend']
+    assert chain['bytes'] == int8['bytes'] + front['bytes']
+    assert chain['arena'] == int8['arena'] + front['arena_bytes']
+    assert chain['ops'] > int8['ops']
+    # Features differ by rounding alone: a step of int8 here and there.
+    assert chain['score']['snr_db'] == pytest.approx(int8['score']['snr_db'], abs=3)
+    waveform = rows['waveform', 'LiteRT']
+    assert waveform['bytes'] == manifest.read(out)['device']['waveform']['bytes']
+    assert waveform['milliseconds'] > 0
+    assert waveform['score']['argmax_agreement'] == 1
+    assert waveform['score']['snr_db'] > 80
+
+
+@needs_tflm
+def test_a_frontend_that_is_not_training_s_fails_behind_it(out, table_of_clips, tmp_path, capsys):
+    path = tmp_path / 'other'
+    shutil.copytree(out, path)
+    content = manifest.read(path)
+    inputs = manifest.Input.from_json(content['input'])
+    # Standardised by another mean.
+    (path / 'frontend.tflite').write_bytes(frontend.build(dataclasses.replace(inputs, mean=inputs.mean + 8)))
+    command = [str(path), '--clips', str(table_of_clips)]
+    with pytest.raises(InputError, match=r'frontend\.tflite: expected the file that was verified'):
+        verify.main(command)
+    content['device']['frontend']['sha256'] = hashlib.sha256((path / 'frontend.tflite').read_bytes()).hexdigest()
+    (path / manifest.FILE).write_text(manifest.dumps(content))
+    assert verify.main(command) == 1
+    assert 'failed: frontend, int8 in TFLM: expected the same decision' in capsys.readouterr().err
+
+
+def test_the_waveform_model_on_whole_windows_is_the_model(out, trained):
+    """Of a recording that fills its windows, no sample is repeated: they are the frames' own."""
+    content = manifest.read(out)
+    inputs = manifest.Input.from_json(content['input'])
+    files = [file for file, _ in clips.listed(trained[0], content['labels']) if soundfile.info(file).frames > 20000]
+    recordings = clips.load([(file, 0) for file in files[:3]], inputs, show_progress=False)
+    windows, entry = recordings.windows(), content['device']['waveform']
+    pcm = recordings.pcm(entry['samples'])
+    assert pcm.shape == (len(windows.features), entry['samples'])
+    expected = interpret.load((out / 'model_float32.tflite').read_bytes())(windows.features)
+    found = interpret.load((out / entry['file']).read_bytes())(pcm.astype(np.float32) / 32768)
+    np.testing.assert_allclose(found, softmax(expected), atol=1e-4)
 
 
 def test_a_folder_of_labels_and_without_the_training(out, trained, capsys):
@@ -109,6 +160,7 @@ def test_a_failing_gate_exits_with_1(broken, table_of_clips, capsys, monkeypatch
     assert stopped.value.code == 1
     err = capsys.readouterr().err
     assert 'failed: int8 in LiteRT: expected the same decision in at least' in err
+    assert 'failed: waveform in LiteRT: expected probabilities within 0.0001 of float32, found ' in err
 
 
 def test_a_limit_that_is_not_reached_exits_with_1(out, table_of_clips, capsys):
@@ -190,7 +242,9 @@ def test_clips_become_the_windows_of_training(out, trained):
     data = folding.load_data(checkpoint.load(trained[1]), show_progress=False)
     index = int(data.clips('test')[0])
     file = trained[0] / data.corpus.id[index]
-    found = clips.load([(file, 1)], inputs, show_progress=False)
+    recordings = clips.load([(file, 1)], inputs, show_progress=False)
+    found = recordings.windows()
     np.testing.assert_allclose(found.features, data.windows('test')[0][: len(found.features)], atol=1e-6)
-    doubled = clips.load([(file, 1)], inputs, log_mel=lambda x, _: np.zeros((64, 12)), show_progress=False)
-    np.testing.assert_allclose(doubled.features[0, 0], -inputs.mean / inputs.std, rtol=1e-5)
+    other = recordings.windows([np.ones((64, 12))])
+    assert (other.features.shape, other.truth.tolist()) == ((1, 64, 12), [1])
+    assert (other.features == 1).all()

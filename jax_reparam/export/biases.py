@@ -40,13 +40,19 @@ def corrected(quantised: bytes, float32: bytes, windows: np.ndarray) -> bytes:
         _set_bias(content, node, flatbuffer.constant(reference, other.inputs[2]))
     pairs = [(node, int(other.outputs[0])) for node, other in layers]
     expected = _means(float32, [tensor for _, tensor in pairs], windows)
+    # Changed where they lie: packing the file anew for every layer would take longer than running it.
+    model = bytearray(flatbuffer.pack(content))
+    places = {id(node): place for place, node in enumerate(content.subgraphs[0].operators)}
     # Layers that read the same tensor do not change each other.
     for _, group in itertools.groupby(pairs, key=lambda pair: int(pair[0].inputs[0])):
         readers = list(group)
-        found = _means(flatbuffer.pack(content), [int(node.outputs[0]) for node, _ in readers], windows)
+        behind = 1 + max(places[id(node)] for node, _ in readers)
+        found = _means(flatbuffer.first(model, behind), [int(node.outputs[0]) for node, _ in readers], windows)
         for node, tensor in readers:
-            _move_bias(content, node, found[int(node.outputs[0])] - expected[tensor])
-    return flatbuffer.pack(content)
+            steps = _moved(content, node, found[int(node.outputs[0])] - expected[tensor])
+            buffer = content.subgraphs[0].tensors[node.inputs[2]].buffer
+            flatbuffer.buffer(model, buffer)[:] = steps.reshape(-1).view(np.uint8)
+    return bytes(model)
 
 
 def _means(model: bytes, tensors: Sequence[int], windows: np.ndarray) -> dict[int, np.ndarray]:
@@ -75,19 +81,19 @@ def _set_bias(content: Any, node: Any, bias: np.ndarray) -> None:
     """Writes a node's bias in its own scale: the converter gives equal biases that of one of their layers."""
     tensor, scale = content.subgraphs[0].tensors[node.inputs[2]], _bias_scale(content, node)
     tensor.quantization.scale = np.broadcast_to(scale, np.shape(tensor.quantization.scale)).astype(np.float32)
-    _write(content, node, np.rint(bias.astype(np.float64) / scale))
-
-
-def _move_bias(content: Any, node: Any, error: np.ndarray) -> None:
-    """Takes `error` `[channels]` off a node's bias."""
-    steps = flatbuffer.constant(content, node.inputs[2])
-    _write(content, node, steps - np.rint(error / _bias_scale(content, node)))
-
-
-def _write(content: Any, node: Any, steps: np.ndarray) -> None:
-    # 64 bits where activations have 16.
     dtype = flatbuffer.constant(content, node.inputs[2]).dtype
-    flatbuffer.set_constant(content, node.inputs[2], np.clip(steps, -(2**31), 2**31 - 1).astype(dtype))
+    flatbuffer.set_constant(content, node.inputs[2], _clipped(np.rint(bias.astype(np.float64) / scale), dtype))
+
+
+def _moved(content: Any, node: Any, error: np.ndarray) -> np.ndarray:
+    """A node's bias less `error` `[channels]`."""
+    steps = flatbuffer.constant(content, node.inputs[2])
+    return _clipped(steps - np.rint(error / _bias_scale(content, node)), steps.dtype)
+
+
+def _clipped(steps: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+    """Within 32 bits, also where the type has 64: it does where activations have 16."""
+    return np.clip(steps, -(2**31), 2**31 - 1).astype(dtype)
 
 
 def _bias_scale(content: Any, node: Any) -> np.ndarray:

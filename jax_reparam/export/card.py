@@ -19,6 +19,8 @@ def summary(path: Path, manifest: Manifest) -> list[str]:
         tflm = form['tflm']
         where = 'not run in TFLM' if tflm is None else f'ran in TFLM: {_score(tflm)}, arena {_kb(tflm["arena_bytes"])}'
         lines.append(f'{path / form["file"]}  {_kb(form["bytes"])}, {where}')
+    if npu := manifest['npu']:
+        lines.append(f'{path / npu["file"]}  {_kb(npu["bytes"])}, {_placed(npu)}')
     for reason in _reasons(manifest):
         lines.append(f'TFLM: {reason}')
     notes = _notes(manifest)
@@ -47,8 +49,8 @@ Decides between {len(manifest['labels'])} classes ({', '.join(manifest['labels']
 
 Agreement is the share of windows decided as the trained model decides them, SNR that of the logits. The arena was
 measured on a 64-bit host; a 32-bit device needs less. A form is in this folder only if, in each runtime,
-{_gates()}.
-
+{_gates()}. LAYERS.md has the tensors of each quantised form, worst first.
+{_npu(manifest)}
 ## What goes in and comes out
 
 {_interface(manifest)}
@@ -109,6 +111,25 @@ def _interface(manifest: Manifest) -> str:
   window is full. There is no mask.
 - Out: [1, {len(manifest['labels'])}], logits in the order of labels.txt. Softmax, then the mean over windows.
 - int8 tensors hold q for the value scale * (q - zero_point): see manifest.json."""
+
+
+def _npu(manifest: Manifest) -> str:
+    npu = manifest['npu']
+    if not npu:
+        return ''
+    return f"""
+`{npu['file']}` is the form `{npu['form']}`,
+{_placed(npu)}.
+Time and memory are Vela's estimates. The compiled file itself was not run.
+"""
+
+
+def _placed(npu: Mapping[str, Any]) -> str:
+    return (
+        f'compiled by Vela for {npu["accelerator"]}: {_percent(npu["share"])} of the operators and '
+        f'{_percent(npu["mac_share"])} of the MACs on the NPU, SRAM {_kb(npu["sram_bytes"])}, '
+        f'flash {_kb(npu["flash_bytes"])}, {npu["milliseconds"]:.1f} ms a window'
+    )
 
 
 def _table(manifest: Manifest) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,6 @@ from jax_reparam import audio, features, windows
 from jax_reparam.errors import InputError
 from jax_reparam.export.manifest import Input
 from jax_reparam.export.samples import Windows
-from jax_reparam.features import FrontendConfig
 from jax_reparam.progress import Progress
 
 COLUMNS = ('path', 'label')
@@ -45,40 +45,66 @@ def listed(source: str | Path, labels: Sequence[str]) -> list[tuple[Path, int]]:
     return [(file, list(labels).index(label)) for file, label in found]
 
 
-def load(
-    clips: Sequence[tuple[Path, int]],
-    inputs: Input,
-    *,
-    log_mel: Callable[[np.ndarray, FrontendConfig], np.ndarray] = features.log_mel,
-    show_progress: bool = True,
-) -> Windows:
-    """Reads clips and cuts them into the model's windows.
+@dataclasses.dataclass(frozen=True)
+class Recordings:
+    """Labelled recordings, and how they become a model's windows.
+
+    Attributes:
+      samples: of each, `[N]` int16 at the frontend's sample rate.
+      truth: the class of each, `[n]`.
+      inputs: the manifest's `input`.
+    """
+
+    samples: Sequence[np.ndarray]
+    truth: np.ndarray
+    inputs: Input
+
+    def windows(self, frames: Sequence[np.ndarray] | None = None) -> Windows:
+        """All windows.
+
+        Args:
+          frames: standardised features of each recording, `[T, n_mels]`, by a frontend that is to be verified; None
+            takes training's.
+        """
+        features = frames or map(self._frames, self.samples)
+        cut = [windows.split(one, self.inputs.window).astype(np.float32) for one in features]
+        return Windows(np.concatenate(cut), np.repeat(np.arange(len(cut)), [len(one) for one in cut]), self.truth)
+
+    def pcm(self, length: int) -> np.ndarray:
+        """The samples of the same windows, `[W, length]` int16; of a recording that is too short, repeated."""
+        frontend, cut = self.inputs.frontend, []
+        for samples in self.samples:
+            count = 1 + max(0, len(samples) - frontend.frame_length) // frontend.hop_length
+            starts = windows.starts(count, self.inputs.window) * frontend.hop_length
+            cut += [np.resize(samples[start : start + length], length) for start in starts]
+        return np.stack(cut)
+
+    def _frames(self, samples: np.ndarray) -> np.ndarray:
+        return (features.log_mel(samples, self.inputs.frontend) - self.inputs.mean) / self.inputs.std
+
+
+def load(clips: Sequence[tuple[Path, int]], inputs: Input, *, show_progress: bool = True) -> Recordings:
+    """Reads clips.
 
     Args:
       clips: what `listed` gave.
       inputs: the manifest's `input`.
-      log_mel: the frontend, `[N]` int16 to `[T, n_mels]`; that of training, or another one that is to be verified.
       show_progress: report on standard error.
 
     Raises:
       InputError: a clip that cannot be used; a score over the others would not be that of the list.
     """
-    cut, rate = [], inputs.frontend.sample_rate
+    found, rate = [], inputs.frontend.sample_rate
     bar = Progress(len(clips), 'reading clips', unit='clip', enabled=show_progress)
     try:
         for path, _ in clips:
             samples = audio.read(path, rate)
             audio.check(samples, str(path), rate)
-            frames = (log_mel(samples, inputs.frontend) - inputs.mean) / inputs.std
-            cut.append(windows.split(frames, inputs.window).astype(np.float32))
+            found.append(samples)
             bar.update()
     finally:
         bar.close()
-    return Windows(
-        features=np.concatenate(cut),
-        clip=np.repeat(np.arange(len(cut)), [len(one) for one in cut]),
-        truth=np.array([label for _, label in clips]),
-    )
+    return Recordings(found, np.array([label for _, label in clips]), inputs)
 
 
 def _in_folder(top: Path) -> list[tuple[Path, str]]:

@@ -62,6 +62,8 @@ def quantise(function: Function, windows: np.ndarray, activations: Activations =
         converter.target_spec.supported_ops = [ops[activations]]
         converter.inference_input_type = converter.inference_output_type = getattr(tf, activations)
         converter._experimental_disable_per_channel_quantization_for_dense_layers = True
+        # It has no 16 bits: left on, the windows would run once for it and once more for the one that has.
+        converter.experimental_new_quantizer = activations == 'int8'
         return _convert(converter)
 
 

@@ -10,13 +10,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from jax_reparam import evaluation, features, firmware, stream
-from jax_reparam.export import convert, flatbuffer, frontend, interpret, manifest, metadata, tflm, waveform
+from jax_reparam import evaluation, features, firmware
+from jax_reparam.export import convert, flatbuffer, frontend, gates, interpret, manifest, metadata, tflm, waveform
 from jax_reparam.firmware import ops
 
-# Largest difference of the frontend's log-mel from training's, and of the waveform model's probabilities.
+# Largest difference of the frontend's log-mel from training's.
 FRONTEND_TOLERANCE = 1e-5
-WAVEFORM_TOLERANCE = 1e-4
 # Of test clips that the two are verified on.
 CLIPS = 4
 # Forms that the firmware may be built around, the first that passed.
@@ -79,21 +78,14 @@ def write(
     return entry, failed
 
 
-def frames(samples: np.ndarray, inputs: manifest.Input) -> np.ndarray:
-    """The samples of each frame of a recording, `[T, frame]` int16; one shorter than a frame is padded with zeros."""
-    cutter = stream.FrameCutter(inputs.frontend)
-    found = [*cutter.feed(samples)]
-    return np.stack(found or [*cutter.finish()])
-
-
 def _frontend(
     labels: Sequence[str], inputs: manifest.Input, clips: Sequence[np.ndarray]
 ) -> tuple[bytes, dict[str, Any], str | None]:
     model = metadata.attach(frontend.build(inputs), labels, inputs)
-    outcome = tflm.run(model, np.concatenate([frames(clip, inputs) for clip in clips]))
+    frames, arena = frontend.frames_in_tflm(model, clips, inputs)
     expected = np.concatenate([features.log_mel(clip, inputs.frontend) for clip in clips])
-    found = float(np.abs(outcome.logits * inputs.std + inputs.mean - expected).max())
-    facts = {'frames': len(expected), 'max_abs_diff': found, 'arena_bytes': outcome.arena_bytes}
+    found = float(np.abs(np.concatenate(frames) * inputs.std + inputs.mean - expected).max())
+    facts = {'frames': len(expected), 'max_abs_diff': found, 'arena_bytes': arena}
     if found <= FRONTEND_TOLERANCE:
         return model, facts, None
     return model, facts, f'expected log-mel within {FRONTEND_TOLERANCE:g} of training, found {found:.3g}'
@@ -116,6 +108,6 @@ def _waveform(
     difference = float(np.abs(found - expected).max())
     graph = flatbuffer.graph(model)
     facts = {'ops': graph.ops, 'samples': count, 'windows': len(pcm), 'max_abs_diff': difference}
-    if difference <= WAVEFORM_TOLERANCE:
+    if difference <= gates.WAVEFORM_TOLERANCE:
         return model, facts, None
-    return model, facts, f'expected probabilities within {WAVEFORM_TOLERANCE:g} of JAX, found {difference:.3g}'
+    return model, facts, f'expected probabilities within {gates.WAVEFORM_TOLERANCE:g} of JAX, found {difference:.3g}'

@@ -14,6 +14,8 @@ import numpy as np
 IDENTIFIER = b'TFL3'
 # Of the constants' buffers in the file, as the schema asks (force_align).
 BUFFER_ALIGNMENT = 16
+# Of the field `operators` in the schema's table SubGraph.
+_OPERATORS = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +107,23 @@ def pack(content: Any) -> bytes:
     builder = _builder(1024)
     builder.Finish(content.Pack(builder), IDENTIFIER)
     return bytes(builder.Output())
+
+
+def first(model: bytes | bytearray, count: int) -> bytes:
+    """The file with its first `count` nodes alone; its output is then what those have left in that tensor: nothing."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    table = schema.Model.GetRootAsModel(model, 0).Subgraphs(0)._tab
+    # The number of nodes lies before the first; what is behind the last stays in the file, unread.
+    place = table.Vector(table.Offset(_OPERATORS)) - 4
+    return b''.join([model[:place], struct.pack('<I', count), model[place + 4 :]])
+
+
+def buffer(model: bytearray, index: int) -> np.ndarray:
+    """The bytes of a buffer, where they lie in the file: what is written to them is written to it."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    return schema.Model.GetRootAsModel(model, 0).Buffers(index).DataAsNumpy()
 
 
 def operator_names(content: Any) -> list[str]:

@@ -9,15 +9,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jax_reparam.errors import InputError
-from jax_reparam.export import manifest
+from jax_reparam.export import manifest, npu
 
 CHECKPOINT = 'checkpoint'
 SAFETENSORS = 'model.safetensors'
 LABELS = 'labels.txt'
 CARD = 'MODEL_CARD.md'
+LAYERS = 'LAYERS.md'
 # Whatever else lies in a folder is not ours, and would be lost with it.
 DEVICE = ('frontend.tflite', 'model_waveform_float32.tflite', 'firmware')
-OURS = frozenset({CHECKPOINT, SAFETENSORS, LABELS, CARD, manifest.FILE, *manifest.FORM_FILES.values(), *DEVICE})
+OURS = frozenset(
+    {CHECKPOINT, SAFETENSORS, LABELS, CARD, LAYERS, manifest.FILE, *manifest.FORM_FILES.values(), *DEVICE}
+    | set(npu.FILES.values())
+)
 
 
 def check(out: Path) -> None:

@@ -16,7 +16,20 @@ import numpy as np
 from jax_reparam import checkpoint, deploy, models, pipeline, reparam, report
 from jax_reparam.checkpoint import Trained
 from jax_reparam.errors import InputError
-from jax_reparam.export import card, convert, device, folder, forms, gates, manifest, metadata, samples, weights
+from jax_reparam.export import (
+    card,
+    convert,
+    device,
+    folder,
+    forms,
+    gates,
+    layers,
+    manifest,
+    metadata,
+    npu,
+    samples,
+    weights,
+)
 from jax_reparam.export.samples import Windows
 from jax_reparam.export.verify import verify
 from jax_reparam.features import FrontendConfig
@@ -45,8 +58,9 @@ class Exported:
 
     @property
     def usable(self) -> bool:
-        """Whether float32 passed, and a form for a microcontroller: int16, where int8 loses too much."""
-        return 'float32' in self.manifest['forms'] and self.manifest['recommended'] is not None
+        """Whether float32 passed, a form for a microcontroller (int16, where int8 loses too much), and the NPU's."""
+        made = 'float32' in self.manifest['forms'] and self.manifest['recommended'] is not None
+        return made and not {manifest.NPU_FORM, 'npu'} & self.manifest['failed'].keys()
 
 
 def fold_and_export(
@@ -55,6 +69,7 @@ def fold_and_export(
     *,
     plain: bool = False,
     limit: int | None = None,
+    accelerator: str | None = None,
     show_progress: bool = True,
 ) -> Exported:
     """Folds a trained model, exports it, verifies every form on test windows, and writes what passed.
@@ -64,17 +79,20 @@ def fold_and_export(
       out: a new or empty folder, or one that this wrote before, which is replaced as a whole.
       plain: accept a model without HRF sites.
       limit: verify on at most this many test windows; None takes all.
+      accelerator: an NPU (`npu.ACCELERATORS`) to compile an int8 form for; None compiles none.
       show_progress: report on standard error.
 
     Raises:
       InputError: no checkpoint, one without HRF sites, one with a leaf that is not finite, another corpus than it was
-        trained on, an `out` that holds something else or cannot be written.
+        trained on, an `out` that holds something else or cannot be written, an NPU without its compiler.
       FoldError: the folded model is not the trained one.
       OSError: a full disk, or the like. Whatever fails, `out` stays as it was.
     """
     tell = _Teller(show_progress)
     out = Path(out)
     folder.check(out)
+    if accelerator is not None:
+        npu.check(accelerator)
     trained = checkpoint.load(source)
     folded = fold(trained, plain=plain)
     tell(f'{trained.path}: {len(reparam.hrf_sites(trained.variables))} HRF sites folded')
@@ -91,9 +109,12 @@ def fold_and_export(
 
         passed: dict[str, Any] = {}
         failed: dict[str, Any] = {}
-        function = deployed(trained, folded, frames=data.window.frames)
+        params, function = deployed(trained, folded, frames=data.window.frames)
         maker = forms.Maker(function, calibration, validation, compare(trained, folded, validation)[0])
+        rows: dict[str, list[layers.Row]] = {}
         for name in manifest.FORM_FILES:
+            if name == manifest.NPU_FORM and accelerator is None:
+                continue
             try:
                 made = maker.make(name)
             except convert.ConversionError as error:
@@ -103,6 +124,10 @@ def fold_and_export(
             tell(f'exported {name}: {len(model):,} bytes')
             entry, reasons = verify(name, model, reference, test, show_progress=show_progress)
             entry['made'] = made.how
+            if name != 'float32':
+                some = test.features[:: -(-len(test.features) // layers.WINDOWS)]
+                rows[name] = layers.report(made.model, made.float32, some, params=params)
+                entry['layers'] = [row.as_json() for row in layers.computed(rows[name])[: layers.WORST]]
             tell(f'verified {name} in LiteRT and TFLM' if entry['tflm'] else f'verified {name} in LiteRT only')
             if reasons:
                 failed[name] = {**entry, 'reasons': reasons}
@@ -120,6 +145,12 @@ def fold_and_export(
         )
         failed |= extras_failed
         tell(f'for devices: {", ".join(name for name, entry in extras.items() if entry) or "nothing"}')
+        placed = None
+        if accelerator is not None:
+            placed, npu_failed = npu.write(place, passed, accelerator)
+            failed |= npu_failed
+            tell(f'compiled for {accelerator}' if placed else f'nothing for {accelerator}')
+        kernels = layers.sites(trained.variables)
 
         content = {
             'format': manifest.FORMAT,
@@ -135,6 +166,8 @@ def fold_and_export(
             'recommended': next((name for name in manifest.QUANTISED if name in passed), None),
             'failed': failed,
             'device': extras,
+            'npu': placed,
+            'kernels': [site.as_json() for site in kernels],
             'reference_uar': gates.uar(reference, test),
             'protocol': trained.meta['split'],
             'corpus': trained.meta['corpus'],
@@ -151,6 +184,7 @@ def fold_and_export(
         weights.write_checkpoint(place / folder.CHECKPOINT, folded, trained)
         weights.write_safetensors(place / folder.SAFETENSORS, folded, trained)
         (place / folder.LABELS).write_text(''.join(f'{label}\n' for label in trained.labels))
+        (place / folder.LAYERS).write_text(layers.text(kernels, rows))
         (place / folder.CARD).write_text(card.text(content, trained.config))
         (place / manifest.FILE).write_text(manifest.dumps(content))
     return Exported(out, content, [reason for entry in failed.values() for reason in entry['reasons']])
@@ -216,11 +250,11 @@ def compare(trained: Trained, folded: Variables, test: Windows) -> tuple[np.ndar
     }
 
 
-def deployed(trained: Trained, folded: Variables, *, frames: int) -> forms.Deployed:
-    """The deploy form of a folded model for windows of `frames` frames, with its parameters inside."""
+def deployed(trained: Trained, folded: Variables, *, frames: int) -> tuple[Any, forms.Deployed]:
+    """The deploy form of a folded model for windows of `frames` frames: its parameters, and it with them inside."""
     model = trained.config['model']
     params = _in_float64(lambda tree: deploy.prepare(model, tree, frames=frames), folded)
-    return lambda features, norm: deploy.apply(model, params, features, norm=norm)
+    return params, lambda features, norm: deploy.apply(model, params, features, norm=norm)
 
 
 def _model(trained: Trained, hrf: Mapping[str, Any] | None) -> Any:

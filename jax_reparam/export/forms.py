@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from jax_reparam.deploy.ops import Norm
-from jax_reparam.export import biases, convert, gates, interpret
+from jax_reparam.export import biases, convert, gates, interpret, manifest
 from jax_reparam.export.samples import Windows
 from jax_reparam.export.tidy import tidy
 
@@ -35,10 +35,11 @@ class Way:
     share: float = 1.0
 
 
-# int16 has no L2_NORMALIZATION. It is itself the remedy where int8 loses too much by all of its ways.
+# int16 and Ethos-U have no L2_NORMALIZATION. int16 is itself the remedy where int8 loses too much by all of its ways.
 WAYS: dict[str, tuple[Way, ...]] = {
     'int8': (Way('l2'), Way('rsqrt'), Way('l2', share=1 / 8)),
     'int16': (Way('rsqrt'),),
+    manifest.NPU_FORM: (Way('rsqrt'), Way('rsqrt', share=1 / 8)),
 }
 
 
@@ -50,10 +51,12 @@ class Made:
       model: the .tflite file.
       how: the manifest's `made`: `norm`, `ranges` (how many windows set them) and `tried` (each way with its score on
         validation windows).
+      float32: the graph that it was quantised from, as the converter leaves it.
     """
 
     model: bytes
     how: dict[str, Any]
+    float32: bytes
 
 
 def integer(
@@ -95,9 +98,10 @@ class Maker:
         self._function, self._calibration = function, calibration
         self._validation, self._reference = validation, reference
         self._float32: dict[Norm, bytes] = {}
+        self._tried: dict[tuple[convert.Activations, Way], tuple[bytes, gates.Score]] = {}
 
     def make(self, name: str) -> Made:
-        """Makes the form `float32`, `int8` or `int16`.
+        """Makes one of `manifest.FORM_FILES`.
 
         A quantised form is made in the first way of `WAYS`, if that keeps the decisions and the UAR of the validation
         windows (`gates`); else in the one with the best signal-to-noise ratio there.
@@ -106,27 +110,35 @@ class Maker:
           ConversionError: TensorFlow refused the graph.
         """
         if name == 'float32':
-            return Made(tidy(self._graph('l2')), {'norm': 'l2'})
+            return Made(tidy(self._graph('l2')), {'norm': 'l2'}, self._graph('l2'))
         ways = self._ways(name)
         tried = [next(ways)]
         if gates.failures(name, 'validation', tried[0][2], gates.uar(self._reference, self._validation)):
             tried += ways
         # Not the first that passes: it may pass by luck, since only undecided windows change sides.
-        chosen = max(tried, key=lambda result: result[2].snr_db or 0.0)
+        model, way, _ = max(tried, key=lambda result: result[2].snr_db or 0.0)
         scores = [{**self._describe(way), **score.as_json()} for _, way, score in tried]
-        return Made(chosen[0], {**self._describe(chosen[1]), 'tried': scores})
+        return Made(model, {**self._describe(way), 'tried': scores}, self._graph(way.norm))
 
     def _ways(self, name: str) -> Iterator[tuple[bytes, Way, gates.Score]]:
+        activations: convert.Activations = 'int16' if name == 'int16' else 'int8'
         for way in WAYS[name]:
-            model = integer(
-                self._bound(way.norm),
-                self._calibration,
-                'int16' if name == 'int16' else 'int8',
-                float32=self._graph(way.norm),
-                ranges=self._ranges(way),
-            )
-            logits = interpret.load(model)(self._validation.features)
-            yield model, way, gates.score(self._reference, logits, self._validation)
+            # Two forms may be made in the same way.
+            if (activations, way) not in self._tried:
+                self._tried[activations, way] = self._try(activations, way)
+            model, score = self._tried[activations, way]
+            yield model, way, score
+
+    def _try(self, activations: convert.Activations, way: Way) -> tuple[bytes, gates.Score]:
+        model = integer(
+            self._bound(way.norm),
+            self._calibration,
+            activations,
+            float32=self._graph(way.norm),
+            ranges=self._ranges(way),
+        )
+        logits = interpret.load(model)(self._validation.features)
+        return model, gates.score(self._reference, logits, self._validation)
 
     def _graph(self, norm: Norm) -> bytes:
         if norm not in self._float32:

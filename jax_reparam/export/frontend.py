@@ -15,11 +15,13 @@ take every column twice, which saves adding them. LiteRT does not know SignalRff
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from jax_reparam.export import flatbuffer, manifest
+from jax_reparam import stream
+from jax_reparam.export import flatbuffer, manifest, tflm
 from jax_reparam.features import mel_matrix, window
 
 FILE = 'frontend.tflite'
@@ -72,6 +74,34 @@ def build(inputs: manifest.Input, *, group: int = BANDS_IN_GROUP) -> bytes:
     features = graph.node(Op.SUB, [features, graph.constant(inputs.mean[None])], shape, 'SubOptions')
     features = graph.node(Op.DIV, [features, graph.constant(inputs.std[None])], shape, 'DivOptions')
     return graph.pack(pcm, features)
+
+
+def frames_in_tflm(
+    model: bytes, recordings: Sequence[np.ndarray], inputs: manifest.Input
+) -> tuple[list[np.ndarray], int]:
+    """Runs a frontend in TFLM over whole recordings.
+
+    Args:
+      model: what `build` made.
+      recordings: `[N]` int16 each.
+      inputs: what it was built for.
+
+    Returns:
+      Standardised features of each, `[T, n_mels]` float32, and the arena in bytes.
+
+    Raises:
+      TFLMError: TFLM could not run it.
+    """
+    cut = [frames(samples, inputs) for samples in recordings]
+    outcome = tflm.run(model, np.concatenate(cut))
+    return np.split(outcome.logits, np.cumsum([len(one) for one in cut])[:-1]), outcome.arena_bytes
+
+
+def frames(samples: np.ndarray, inputs: manifest.Input) -> np.ndarray:
+    """The samples of each frame of a recording, `[T, frame]` int16; one shorter than a frame is padded with zeros."""
+    cutter = stream.FrameCutter(inputs.frontend)
+    found = [*cutter.feed(samples)]
+    return np.stack(found or [*cutter.finish()])
 
 
 def _rfft_options(length: int) -> bytes:

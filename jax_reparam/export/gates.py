@@ -18,6 +18,8 @@ from jax_reparam.export.samples import Windows
 FOLD_TOLERANCE = 1e-5
 # Largest difference of float32 logits from JAX's.
 FLOAT_TOLERANCE = 1e-4
+# Largest difference of the waveform model's probabilities.
+WAVEFORM_TOLERANCE = 1e-4
 # Share of windows in which a quantised form must decide as the model did, and UAR that it may lose. One window may
 # always differ: in some the trained model itself is undecided (docs/export.md), and of fewer than 100 windows one is
 # more than a hundredth.

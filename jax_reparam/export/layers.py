@@ -1,19 +1,28 @@
 """Where a loss comes from: every tensor of a quantised model beside its float32 twin, worst first.
 
-And before quantisation: what folding does to the range of each HRF site's kernel.
+And before quantisation: what folding does to the range of each HRF site's kernel. `fold.py` writes both to LAYERS.md,
+and what is worst to the manifest.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from jax_reparam import reparam
 from jax_reparam.export import flatbuffer, twin
+
+# Of test windows; each runs twice for each form.
+WINDOWS = 8
+# Tensors of a form in the manifest.
+WORST = 10
+# These compute nothing: their tensors are those of another node.
+_MOVES = ('RESHAPE', 'TRANSPOSE', 'SLICE', 'STRIDED_SLICE', 'SPLIT', 'CONCATENATION', 'PAD', 'PADV2', 'EXPAND_DIMS')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,9 +32,11 @@ class Row:
     Attributes:
       node: the operator's place in the quantised graph.
       op: the operator that makes it.
+      module: path of the deploy form's layer that the operator is, or comes behind; '' in front of the first.
       shape: of the tensor.
       snr_db: power of the float32 tensor over that of the difference; None where nothing differs, or all is 0. The
         error of all layers before is in it.
+      scale: real value of one step.
       low: least value that the quantised tensor can hold.
       high: largest value that it can hold.
       seen_low: least value in float32.
@@ -35,8 +46,10 @@ class Row:
 
     node: int
     op: str
+    module: str
     shape: tuple[int, ...]
     snr_db: float | None
+    scale: float
     low: float
     high: float
     seen_low: float
@@ -64,16 +77,34 @@ class Site:
     kurtosis: tuple[float, float, float]
     int8_snr_db: tuple[float, float, float]
 
+    def as_json(self) -> dict[str, Any]:
+        """The manifest's entry: before folding (`kernel_u`, `kernel_v`) and after (`kernel`)."""
+        names = ('kernel_u', 'kernel_v', 'kernel')
+        values = zip(names, self.largest, self.kurtosis, self.int8_snr_db, strict=True)
+        return {
+            'path': self.path,
+            **{
+                name: {'largest': largest, 'kurtosis': kurtosis, 'int8_snr_db': snr if math.isfinite(snr) else None}
+                for name, largest, kurtosis, snr in values
+            },
+        }
+
 
 def report(
-    quantised: bytes, float32: bytes, windows: np.ndarray, *, progress: Callable[[], None] = lambda: None
+    quantised: bytes,
+    float32: bytes,
+    windows: np.ndarray,
+    *,
+    params: Any = None,
+    progress: Callable[[], None] = lambda: None,
 ) -> list[Row]:
     """Compares every tensor that a node makes.
 
     Args:
       quantised: the .tflite file, int8 or int16.
-      float32: the same graph in float32.
+      float32: the same graph in float32; the order of the nodes may be another.
       windows: standardised features, `[W, frames, n_mels]`.
+      params: the parameters in it, as a tree, to name modules by; None names none.
       progress: called after each window.
 
     Returns:
@@ -82,7 +113,7 @@ def report(
     Raises:
       ValueError: the two are not the same graph.
     """
-    pairs = _pairs(flatbuffer.tree(quantised), flatbuffer.tree(float32))
+    pairs = _pairs(flatbuffer.tree(quantised), flatbuffer.tree(float32), params)
     sums = [_Sums(pair.port) for pair in pairs]
     found = twin.observe(quantised, [pair.tensor for pair in pairs], windows)
     expected = twin.observe(float32, [pair.twin for pair in pairs], windows)
@@ -94,8 +125,10 @@ def report(
         Row(
             node=pair.node,
             op=pair.op,
+            module=pair.module,
             shape=pair.port.shape,
             snr_db=_decibels(total.signal, total.noise),
+            scale=total.scale,
             low=total.low,
             high=total.high,
             seen_low=total.seen_low,
@@ -121,21 +154,72 @@ def sites(params: Any) -> list[Site]:
     return result
 
 
+def computed(rows: Iterable[Row]) -> list[Row]:
+    """The rows of operators that compute, in their order: those that move values alone repeat another row."""
+    return [row for row in rows if row.op not in _MOVES]
+
+
+def text(kernels: Sequence[Site], forms: Mapping[str, Sequence[Row]]) -> str:
+    """LAYERS.md.
+
+    Args:
+      kernels: what `sites` gave.
+      forms: what `report` gave, by form.
+    """
+    parts = [
+        """# Where a loss comes from
+
+Tensors of each quantised form beside those of the same graph in float32, worst signal-to-noise ratio (SNR) first; the
+error of all layers before is in it. A low SNR alone is no loss: a tensor that is close to 0 throughout has one, too.
+`module` is the layer that the operator is, or comes behind. Operators that only move values are left out.
+"""
+    ]
+    if kernels:
+        parts += ['## Weights before and after deHRF\n', _KERNELS, *_indented(_kernel_table(kernels))]
+    for name, rows in forms.items():
+        parts += [f'## {name}\n', *_indented(table(computed(rows)))]
+    return '\n'.join(parts)
+
+
+_KERNELS = """Largest absolute value, kurtosis (3 for a normal distribution) and SNR when rounded to int8 with one
+scale, of the two factors and of the kernel that they fold into.
+"""
+
+
+def _indented(lines: Iterable[str]) -> list[str]:
+    return [*(f'    {line}' for line in lines), '']
+
+
+def _kernel_table(kernels: Sequence[Site]) -> list[str]:
+    names = ('kernel_u', 'kernel_v', 'folded')
+    cells = [['site', *(f'{what}, {name}' for what in ('largest', 'kurtosis', 'SNR dB') for name in names)]]
+    for site in kernels:
+        numbers = [f'{value:.3g}' for value in (*site.largest, *site.kurtosis)]
+        cells.append([site.path, *numbers, *(f'{value:.1f}' for value in site.int8_snr_db)])
+    return _aligned(cells)
+
+
 def table(rows: Sequence[Row]) -> list[str]:
     """The rows as lines of text."""
-    cells = [['node', 'operator', 'shape', 'SNR dB', 'range', 'seen', 'clipped']]
+    cells = [['node', 'operator', 'module', 'shape', 'SNR dB', 'range', 'step', 'seen', 'clipped']]
     cells += [
         [
             str(row.node),
             row.op,
+            row.module,
             'x'.join(map(str, row.shape)),
             '' if row.snr_db is None else f'{row.snr_db:.1f}',
             f'{row.low:.4g} to {row.high:.4g}',
+            f'{row.scale:.3g}',
             f'{row.seen_low:.4g} to {row.seen_high:.4g}',
             f'{row.clipped:.2%}',
         ]
         for row in rows
     ]
+    return _aligned(cells)
+
+
+def _aligned(cells: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
     return ['  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
 
@@ -146,6 +230,7 @@ class _Pair:
 
     node: int
     op: str
+    module: str
     port: flatbuffer.Port
     tensor: int
     twin: int
@@ -158,7 +243,7 @@ class _Sums:
         assert port.scale is not None
         limits = np.iinfo(port.dtype)
         self.low, self.high = (float(port.decode(np.array(limit))) for limit in (limits.min, limits.max))
-        self._half = port.scale / 2
+        self.scale, self._half = port.scale, port.scale / 2
         self.signal = self.noise = 0.0
         self.seen_low, self.seen_high = math.inf, -math.inf
         self.clipped = self.count = 0
@@ -172,15 +257,19 @@ class _Sums:
         self.count += truth.size
 
 
-def _pairs(content: Any, reference: Any) -> list[_Pair]:
+def _pairs(content: Any, reference: Any, params: Any) -> list[_Pair]:
+    # Tensors keep their numbers when nodes are put into another order.
     named = [
-        [
-            (index, op, node)
-            for index, (op, node) in enumerate(
-                zip(flatbuffer.operator_names(tree), tree.subgraphs[0].operators, strict=True)
-            )
-            if op != 'QUANTIZE'
-        ]
+        sorted(
+            (
+                (index, op, node)
+                for index, (op, node) in enumerate(
+                    zip(flatbuffer.operator_names(tree), tree.subgraphs[0].operators, strict=True)
+                )
+                if op != 'QUANTIZE'
+            ),
+            key=lambda entry: int(entry[2].outputs[0]),
+        )
         for tree in (content, reference)
     ]
     nodes, twins = named
@@ -190,13 +279,38 @@ def _pairs(content: Any, reference: Any) -> list[_Pair]:
     ]
     if shapes[0] != shapes[1]:
         raise ValueError(f'expected the operators of the float32 graph, got others: {len(nodes)}, {len(twins)}')
+    modules = _modules(reference, params)
     pairs = []
     for (index, op, node), (_, _, other_node) in zip(nodes, twins, strict=True):
         for tensor, other in zip(node.outputs, other_node.outputs, strict=True):
             port = flatbuffer.port(content.subgraphs[0].tensors[tensor])
             if port.scale is not None:
-                pairs.append(_Pair(index, op, port, int(tensor), int(other)))
+                pairs.append(_Pair(index, op, modules[int(other)], port, int(tensor), int(other)))
     return pairs
+
+
+def _modules(reference: Any, params: Any) -> dict[int, str]:
+    """The path in `params` of the layer that makes each tensor of a float32 graph, or of the last one before it.
+
+    A layer is known by its constant: the converter turns kernels round, but writes no other numbers.
+    """
+    paths: dict[bytes, str] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        columns = np.asarray(leaf, np.float32)
+        if columns.ndim >= 2:  # where heads go in groups, a node has some of a kernel's columns
+            name = jax.tree_util.keystr(path[:-1], simple=True, separator='/')
+            paths |= {column.tobytes(): name for column in np.moveaxis(columns, -1, 0)}
+    found: dict[int, tuple[int, str]] = {}
+    for place, (op, node) in enumerate(
+        zip(flatbuffer.operator_names(reference), reference.subgraphs[0].operators, strict=True)
+    ):
+        behind = max((found[int(index)] for index in node.inputs if int(index) in found), default=(-1, ''))
+        if op in twin.LINEAR and flatbuffer.is_constant(reference, int(node.inputs[1])):
+            kernel = flatbuffer.constant(reference, int(node.inputs[1]))
+            column = kernel[0, ..., 0] if op == 'DEPTHWISE_CONV_2D' else kernel[0]
+            behind = (place, paths[key]) if (key := column.tobytes()) in paths else behind
+        found |= {int(output): behind for output in node.outputs}
+    return {tensor: name for tensor, (_, name) in found.items()}
 
 
 def _decibels(signal: float, noise: float) -> float | None:

@@ -21,7 +21,9 @@ from jax_reparam.windows import WindowConfig
 
 FORMAT = 1
 FILE = 'manifest.json'
-FORM_FILES = {'float32': 'model_float32.tflite', 'int8': 'model_int8.tflite', 'int16': 'model_int16.tflite'}
+# int8 of operators that an Ethos-U has; what Vela compiles.
+NPU_FORM = 'int8_npu'
+FORM_FILES = {name: f'model_{name}.tflite' for name in ('float32', 'int8', 'int16', NPU_FORM)}
 # Forms for a microcontroller, the one to prefer first.
 QUANTISED = ('int8', 'int16')
 

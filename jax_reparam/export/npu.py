@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import hashlib
 import importlib.util
 import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jax_reparam.errors import InputError
+from jax_reparam.export import cost, flatbuffer, manifest
 
 PACKAGE = 'ethosu'
 ACCELERATORS = ('ethos-u55-32', 'ethos-u55-64', 'ethos-u55-128', 'ethos-u55-256', 'ethos-u65-256', 'ethos-u65-512')
+FILES = {accelerator: f'model_{accelerator}_vela.tflite' for accelerator in ACCELERATORS}
 _COUNTS = re.compile(r'^(CPU|NPU) operators = (\d+)', re.MULTILINE)
 # Vela's notes on what it leaves to the processor.
 _LEFT = re.compile(
@@ -45,6 +49,7 @@ class Placement:
       flash_bytes: constants and commands.
       milliseconds: of a window, as Vela estimates it for the system of its own defaults.
       macs: as Vela counts them.
+      mac_share: share of the model's MACs that are on the NPU, 0 to 1.
     """
 
     model: bytes
@@ -56,6 +61,7 @@ class Placement:
     flash_bytes: int
     milliseconds: float
     macs: int
+    mac_share: float
 
     @property
     def share(self) -> float:
@@ -76,6 +82,45 @@ class Placement:
         return {**content, 'left': [list(pair) for pair in self.left], 'share': self.share}
 
 
+def check(accelerator: str) -> None:
+    """Checks that a model can be compiled here, before there is one.
+
+    Raises:
+      InputError: an unknown accelerator, or no Vela here.
+    """
+    if accelerator not in ACCELERATORS:
+        raise InputError(f'--npu: expected one of {", ".join(ACCELERATORS)}, found {accelerator!r}')
+    if importlib.util.find_spec(PACKAGE) is None:
+        raise InputError("--npu: expected the package ethos-u-vela, found none; pip install 'jax-reparam[npu]'")
+
+
+def write(
+    place: Path, forms: Mapping[str, Mapping[str, Any]], accelerator: str
+) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """Compiles the form `int8_npu` of a folder into a file beside it.
+
+    Args:
+      place: the folder.
+      forms: the manifest's `forms`; where the form is not among them, nothing is compiled.
+      accelerator: one of `ACCELERATORS`.
+
+    Returns:
+      The manifest's `npu`, None where there is no file, and what failed, as in the manifest's `failed`.
+    """
+    if manifest.NPU_FORM not in forms:
+        return None, {}
+    try:
+        found = compiled((place / forms[manifest.NPU_FORM]['file']).read_bytes(), accelerator)
+    except NPUError as error:
+        return None, {'npu': {'reasons': [f'npu: {error}']}}
+    if reasons := found.failures():
+        return None, {'npu': {**found.as_json(), 'reasons': [f'npu: {reason}' for reason in reasons]}}
+    (place / FILES[accelerator]).write_bytes(found.model)
+    digest = hashlib.sha256(found.model).hexdigest()
+    file = {'file': FILES[accelerator], 'form': manifest.NPU_FORM, 'bytes': len(found.model), 'sha256': digest}
+    return {**file, **found.as_json()}, {}
+
+
 def compiled(model: bytes, accelerator: str = 'ethos-u55-128', *, timeout: float = 600.0) -> Placement:
     """Compiles an int8 model.
 
@@ -88,10 +133,7 @@ def compiled(model: bytes, accelerator: str = 'ethos-u55-128', *, timeout: float
       InputError: an unknown accelerator, or no Vela here.
       NPUError: Vela refused the model, or did not come back.
     """
-    if accelerator not in ACCELERATORS:
-        raise InputError(f'--npu: expected one of {", ".join(ACCELERATORS)}, found {accelerator!r}')
-    if importlib.util.find_spec(PACKAGE) is None:
-        raise InputError("--npu: expected the package ethos-u-vela, found none; pip install 'jax-reparam[npu]'")
+    check(accelerator)
     with tempfile.TemporaryDirectory(prefix='vela-') as name:
         folder = Path(name)
         (folder / 'model.tflite').write_bytes(model)
@@ -105,10 +147,19 @@ def compiled(model: bytes, accelerator: str = 'ethos-u55-128', *, timeout: float
         summaries, output = list(folder.glob('*_summary_*.csv')), folder / 'model_vela.tflite'
         if child.returncode or not summaries or not output.is_file():
             raise NPUError(f'{accelerator}: Vela failed: {(said.strip().splitlines() or ["it said nothing"])[-1]}')
-        return read(output.read_bytes(), accelerator, said, summaries[0].read_text())
+        result = output.read_bytes()
+        # What is left to the processor stands in the compiled file as it was.
+        share = 1 - _macs(result) / max(1, _macs(model))
+        return read(result, accelerator, said, summaries[0].read_text(), share)
 
 
-def read(model: bytes, accelerator: str, said: str, summary: str) -> Placement:
+def _macs(model: bytes) -> int:
+    content = flatbuffer.tree(model)
+    named = zip(flatbuffer.operator_names(content), content.subgraphs[0].operators, strict=True)
+    return sum(cost.macs(content, op, node) for op, node in named)
+
+
+def read(model: bytes, accelerator: str, said: str, summary: str, mac_share: float) -> Placement:
     """Reads Vela's messages and its summary, a CSV file of one row.
 
     Raises:
@@ -130,6 +181,7 @@ def read(model: bytes, accelerator: str, said: str, summary: str) -> Placement:
             flash_bytes=round(1024 * (memory['on_chip_flash'] + memory['off_chip_flash'])),
             milliseconds=1000 * float(row['inference_time']),
             macs=int(row['nn_macs']),
+            mac_share=mac_share,
         )
     except (KeyError, ValueError) as error:
         raise NPUError(f'{accelerator}: expected the summary of Vela 5.2, found none of {error}') from error

@@ -1,8 +1,9 @@
-"""Every form of a model on the same windows, one row each. Imports JAX only where there is a checkpoint to run."""
+"""Every form of a model on the same recordings, one row each. Imports JAX only where there is a checkpoint to run."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Any
 import numpy as np
 
 from jax_reparam.errors import InputError
-from jax_reparam.export import folder, gates, interpret
+from jax_reparam.evaluation import softmax
+from jax_reparam.export import flatbuffer, folder, frontend, gates, interpret, tflm
+from jax_reparam.export.clips import Recordings
 from jax_reparam.export.samples import Windows
 from jax_reparam.export.verify import verify
 from jax_reparam.predict import Recognizer
@@ -29,7 +32,7 @@ class Row:
     """One form in one runtime.
 
     Attributes:
-      form: `training`, `folded`, `deploy`, or a form of the manifest.
+      form: `training`, `folded`, `deploy`, a form of the manifest, one behind `frontend.tflite`, or `waveform`.
       runtime: `JAX`, `LiteRT` or `TFLM`.
       score: against the reference; None where it did not run.
       bytes: of its file.
@@ -58,12 +61,14 @@ class Result:
 
     Attributes:
       reference: the form that all others are held against.
+      windows: how many there are.
       rows: one a form and runtime.
       failures: what a gate or a limit found, a line each.
       notes: what could not be verified here, a line each.
     """
 
     reference: str
+    windows: int
     rows: list[Row]
     failures: list[str]
     notes: list[str]
@@ -72,7 +77,7 @@ class Result:
 def score(
     out: Path,
     manifest: Mapping[str, Any],
-    windows: Windows,
+    recordings: Recordings,
     *,
     trained: str | None = None,
     limits: Mapping[str, float] | None = None,
@@ -85,7 +90,7 @@ def score(
     Args:
       out: a folder that `fold.py` wrote.
       manifest: its manifest.
-      windows: what the forms run on.
+      recordings: what the forms run on.
       trained: the training folder or checkpoint; None leaves it out.
       limits: least values by name (`LIMITS`) that every row must reach, beside the gates.
       show_progress: report on standard error.
@@ -93,6 +98,7 @@ def score(
     Raises:
       InputError: a checkpoint or file that is not that of the manifest, or no form at all.
     """
+    windows = recordings.windows()
     jax_forms: list[tuple[str, np.ndarray, float]] = []
     if trained is not None or (out / folder.CHECKPOINT).is_dir():
         jax_forms = list(_in_jax(out, manifest, windows, trained))
@@ -138,8 +144,83 @@ def score(
                     **facts,
                 )
             )
+    device = manifest.get('device') or {}
+    form = manifest['recommended']
+    if device.get('frontend') and form in files and tflm.missing() is None:
+        row, found = _behind_the_frontend(out, device['frontend'], form, files[form], reference, windows, recordings)
+        rows.append(row)
+        failures += found
+    if device.get('waveform') and 'float32' in files:
+        row, found = _waveform(out, device['waveform'], interpret.load(files['float32']), windows, recordings)
+        rows.append(row)
+        failures += found
     failures += [line for row in rows for line in below(row, limits or {})]
-    return Result(reference_name, rows, failures, notes)
+    return Result(reference_name, len(windows.features), rows, failures, notes)
+
+
+def _behind_the_frontend(
+    out: Path,
+    entry: Mapping[str, Any],
+    form: str,
+    model: bytes,
+    reference: np.ndarray,
+    windows: Windows,
+    recordings: Recordings,
+) -> tuple[Row, list[str]]:
+    """What a device does: `frontend.tflite` on the samples, then the model on its features, both in TFLM."""
+    name, front = f'frontend, {form}', _verified(out, entry)
+    facts = {
+        'bytes': len(front) + len(model),
+        'ops': sum(sum(flatbuffer.graph(file).ops.values()) for file in (front, model)),
+    }
+    try:
+        frames, front_arena = frontend.frames_in_tflm(front, recordings.samples, recordings.inputs)
+        outcome = tflm.run(model, recordings.windows(frames).features)
+    except tflm.TFLMError as error:
+        return Row(name, 'TFLM', None, **facts), [f'{name}: {error}']
+    score = gates.score(reference, outcome.logits, windows)
+    failures = gates.failures(name, 'TFLM', score, gates.uar(reference, windows))
+    return Row(name, 'TFLM', score, arena=front_arena + outcome.arena_bytes, **facts), failures
+
+
+def _waveform(
+    out: Path, entry: Mapping[str, Any], float32: Logits, windows: Windows, recordings: Recordings
+) -> tuple[Row, list[str]]:
+    """The waveform model on the samples of the windows, against the float32 form on the features of the same samples.
+
+    Of a recording shorter than a window these are repeated, where the other forms repeat frames.
+    """
+    model = _verified(out, entry)
+    run = interpret.load(model)
+    pcm = recordings.pcm(entry['samples'])
+    features = dataclasses.replace(recordings, samples=list(pcm)).windows().features
+    expected, samples = softmax(float32(features)), pcm.astype(np.float32) / 32768
+    found = run(samples)
+    # Of logits, probabilities leave the differences.
+    log = lambda probabilities: np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
+    score = gates.score(log(expected), log(found), windows)
+    difference = float(np.abs(found - expected).max())
+    failures = []
+    if not difference <= gates.WAVEFORM_TOLERANCE:
+        failures = [
+            f'waveform in LiteRT: expected probabilities within {gates.WAVEFORM_TOLERANCE:g} of float32, '
+            f'found {difference:.3g}'
+        ]
+    ops = sum(flatbuffer.graph(model).ops.values())
+    row = Row('waveform', 'LiteRT', score, bytes=len(model), ops=ops, milliseconds=_timed(run, samples))
+    return row, failures
+
+
+def _verified(out: Path, entry: Mapping[str, Any]) -> bytes:
+    """A file of the manifest's `device`."""
+    file = out / entry['file']
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise InputError(f'{file}: expected the model, found: {error.strerror}') from error
+    if hashlib.sha256(content).hexdigest() != entry['sha256']:
+        raise InputError(f'{file}: expected the file that was verified (SHA-256 {entry["sha256"][:12]}), found another')
+    return content
 
 
 def below(row: Row, limits: Mapping[str, float]) -> list[str]:

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_reparam.export import convert, flatbuffer, frontend, manifest
-from jax_reparam.features import FrontendConfig, mel_matrix
+from jax_reparam.export import convert, flatbuffer, manifest
+from jax_reparam.features import FrontendConfig, mel_matrix, window
 
 FILE = 'model_waveform_float32.tflite'
 
@@ -38,7 +38,7 @@ def log_mel(pcm: jax.Array, config: FrontendConfig) -> jax.Array:
     parts = pcm[: len(pcm) // part * part].reshape(-1, part)
     stride = hop // part
     pieces = [parts[k : k + (count - 1) * stride + 1 : stride] for k in range(frame // part)]
-    frames = jnp.concatenate(pieces, axis=1) * frontend.window(config)[None]
+    frames = jnp.concatenate(pieces, axis=1) * window(config)[None]
     spectrum = jnp.fft.rfft(frames, n=config.n_fft)
     power = jnp.real(spectrum) ** 2 + jnp.imag(spectrum) ** 2
     return jnp.log(power @ mel_matrix(config).T + np.float32(config.floor))

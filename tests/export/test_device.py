@@ -49,10 +49,10 @@ def test_measured_differences_are_kept_and_small(exported):
 def test_frames_of_a_recording(inputs, rng):
     config = inputs.frontend
     audio = rng.integers(-3000, 3000, 1000).astype(np.int16)
-    found = device.frames(audio, inputs)
+    found = frontend.frames(audio, inputs)
     assert len(found) == len(features.log_mel(audio, config)) == 4
     np.testing.assert_array_equal(found[3], audio[480:880])
-    np.testing.assert_array_equal(device.frames(audio[:3], inputs), [[*audio[:3], *[0] * 397]])
+    np.testing.assert_array_equal(frontend.frames(audio[:3], inputs), [[*audio[:3], *[0] * 397]])
 
 
 @needs_tflm

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jax_reparam.export import flatbuffer
+from jax_reparam.export import flatbuffer, twin
 from jax_reparam.export.flatbuffer import Port
 
 
@@ -49,6 +49,29 @@ def test_graph_counts_operators(model, config):
 def test_what_is_no_model_is_refused(model, damage, message):
     with pytest.raises(ValueError, match=message):
         flatbuffer.graph(damage(model))
+
+
+def test_the_first_nodes_alone_are_what_they_were(model, data):
+    whole = flatbuffer.tree(model)
+    part = flatbuffer.first(model, 3)
+    assert flatbuffer.operator_names(flatbuffer.tree(part)) == flatbuffer.operator_names(whole)[:3]
+    last = int(whole.subgraphs[0].operators[2].outputs[0])
+    windows = data.windows('test')[0][:1]
+    [expected], [found] = (list(twin.observe(file, [last], windows)) for file in (model, part))
+    assert np.abs(expected[last]).max() > 0
+    np.testing.assert_array_equal(found[last], expected[last])
+
+
+def test_a_constant_is_changed_where_it_lies(model):
+    whole = flatbuffer.tree(model)
+    bias = whole.subgraphs[0].tensors[whole.subgraphs[0].operators[-1].inputs[2]].buffer
+    file = bytearray(model)
+    flatbuffer.constant(file, bias)[:] = 7
+    changed = flatbuffer.tree(file)
+    assert set(changed.buffers[bias].data) == {7}
+    assert len(file) == len(model)
+    changed.buffers[bias].data = whole.buffers[bias].data
+    assert flatbuffer.pack(changed) == flatbuffer.pack(whole)
 
 
 def test_constants_lie_where_the_schema_wants_them(model):

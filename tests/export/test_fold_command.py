@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from jax_reparam import errors
-from jax_reparam.export import convert, tflm
+from jax_reparam.export import convert, npu, tflm
 
 COMMAND = Path(__file__).parents[2] / 'fold.py'
 
@@ -104,6 +104,22 @@ def test_a_damaged_checkpoint_leaves_out_as_it_was(fold, workdir, exported, tmp_
     for path in exported.path.iterdir():
         if path.is_file():
             assert (tmp_path / 'out' / path.name).read_bytes() == path.read_bytes()
+
+
+def test_without_vela_nothing_begins(fold, tmp_path, monkeypatch):
+    monkeypatch.setattr(npu, 'PACKAGE', 'no_such_package')
+    # Not even the checkpoint is looked for.
+    code, _, err = fold(tmp_path / 'nowhere', tmp_path / 'out', '--npu', 'ethos-u55-128')
+    assert (code, err) == (
+        2,
+        "error: --npu: expected the package ethos-u-vela, found none; pip install 'jax-reparam[npu]'\n",
+    )
+
+
+def test_an_unknown_accelerator_is_bad_input(fold):
+    code, _, err = fold('w', 'out', '--npu', 'u55')
+    assert code == 2
+    assert "invalid choice: 'u55'" in err
 
 
 @pytest.mark.parametrize('windows', ['0', '-3', 'many'])

@@ -16,7 +16,20 @@ from safetensors.numpy import load_file
 from helpers import moved, recipe, tones
 from jax_reparam import checkpoint, deploy, models, reparam
 from jax_reparam.errors import InputError
-from jax_reparam.export import convert, flatbuffer, folder, folding, forms, manifest, metadata, tflm, weights
+from jax_reparam.export import (
+    card,
+    convert,
+    flatbuffer,
+    folder,
+    folding,
+    forms,
+    layers,
+    manifest,
+    metadata,
+    npu,
+    tflm,
+    weights,
+)
 from jax_reparam.export.tidy import tidy
 
 from .conftest import save
@@ -58,7 +71,9 @@ def test_manifest_has_the_schema_and_every_form_passed(exported, config, data, v
 
 
 def test_the_folder_holds_what_it_should(exported):
-    assert {path.name for path in exported.path.iterdir()} == folder.OURS
+    only_for_an_npu = {*npu.FILES.values(), manifest.FORM_FILES[manifest.NPU_FORM]}
+    assert {path.name for path in exported.path.iterdir()} == folder.OURS - only_for_an_npu
+    assert exported.manifest['npu'] is None
     assert (exported.path / 'labels.txt').read_text() == 'high\nlow\n'
     card = (exported.path / 'MODEL_CARD.md').read_text()
     assert 'conv_transformer' in card
@@ -107,10 +122,55 @@ def test_the_folded_export_is_the_plain_one(exported, config, data):
         assert abs(len(model) - form['bytes']) <= 64
 
 
-def test_fewer_windows_can_be_asked_for(workdir, tmp_path):
-    out = folding.fold_and_export(workdir, tmp_path / 'out', limit=6, show_progress=False)
-    assert 1 <= out.manifest['fold']['windows'] <= 6
-    assert out.manifest['test']['clips'] < out.manifest['test']['of_clips']
+@pytest.fixture(scope='module')
+def small(workdir, tmp_path_factory):
+    """An export verified on few windows, and for an NPU."""
+    out = tmp_path_factory.mktemp('small') / 'out'
+    return folding.fold_and_export(workdir, out, limit=6, accelerator='ethos-u55-128', show_progress=False)
+
+
+def test_fewer_windows_can_be_asked_for(small):
+    assert 1 <= small.manifest['fold']['windows'] <= 6
+    assert small.manifest['test']['clips'] < small.manifest['test']['of_clips']
+
+
+def test_for_an_npu_a_form_is_made_and_compiled_that_lies_on_it_as_a_whole(small):
+    assert (small.failures, small.usable) == ([], True)
+    form, entry = (small.manifest['forms'][manifest.NPU_FORM], small.manifest['npu'])
+    assert form['made']['norm'] == 'rsqrt'
+    assert 'L2_NORMALIZATION' not in form['ops']
+    assert form['litert']['argmax_agreement'] == 1
+    assert (entry['accelerator'], entry['form'], entry['left']) == ('ethos-u55-128', manifest.NPU_FORM, [])
+    assert (entry['share'], entry['mac_share'], entry['cpu_ops']) == (1, 1, 0)
+    model = (small.path / 'model_ethos-u55-128_vela.tflite').read_bytes()
+    assert (entry['bytes'], entry['sha256']) == (len(model), hashlib.sha256(model).hexdigest())
+    assert flatbuffer.graph(model).ops == {'CUSTOM': 1}
+    assert metadata.read(model)['labels'] == ['high', 'low']
+    placed = 'compiled by Vela for ethos-u55-128: 100.0 % of the operators'
+    assert placed in (small.path / 'MODEL_CARD.md').read_text()
+    assert placed in card.summary(small.path, small.manifest)[4]
+
+
+@pytest.mark.parametrize('name', ['npu', manifest.NPU_FORM])
+def test_an_npu_model_that_was_asked_for_and_is_not_there_is_a_failure(exported, name):
+    assert exported.usable
+    missed = {**exported.manifest, 'failed': {name: {'reasons': ['x']}}}
+    assert not dataclasses.replace(exported, manifest=missed).usable
+
+
+def test_each_quantised_form_has_its_worst_tensors(exported, variables):
+    text = (exported.path / 'LAYERS.md').read_text()
+    for name in ('int8', 'int16'):
+        rows = exported.manifest['forms'][name]['layers']
+        assert len(rows) == layers.WORST
+        assert [row['snr_db'] for row in rows] == sorted(row['snr_db'] for row in rows)
+        assert {row['module'].split('/')[0] for row in rows} <= {'stem', 'layers', 'head'}
+        assert f'## {name}\n' in text
+    [site] = exported.manifest['kernels']
+    ffn_in = variables['params']['layer_0']['ffn']['ffn_in']
+    assert (site['path'], site['path'] in text) == ('params/layer_0/ffn/ffn_in', True)
+    assert site['kernel_u']['largest'] == pytest.approx(np.abs(ffn_in['hrf']['kernel_u']).max())
+    assert site['kernel']['largest'] == pytest.approx(np.abs(reparam.compose(ffn_in['hrf'])['kernel']).max(), rel=1e-5)
 
 
 def test_a_wrong_int8_form_is_left_out(workdir, tmp_path, monkeypatch):

@@ -44,6 +44,30 @@ def test_the_choice(monkeypatch, scores, norm, ranges, tried):
     assert found.model == bytes([chosen + 1])
 
 
+def test_two_forms_share_what_was_tried(monkeypatch):
+    made = []
+
+    def integer(function, windows, activations, *, float32, ranges):
+        made.append((activations, len(ranges)))
+        return bytes([len(made)])
+
+    monkeypatch.setattr(forms, 'integer', integer)
+    monkeypatch.setattr(forms.convert, 'to_float32', lambda function, shape: b'float32')
+    monkeypatch.setattr(forms.interpret, 'load', lambda model: lambda windows: model[0])
+    monkeypatch.setattr(gates, 'score', lambda reference, logits, windows: score(30, 9))
+    monkeypatch.setattr(gates, 'uar', lambda logits, windows: 0.8)
+    calibration = np.zeros((16, 3, 2), np.float32)
+    validation = Windows(calibration[:4], np.arange(4), np.zeros(4, int))
+    maker = forms.Maker(lambda features, norm: features, calibration, validation, np.zeros((4, 2)))
+    maker.make('int8')
+    found = maker.make('int8_npu')
+    assert {way['norm'] for way in found.how['tried']} == {'rsqrt'}
+    # l2, rsqrt and l2 of fewer windows for int8; only rsqrt of fewer windows is new.
+    assert made == [('int8', 16), ('int8', 16), ('int8', 2), ('int8', 2)]
+    maker.make('int16')
+    assert made[4:] == [('int16', 16)]
+
+
 def test_fewer_windows_give_narrower_ranges():
     """The third way clips what only windows that it does not see hold."""
     rng = np.random.default_rng(0)

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from jax_reparam import reparam
-from jax_reparam.export import convert, interpret, layers
+from jax_reparam import checkpoint, reparam
+from jax_reparam.export import convert, folding, interpret, layers
 from jax_reparam.export.forms import integer
 from jax_reparam.export.tidy import tidy
 
@@ -65,16 +65,39 @@ def test_what_lies_beyond_the_range_is_counted(forms, windows):
     assert linear.clipped > 0.1
 
 
-def test_int8_and_float32_of_an_export_are_the_same_graph(exported, data):
+def test_int8_and_float32_of_an_export_are_the_same_graph(exported, data, workdir):
     files = [(exported.path / f'model_{name}.tflite').read_bytes() for name in ('int8', 'float32')]
+    found = checkpoint.load(exported.path / 'checkpoint')
+    params, _ = folding.deployed(found, found.variables, frames=64)
     told = []
-    rows = layers.report(*files, data.windows('test')[0][:3], progress=lambda: told.append(1))
+    rows = layers.report(*files, data.windows('test')[0][:3], params=params, progress=lambda: told.append(1))
+    # Each layer is found by its kernel; what has none belongs to the layer before.
+    named = [row.module for row in sorted(rows, key=lambda row: row.node) if row.op == 'FULLY_CONNECTED']
+    assert named[0] == 'stem/project'
+    assert sorted(named[1:4]) == ['layers/0/key', 'layers/0/query', 'layers/0/value']
+    assert named[4:7] == ['layers/0/out', 'layers/0/ffn_in', 'layers/0/ffn_out']
+    assert named[-2:] == ['head/hidden_0', 'head/classifier']
+    assert [row.module for row in rows if row.op == 'CONV_2D'] == ['stem/conv_1']
+    assert [row.module for row in rows if row.op == 'DEPTHWISE_CONV_2D'] == ['stem/conv_0']
+    [softmax] = [row for row in rows if row.op == 'SOFTMAX']
+    assert softmax.module in ('layers/0/key', 'layers/0/query')
+    assert (softmax.scale, {row.module for row in rows if row.op == 'PAD'} <= {'', 'stem/conv_0'}) == (1 / 256, True)
     assert len(rows) == sum(exported.manifest['forms']['int8']['ops'].values())
     assert len(told) == 3
     assert rows[0].as_json()['shape'] == list(rows[0].shape)
     lines = layers.table(rows)
     assert len(lines) == len(rows) + 1
     assert lines[1].split()[:2] == [str(rows[0].node), rows[0].op]
+
+
+def test_the_text_leaves_out_what_only_moves_values(forms, windows):
+    rows = layers.report(*forms, windows)
+    moves = {row.op for row in rows} - {row.op for row in layers.computed(rows)}
+    assert moves & {'SLICE', 'STRIDED_SLICE'}
+    text = layers.text([], {'int8': rows})
+    assert 'deHRF' not in text
+    assert text.index('## int8') < text.index('SOFTMAX')
+    assert not any(f' {op} ' in text for op in moves)
 
 
 def test_another_graph_is_refused(forms, windows):
@@ -102,4 +125,5 @@ def test_a_kernel_that_rounding_leaves_alone_has_an_infinite_snr():
     kernel = np.array([[127.0, -1.0]], np.float32)
     [site] = layers.sites({'hrf': {'kernel_u': np.ones((1, 1), np.float32), 'kernel_v': kernel}})
     assert site.int8_snr_db[2] == float('inf')
+    assert site.as_json()['kernel'] == {'largest': 127, 'kurtosis': 1, 'int8_snr_db': None}
     assert site.path == ''

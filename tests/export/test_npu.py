@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import subprocess
 
@@ -35,7 +36,7 @@ vela = pytest.mark.skipif(importlib.util.find_spec(npu.PACKAGE) is None, reason=
 
 
 def test_reads_what_vela_says():
-    found = npu.read(b'x', 'ethos-u55-128', SAID, SUMMARY)
+    found = npu.read(b'x', 'ethos-u55-128', SAID, SUMMARY, 0.9)
     assert (found.npu_ops, found.cpu_ops, found.share) == (7, 3, 0.7)
     assert (found.sram_bytes, found.flash_bytes, found.milliseconds, found.macs) == (2560, 1536, 2.0, 1234)
     stride = 'Unsupported kernel stride: 1, 5 Kernel stride must be in the range (1,3).'
@@ -45,11 +46,12 @@ def test_reads_what_vela_says():
     )
     assert found.as_json()['left'][1] == ['L2_NORMALIZATION', 'Unsupported opType']
     assert 'model' not in found.as_json()
+    assert (found.as_json()['share'], found.as_json()['mac_share']) == (0.7, 0.9)
 
 
 def test_an_operator_that_vela_does_not_name_still_fails():
     said = 'CPU operators = 1 (10.0%)\nNPU operators = 9 (90.0%)\n'
-    assert npu.read(b'', 'ethos-u55-128', said, SUMMARY).failures() == [
+    assert npu.read(b'', 'ethos-u55-128', said, SUMMARY, 1.0).failures() == [
         'ethos-u55-128: expected all operators on the NPU, found 1 on the processor'
     ]
 
@@ -57,7 +59,7 @@ def test_an_operator_that_vela_does_not_name_still_fails():
 @pytest.mark.parametrize(('said', 'summary'), [('', SUMMARY), (SAID, 'network\nmodel\n')])
 def test_another_summary_is_refused(said, summary):
     with pytest.raises(npu.NPUError, match=r'expected the summary of Vela 5\.2'):
-        npu.read(b'', 'ethos-u55-128', said, summary)
+        npu.read(b'', 'ethos-u55-128', said, summary, 1.0)
 
 
 @vela
@@ -70,11 +72,73 @@ def test_compiles(sums, left):
         y = y / jnp.sqrt(jnp.sum(y * y, axis=-1, keepdims=True)) if sums else y
         return (y @ windows[1, :, :3])[:1]
 
-    found = npu.compiled(forms.integer(apply, windows))
+    model = forms.integer(apply, windows)
+    found = npu.compiled(model)
+    assert found.mac_share == 1
     assert [op for op, _ in found.left] == left
     assert bool(found.failures()) == sums
     assert found.model[4:8] == b'TFL3'
     assert found.sram_bytes > 0 < found.flash_bytes
+
+
+@vela
+def test_macs_left_to_the_processor_are_counted(monkeypatch):
+    windows = np.random.default_rng(0).standard_normal((4, 6, 8)).astype(np.float32)
+    model = forms.integer(lambda x: (x[0] @ windows[0].T)[:1], windows)
+
+    def run(command, cwd, **_):
+        (cwd / 'model_summary_x.csv').write_text(SUMMARY)
+        (cwd / 'model_vela.tflite').write_bytes(model)  # nothing placed
+        return subprocess.CompletedProcess(command, 0, 'CPU operators = 2 (100%)\nNPU operators = 0 (0%)\n', '')
+
+    monkeypatch.setattr(npu.subprocess, 'run', run)
+    assert npu.compiled(model).mac_share == 0
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with a form for the NPU, and a compiler that gives what it is told."""
+    (tmp_path / 'form.tflite').write_bytes(b'form')
+    found = npu.read(b'compiled', 'ethos-u55-64', 'CPU operators = 0 (0%)\nNPU operators = 9 (100%)\n', SUMMARY, 1.0)
+
+    def write(**changes):
+        def compiled(model, accelerator):
+            assert (model, accelerator) == (b'form', 'ethos-u55-64')
+            if 'error' in changes:
+                raise npu.NPUError(changes['error'])
+            return dataclasses.replace(found, **changes)
+
+        monkeypatch.setattr(npu, 'compiled', compiled)
+        return npu.write(tmp_path, {'int8_npu': {'file': 'form.tflite'}}, 'ethos-u55-64')
+
+    return tmp_path, write
+
+
+def test_what_is_placed_as_a_whole_is_written(folder):
+    path, write = folder
+    entry, failed = write()
+    assert failed == {}
+    assert (path / 'model_ethos-u55-64_vela.tflite').read_bytes() == b'compiled'
+    assert (entry['file'], entry['bytes'], entry['milliseconds']) == ('model_ethos-u55-64_vela.tflite', 8, 2.0)
+
+
+@pytest.mark.parametrize(
+    ('changes', 'reason'),
+    [
+        ({'error': 'ethos-u55-64: Vela failed: no'}, 'npu: ethos-u55-64: Vela failed: no'),
+        ({'cpu_ops': 1}, 'npu: ethos-u55-64: expected all operators on the NPU, found 1 on the processor'),
+    ],
+)
+def test_what_is_not_is_named_and_left_out(folder, changes, reason):
+    path, write = folder
+    entry, failed = write(**changes)
+    assert entry is None
+    assert failed['npu']['reasons'] == [reason]
+    assert [file.name for file in path.iterdir()] == ['form.tflite']
+
+
+def test_without_a_form_that_passed_nothing_is_compiled(tmp_path):
+    assert npu.write(tmp_path, {'int8': {}}, 'ethos-u55-64') == (None, {})
 
 
 @vela
