@@ -165,7 +165,7 @@ def constant(content: Any, index: int) -> np.ndarray:
     """A constant tensor of a tree, in its shape and type; a view of its buffer."""
     tensor = content.subgraphs[0].tensors[index]
     data = np.asarray(content.buffers[tensor.buffer].data, np.uint8).view(type_name(tensor.type))
-    return data.reshape([int(size) for size in tensor.shape])
+    return data.reshape([] if tensor.shape is None else [int(size) for size in tensor.shape])
 
 
 def set_constant(content: Any, index: int, values: np.ndarray) -> None:
@@ -185,11 +185,12 @@ def add_constant(content: Any, values: np.ndarray) -> int:
     """The index of a constant tensor in a tree, which is added where there is no equal one."""
     from ai_edge_litert.schema_py_generated import TensorT
 
-    for index, other in enumerate(content.subgraphs[0].tensors):
-        alike = (type_name(other.type), tuple(other.shape)) == (values.dtype.name, values.shape)
-        if alike and is_constant(content, index) and np.array_equal(constant(content, index), values):
+    tensors = content.subgraphs[0].tensors
+    for index, tensor in enumerate(tensors):
+        same_type = type_name(tensor.type) == values.dtype.name and is_constant(content, index)
+        if same_type and np.array_equal(constant(content, index), values):
             return index
-    tensors, tensor = content.subgraphs[0].tensors, TensorT()
+    tensor = TensorT()
     tensor.buffer = 0  # stands for "none"
     tensors.append(tensor)
     set_constant(content, len(tensors) - 1, values)

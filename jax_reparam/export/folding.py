@@ -126,7 +126,7 @@ def fold_and_export(
             entry['made'] = made.how
             if name != 'float32':
                 some = test.features[:: -(-len(test.features) // layers.WINDOWS)]
-                rows[name] = layers.report(made.model, made.float32, some, params=params)
+                rows[name] = layers.report(made.untidied, made.float32, some, params=params)
                 entry['layers'] = [row.as_json() for row in layers.computed(rows[name])[: layers.WORST]]
             tell(f'verified {name} in LiteRT and TFLM' if entry['tflm'] else f'verified {name} in LiteRT only')
             if reasons:

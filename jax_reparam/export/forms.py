@@ -51,15 +51,17 @@ class Made:
       model: the .tflite file.
       how: the manifest's `made`: `norm`, `ranges` (how many windows set them) and `tried` (each way with its score on
         validation windows).
-      float32: the graph that it was quantised from, as the converter leaves it.
+      untidied: the same graph as the converter leaves it.
+      float32: and that from which it was quantised.
     """
 
     model: bytes
     how: dict[str, Any]
+    untidied: bytes
     float32: bytes
 
 
-def integer(
+def quantised(
     function: convert.Function,
     windows: np.ndarray,
     activations: convert.Activations = 'int8',
@@ -67,7 +69,7 @@ def integer(
     float32: bytes | None = None,
     ranges: np.ndarray | None = None,
 ) -> bytes:
-    """Makes a form that computes in integers: converted, its biases corrected, made ready for a device.
+    """Makes a form that computes in integers, as the converter leaves it, with its biases corrected.
 
     Args:
       function: features `[1, frames, n_mels]` to logits `[1, C]`, with its parameters inside.
@@ -81,7 +83,12 @@ def integer(
     """
     model = convert.quantise(function, windows if ranges is None else ranges, activations)
     float32 = float32 or convert.to_float32(function, (1, *windows.shape[1:]))
-    return tidy(biases.corrected(model, float32, windows))
+    return biases.corrected(model, float32, windows)
+
+
+def integer(function: convert.Function, windows: np.ndarray, activations: convert.Activations = 'int8') -> bytes:
+    """The same made ready for a device (`tidy`), which changes no number."""
+    return tidy(quantised(function, windows, activations))
 
 
 class Maker:
@@ -110,7 +117,7 @@ class Maker:
           ConversionError: TensorFlow refused the graph.
         """
         if name == 'float32':
-            return Made(tidy(self._graph('l2')), {'norm': 'l2'}, self._graph('l2'))
+            return Made(tidy(self._graph('l2')), {'norm': 'l2'}, self._graph('l2'), self._graph('l2'))
         ways = self._ways(name)
         tried = [next(ways)]
         if gates.failures(name, 'validation', tried[0][2], gates.uar(self._reference, self._validation)):
@@ -118,7 +125,7 @@ class Maker:
         # Not the first that passes: it may pass by luck, since only undecided windows change sides.
         model, way, _ = max(tried, key=lambda result: result[2].snr_db or 0.0)
         scores = [{**self._describe(way), **score.as_json()} for _, way, score in tried]
-        return Made(model, {**self._describe(way), 'tried': scores}, self._graph(way.norm))
+        return Made(tidy(model), {**self._describe(way), 'tried': scores}, model, self._graph(way.norm))
 
     def _ways(self, name: str) -> Iterator[tuple[bytes, Way, gates.Score]]:
         activations: convert.Activations = 'int16' if name == 'int16' else 'int8'
@@ -130,7 +137,7 @@ class Maker:
             yield model, way, score
 
     def _try(self, activations: convert.Activations, way: Way) -> tuple[bytes, gates.Score]:
-        model = integer(
+        model = quantised(
             self._bound(way.norm),
             self._calibration,
             activations,

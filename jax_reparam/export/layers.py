@@ -101,8 +101,8 @@ def report(
     """Compares every tensor that a node makes.
 
     Args:
-      quantised: the .tflite file, int8 or int16.
-      float32: the same graph in float32; the order of the nodes may be another.
+      quantised: the .tflite file, int8 or int16, as the converter leaves it: what is exported has other nodes (`tidy`).
+      float32: the same graph in float32, as the converter leaves it.
       windows: standardised features, `[W, frames, n_mels]`.
       params: the parameters in it, as a tree, to name modules by; None names none.
       progress: called after each window.

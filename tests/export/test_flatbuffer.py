@@ -66,7 +66,7 @@ def test_a_constant_is_changed_where_it_lies(model):
     whole = flatbuffer.tree(model)
     bias = whole.subgraphs[0].tensors[whole.subgraphs[0].operators[-1].inputs[2]].buffer
     file = bytearray(model)
-    flatbuffer.constant(file, bias)[:] = 7
+    flatbuffer.buffer(file, bias)[:] = 7
     changed = flatbuffer.tree(file)
     assert set(changed.buffers[bias].data) == {7}
     assert len(file) == len(model)

@@ -26,11 +26,12 @@ def score(snr, differing):
 def test_the_choice(monkeypatch, scores, norm, ranges, tried):
     made = []
 
-    def integer(function, windows, activations, *, float32, ranges):
+    def quantised(function, windows, activations, *, float32, ranges):
         made.append(ranges)
         return bytes([len(made)])
 
-    monkeypatch.setattr(forms, 'integer', integer)
+    monkeypatch.setattr(forms, 'quantised', quantised)
+    monkeypatch.setattr(forms, 'tidy', lambda model: model)
     monkeypatch.setattr(forms.convert, 'to_float32', lambda function, shape: b'float32')
     monkeypatch.setattr(forms.interpret, 'load', lambda model: lambda windows: model[0])
     monkeypatch.setattr(gates, 'score', lambda reference, logits, windows: scores[logits - 1])
@@ -47,11 +48,12 @@ def test_the_choice(monkeypatch, scores, norm, ranges, tried):
 def test_two_forms_share_what_was_tried(monkeypatch):
     made = []
 
-    def integer(function, windows, activations, *, float32, ranges):
+    def quantised(function, windows, activations, *, float32, ranges):
         made.append((activations, len(ranges)))
         return bytes([len(made)])
 
-    monkeypatch.setattr(forms, 'integer', integer)
+    monkeypatch.setattr(forms, 'quantised', quantised)
+    monkeypatch.setattr(forms, 'tidy', lambda model: model)
     monkeypatch.setattr(forms.convert, 'to_float32', lambda function, shape: b'float32')
     monkeypatch.setattr(forms.interpret, 'load', lambda model: lambda windows: model[0])
     monkeypatch.setattr(gates, 'score', lambda reference, logits, windows: score(30, 9))
@@ -76,7 +78,7 @@ def test_fewer_windows_give_narrower_ranges():
     kernel = rng.standard_normal((4, 3)).astype(np.float32)
     function = lambda x: jax.nn.relu(x @ kernel + 0.1).mean(axis=1)
     scales = [
-        flatbuffer.graph(forms.integer(function, windows, ranges=windows[:: round(1 / way.share)])).input.scale
+        flatbuffer.graph(forms.quantised(function, windows, ranges=windows[:: round(1 / way.share)])).input.scale
         for way in (forms.WAYS['int8'][0], forms.WAYS['int8'][2])
     ]
     assert scales[1] < scales[0] / 4
