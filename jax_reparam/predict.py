@@ -3,13 +3,15 @@
 With --together each CLIP_OR_FOLDER gets one decision over all its recordings, as a model that decides by speaker (on
 DAIC-WOZ: a participant) was scored.
 
-Needs what `fold.py` wrote and no more: neither TensorFlow nor JAX is imported. Exit code 0: every clip was decided. 1:
+Needs what `fold.py` wrote and no more: neither TensorFlow nor JAX is imported. LiteRT runs the model, or with --tflm
+TFLM, as a device does; in int8 the two may differ by some steps. Exit code 0: every clip was decided. 1:
 some were not (a line each on standard error). 2: OUT is not what it should be.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import sys
@@ -22,7 +24,7 @@ import numpy as np
 from jax_reparam import audio, features, windows
 from jax_reparam.errors import InputError, one_line, run
 from jax_reparam.evaluation import decide, softmax
-from jax_reparam.export import interpret, manifest
+from jax_reparam.export import interpret, manifest, tflm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,9 +72,30 @@ class Recognizer:
           InputError: no such folder or form, or a file that is not the one that was verified.
         """
         chosen = manifest.choose(folder, form)
+        return cls._of(chosen, interpret.load(chosen.model))
+
+    @classmethod
+    @contextlib.contextmanager
+    def in_tflm(cls, folder: str | Path, form: str | None = None) -> Iterator[Recognizer]:
+        """The same, run by TFLM in a child process that ends with the block.
+
+        Raises:
+          InputError: see `load`; or TFLM is not there, or does not run the model.
+        """
+        chosen = manifest.choose(folder, form)
+        if reason := tflm.missing():
+            raise InputError(f'--tflm: expected TFLM, found: {reason.removeprefix("not verified: ")}')
+        try:
+            with tflm.started(chosen.model) as session:
+                yield cls._of(chosen, lambda cut: np.stack([session.run(window) for window in cut]))
+        except tflm.TFLMError as error:
+            raise InputError(f'{folder}: expected a model that TFLM runs, found: {error}') from error
+
+    @classmethod
+    def _of(cls, chosen: manifest.Chosen, logits: Callable[[np.ndarray], np.ndarray]) -> Recognizer:
         protocol = chosen.content.get('protocol', {})
         join, turns = protocol.get('join', 'mean'), protocol.get('turns', 0)
-        return cls(chosen.labels, chosen.input, interpret.load(chosen.model), chosen.form, join, turns)
+        return cls(chosen.labels, chosen.input, logits, chosen.form, join, turns)
 
     def predict(self, samples: np.ndarray) -> Prediction:
         """Decides on one recording, `[N]` int16 at the frontend's sample rate."""
@@ -172,6 +195,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         '--together', action='store_true', help='one decision for each CLIP: over all recordings of a folder'
     )
+    command.add_argument('--tflm', action='store_true', help='run the model in TFLM, as a device does')
     command.add_argument('--over-time', action='store_true', help='also for each window, with its times in seconds')
     return command
 
@@ -182,7 +206,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = command.parse_args(argv)
     if args.together and args.over_time:
         command.error('--together is over all recordings: expected no --over-time beside it')
-    recognizer = Recognizer.load(args.folder, args.form)
+    if args.tflm:
+        with Recognizer.in_tflm(args.folder, args.form) as recognizer:
+            return _decide(recognizer, args)
+    return _decide(Recognizer.load(args.folder, args.form), args)
+
+
+def _decide(recognizer: Recognizer, args: argparse.Namespace) -> int:
     entries, errors = [], []
     for given in args.paths:
         predictions = []

@@ -51,23 +51,16 @@ def heard(capsys, *arguments):
 @needs_tflm
 @pytest.mark.parametrize('form', ['int8', 'float32'])
 def test_a_file_gives_window_by_window_what_prediction_gives(exported, clips, capsys, form):
-    recognizer = predict.Recognizer.load(exported.path, form)
     counts = []
-    for path in clips:
-        found = heard(capsys, exported.path, '--file', path, '--form', form, '--json')
-        entry = predict.as_json(path, recognizer.labels, recognizer.predict(audio.read(path)), over_time=True)
-        wanted = entry['over_time']
-        assert [(window['start'], window['end']) for window in found] == [
-            (part['start'], part['end']) for part in wanted
-        ]
-        for window, part in zip(found, wanted, strict=True):
-            assert list(window['probabilities']) == list(part['probabilities'])
-            # One step of the logits is 0.01 here.
-            apart = np.subtract([*window['probabilities'].values()], [*part['probabilities'].values()])
-            assert np.abs(apart).max() < (0.02 if form == 'int8' else 1e-4)
-            if abs(np.diff([*part['probabilities'].values()])[0]) > 0.04:
+    with predict.Recognizer.in_tflm(exported.path, form) as recognizer:
+        for path in clips:
+            found = heard(capsys, exported.path, '--file', path, '--form', form, '--json')
+            entry = predict.as_json(path, recognizer.labels, recognizer.predict(audio.read(path)), over_time=True)
+            for window, part in zip(found, entry['over_time'], strict=True):
+                assert [window[key] for key in ('start', 'end')] == [part[key] for key in ('start', 'end')]
                 assert window['label'] == part['label']
-        counts.append(len(found))
+                assert window['probabilities'] == pytest.approx(part['probabilities'], abs=2e-6)
+            counts.append(len(found))
     assert counts == [1, 1, 1, 4, 7]
 
 

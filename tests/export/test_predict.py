@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from jax_reparam import audio, evaluation, predict
+from jax_reparam import audio, evaluation, features, predict, windows
 from jax_reparam.errors import InputError
-from jax_reparam.export import interpret
+from jax_reparam.export import interpret, tflm
 
 
 @pytest.fixture
@@ -130,3 +130,28 @@ def test_audio_of_another_rate_is_resampled(exported, clips, tmp_path):
     recognizer = predict.Recognizer.load(exported.path)
     found = recognizer.predict(audio.read(tmp_path / 'high.wav'))
     assert recognizer.labels[found.probabilities.argmax()] == 'high'
+
+
+@pytest.mark.skipif(tflm.missing() is not None, reason=str(tflm.missing()))
+def test_in_tflm(exported, clips, capsys):
+    """The same decisions, by numbers that are TFLM's."""
+    printed = []
+    for more in ([], ['--tflm']):
+        assert predict.main([str(exported.path), str(clips), '--json', '--form', 'int8', *more]) == 0
+        printed.append(json.loads(capsys.readouterr().out)['clips'])
+    for clip, device in zip(*printed, strict=True):
+        assert device['probabilities'] == pytest.approx(clip['probabilities'], abs=0.05)
+    samples = audio.read(clips / 'deeper' / 'low.FLAC')
+    with predict.Recognizer.in_tflm(exported.path, 'int8') as recognizer:
+        model = (exported.path / 'model_int8.tflite').read_bytes()
+        inputs = recognizer.input
+        frames = (features.log_mel(samples, inputs.frontend) - inputs.mean) / inputs.std
+        cut = np.stack(windows.split(frames, inputs.window))
+        expected = evaluation.softmax(tflm.run(model, cut).logits)
+        np.testing.assert_array_equal(recognizer.predict(samples).over_time, expected)
+
+
+def test_without_tflm_it_is_named(exported, clips, monkeypatch):
+    monkeypatch.setattr(tflm, 'missing', lambda: 'not verified: not here')
+    with pytest.raises(InputError, match='^--tflm: expected TFLM, found: not here$'):
+        predict.main([str(exported.path), str(clips), '--tflm'])
