@@ -153,5 +153,5 @@ def test_in_tflm(exported, clips, capsys):
 
 def test_without_tflm_it_is_named(exported, clips, monkeypatch):
     monkeypatch.setattr(tflm, 'missing', lambda: 'not verified: not here')
-    with pytest.raises(InputError, match='^--tflm: expected TFLM, found: not here$'):
+    with pytest.raises(InputError, match=r'^--tflm: expected TFLM, found: not here$'):
         predict.main([str(exported.path), str(clips), '--tflm'])
