@@ -74,6 +74,7 @@ def _split_convolutions(content: Any) -> None:
     kinds = {'CONV_2D', 'DEPTHWISE_CONV_2D'}
     for chain in _chains(content, [kinds, kinds]):
         frames, tokens = _shape(content, chain[0].inputs[0])[1], _shape(content, chain[1].outputs[0])[1]
+        # A quarter, so both pad, and behind an even length only.
         if frames != 4 * tokens or tokens < 3 or not all(_takes_every_second(content, node) for node in chain):
             continue
         half = (tokens - 1) // 2
@@ -84,13 +85,10 @@ def _split_convolutions(content: Any) -> None:
 
 
 def _takes_every_second(content: Any, node: Any) -> bool:
-    """Whether a convolution of 3 x 3 takes every second place of an even length, so that it pads behind it only."""
-    from ai_edge_litert.schema_py_generated import Padding
-
+    """Whether a convolution has 3 x 3 weights and takes every second place."""
     options = node.builtinOptions
     steps = (options.strideH, options.strideW, options.dilationHFactor, options.dilationWFactor)
-    even = _shape(content, node.inputs[0])[1] % 2 == 0 and options.padding == Padding.SAME
-    return even and _shape(content, node.inputs[1])[1:3] == [3, 3] and steps == (2, 2, 1, 1)
+    return _shape(content, node.inputs[1])[1:3] == [3, 3] and steps == (2, 2, 1, 1)
 
 
 def _split_attention(content: Any) -> None:
