@@ -81,6 +81,12 @@ def test_every_participant_gives_the_same_number_of_longest_turns():
     assert {corp.part[i] for i in split.test} == {'validation'}
     assert {corp.part[i] for i in np.concatenate([split.train, split.validation])} == {'train'}
     assert {corp.label[i] for i in split.validation} == {0, 1}
+    # The test part is another run, of the same model.
+    other = protocols.split(corp, protocol='interviews_test', turns=3)
+    assert (split.info['note'], other.info['note']) == (protocols.DEV, '')
+    assert {corp.part[i] for i in other.test} == {'test'}
+    np.testing.assert_array_equal(split.train, other.train)
+    np.testing.assert_array_equal(split.validation, other.validation)
     assert (split.info['unit'], split.info['turns'], split.info['metric']) == ('speaker', 3, 'macro_f1')
 
 
