@@ -17,6 +17,7 @@ from jax_reparam.errors import InputError, known
 
 OVERLAP = 'speakers overlap'
 GROUPS_OVERLAP = 'the test speakers are heard in training as partners in dialog'
+DEV = "scored on the corpus's own dev part"
 JOINS = ('mean', 'vote')
 # Share of the training speakers of each label that a drawn validation set takes.
 DRAWN_SHARE = 0.2
@@ -165,6 +166,8 @@ def split(
     groups = np.array(corpus.group)
     if chosen.apart == 'speaker' and np.intersect1d(groups[train | validation], groups[test & (groups != '')]).size:
         notes.append(GROUPS_OVERLAP)
+    if chosen.test == 'validation':
+        notes.append(DEV)
     notes += [f'no training clip of {label}' for label, clips in counts['train'].items() if not clips]
     return Split(
         train=np.flatnonzero(train),

@@ -6,6 +6,7 @@ import struct
 import numpy as np
 import pytest
 import soundfile
+import soxr
 
 from jax_reparam import audio
 from jax_reparam.errors import InputError
@@ -55,6 +56,17 @@ def test_channels_are_averaged(tmp_path):
     soundfile.write(tmp_path / 'a.wav', samples, 16000)
     expected = np.rint(samples.astype(np.float64).mean(axis=1))
     np.testing.assert_allclose(audio.read(tmp_path / 'a.wav'), expected, atol=0.51)
+
+
+@pytest.mark.parametrize(('sample_rate', 'channels'), [(16000, 1), (16000, 2), (44100, 1), (48000, 3)])
+@pytest.mark.parametrize('subtype', ['PCM_16', 'FLOAT'])
+def test_pieces_are_one_recording(tmp_path, sample_rate, channels, subtype):
+    """What is read in pieces is what mixing and resampling at once give, bit for bit."""
+    samples = noise(300000 / sample_rate, sample_rate, channels).reshape(-1, channels)
+    soundfile.write(tmp_path / 'a.wav', samples / 32768, sample_rate, subtype=subtype)
+    mixed = (samples.astype(np.float32) / 32768).mean(axis=1)
+    expected = mixed if sample_rate == 16000 else soxr.resample(mixed, sample_rate, 16000)
+    np.testing.assert_array_equal(audio.read(tmp_path / 'a.wav'), np.rint(expected * 32768).clip(-32768, 32767))
 
 
 @pytest.mark.parametrize('sample_rate', [8000, 11025, 22050, 44100, 48000, 96000])

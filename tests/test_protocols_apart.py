@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import itertools
 
 import jax
 import numpy as np
@@ -80,6 +81,12 @@ def test_every_participant_gives_the_same_number_of_longest_turns():
     assert {corp.part[i] for i in split.test} == {'validation'}
     assert {corp.part[i] for i in np.concatenate([split.train, split.validation])} == {'train'}
     assert {corp.label[i] for i in split.validation} == {0, 1}
+    # The test part is another run, of the same model.
+    other = protocols.split(corp, protocol='interviews_test', turns=3)
+    assert (split.info['note'], other.info['note']) == (protocols.DEV, '')
+    assert {corp.part[i] for i in other.test} == {'test'}
+    np.testing.assert_array_equal(split.train, other.train)
+    np.testing.assert_array_equal(split.validation, other.validation)
     assert (split.info['unit'], split.info['turns'], split.info['metric']) == ('speaker', 3, 'macro_f1')
 
 
@@ -115,64 +122,84 @@ def test_a_corpus_that_cannot_be_held_apart_is_refused():
         protocols.split(corp, protocol='loso', turns=3)
 
 
-def table(folder, *, poisoned=()):
-    """Seven speakers of noise, half of them low; the speakers in `poisoned` have other audio and other labels."""
+def table(folder, *, poisoned=(), flip=True):
+    """Ten speakers of noise, half of them low; the clips in `poisoned` have other audio and, with `flip`, labels."""
     folder.mkdir()
     with (folder / 'clips.csv').open('w') as file:
         rows = csv.writer(file)
         rows.writerow(['path', 'label', 'speaker'])
-        for s in range(7):
-            rng = np.random.default_rng([s, f's{s}' in poisoned])
+        for s in range(10):
             for clip in range(3):
+                name = f'{s}_{clip}.wav'
+                rng = np.random.default_rng([s, clip, name in poisoned])
                 length = 9000 + 2000 * clip + 500 * s  # as long as it was: what is poisoned is what is heard
                 sound = (1 + s % 2) * np.convolve(rng.standard_normal(length), np.ones(1 + 4 * (s % 2)), 'same')
-                if f's{s}' in poisoned:
+                if name in poisoned:
                     sound = 5 * np.cumsum(sound) / length
-                soundfile.write(folder / f'{s}_{clip}.wav', (900 * sound).clip(-32768, 32767).astype(np.int16), 16000)
-                label = ('high', 'low')[(s % 2) ^ (f's{s}' in poisoned)]
-                rows.writerow([f'{s}_{clip}.wav', label, f's{s}'])
+                soundfile.write(folder / name, (900 * sound).clip(-32768, 32767).astype(np.int16), 16000)
+                rows.writerow([name, ('high', 'low')[(s % 2) ^ (flip and name in poisoned)], f's{s}'])
     return folder / 'clips.csv'
 
 
-def grouped(corp):
-    """Two speakers a session; the sessions are parts."""
-    group = tuple(f'g{int(speaker[1]) // 2}' for speaker in corp.speaker)
-    parts = {'g0': 'validation', 'g1': 'test', 'g2': 'train', 'g3': 'train'}
-    return dataclasses.replace(corp, group=group, part=tuple(parts[g] for g in group))
-
-
-@pytest.mark.parametrize('name', ['loso', 'interviews_test'])
-def test_a_poisoned_test_fold_changes_nothing_of_the_model(name, tmp_path, monkeypatch):
+@pytest.fixture
+def grouped(monkeypatch):
+    """Corpora have two speakers a session, and the sessions are parts."""
+    parts = {'g0': 'validation', 'g1': 'test'}
     prepare = corpora.prepare
 
     def prepared(*args, **kwargs):
-        corp = grouped(prepare(*args, **kwargs))
-        if name == 'interviews_test':  # of each label two training speakers
-            part = tuple('test' if s in ('s0', 's1') else 'train' for s in corp.speaker)
-            corp = dataclasses.replace(corp, part=part)
-        return corp
+        corp = prepare(*args, **kwargs)
+        group = tuple(f'g{int(speaker[1]) // 2}' for speaker in corp.speaker)
+        return dataclasses.replace(corp, group=group, part=tuple(parts.get(g, 'train') for g in group))
 
     monkeypatch.setattr(corpora, 'prepare', prepared)
+
+
+def handed(data):
+    """All that the data give to training and to export, the test part aside."""
+    validation = samples.of_part(data, 'validation', samples.VALIDATION_WINDOWS)
+    return {
+        'statistics': (data.mean, data.std),
+        'class weights': training.balanced_weights(data.labels('train'), len(data.corpus.labels)),
+        'training': list(itertools.islice(data.batches(size=4, seed=0, start=0), 8)),
+        'choice of the checkpoint': (list(data.window_batches('validation', 8)), data.truth('validation')),
+        'choice of the form': (validation.features, validation.clip, validation.truth),
+        'calibration': samples.calibration(data, 5),
+    }
+
+
+def clean_and_poisoned(name, folder):
+    """A recipe's data, and those of a source in which the test fold is another: (config, data) each."""
     found = []
-    poisoned: tuple[str, ...] = ()
     for run in ('clean', 'poisoned'):
-        source = table(tmp_path / run, poisoned=poisoned)
+        # The labels of `random` decide who is drawn.
+        poisoned = {found[0][1].corpus.id[i] for i in found[0][1].split.test} if found else set()
+        source = table(folder / run, poisoned=poisoned, flip=name != 'random')
         # Without a warm-up, whose first step moves nothing: the best checkpoint may be the first.
         short = {'steps': 3, 'eval_every': 1, 'batch_size': 4, 'warmup_steps': 0}
         changes = {f'train__{key}': value for key, value in short.items()}
-        config = recipe(source, tmp_path / 'cache', data__protocol=name, **changes)
+        config = recipe(source, folder / 'cache', data__protocol=name, **changes)
+        found.append((config, pipeline.load_data(config, show_progress=False)))
+    (_, clean), (_, other) = found
+    for clip in clean.split.test:
+        assert not np.array_equal(clean.log_mel[clip], other.log_mel[clip])
+    assert name == 'random' or (clean.labels('test') != other.labels('test')).all()
+    return found
+
+
+@pytest.mark.parametrize('name', protocols.NAMES)
+def test_a_poisoned_test_fold_reaches_nothing_that_training_or_export_takes(name, tmp_path, grouped):
+    (_, clean), (_, other) = clean_and_poisoned(name, tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, handed(clean), handed(other))
+
+
+def test_a_poisoned_test_fold_changes_nothing_of_the_model(tmp_path, grouped, compiled_once):
+    found = []
+    for run, (config, _) in zip(('clean', 'poisoned'), clean_and_poisoned('interviews_test', tmp_path), strict=True):
         training.train(config, tmp_path / f'w_{run}', show_progress=False)
-        data = pipeline.load_data(config, show_progress=False)
-        poisoned = tuple(data.split.info['test_speakers'])
-        found.append((checkpoint.load(tmp_path / f'w_{run}'), samples.calibration(data, 5), data))
-    (clean, calibration, data), (other, other_calibration, other_data) = found
-    test = data.split.test
-    assert not np.array_equal(data.log_mel[test[0]], other_data.log_mel[test[0]])
-    assert (data.labels('test') != other_data.labels('test')).all()
+        found.append((checkpoint.load(tmp_path / f'w_{run}'), (tmp_path / f'w_{run}' / 'metrics.jsonl').read_text()))
+    (clean, log), (other, other_log) = found
     assert clean.step == other.step
-    logs = [(tmp_path / f'w_{run}' / 'metrics.jsonl').read_text() for run in ('clean', 'poisoned')]
-    assert logs[0] == logs[1]
+    assert log == other_log
     assert (clean.meta['mean'], clean.meta['std']) == (other.meta['mean'], other.meta['std'])
     jax.tree.map(np.testing.assert_array_equal, clean.variables, other.variables)
-    np.testing.assert_array_equal(calibration[0], other_calibration[0])
-    assert calibration[1] == other_calibration[1]

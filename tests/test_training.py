@@ -105,7 +105,7 @@ def test_batch_size_must_fit_the_devices(trained, tmp_path):
         training.train(config, tmp_path / 'w', show_progress=False)
 
 
-def test_all_folds_are_pooled(tmp_path):
+def test_all_folds_are_pooled(tmp_path, compiled_once):
     source = tones(tmp_path / 'source', speakers=3)
     config = recipe(source, tmp_path / 'cache', data__fold='all', train__steps=2, train__eval_every=2)
     result = training.train_folds(config, tmp_path / 'w', show_progress=False)

@@ -7,7 +7,7 @@ import pytest
 
 import trees
 from jax_reparam import corpora
-from jax_reparam.corpora import beam
+from jax_reparam.corpora import beam, builder
 from jax_reparam.errors import InputError
 
 
@@ -19,9 +19,10 @@ def test_without_the_package_it_says_how_to_get_it(monkeypatch):
 
 @pytest.mark.filterwarnings('default')  # Beam's own
 @pytest.mark.parametrize(('name', 'make'), [('daic_woz', trees.daic_woz), ('m3ed', trees.m3ed)])
-def test_the_same_records_in_the_same_order(tmp_path, name, make):
+def test_the_same_records_in_the_same_order(tmp_path, monkeypatch, name, make):
     pytest.importorskip('apache_beam', reason='the extra beam, which constraints.txt has no room for')
     source = make(tmp_path / 'source')
+    monkeypatch.setattr(builder, 'SHARD_SECONDS', 5.0)  # several files
     arguments = {'source': source, 'accept_mismatch': True, 'progress': False}
     plain = corpora.prepare(name, data_dir=tmp_path / 'plain', **arguments)
     other = corpora.prepare(name, data_dir=tmp_path / 'beam', beam_runner='DirectRunner', **arguments)

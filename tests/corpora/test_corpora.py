@@ -14,6 +14,7 @@ import soundfile
 import tensorflow_datasets as tfds
 
 from jax_reparam import corpora
+from jax_reparam.corpora import builder
 from jax_reparam.corpora.emodb import Emodb
 from jax_reparam.corpora.folder import Folder
 from jax_reparam.errors import InputError
@@ -46,6 +47,20 @@ def test_clips_are_in_the_order_of_their_ids(make_folder, prepare):
         np.testing.assert_array_equal(corpus.audio(i), expected)
     assert corpus.audio(np.int64(3)).dtype == np.int16
     assert not corpus.synthetic
+
+
+def test_many_files_hold_the_same_records(make_folder, prepare, monkeypatch, tmp_path):
+    """No file holds much more than `SHARD_SECONDS`, so memory does not grow with the corpus; the order stays."""
+    source = make_folder(clips=4)
+    whole = prepare(source)
+    monkeypatch.setattr(builder, 'SHARD_SECONDS', 0.7)
+    parts = corpora.prepare('folder', source=source, data_dir=tmp_path / 'parts', progress=False)
+    files = sorted(path.name for path in parts.directory.glob('*.array_record*'))
+    assert files == [f'folder-train.array_record-{n:05d}-of-00006' for n in range(6)]
+    assert parts.id == whole.id
+    for mine, theirs in zip(parts._records, whole._records, strict=True):
+        for field in theirs:
+            np.testing.assert_array_equal(mine[field], theirs[field])
 
 
 def test_bad_clips_are_left_out_and_reported(make_folder, prepare, capsys):

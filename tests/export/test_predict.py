@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -67,6 +68,46 @@ def test_table(exported, clips, capsys):
     assert lines[1].split()[:2] == [str(clips / 'deeper' / 'low.FLAC'), 'low']
     assert lines[2].split()[:4] == ['0.0', '-', '0.6', 's']
     assert len({len(line) for line in lines}) == 1
+
+
+def test_together_decides_once_for_each_path(exported, clips, capsys):
+    recognizer = predict.Recognizer.load(exported.path)
+    rows = [recognizer.predict(audio.read(clips / name)).probabilities for name in ('deeper/low.FLAC', 'high.wav')]
+    paths = [str(clips), str(clips / 'high.wav')]
+    assert predict.main([str(exported.path), *paths, '--together', '--json']) == 0
+    both, one = json.loads(capsys.readouterr().out)['clips']
+    assert [(entry['file'], entry['recordings']) for entry in (both, one)] == [(paths[0], 2), (paths[1], 1)]
+    np.testing.assert_allclose(list(both['probabilities'].values()), np.mean(rows, axis=0), atol=1e-6)
+    np.testing.assert_allclose(list(one['probabilities'].values()), rows[1], atol=1e-6)
+    # A folder with nothing to hear is named, and the others are decided.
+    (clips / 'empty').mkdir()
+    assert predict.main([str(exported.path), str(clips / 'empty'), paths[1], '--together']) == 1
+    out, err = capsys.readouterr()
+    assert [line.split()[0] for line in out.splitlines()[1:]] == [paths[1]]
+    assert err == f'error: {clips}/empty: expected WAV or FLAC files in it, found none\n'
+
+
+@pytest.mark.parametrize(('join', 'turns', 'expected', 'used'), [
+    ('mean', 0, [0.4, 0.6], 3),
+    ('vote', 0, [0.6, 0.4], 3),
+    ('mean', 2, [0.3, 0.7], 2),  # the longest two
+])  # fmt: skip
+def test_together_joins_as_the_protocol_says(exported, join, turns, expected, used):
+    recognizer = dataclasses.replace(predict.Recognizer.load(exported.path), join=join, turns=turns)
+    predictions = [
+        predict.Prediction(np.array([p, 1 - p]), np.array([0.0]), np.array([seconds]), np.array([[p, 1 - p]]))
+        for p, seconds in ((0.6, 1.0), (0.55, 3.0), (0.05, 2.0))
+    ]
+    row, count = predict.together(recognizer, predictions)
+    assert count == used
+    np.testing.assert_allclose(row, expected, atol=1e-9)
+    assert row.argmax() == np.argmax(expected)
+
+
+def test_together_is_not_over_time(exported, clips, capsys):
+    with pytest.raises(SystemExit, match='2'):
+        predict.main([str(exported.path), str(clips), '--together', '--over-time'])
+    assert 'expected no --over-time beside it' in capsys.readouterr().err
 
 
 def test_bad_clips_are_named_and_the_others_done(exported, clips, tmp_path, capsys):

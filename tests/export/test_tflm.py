@@ -103,6 +103,46 @@ def test_a_window_of_another_shape_is_refused(exported, windows):
         session.run(windows[0, 1:])
 
 
+CHATTY = """
+import sys, numpy as np
+
+class Interpreter:
+    @classmethod
+    def from_bytes(cls, model, arena_size):
+        print('loading', flush=True)
+        return cls()
+
+    def print_allocations(self):
+        print('Arena allocation total 5 bytes', file=sys.stderr)
+
+    def get_input_details(self, index):
+        return {'shape': (1, 64, 12), 'dtype': np.int8}
+
+    def set_input(self, window, index):
+        print('working', flush=True)
+        self.output = window[:, 0, :2]
+
+    def invoke(self):
+        pass
+
+    def get_output(self, index):
+        return self.output
+"""
+
+
+def test_what_a_library_prints_does_not_come_between(exported, windows, tmp_path, monkeypatch):
+    package = tmp_path / 'tflite_micro' / 'python' / 'tflite_micro'
+    package.mkdir(parents=True)
+    (package / 'runtime.py').write_text(CHATTY)
+    for folder in (package, package.parent, package.parent.parent):
+        (folder / '__init__.py').touch()
+    monkeypatch.setenv('PYTHONPATH', str(tmp_path))
+    model = (exported.path / 'model_int8.tflite').read_bytes()
+    graph = flatbuffer.graph(model)
+    expected = graph.output.decode(graph.input.encode(windows)[:, 0, :2])
+    np.testing.assert_array_equal(tflm.run(model, windows).logits, expected)
+
+
 def test_missing_is_said(monkeypatch):
     monkeypatch.setattr(tflm, 'PACKAGE', 'tflite_micro_that_is_not_there')
     assert tflm.missing().startswith('not verified: the package tflite-micro is not installed')

@@ -18,8 +18,6 @@ from jax_reparam.export.manifest import Input
 from jax_reparam.features import FrontendConfig
 from jax_reparam.windows import WindowConfig
 
-STUBS = Path(__file__).parent / 'stubs'
-FLAGS = ['-std=c++17', '-Wall', '-Wextra', '-Werror', '-fno-exceptions', '-fno-rtti', '-fno-threadsafe-statics']
 LABELS = ('anger', 'Überraschung', 'neutral')
 
 
@@ -108,11 +106,18 @@ def zig(tmp_path_factory):
 
 
 @pytest.fixture(scope='session')
-def build(zig):
+def flags():
+    """Of every compiler: as strict as a device's, and where the declarations of TFLM's API are."""
+    strict = ['-std=c++17', '-Wall', '-Wextra', '-Werror', '-fno-exceptions', '-fno-rtti', '-fno-threadsafe-statics']
+    return [*strict, '-isystem', str(Path(__file__).parent / 'stubs')]
+
+
+@pytest.fixture(scope='session')
+def build(zig, flags):
     """Compiles a source with the firmware's headers and the declarations of TFLM's API; returns what was said."""
 
-    def run(folder, source, output, *flags):
-        return zig('c++', *FLAGS, *flags, '-I', folder, '-isystem', STUBS, '-c', '-o', output, source)
+    def run(folder, source, output, *more):
+        return zig('c++', *flags, *more, '-I', folder, '-c', '-o', output, source)
 
     return run
 

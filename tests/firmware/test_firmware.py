@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import struct
 import subprocess
 from pathlib import Path
@@ -17,11 +18,14 @@ from jax_reparam.export.flatbuffer import Port
 
 needs_tflm = pytest.mark.skipif(tflm.missing() is not None, reason=str(tflm.missing()))
 # Compiled only: the C library's headers are musl's, any other would do.
+HERE = Path(__file__).parent
 PORTS = {  # of host.cc
     'int8': Port((1, 24, 12), 'int8', scale=0.25, zero_point=3),
     'int16': Port((1, 24, 12), 'int16', scale=1 / 1024, zero_point=0),
 }
 CORTEX_M4 = ['-target', 'thumb-linux-musleabihf', '-mcpu=cortex_m4', '-Os', '-fno-unwind-tables']
+# QEMU's boards, their processors, and where their large memory is.
+BOARDS = {'mps2-an386': ('cortex-m4', 0x21000000), 'mps3-an547': ('cortex-m55', 0x60000000)}
 SOURCES = ['emotion_recognizer.cc', 'model_data.cc', 'frontend_data.cc', 'golden_data.cc', 'golden_test.cc', 'main.cc']
 HEAP = ('_Zn', '_Zdl', '_Zda', 'malloc', 'calloc', 'realloc', 'free', '__cxa_throw', '__cxa_guard', '_ZNSt')
 
@@ -43,7 +47,7 @@ def host(folder, build, zig, tmp_path_factory):
     place = tmp_path_factory.mktemp('host')
     objects = []
     for source in (
-        Path(__file__).with_name('host.cc'),
+        HERE / 'host.cc',
         folder / 'emotion_recognizer.cc',
         *folder.glob('[mf]*_data.cc'),
     ):
@@ -56,6 +60,33 @@ def host(folder, build, zig, tmp_path_factory):
     def run(samples, chunk, *arguments):
         command = [place / 'host', str(chunk), *arguments]
         done = subprocess.run(command, input=samples.tobytes(), capture_output=True, check=True)
+        return done.stdout.decode().splitlines()
+
+    return run
+
+
+@pytest.fixture(params=BOARDS)
+def board(request, folder, flags, tmp_path):
+    """The same as `host`, on an emulated board."""
+    compiler, emulator = (shutil.which(name) for name in ('arm-none-eabi-g++', 'qemu-system-arm'))
+    if compiler is None or emulator is None:
+        pytest.skip('needs arm-none-eabi-g++, newlib for it, and qemu-system-arm')
+    processor, memory = BOARDS[request.param]
+    chip = [f'-mcpu={processor}', '-mthumb', '-mfloat-abi=hard', '-mfpu=auto', '-O2']
+    start = [compiler, *chip, '-x', 'c', '-c', HERE / 'board' / 'start.c', '-o', tmp_path / 'start.o']
+    sources = ['emotion_recognizer.cc', 'model_data.cc', 'frontend_data.cc']
+    program = [compiler, *flags, *chip, '-I', folder, '-o', tmp_path / 'program']
+    program += [HERE / 'host.cc', *(folder / name for name in sources), tmp_path / 'start.o', '--specs=rdimon.specs']
+    program += ['-T', HERE / 'board' / 'board.ld', f'-Wl,--defsym=RAM_AT={memory}', '-lm']
+    for command in (start, program):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+    def run(samples, chunk, *arguments):
+        words = ['enable=on', 'target=native', 'arg=host', f'arg={chunk}', *(f'arg={word}' for word in arguments)]
+        machine = [emulator, '-M', request.param, '-display', 'none', '-serial', 'none', '-monitor', 'none']
+        command = [*machine, '-semihosting-config', ','.join(words), '-kernel', tmp_path / 'program']
+        done = subprocess.run(command, input=samples.tobytes(), capture_output=True, check=True, timeout=60)
         return done.stdout.decode().splitlines()
 
     return run
@@ -120,6 +151,12 @@ def test_the_end_of_a_stream_is_that_of_a_recording(host, noise, inputs, form, l
     wanted = expected(noise[:samples], inputs, form, labels, finish=True)
     for chunk in (399, 1000):
         assert_equal(parsed(host(noise[:samples], chunk, 'finish'), 3), 2 * wanted)
+
+
+def test_emulated_processors_stream_alike(board, noise, inputs, form, labels):
+    for samples in (300, 5680):
+        wanted = expected(noise[:samples], inputs, form, labels, finish=True)
+        assert_equal(parsed(board(noise[:samples], 399, 'finish'), 3), 2 * wanted)
 
 
 @pytest.mark.parametrize('defines', [(), ('-DCMSIS_NN',), ('-DTFLM_BEFORE_2026', '-DCMSIS_NN')], ids='-'.join)
