@@ -13,7 +13,7 @@ import librosa
 import numpy as np
 
 from jax_reparam import audio, features, listen, predict
-from jax_reparam.export import device, flatbuffer, manifest, tflm
+from jax_reparam.export import flatbuffer, frontend, manifest, tflm
 from jax_reparam.firmware import golden
 
 
@@ -33,7 +33,7 @@ def main(out: str, *paths: str) -> None:
     front = listen.frontend(out, chosen)
     clips = [audio.read(path, rate) for path in predict.recordings(paths) if isinstance(path, Path)]
     for name, recordings in (('golden PCM', [golden.signal(rate)]), (f'{len(clips)} clips', clips)):
-        frames = np.concatenate([device.frames(samples, inputs) for samples in recordings])
+        frames = np.concatenate([frontend.frames(samples, inputs) for samples in recordings])
         found, wanted = tflm.run(front, frames).logits, exact(frames, inputs)
         for form in forms:
             port = flatbuffer.graph(manifest.choose(out, form).model).input
