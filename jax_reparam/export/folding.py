@@ -127,7 +127,7 @@ def fold_and_export(
                 for_npu = model
             entry, reasons = verify(name, model, reference, test, show_progress=show_progress)
             entry['made'] = made.how
-            if name != 'float32':
+            if name != 'float32' and entry['litert']:
                 some = test.features[:: -(-len(test.features) // layers.WINDOWS)]
                 rows[name] = layers.report(made.model, made.float32, some, params=params)
                 entry['layers'] = [row.as_json() for row in layers.computed(rows[name])[: layers.WORST]]
