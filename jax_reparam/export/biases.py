@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,29 +39,51 @@ def corrected(quantised: bytes, float32: bytes, windows: np.ndarray) -> bytes:
     for node, other in layers:
         _set_bias(content, node, flatbuffer.constant(reference, other.inputs[2]))
     pairs = [(node, int(other.outputs[0])) for node, other in layers]
-    expected = _means(float32, [tensor for _, tensor in pairs], windows)
+    expected = _means(
+        twin.observe(float32, [tensor for _, tensor in pairs], windows), [tensor for _, tensor in pairs], len(windows)
+    )
     # Changed where they lie: packing the file anew for every layer would take longer than running it.
     model = bytearray(flatbuffer.pack(content))
-    places = {id(node): place for place, node in enumerate(content.subgraphs[0].operators)}
+    subgraph = content.subgraphs[0]
+    places = {id(node): place for place, node in enumerate(subgraph.operators)}
+    port = flatbuffer.port(subgraph.tensors[subgraph.inputs[0]])
+    # What is final, for each window: no node runs more than twice.
+    known = [{int(subgraph.inputs[0]): port.encode(window[None])} for window in windows]
+    start = 0
     # Layers that read the same tensor do not change each other.
     for _, group in itertools.groupby(pairs, key=lambda pair: int(pair[0].inputs[0])):
         readers = list(group)
-        behind = 1 + max(places[id(node)] for node, _ in readers)
-        found = _means(flatbuffer.first(model, behind), [int(node.outputs[0]) for node, _ in readers], windows)
+        first, behind = places[id(readers[0][0])], places[id(readers[-1][0])] + 1
+        outputs = [int(node.outputs[0]) for node, _ in readers]
+        later = {int(tensor) for node in subgraph.operators[first:] for tensor in node.inputs}
+        kept = [int(tensor) for node in subgraph.operators[start:first] for tensor in node.outputs if tensor in later]
+        runs = list(twin.run(_part(model, content, start, behind, known[0]), known, [*outputs, *kept]))
+        real = ({tensor: twin.real(content, tensor, run[tensor]) for tensor in outputs} for run in runs)
+        found = _means(real, outputs, len(windows))
         for node, tensor in readers:
             steps = _moved(content, node, found[int(node.outputs[0])] - expected[tensor])
-            buffer = content.subgraphs[0].tensors[node.inputs[2]].buffer
+            buffer = subgraph.tensors[node.inputs[2]].buffer
             flatbuffer.buffer(model, buffer)[:] = steps.reshape(-1).view(np.uint8)
+        known = [
+            {tensor: value for tensor, value in (before | run).items() if tensor in later and tensor not in outputs}
+            for before, run in zip(known, runs, strict=True)
+        ]
+        start = first
     return bytes(model)
 
 
-def _means(model: bytes, tensors: Sequence[int], windows: np.ndarray) -> dict[int, np.ndarray]:
-    """The mean of each channel of tensors, by index: `[channels]` float64."""
+def _part(model: bytearray, content: Any, start: int, behind: int, known: Mapping[int, Any]) -> bytes:
+    read = {int(tensor) for node in content.subgraphs[0].operators[start:behind] for tensor in node.inputs}
+    return flatbuffer.part(model, start, behind, sorted(read & known.keys()))
+
+
+def _means(runs: Iterable[Mapping[int, np.ndarray]], tensors: Sequence[int], count: int) -> dict[int, np.ndarray]:
+    """The mean of each channel of tensors over some runs, by index: `[channels]` float64."""
     total: dict[int, Any] = dict.fromkeys(tensors, 0.0)
-    for seen in twin.observe(model, tensors, windows):
+    for seen in runs:
         for tensor, values in seen.items():
             total[tensor] = total[tensor] + values.reshape(-1, values.shape[-1]).mean(axis=0, dtype=np.float64)
-    return {tensor: values / len(windows) for tensor, values in total.items()}
+    return {tensor: values / count for tensor, values in total.items()}
 
 
 def _part_biases(content: Any, nodes: Sequence[Any]) -> None:

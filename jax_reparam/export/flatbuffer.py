@@ -14,8 +14,8 @@ import numpy as np
 IDENTIFIER = b'TFL3'
 # Of the constants' buffers in the file, as the schema asks (force_align).
 BUFFER_ALIGNMENT = 16
-# Of the field `operators` in the schema's table SubGraph.
-_OPERATORS = 10
+# Fields of the schema's table SubGraph.
+_INPUTS, _OPERATORS = 6, 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,14 +109,30 @@ def pack(content: Any) -> bytes:
     return bytes(builder.Output())
 
 
-def first(model: bytes | bytearray, count: int) -> bytes:
-    """The file with its first `count` nodes alone; its output is then what those have left in that tensor: nothing."""
+def part(model: bytes | bytearray, start: int, end: int, inputs: Sequence[int]) -> bytes:
+    """The file with some of its nodes alone.
+
+    Args:
+      model: the .tflite file.
+      start: the first node.
+      end: the one behind the last.
+      inputs: tensors that these read and others made; they become the graph's inputs. Its output stays, and holds
+        nothing where the node that makes it is left out.
+    """
     from ai_edge_litert import schema_py_generated as schema
 
     table = schema.Model.GetRootAsModel(model, 0).Subgraphs(0)._tab
-    # The number of nodes lies before the first; what is behind the last stays in the file, unread.
-    place = table.Vector(table.Offset(_OPERATORS)) - 4
-    return b''.join([model[:place], struct.pack('<I', count), model[place + 4 :]])
+    nodes, field = table.Vector(table.Offset(_OPERATORS)), table.Pos + table.Offset(_INPUTS)
+    content = bytearray(model)
+    content += bytes(-len(content) % 4)
+    # Offsets count from where they lie; the number of entries lies before the first.
+    struct.pack_into('<I', content, field, len(content) - field)
+    content += struct.pack(f'<I{len(inputs)}i', len(inputs), *inputs)
+    struct.pack_into('<I', content, nodes - 4, end - start)
+    for place in range(end - start):
+        [offset] = struct.unpack_from('<I', model, nodes + 4 * (start + place))
+        struct.pack_into('<I', content, nodes + 4 * place, offset + 4 * start)
+    return bytes(content)
 
 
 def buffer(model: bytearray, index: int) -> np.ndarray:

@@ -112,6 +112,7 @@ def fold_and_export(
         params, function = deployed(trained, folded, frames=data.window.frames)
         maker = forms.Maker(function, calibration, validation, compare(trained, folded, validation)[0])
         rows: dict[str, list[layers.Row]] = {}
+        placed, for_npu = None, b''
         for name in manifest.FORM_FILES:
             if name == manifest.NPU_FORM and accelerator is None:
                 continue
@@ -122,9 +123,11 @@ def fold_and_export(
                 continue
             model = metadata.attach(made.model, trained.labels, _input(trained, data))
             tell(f'exported {name}: {len(model):,} bytes')
+            if name == manifest.NPU_FORM:
+                for_npu = model
             entry, reasons = verify(name, model, reference, test, show_progress=show_progress)
             entry['made'] = made.how
-            if name != 'float32':
+            if name != 'float32' and entry['litert']:
                 some = test.features[:: -(-len(test.features) // layers.WINDOWS)]
                 rows[name] = layers.report(made.untidied, made.float32, some, params=params)
                 entry['layers'] = [row.as_json() for row in layers.computed(rows[name])[: layers.WORST]]
@@ -145,9 +148,8 @@ def fold_and_export(
         )
         failed |= extras_failed
         tell(f'for devices: {", ".join(name for name, entry in extras.items() if entry) or "nothing"}')
-        placed = None
-        if accelerator is not None:
-            placed, npu_failed = npu.write(place, passed, accelerator)
+        if accelerator is not None and for_npu:
+            placed, npu_failed = npu.write(place, for_npu, accelerator, passed=manifest.NPU_FORM in passed)
             failed |= npu_failed
             tell(f'compiled for {accelerator}' if placed else f'nothing for {accelerator}')
         kernels = layers.sites(trained.variables)

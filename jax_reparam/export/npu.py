@@ -14,7 +14,6 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -94,26 +93,26 @@ def check(accelerator: str) -> None:
         raise InputError("--npu: expected the package ethos-u-vela, found none; pip install 'jax-reparam[npu]'")
 
 
-def write(
-    place: Path, forms: Mapping[str, Mapping[str, Any]], accelerator: str
-) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-    """Compiles the form `int8_npu` of a folder into a file beside it.
+def write(place: Path, model: bytes, accelerator: str, *, passed: bool) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """Compiles the form `int8_npu` into a file of a folder.
 
     Args:
       place: the folder.
-      forms: the manifest's `forms`; where the form is not among them, nothing is compiled.
+      model: the form's .tflite file.
       accelerator: one of `ACCELERATORS`.
+      passed: whether the form passed its gates; where it did not, no file is written, and it is said how it was placed.
 
     Returns:
       The manifest's `npu`, None where there is no file, and what failed, as in the manifest's `failed`.
     """
-    if manifest.NPU_FORM not in forms:
-        return None, {}
     try:
-        found = compiled((place / forms[manifest.NPU_FORM]['file']).read_bytes(), accelerator)
+        found = compiled(model, accelerator)
     except NPUError as error:
         return None, {'npu': {'reasons': [f'npu: {error}']}}
-    if reasons := found.failures():
+    reasons = found.failures()
+    if not passed:
+        reasons.append(f'{accelerator}: expected {manifest.NPU_FORM} to pass its gates, found that it did not')
+    if reasons:
         return None, {'npu': {**found.as_json(), 'reasons': [f'npu: {reason}' for reason in reasons]}}
     (place / FILES[accelerator]).write_bytes(found.model)
     digest = hashlib.sha256(found.model).hexdigest()

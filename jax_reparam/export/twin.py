@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,17 @@ def layers(quantised: Any, float32: Any) -> list[tuple[Any, Any]]:
 
 def observe(model: bytes, tensors: Sequence[int], windows: np.ndarray) -> Iterator[dict[int, np.ndarray]]:
     """Runs a model over windows `[W, frames, n_mels]`; yields, for each, the real values of some tensors by index."""
+    content = flatbuffer.tree(model)
+    source = int(content.subgraphs[0].inputs[0])
+    port = flatbuffer.port(content.subgraphs[0].tensors[source])
+    for found in run(model, ({source: port.encode(window[None])} for window in windows), tensors):
+        yield {tensor: real(content, tensor, values) for tensor, values in found.items()}
+
+
+def run(
+    model: bytes, inputs: Iterable[Mapping[int, np.ndarray]], tensors: Sequence[int]
+) -> Iterator[dict[int, np.ndarray]]:
+    """Runs a model; yields, for each of `inputs` (by index; what is no input is left out), what some tensors hold."""
     from ai_edge_litert import interpreter as litert
 
     # LiteRT's own kernels are TFLM's reference kernels, nearly to the bit.
@@ -51,21 +62,17 @@ def observe(model: bytes, tensors: Sequence[int], windows: np.ndarray) -> Iterat
         experimental_preserve_all_tensors=True,
     )
     interpreter.allocate_tensors()
-    source, port = interpreter.get_input_details()[0]['index'], _input(interpreter)
-    scales = {detail['index']: detail['quantization'] for detail in interpreter.get_tensor_details()}
-    for window in windows:
-        interpreter.set_tensor(source, port.encode(window[None]))
+    sources = [detail['index'] for detail in interpreter.get_input_details()]
+    for values in inputs:
+        for source in sources:
+            interpreter.set_tensor(source, values[source])
         interpreter.invoke()
-        yield {tensor: _real(interpreter.get_tensor(tensor), *scales[tensor]) for tensor in tensors}
+        yield {tensor: interpreter.get_tensor(tensor) for tensor in tensors}
 
 
-def _input(interpreter: Any) -> flatbuffer.Port:
-    """The input as LiteRT sees it: reading the file takes longer than running it."""
-    detail = interpreter.get_input_details()[0]
-    scale, zero_point = detail['quantization']
-    shape, dtype = tuple(int(size) for size in detail['shape']), np.dtype(detail['dtype']).name
-    return flatbuffer.Port(shape, dtype, scale, zero_point) if scale else flatbuffer.Port(shape, dtype)
-
-
-def _real(values: np.ndarray, scale: float, zero_point: int) -> np.ndarray:
-    return (values.astype(np.float64) - zero_point) * scale if scale else values
+def real(content: Any, tensor: int, values: np.ndarray) -> np.ndarray:
+    """What a tensor of a tree holds as real values: float64 where it is quantised."""
+    port = flatbuffer.port(content.subgraphs[0].tensors[tensor])
+    if port.scale is None or port.zero_point is None:
+        return values
+    return (values.astype(np.float64) - port.zero_point) * port.scale

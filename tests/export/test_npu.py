@@ -97,11 +97,10 @@ def test_macs_left_to_the_processor_are_counted(monkeypatch):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A folder with a form for the NPU, and a compiler that gives what it is told."""
-    (tmp_path / 'form.tflite').write_bytes(b'form')
+    """A folder, and a compiler that gives what it is told."""
     found = npu.read(b'compiled', 'ethos-u55-64', 'CPU operators = 0 (0%)\nNPU operators = 9 (100%)\n', SUMMARY, 1.0)
 
-    def write(**changes):
+    def write(*, passed=True, **changes):
         def compiled(model, accelerator):
             assert (model, accelerator) == (b'form', 'ethos-u55-64')
             if 'error' in changes:
@@ -109,7 +108,7 @@ def folder(tmp_path, monkeypatch):
             return dataclasses.replace(found, **changes)
 
         monkeypatch.setattr(npu, 'compiled', compiled)
-        return npu.write(tmp_path, {'int8_npu': {'file': 'form.tflite'}}, 'ethos-u55-64')
+        return npu.write(tmp_path, b'form', 'ethos-u55-64', passed=passed)
 
     return tmp_path, write
 
@@ -126,6 +125,7 @@ def test_what_is_placed_as_a_whole_is_written(folder):
     ('changes', 'reason'),
     [
         ({'error': 'ethos-u55-64: Vela failed: no'}, 'npu: ethos-u55-64: Vela failed: no'),
+        ({'passed': False}, 'npu: ethos-u55-64: expected int8_npu to pass its gates, found that it did not'),
         ({'cpu_ops': 1}, 'npu: ethos-u55-64: expected all operators on the NPU, found 1 on the processor'),
     ],
 )
@@ -134,11 +134,8 @@ def test_what_is_not_is_named_and_left_out(folder, changes, reason):
     entry, failed = write(**changes)
     assert entry is None
     assert failed['npu']['reasons'] == [reason]
-    assert [file.name for file in path.iterdir()] == ['form.tflite']
-
-
-def test_without_a_form_that_passed_nothing_is_compiled(tmp_path):
-    assert npu.write(tmp_path, {'int8': {}}, 'ethos-u55-64') == (None, {})
+    assert list(path.iterdir()) == []
+    assert failed['npu'].get('milliseconds') == (None if 'error' in changes else 2.0)
 
 
 @vela
