@@ -91,3 +91,11 @@ def test_what_is_wrong_is_seen(written, golden_test, name, old, new, last):
 
     code, lines = golden_test(written[1], change)
     assert (code, lines[-1]) == (1, f'golden vectors: {last}')
+
+
+@pytest.mark.parametrize(('steps', 'last'), [(1, 'passed'), (2, 'failed')])
+def test_a_feature_of_int16_may_be_a_step_away(written16, golden_test, steps, last):
+    place = 'kGoldenFrames * kBands] = {\n    '
+    _, lines = golden_test(written16[1], lambda file, text: text.replace(place, f'{place}{steps} + '))
+    assert lines[-1] == f'golden vectors: {last}'
+    assert lines[-5].split(' differ')[0] == f'features: {2 - steps} of 204'
