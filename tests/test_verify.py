@@ -159,7 +159,7 @@ def test_a_failing_gate_exits_with_1(broken, table_of_clips, capsys, monkeypatch
         run(verify.main)
     assert stopped.value.code == 1
     err = capsys.readouterr().err
-    assert 'failed: int8 in LiteRT: expected the same decision in at least' in err
+    assert 'failed: int8 in TFLM: expected the same decision in at least' in err
     assert 'failed: waveform in LiteRT: expected probabilities within 0.0001 of float32, found ' in err
 
 

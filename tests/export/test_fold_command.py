@@ -60,7 +60,7 @@ def test_a_failed_form_is_exit_code_1(fold, workdir, tmp_path, monkeypatch):
     monkeypatch.setattr(convert, 'quantise', lambda function, windows, kind: real(function, 1e-3 * windows, kind))
     code, out, err = fold(workdir, tmp_path / 'out', '--quiet')
     assert code == 1
-    assert 'failed: int8 in LiteRT: expected' in err
+    assert 'failed: int8 in TFLM: expected' in err
     assert 'model_int8' not in out
     assert sorted(json.loads((tmp_path / 'out' / 'manifest.json').read_text())['forms']) == ['float32']
 
