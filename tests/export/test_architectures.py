@@ -87,7 +87,7 @@ def test_without_l2_normalization_it_is_the_same_function(name):
     assert not {'L2_NORMALIZATION', 'PADV2'} & flatbuffer.graph(float32).ops.keys()
     for logits in run_everywhere(tidy(float32), windows).values():
         np.testing.assert_allclose(logits, expected, atol=1e-4)
-    int16 = forms.integer(function, windows, 'int16', float32=float32)
+    int16 = forms.integer(function, windows, 'int16')
     assert flatbuffer.graph(int16).input.dtype == 'int16'
     for logits in run_everywhere(int16, windows).values():
         assert snr(logits, np.asarray(expected)) > 25
