@@ -13,7 +13,7 @@ from jax_reparam import fourier
 VERSION = 2
 
 # Frames that are transformed together: more of them would leave the processor's cache.
-_BLOCK = 64
+_BLOCK = 128
 
 
 @dataclasses.dataclass(frozen=True)

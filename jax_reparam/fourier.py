@@ -13,9 +13,6 @@ import functools
 
 import numpy as np
 
-# Real and imaginary part, apart: NumPy may fuse the multiplications of its complex numbers, which rounds otherwise.
-Complex = tuple[np.ndarray, np.ndarray]
-
 
 def power_spectrum(frames: np.ndarray) -> np.ndarray:
     """Squared magnitudes of the real Fourier transform.
@@ -29,89 +26,87 @@ def power_spectrum(frames: np.ndarray) -> np.ndarray:
     Raises:
       ValueError: N is not such a number.
     """
-    real, imaginary = rfft(frames)
-    return real * real + imaginary * imaginary
+    real, imaginary = np.square(rfft(frames))
+    return real + imaginary
 
 
-def rfft(frames: np.ndarray) -> Complex:
-    """The real Fourier transform; see `power_spectrum`."""
+def rfft(frames: np.ndarray) -> np.ndarray:
+    """The real Fourier transform, `[2, N / 2 + 1, F]`: real and imaginary part. See `power_spectrum`."""
     size = len(frames)
     if size < 4 or size & (size - 1):
         raise ValueError(f'n_fft: expected a power of two, at least 4, got {size}')
     half = size // 2
-    real, imaginary = _transform((frames[0::2], frames[1::2]), half)
+    x = _transform(np.stack([frames[0::2], frames[1::2]]), half)
     # One complex transform holds those of the even and of the odd samples, mirrored into one another.
     up, down = slice(1, half // 2 + 1), slice(half - 1, half // 2 - 1, -1)
-    even = real[up] + real[down], imaginary[up] - imaginary[down]
-    odd = _product((real[up] - real[down], imaginary[up] + imaginary[down]), _unmixing(half))
+    sums, differences = x[:, up] + x[:, down], x[:, up] - x[:, down]
+    even, odd = np.stack([sums[0], differences[1]]), np.stack([differences[0], sums[1]])
+    odd = _product(odd, *_unmixing(half))
     made = np.zeros((2, half + 1, *frames.shape[1:]), np.float32)
-    made[0, 0], made[0, half] = real[0] + imaginary[0], real[0] - imaginary[0]
+    made[0, 0], made[0, half] = x[0, 0] + x[1, 0], x[0, 0] - x[1, 0]
     np.subtract(even[0], odd[0], out=made[0, down])
     np.subtract(odd[1], even[1], out=made[1, down])
-    for part, a, b in zip(made, even, odd, strict=True):
-        np.add(a, b, out=part[up])
+    np.add(even, odd, out=made[:, up])
     made[:, 1:half] *= np.float32(0.5)
-    return made[0], made[1]
+    return made
 
 
-def _transform(x: Complex, total: int) -> Complex:
-    """The complex transform over the first axis of `[n, F]`, a part of one over `total`."""
-    real, imaginary = x
-    count = len(real)
+def _transform(x: np.ndarray, total: int) -> np.ndarray:
+    """The complex transform over the middle axis of `[2, n, F]`, a part of one over `total`."""
+    count = x.shape[1]
     if count == 1:
         return x
     radix = 4 if count % 4 == 0 else 2
     size = count // radix
     # The transforms of every radix-th sample, side by side.
-    parts = _transform((real.reshape(size, -1), imaginary.reshape(size, -1)), total)
-    real, imaginary = (part.reshape(size, radix, -1) for part in parts)
-    turned = [(real[:, index], imaginary[:, index]) for index in range(radix)]
+    x = _transform(x.reshape(2, size, -1), total).reshape(2, size, radix, -1)
+    first, rest = x[:, :, 0], x[:, :, 1:]
     if size > 1:  # the first stage turns nothing
-        turned[1:] = map(_product, turned[1:], _turns(size, radix, total))
-    made = np.empty((2, radix, *real[:, 0].shape), np.float32)
+        rest = _product(rest, *_turns(size, radix, total))
+    made = np.empty((2, radix, size, x.shape[-1]), np.float32)
     if radix == 2:
-        for part, a, b in zip(made, *turned, strict=True):
-            np.add(a, b, out=part[0])
-            np.subtract(a, b, out=part[1])
+        np.add(first, rest[:, :, 0], out=made[:, 0])
+        np.subtract(first, rest[:, :, 0], out=made[:, 1])
     else:
-        a, b, c, d = turned
-        sums, differences = _add(a, c), _subtract(a, c)
-        cross, across = _add(b, d), _subtract(b, d)
-        for part, p, q in zip(made, sums, cross, strict=True):
-            np.add(p, q, out=part[0])
-            np.subtract(p, q, out=part[2])
+        second, third, fourth = (rest[:, :, index] for index in range(3))
+        sums, differences = first + third, first - third
+        cross, across = second + fourth, second - fourth
+        np.add(sums, cross, out=made[:, 0])
+        np.subtract(sums, cross, out=made[:, 2])
         np.add(differences[0], across[1], out=made[0, 1])
         np.subtract(differences[1], across[0], out=made[1, 1])
         np.subtract(differences[0], across[1], out=made[0, 3])
         np.add(differences[1], across[0], out=made[1, 3])
-    return made[0].reshape(count, -1), made[1].reshape(count, -1)
+    return made.reshape(2, count, -1)
 
 
-def _product(a: Complex, b: Complex) -> Complex:
-    return a[0] * b[0] - a[1] * b[1], a[0] * b[1] + a[1] * b[0]
+def _product(a: np.ndarray, real: np.ndarray, imaginary: np.ndarray) -> np.ndarray:
+    """The complex product; NumPy may fuse the multiplications of its own complex numbers, which rounds otherwise.
 
-
-def _add(a: Complex, b: Complex) -> Complex:
-    return a[0] + b[0], a[1] + b[1]
-
-
-def _subtract(a: Complex, b: Complex) -> Complex:
-    return a[0] - b[0], a[1] - b[1]
+    Args:
+      a: `[2, ...]`, real and imaginary part.
+      real: `[1, ...]`, of the other factor.
+      imaginary: `[2, ...]`, less and plus that of the other factor.
+    """
+    product = a * real
+    product += a[::-1] * imaginary
+    return product
 
 
 @functools.lru_cache(maxsize=64)
-def _turns(size: int, radix: int, total: int) -> list[Complex]:
-    """`exp(-2 pi i q k / (size radix))`, k from 0 to size - 1, as columns, for each q from 1 to radix - 1."""
-    # Rounded as entries of one table over `total`.
-    step = total // (size * radix)
-    return [_cis(-2 * np.pi * (np.arange(size) * q * step) / total) for q in range(1, radix)]
+def _turns(size: int, radix: int, total: int) -> tuple[np.ndarray, np.ndarray]:
+    """`exp(-2 pi i q k / (size radix))` for k below size and q from 1 to radix - 1, rounded as entries over `total`."""
+    places = np.arange(size)[:, None] * np.arange(1, radix) * (total // (size * radix))
+    return _cis(-2 * np.pi * places / total)
 
 
 @functools.lru_cache(maxsize=8)
-def _unmixing(half: int) -> Complex:
-    """`exp(-pi i (k / half + 1 / 2))` for k from 1 to half / 2, as columns."""
+def _unmixing(half: int) -> tuple[np.ndarray, np.ndarray]:
+    """`exp(-pi i (k / half + 1 / 2))` for k from 1 to half / 2."""
     return _cis(-np.pi * (np.arange(1, half // 2 + 1) / half + 0.5))
 
 
-def _cis(angles: np.ndarray) -> Complex:
-    return np.cos(angles).astype(np.float32)[:, None], np.sin(angles).astype(np.float32)[:, None]
+def _cis(angles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`exp(i angles)` as `_product` wants it."""
+    real, imaginary = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+    return real[None, ..., None], np.stack([-imaginary, imaginary])[..., None]

@@ -111,7 +111,7 @@ def _read_through_reshapes(content: Any) -> None:
 
 
 def _drop_unused(content: Any) -> None:
-    """Tensors and buffers that nothing uses any more: TFLM keeps a record of every tensor in its arena."""
+    """Tensors, buffers and operators that nothing uses any more: TFLM keeps a record of every tensor in its arena."""
     subgraph = content.subgraphs[0]
     lists = [subgraph.inputs, subgraph.outputs]
     for node in subgraph.operators:
@@ -127,3 +127,7 @@ def _drop_unused(content: Any) -> None:
     for tensor in subgraph.tensors:
         tensor.buffer = kept.index(tensor.buffer)
     content.buffers = [content.buffers[buffer] for buffer in kept]
+    codes = sorted({node.opcodeIndex for node in subgraph.operators})
+    for node in subgraph.operators:
+        node.opcodeIndex = codes.index(node.opcodeIndex)
+    content.operatorCodes = [content.operatorCodes[code] for code in codes]
