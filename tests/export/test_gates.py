@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from jax_reparam.export import gates
+from jax_reparam.export import gates, interpret, verify
 from jax_reparam.export.gates import Score
 from jax_reparam.export.samples import Windows
 
@@ -83,3 +83,15 @@ def test_the_fold_gate_grows_with_the_logits():
     assert 'found 0.0011' in gates.fold_failure(reference, reference + 1.1e-3)
     assert gates.fold_failure(reference / 100, reference / 100 + 1.1e-5) is not None
     assert gates.fold_failure(reference, reference * np.nan) is not None
+
+
+def test_where_tflm_cannot_be_run_litert_decides(exported, data, monkeypatch):
+    """Else LiteRT's score is only told: int8 is made for TFLM."""
+    features, clips = data.windows('test')
+    windows = Windows(features[:6], np.arange(6), np.zeros(6, int))
+    model = (exported.path / 'model_int8.tflite').read_bytes()
+    wrong = -interpret.load(model)(windows.features)
+    monkeypatch.setattr(verify.tflm, 'missing', lambda: 'not verified: not here')
+    entry, reasons = verify.verify('int8', model, wrong, windows, show_progress=False)
+    assert entry['tflm'] is None
+    assert any(reason.startswith('int8 in LiteRT: expected the same decision') for reason in reasons)
