@@ -87,7 +87,7 @@ def test_the_fold_gate_grows_with_the_logits():
 
 def test_where_tflm_cannot_be_run_litert_decides(exported, data, monkeypatch):
     """Else LiteRT's score is only told: int8 is made for TFLM."""
-    features, clips = data.windows('test')
+    features, _ = data.windows('test')
     windows = Windows(features[:6], np.arange(6), np.zeros(6, int))
     model = (exported.path / 'model_int8.tflite').read_bytes()
     wrong = -interpret.load(model)(windows.features)
