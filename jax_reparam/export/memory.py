@@ -31,7 +31,8 @@ BEAM = 32
 ROUNDS = 40
 
 VIEWS = {'RESHAPE', 'SQUEEZE', 'EXPAND_DIMS'}
-# Kernels that write no element, or no row, before the last time they read it, in TFLM as in CMSIS-NN.
+# Kernels that write no element, or no row, before the last time they read it: TFLM's reference kernels, by running them
+# so; of CMSIS-NN's, softmax and addition by reading them.
 IN_PLACE = {'ADD', 'SUB', 'MUL', 'SOFTMAX', 'L2_NORMALIZATION', 'LOGISTIC', 'TANH', 'RELU', 'RSQRT'}
 
 
