@@ -9,21 +9,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import librosa
 import numpy as np
+from frontend import in_double  # beside this file
 
-from jax_reparam import audio, features, listen, predict
+from jax_reparam import audio, listen, predict
 from jax_reparam.export import flatbuffer, frontend, manifest, tflm
 from jax_reparam.firmware import golden
-
-
-def exact(frames: np.ndarray, inputs: manifest.Input) -> np.ndarray:
-    """Standardised log-mel of frames `[T, frame]`, all of it in float64."""
-    config = inputs.frontend
-    window = librosa.filters.get_window('hann', config.frame_length, fftbins=True)
-    power = np.abs(np.fft.rfft(frames / 32768 * window, config.n_fft)) ** 2
-    mel = np.log(power @ features.mel_matrix(config).T.astype(np.float64) + config.floor)
-    return (mel - inputs.mean) / inputs.std
 
 
 def main(out: str, *paths: str) -> None:
@@ -34,7 +25,7 @@ def main(out: str, *paths: str) -> None:
     clips = [audio.read(path, rate) for path in predict.recordings(paths) if isinstance(path, Path)]
     for name, recordings in (('golden PCM', [golden.signal(rate)]), (f'{len(clips)} clips', clips)):
         frames = np.concatenate([frontend.frames(samples, inputs) for samples in recordings])
-        found, wanted = tflm.run(front, frames).logits, exact(frames, inputs)
+        found, wanted = tflm.run(front, frames).logits, (in_double(frames, inputs.frontend) - inputs.mean) / inputs.std
         for form in forms:
             port = flatbuffer.graph(manifest.choose(out, form).model).input
             apart = np.abs(port.encode(found).astype(int) - port.encode(wanted).astype(int))

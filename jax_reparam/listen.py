@@ -247,8 +247,7 @@ def frontend(folder: str, chosen: manifest.Chosen) -> bytes:
     Raises:
       InputError: the folder has none, or TFLM cannot be run here.
     """
-    if reason := tflm.missing():
-        raise InputError(f'listen: expected TFLM, found: {reason.removeprefix("not verified: ")}')
+    tflm.need('listen')
     device = chosen.content.get('device') or {}
     if not device.get('frontend'):
         raise InputError(

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from jax_reparam import audio, features, windows
+from jax_reparam import audio, windows
 from jax_reparam.errors import InputError, one_line, run
 from jax_reparam.evaluation import decide, softmax
 from jax_reparam.export import interpret, manifest, tflm
@@ -83,8 +83,7 @@ class Recognizer:
           InputError: see `load`; or TFLM is not there, or does not run the model.
         """
         chosen = manifest.choose(folder, form)
-        if reason := tflm.missing():
-            raise InputError(f'--tflm: expected TFLM, found: {reason.removeprefix("not verified: ")}')
+        tflm.need('--tflm')
         try:
             with tflm.started(chosen.model) as session:
                 yield cls._of(chosen, lambda cut: np.stack([session.run(window) for window in cut]))
@@ -100,7 +99,7 @@ class Recognizer:
     def predict(self, samples: np.ndarray) -> Prediction:
         """Decides on one recording, `[N]` int16 at the frontend's sample rate."""
         frontend, window = self.input.frontend, self.input.window
-        frames = (features.log_mel(samples, frontend) - self.input.mean) / self.input.std
+        frames = self.input.features(samples)
         starts = windows.starts(len(frames), window)
         over_time = np.concatenate(
             [softmax(self.logits(windows.cut(frames, start, window.frames)[None])) for start in starts]

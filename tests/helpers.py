@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import os
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -129,3 +132,14 @@ def recipe(source, cache, **changes):
         section, key = name.split('__')
         config[section][key] = value
     return config
+
+
+def run_without(module, arguments, names):
+    """What a command prints in a process of its own; fails if it fails, complains, or has imported one of `names`."""
+    code = (
+        f'import importlib, sys; code = importlib.import_module({module!r}).main({list(arguments)!r})\n'
+        f'sys.exit(code or str([name for name in {tuple(names)!r} if name in sys.modules] or ""))'
+    )
+    found = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False, env=os.environ)
+    assert found.stderr.strip() == ''
+    return found.stdout

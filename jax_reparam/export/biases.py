@@ -39,9 +39,8 @@ def corrected(quantised: bytes, float32: bytes, windows: np.ndarray) -> bytes:
     for node, other in layers:
         _set_bias(content, node, flatbuffer.constant(reference, other.inputs[2]))
     pairs = [(node, int(other.outputs[0])) for node, other in layers]
-    expected = _means(
-        twin.observe(float32, [tensor for _, tensor in pairs], windows), [tensor for _, tensor in pairs], len(windows)
-    )
+    twins = [tensor for _, tensor in pairs]
+    expected = _means(twin.observe(float32, twins, windows), twins, len(windows))
     # Changed where they lie: packing the file anew for every layer would take longer than running it.
     model = bytearray(flatbuffer.pack(content))
     subgraph = content.subgraphs[0]

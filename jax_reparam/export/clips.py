@@ -66,21 +66,20 @@ class Recordings:
           frames: standardised features of each recording, `[T, n_mels]`, by a frontend that is to be verified; None
             takes training's.
         """
-        features = frames or map(self._frames, self.samples)
-        cut = [windows.split(one, self.inputs.window).astype(np.float32) for one in features]
+        cut = [
+            windows.split(one, self.inputs.window).astype(np.float32)
+            for one in frames or map(self.inputs.features, self.samples)
+        ]
         return Windows(np.concatenate(cut), np.repeat(np.arange(len(cut)), [len(one) for one in cut]), self.truth)
 
     def pcm(self, length: int) -> np.ndarray:
         """The samples of the same windows, `[W, length]` int16; of a recording that is too short, repeated."""
         frontend, cut = self.inputs.frontend, []
         for samples in self.samples:
-            count = 1 + max(0, len(samples) - frontend.frame_length) // frontend.hop_length
+            count = features.frame_count(len(samples), frontend)
             starts = windows.starts(count, self.inputs.window) * frontend.hop_length
             cut += [np.resize(samples[start : start + length], length) for start in starts]
         return np.stack(cut)
-
-    def _frames(self, samples: np.ndarray) -> np.ndarray:
-        return (features.log_mel(samples, self.inputs.frontend) - self.inputs.mean) / self.inputs.std
 
 
 def load(clips: Sequence[tuple[Path, int]], inputs: Input, *, show_progress: bool = True) -> Recordings:

@@ -181,7 +181,7 @@ def constant(content: Any, index: int) -> np.ndarray:
     """A constant tensor of a tree, in its shape and type; a view of its buffer."""
     tensor = content.subgraphs[0].tensors[index]
     data = np.asarray(content.buffers[tensor.buffer].data, np.uint8).view(type_name(tensor.type))
-    return data.reshape([] if tensor.shape is None else [int(size) for size in tensor.shape])
+    return data.reshape(shape(content, index))
 
 
 def set_constant(content: Any, index: int, values: np.ndarray) -> None:
@@ -217,22 +217,73 @@ def node(content: Any, name: str, inputs: Sequence[int], output: int, **options:
     """A node of a builtin operator of the first version, for a tree's `operators`; `options` are its fields there."""
     from ai_edge_litert import schema_py_generated as schema
 
-    number = getattr(schema.BuiltinOperator, name)
-    codes = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in content.operatorCodes]
-    if number not in codes:
-        code = schema.OperatorCodeT()
-        code.builtinCode, code.deprecatedBuiltinCode, code.version = number, min(number, 127), 1
-        content.operatorCodes.append(code)
-        codes.append(number)
-    made = schema.OperatorT()
-    made.opcodeIndex = codes.index(number)
-    made.inputs, made.outputs = np.array(inputs, np.int32), np.array([output], np.int32)
+    made = _node(content, getattr(schema.BuiltinOperator, name), None, inputs, output)
     kind = f'{name.title().replace("_", "")}Options'
-    made.builtinOptionsType = getattr(schema.BuiltinOptions, kind)
-    made.builtinOptions = getattr(schema, f'{kind}T')()
-    for field, value in options.items():
-        setattr(made.builtinOptions, field, value)
+    if hasattr(schema.BuiltinOptions, kind):
+        made.builtinOptionsType = getattr(schema.BuiltinOptions, kind)
+        made.builtinOptions = getattr(schema, f'{kind}T')()
+        for field, value in options.items():
+            setattr(made.builtinOptions, field, value)
     return made
+
+
+def custom_node(content: Any, name: str, inputs: Sequence[int], output: int, options: bytes) -> Any:
+    """The same of a custom operator."""
+    from ai_edge_litert.schema_py_generated import BuiltinOperator
+
+    made = _node(content, BuiltinOperator.CUSTOM, name, inputs, output)
+    made.customOptions = np.frombuffer(options, np.uint8)
+    return made
+
+
+def _node(content: Any, number: int, custom: str | None, inputs: Sequence[int], output: int) -> Any:
+    from ai_edge_litert import schema_py_generated as schema
+
+    codes = [(max(c.builtinCode, c.deprecatedBuiltinCode), c.customCode) for c in content.operatorCodes]
+    if (number, custom) not in codes:
+        code = schema.OperatorCodeT()
+        code.builtinCode, code.deprecatedBuiltinCode, code.customCode = number, min(number, 127), custom
+        code.version = 1
+        content.operatorCodes.append(code)
+        codes.append((number, custom))
+    made = schema.OperatorT()
+    made.opcodeIndex = codes.index((number, custom))
+    made.inputs, made.outputs = np.array(inputs, np.int32), np.array([output], np.int32)
+    return made
+
+
+def readers(content: Any) -> dict[int, list[int]]:
+    """By tensor the places of the nodes that read it, once for each time that they do."""
+    found: dict[int, list[int]] = collections.defaultdict(list)
+    for place, node in enumerate(content.subgraphs[0].operators):
+        for tensor in node.inputs:
+            found[int(tensor)].append(place)
+    return found
+
+
+def shape(content: Any, index: int) -> tuple[int, ...]:
+    """The shape of a tensor of a tree."""
+    found = content.subgraphs[0].tensors[index].shape
+    return () if found is None else tuple(int(size) for size in found)
+
+
+def note(content: Any, name: str) -> np.ndarray | None:
+    """The bytes of a tree's metadata under a name; None where there are none."""
+    for other in content.metadata or []:
+        if other.name in (name, name.encode()):
+            return np.asarray(content.buffers[other.buffer].data, np.uint8)
+    return None
+
+
+def set_note(content: Any, name: str, data: np.ndarray) -> None:
+    """Puts bytes into a tree's metadata, in place of those that were there under that name."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    entry, buffer = schema.MetadataT(), schema.BufferT()
+    buffer.data = data
+    entry.name, entry.buffer = name, len(content.buffers)
+    content.buffers.append(buffer)
+    content.metadata = [other for other in content.metadata or [] if other.name not in (name, name.encode())] + [entry]
 
 
 def port(tensor: Any) -> Port:

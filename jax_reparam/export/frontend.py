@@ -45,7 +45,6 @@ def build(inputs: manifest.Input, *, group: int = BANDS_IN_GROUP) -> bytes:
     config = inputs.frontend
     if config.frame_length > config.n_fft or config.n_fft & (config.n_fft - 1):
         raise ValueError(f'n_fft: expected a power of two of at least {config.frame_length}, got {config.n_fft}')
-    from ai_edge_litert.schema_py_generated import BuiltinOperator as Op
     from ai_edge_litert.schema_py_generated import TensorType
 
     graph, mel, samples = _Graph(), mel_matrix(config), config.frame_length
@@ -53,10 +52,10 @@ def build(inputs: manifest.Input, *, group: int = BANDS_IN_GROUP) -> bytes:
     pcm = graph.tensor([1, samples], dtype=TensorType.INT16)
     # A power of two: taking it into the window rounds nothing.
     scaled_window = graph.constant(window(config)[None] / np.float32(32768))
-    frame = graph.node(Op.CAST, [pcm], [1, samples], 'CastOptions')
-    frame = graph.node(Op.MUL, [frame, scaled_window], [1, samples], 'MulOptions')
+    frame = graph.node('CAST', [pcm], [1, samples])
+    frame = graph.node('MUL', [frame, scaled_window], [1, samples])
     spectrum = graph.custom('SignalRfft', [frame], [1, bins], _rfft_options(config.n_fft))
-    squares = graph.node(Op.MUL, [spectrum, spectrum], [1, bins], 'MulOptions')
+    squares = graph.node('MUL', [spectrum, spectrum], [1, bins])
     groups = []
     for start in range(0, config.n_mels, group):
         rows = mel[start : start + group]
@@ -64,15 +63,15 @@ def build(inputs: manifest.Input, *, group: int = BANDS_IN_GROUP) -> bytes:
         first, last = (int(used[0]), int(used[-1])) if len(used) else (0, 0)
         width = 2 * (last + 1 - first)
         place = [graph.constant(np.array(pair, np.int32)) for pair in ([0, 2 * first], [1, width])]
-        part = graph.node(Op.SLICE, [squares, *place], [1, width], 'SliceOptions')
+        part = graph.node('SLICE', [squares, *place], [1, width])
         weights = graph.constant(np.repeat(rows[:, first : last + 1], 2, axis=1))
         floor = graph.constant(np.full(len(rows), config.floor, np.float32))
-        groups.append(graph.node(Op.FULLY_CONNECTED, [part, weights, floor], [1, len(rows)], 'FullyConnectedOptions'))
+        groups.append(graph.node('FULLY_CONNECTED', [part, weights, floor], [1, len(rows)]))
     shape = [1, config.n_mels]
-    power = graph.node(Op.CONCATENATION, groups, shape, 'ConcatenationOptions', axis=1)
-    features = graph.node(Op.LOG, [power], shape)
-    features = graph.node(Op.SUB, [features, graph.constant(inputs.mean[None])], shape, 'SubOptions')
-    features = graph.node(Op.DIV, [features, graph.constant(inputs.std[None])], shape, 'DivOptions')
+    power = graph.node('CONCATENATION', groups, shape, axis=1)
+    features = graph.node('LOG', [power], shape)
+    features = graph.node('SUB', [features, graph.constant(inputs.mean[None])], shape)
+    features = graph.node('DIV', [features, graph.constant(inputs.std[None])], shape)
     return graph.pack(pcm, features)
 
 
@@ -128,61 +127,30 @@ class _Graph:
         self._model.buffers, self._model.operatorCodes = [schema.BufferT()], []  # buffer 0 stands for "none"
         self._subgraph.tensors, self._subgraph.operators = [], []
 
-    def tensor(self, shape: list[int], *, dtype: int = 0, buffer: int = 0) -> int:
+    def tensor(self, shape: Sequence[int], *, dtype: int = 0) -> int:
         """Adds a tensor, float32 by default; returns its index."""
         tensor = self._schema.TensorT()
-        tensor.shape, tensor.type, tensor.buffer = np.array(shape, np.int32), dtype, buffer
+        tensor.shape, tensor.type, tensor.buffer = np.array(shape, np.int32), dtype, 0
         self._subgraph.tensors.append(tensor)
         return len(self._subgraph.tensors) - 1
 
     def constant(self, values: np.ndarray) -> int:
-        """Adds a constant of int32 or float32; returns its tensor's index."""
-        buffer = self._schema.BufferT()
-        buffer.data = np.frombuffer(np.ascontiguousarray(values).tobytes(), np.uint8)
-        self._model.buffers.append(buffer)
-        dtype = {'float32': self._schema.TensorType.FLOAT32, 'int32': self._schema.TensorType.INT32}[str(values.dtype)]
-        return self.tensor(list(values.shape), dtype=dtype, buffer=len(self._model.buffers) - 1)
+        """Adds a constant; returns its tensor's index."""
+        index = self.tensor(values.shape)
+        flatbuffer.set_constant(self._model, index, values)
+        return index
 
-    def node(
-        self,
-        operator: int,
-        inputs: list[int],
-        shape: list[int],
-        options: str | None = None,
-        **fields: Any,
-    ) -> int:
+    def node(self, operator: str, inputs: list[int], shape: list[int], **options: Any) -> int:
         """Adds a node of a builtin operator with one float32 output; returns the output's index."""
-        node = self._add(operator, None, inputs, shape)
-        if options is not None:
-            node.builtinOptionsType = getattr(self._schema.BuiltinOptions, options)
-            node.builtinOptions = getattr(self._schema, f'{options}T')()
-            for name, value in fields.items():
-                setattr(node.builtinOptions, name, value)
-        return int(node.outputs[0])
+        output = self.tensor(shape)
+        self._subgraph.operators.append(flatbuffer.node(self._model, operator, inputs, output, **options))
+        return output
 
     def custom(self, name: str, inputs: list[int], shape: list[int], options: bytes) -> int:
         """Adds a node of a custom operator with one float32 output; returns the output's index."""
-        node = self._add(self._schema.BuiltinOperator.CUSTOM, name, inputs, shape)
-        node.customOptions = np.frombuffer(options, np.uint8)
-        return int(node.outputs[0])
-
-    def _add(self, operator: int, name: str | None, inputs: list[int], shape: list[int]) -> Any:
-        node = self._schema.OperatorT()
-        node.opcodeIndex = self._code(operator, name)
-        node.inputs, node.outputs = np.array(inputs, np.int32), np.array([self.tensor(shape)], np.int32)
-        self._subgraph.operators.append(node)
-        return node
-
-    def _code(self, operator: int, name: str | None) -> int:
-        codes = self._model.operatorCodes
-        for index, code in enumerate(codes):
-            if (code.builtinCode, code.customCode) == (operator, name):
-                return index
-        code = self._schema.OperatorCodeT()
-        code.builtinCode, code.deprecatedBuiltinCode, code.customCode = operator, min(operator, 127), name
-        code.version = 1
-        codes.append(code)
-        return len(codes) - 1
+        output = self.tensor(shape)
+        self._subgraph.operators.append(flatbuffer.custom_node(self._model, name, inputs, output, options))
+        return output
 
     def pack(self, source: int, sink: int) -> bytes:
         """The file, with one input and one output."""

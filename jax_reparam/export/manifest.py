@@ -16,7 +16,7 @@ import numpy as np
 
 from jax_reparam.errors import InputError
 from jax_reparam.export.flatbuffer import Graph, Port
-from jax_reparam.features import FrontendConfig
+from jax_reparam.features import FrontendConfig, log_mel
 from jax_reparam.windows import WindowConfig
 
 FORMAT = 1
@@ -43,6 +43,10 @@ class Input:
     window: WindowConfig
     mean: np.ndarray
     std: np.ndarray
+
+    def features(self, samples: np.ndarray) -> np.ndarray:
+        """Standardised log-mel features of a recording, `[N]` int16 to `[T, M]`, as training has them."""
+        return (log_mel(samples, self.frontend) - self.mean) / self.std
 
     def as_json(self) -> dict[str, Any]:
         """The manifest's `input`."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -79,7 +79,7 @@ def read(content: Any) -> Memory:
     """The memory of a graph, `content` from `flatbuffer.tree`."""
     subgraph = content.subgraphs[0]
     sizes = {
-        index: _bytes(tensor)
+        index: math.prod(flatbuffer.shape(content, index)) * _width(tensor)
         for index, tensor in enumerate(subgraph.tensors)
         if not flatbuffer.is_constant(content, index)
     }
@@ -104,29 +104,25 @@ def _node(content: Any, name: str, node: Any, sizes: dict[int, int]) -> Node:
         return dataclasses.replace(plain, views=((reads[0], 0),))
     if name in ('STRIDED_SLICE', 'SLICE'):
         offset = _slice_offset(content, name, node)
-        return (
-            plain if offset is None or offset % ALIGNMENT else dataclasses.replace(plain, views=((reads[0], offset),))
-        )
+        if offset is None or offset % ALIGNMENT:
+            return plain
+        return dataclasses.replace(plain, views=((reads[0], offset),))
     if name == 'CONCATENATION':
-        whole = _shape(tensors[made])
+        whole = flatbuffer.shape(content, made)
         if math.prod(whole[: node.builtinOptions.axis % len(whole)]) != 1 or len(reads) < len(node.inputs):
             return plain
         starts = itertools.accumulate((sizes[tensor] for tensor in reads), initial=0)
         parts = tuple(zip(reads, starts, strict=False))
         return plain if any(start % ALIGNMENT for _, start in parts) else dataclasses.replace(plain, parts=parts)
     if name in IN_PLACE:
-        alike = (
-            i for i in reads if (_shape(tensors[i]), tensors[i].type) == (_shape(tensors[made]), tensors[made].type)
-        )
-        return dataclasses.replace(plain, in_place=tuple(dict.fromkeys(alike)))
+        kind = lambda tensor: (flatbuffer.shape(content, tensor), tensors[tensor].type)
+        return dataclasses.replace(plain, in_place=tuple(dict.fromkeys(i for i in reads if kind(i) == kind(made))))
     return plain
 
 
 def _slice_offset(content: Any, name: str, node: Any) -> int | None:
     """The byte at which a slice begins, if it is one piece of what it is cut from; else None."""
-    tensors = content.subgraphs[0].tensors
-    source, made = tensors[node.inputs[0]], tensors[node.outputs[0]]
-    shape, cut = _shape(source), _shape(made)
+    shape, cut = (flatbuffer.shape(content, index) for index in (node.inputs[0], node.outputs[0]))
     begin = [int(i) for i in flatbuffer.constant(content, node.inputs[1])]
     if name == 'STRIDED_SLICE':
         options = node.builtinOptions
@@ -141,19 +137,11 @@ def _slice_offset(content: Any, name: str, node: Any) -> int | None:
     if shape[axis + 1 :] != cut[axis + 1 :] or math.prod(shape[:axis]) != 1:
         return None
     start = begin[axis] if axis < len(shape) else 0
-    return start * math.prod(shape[axis + 1 :]) * _width(source)
-
-
-def _shape(tensor: Any) -> tuple[int, ...]:
-    return tuple(int(size) for size in tensor.shape)
+    return start * math.prod(shape[axis + 1 :]) * _width(content.subgraphs[0].tensors[node.inputs[0]])
 
 
 def _width(tensor: Any) -> int:
     return np.dtype(flatbuffer.type_name(tensor.type)).itemsize
-
-
-def _bytes(tensor: Any) -> int:
-    return math.prod(_shape(tensor)) * _width(tensor)
 
 
 def schedule(memory: Memory) -> list[int]:
@@ -240,25 +228,16 @@ def arrange(content: Any) -> None:
     order = schedule(memory)
     subgraph.operators = [subgraph.operators[index] for index in order]
     places, _ = Plan(memory.in_order(order)).places()
-    _attach(content, places)
+    # TFLM follows it, other runtimes do not look.
+    offsets = [places.get(index, ONLINE) for index in range(len(subgraph.tensors))]
+    plan = np.array([VERSION, SUBGRAPH, len(offsets), *offsets], np.int32)
+    flatbuffer.set_note(content, NAME, plan.view(np.uint8))
 
 
 def peak(content: Any) -> int:
     """Bytes that a graph's tensors need, once arranged."""
     memory = read(content)
     return Plan(memory.in_order(schedule(memory))).places()[1]
-
-
-def _attach(content: Any, places: Mapping[int, int]) -> None:
-    """Writes a plan into a graph's metadata; TFLM follows it, other runtimes do not look."""
-    from ai_edge_litert import schema_py_generated as schema
-
-    offsets = [places.get(index, ONLINE) for index in range(len(content.subgraphs[0].tensors))]
-    note, buffer = schema.MetadataT(), schema.BufferT()
-    buffer.data = np.array([VERSION, SUBGRAPH, len(offsets), *offsets], np.int32).view(np.uint8)
-    note.name, note.buffer = NAME, len(content.buffers)
-    content.buffers.append(buffer)
-    content.metadata = [*(content.metadata or []), note]
 
 
 class Plan:

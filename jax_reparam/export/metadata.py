@@ -25,18 +25,11 @@ def attach(model: bytes, labels: Sequence[str], inputs: manifest.Input) -> bytes
     Raises:
       ValueError: not a .tflite file.
     """
-    from ai_edge_litert import schema_py_generated as schema
-
     window = {'frames': inputs.window.frames, 'hop_frames': inputs.window.hop}
     content = {'labels': list(labels), 'input': {**dataclasses.asdict(inputs.frontend), **window}}
     text = json.dumps(content, ensure_ascii=False, separators=(',', ':')).encode()
     tree = flatbuffer.tree(model)
-    tree.metadata = [note for note in tree.metadata or [] if note.name not in (NAME, NAME.encode())]
-    note, buffer = schema.MetadataT(), schema.BufferT()
-    buffer.data = np.frombuffer(text, np.uint8)
-    note.name, note.buffer = NAME, len(tree.buffers)
-    tree.buffers.append(buffer)
-    tree.metadata.append(note)
+    flatbuffer.set_note(tree, NAME, np.frombuffer(text, np.uint8))
     return flatbuffer.pack(tree)
 
 
@@ -46,8 +39,7 @@ def read(model: bytes) -> dict[str, Any]:
     Raises:
       ValueError: not a .tflite file, or one without it.
     """
-    tree = flatbuffer.tree(model)
-    for note in tree.metadata or []:
-        if note.name in (NAME, NAME.encode()):
-            return json.loads(bytes(np.asarray(tree.buffers[note.buffer].data, np.uint8)))
-    raise ValueError(f'expected metadata {NAME!r} in the .tflite file, got none')
+    found = flatbuffer.note(flatbuffer.tree(model), NAME)
+    if found is None:
+        raise ValueError(f'expected metadata {NAME!r} in the .tflite file, got none')
+    return json.loads(bytes(found))

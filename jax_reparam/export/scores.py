@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -15,9 +14,9 @@ from jax_reparam.errors import InputError
 from jax_reparam.evaluation import softmax
 from jax_reparam.export import flatbuffer, folder, frontend, gates, interpret, tflm
 from jax_reparam.export.clips import Recordings
+from jax_reparam.export.manifest import choose, file
 from jax_reparam.export.samples import Windows
 from jax_reparam.export.verify import verify
-from jax_reparam.predict import Recognizer
 
 Logits = Callable[[np.ndarray], np.ndarray]
 
@@ -102,7 +101,7 @@ def score(
     jax_forms: list[tuple[str, np.ndarray, float]] = []
     if trained is not None or (out / folder.CHECKPOINT).is_dir():
         jax_forms = list(_in_jax(out, manifest, windows, trained))
-    files = {name: _model(out, name, entry) for name, entry in manifest['forms'].items()}
+    files = {name: choose(out, name).model for name in manifest['forms']}
     if not files:
         raise InputError(f'{out}: expected an exported form, found none in its manifest')
     if jax_forms:
@@ -168,7 +167,7 @@ def _behind_the_frontend(
     recordings: Recordings,
 ) -> tuple[Row, list[str]]:
     """What a device does: `frontend.tflite` on the samples, then the model on its features, both in TFLM."""
-    name, front = f'frontend, {form}', _verified(out, entry)
+    name, front = f'frontend, {form}', file(out, entry)
     facts = {
         'bytes': len(front) + len(model),
         'ops': sum(sum(flatbuffer.graph(file).ops.values()) for file in (front, model)),
@@ -190,7 +189,7 @@ def _waveform(
 
     Of a recording shorter than a window these are repeated, where the other forms repeat frames.
     """
-    model = _verified(out, entry)
+    model = file(out, entry)
     run = interpret.load(model)
     pcm = recordings.pcm(entry['samples'])
     features = dataclasses.replace(recordings, samples=list(pcm)).windows().features
@@ -209,18 +208,6 @@ def _waveform(
     ops = sum(flatbuffer.graph(model).ops.values())
     row = Row('waveform', 'LiteRT', score, bytes=len(model), ops=ops, milliseconds=_timed(run, samples))
     return row, failures
-
-
-def _verified(out: Path, entry: Mapping[str, Any]) -> bytes:
-    """A file of the manifest's `device`."""
-    file = out / entry['file']
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise InputError(f'{file}: expected the model, found: {error.strerror}') from error
-    if hashlib.sha256(content).hexdigest() != entry['sha256']:
-        raise InputError(f'{file}: expected the file that was verified (SHA-256 {entry["sha256"][:12]}), found another')
-    return content
 
 
 def below(row: Row, limits: Mapping[str, float]) -> list[str]:
@@ -267,12 +254,6 @@ def table(result: Result) -> list[str]:
 def _score(found: gates.Score) -> list[str]:
     snr = '' if found.snr_db is None else f'{found.snr_db:.1f}'
     return [f'{100 * found.uar:.1f}', f'{found.argmax_agreement:.1%}', snr]
-
-
-def _model(out: Path, name: str, entry: Mapping[str, Any]) -> bytes:
-    """The file of a form, once `Recognizer.load` has found it to be the one that was verified."""
-    Recognizer.load(out, name)
-    return (out / entry['file']).read_bytes()
 
 
 def _in_jax(

@@ -24,6 +24,7 @@ from typing import IO
 
 import numpy as np
 
+from jax_reparam.errors import InputError
 from jax_reparam.export import flatbuffer
 from jax_reparam.export.tflm_child import READY
 
@@ -59,6 +60,12 @@ def missing() -> str | None:
         f'not verified: the package tflite-micro is not installed ({sys.platform}, {platform.machine()}; '
         'it has wheels for Linux on x86-64 only)'
     )
+
+
+def need(what: str) -> None:
+    """Raises InputError in the name of `what` where TFLM cannot be run."""
+    if reason := missing():
+        raise InputError(f'{what}: expected TFLM, found: {reason.removeprefix("not verified: ")}')
 
 
 class Session:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 from typing import Any
 
 import numpy as np
@@ -59,12 +58,11 @@ def _narrow_paddings(content: Any) -> None:
 
 
 def _transpose_constants(content: Any) -> None:
-    nodes = content.subgraphs[0].operators
-    readers = collections.Counter(int(tensor) for node in nodes for tensor in node.inputs)
-    for name, node in zip(flatbuffer.operator_names(content), nodes, strict=True):
+    readers = flatbuffer.readers(content)
+    for name, node in zip(flatbuffer.operator_names(content), content.subgraphs[0].operators, strict=True):
         if name != 'BATCH_MATMUL' or node.builtinOptions.adjY or not flatbuffer.is_constant(content, node.inputs[1]):
             continue
-        if readers[int(node.inputs[1])] == 1:
+        if len(readers[int(node.inputs[1])]) == 1:
             turned = np.swapaxes(flatbuffer.constant(content, node.inputs[1]), -1, -2)
             flatbuffer.set_constant(content, node.inputs[1], turned)
             node.builtinOptions.adjY = True
@@ -72,11 +70,7 @@ def _transpose_constants(content: Any) -> None:
 
 def _read_through_reshapes(content: Any) -> None:
     subgraph = content.subgraphs[0]
-    tensors, names = subgraph.tensors, flatbuffer.operator_names(content)
-    readers: dict[int, list[int]] = collections.defaultdict(list)
-    for index, node in enumerate(subgraph.operators):
-        for tensor in node.inputs:
-            readers[int(tensor)].append(index)
+    tensors, names, readers = subgraph.tensors, flatbuffer.operator_names(content), flatbuffer.readers(content)
 
     def reshaped(tensor: int) -> tuple[set[int], set[int]] | None:
         """What is elementwise of a tensor, itself included, and the layers that read these, if no other node does."""

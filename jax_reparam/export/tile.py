@@ -6,7 +6,6 @@ because the converter joins such parts again, and gives each a scale of its own.
 
 from __future__ import annotations
 
-import collections
 import copy
 from collections.abc import Sequence
 from typing import Any
@@ -29,9 +28,11 @@ def tile(content: Any) -> Any:
             continue
         other = copy.deepcopy(content)
         split(other)
-        saved = peak - memory.peak(other)
         more = len(other.subgraphs[0].operators) - len(content.subgraphs[0].operators)
-        if more and saved >= more * BYTES_PER_NODE:
+        if not more:
+            continue
+        saved = peak - memory.peak(other)
+        if saved >= more * BYTES_PER_NODE:
             content, peak = other, peak - saved
             done.add(split)
     return content
@@ -44,11 +45,7 @@ Chain = list[Any]
 def _chains(content: Any, names: Sequence[set[str]]) -> list[Chain]:
     """All chains of nodes with these operators."""
     subgraph = content.subgraphs[0]
-    operators = flatbuffer.operator_names(content)
-    readers: dict[int, list[int]] = collections.defaultdict(list)
-    for index, node in enumerate(subgraph.operators):
-        for tensor in node.inputs:
-            readers[int(tensor)].append(index)
+    operators, readers = flatbuffer.operator_names(content), flatbuffer.readers(content)
 
     def follow(index: int, allowed: Sequence[set[str]]) -> Chain | None:
         node = subgraph.operators[index]
@@ -73,7 +70,7 @@ def _split_convolutions(content: Any) -> None:
     """
     kinds = {'CONV_2D', 'DEPTHWISE_CONV_2D'}
     for chain in _chains(content, [kinds, kinds]):
-        frames, tokens = _shape(content, chain[0].inputs[0])[1], _shape(content, chain[1].outputs[0])[1]
+        frames, tokens = (flatbuffer.shape(content, end)[1] for end in (chain[0].inputs[0], chain[1].outputs[0]))
         # A quarter, so both pad, and behind an even length only.
         if frames != 4 * tokens or tokens < 3 or not all(_takes_every_second(content, node) for node in chain):
             continue
@@ -88,13 +85,13 @@ def _takes_every_second(content: Any, node: Any) -> bool:
     """Whether a convolution has 3 x 3 weights and takes every second place."""
     options = node.builtinOptions
     steps = (options.strideH, options.strideW, options.dilationHFactor, options.dilationWFactor)
-    return _shape(content, node.inputs[1])[1:3] == [3, 3] and steps == (2, 2, 1, 1)
+    return flatbuffer.shape(content, node.inputs[1])[1:3] == (3, 3) and steps == (2, 2, 1, 1)
 
 
 def _split_attention(content: Any) -> None:
     """Attention of the first half of the queries, then of the others."""
     for chain in _chains(content, [{'BATCH_MATMUL'}, {'SOFTMAX'}, {'BATCH_MATMUL'}]):
-        *_, count, _ = shape = _shape(content, chain[0].inputs[0])
+        *_, count, _ = shape = flatbuffer.shape(content, chain[0].inputs[0])
         turned = any(node.builtinOptions.adjX for node in (chain[0], chain[2]))
         if count < 2 or turned or flatbuffer.is_constant(content, chain[0].inputs[0]):
             continue
@@ -146,7 +143,7 @@ class _Split:
         self._content.subgraphs[0].operators = operators
 
     def _slice(self, tensor: int, start: int, size: int) -> int:
-        sizes = np.array(_shape(self._content, tensor), np.int32)
+        sizes = np.array(flatbuffer.shape(self._content, tensor), np.int32)
         begin = np.zeros_like(sizes)
         begin[self._axis], sizes[self._axis] = start, size
         made = self._like(tensor, size)
@@ -162,7 +159,3 @@ class _Split:
         made.shape[self._axis] = size
         tensors.append(made)
         return len(tensors) - 1
-
-
-def _shape(content: Any, tensor: int) -> list[int]:
-    return [int(size) for size in content.subgraphs[0].tensors[tensor].shape]
