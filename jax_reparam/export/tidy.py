@@ -16,7 +16,7 @@ def tidy(model: bytes) -> bytes:
     """The same function in a file for devices.
 
     - No names of inner tensors, no notes of the converter's: it writes the module path of every operator it fused into
-      a tensor's name, 5 % of S and 14 % of XS. The input is named `features`, the output `logits`.
+      a tensor's name. The input is named `features`, the output `logits`.
     - Widths of paddings in 32 bits: TFLM reads the 64 bits that come out of jax2tf as twice as many numbers.
     - No RESHAPE before a FULLY_CONNECTED, which reads rows of its own width, whatever the shape.
     - Constants on the right of a product as TFLM multiplies by them: of others it keeps a transposed copy in its arena.
