@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from jax_reparam.deploy.ops import Norm
-from jax_reparam.export import biases, convert, gates, interpret, manifest
+from jax_reparam.export import biases, convert, gates, interpret, manifest, rounding
 from jax_reparam.export.samples import Windows
 from jax_reparam.export.tidy import tidy
 
@@ -69,7 +69,7 @@ def quantised(
     float32: bytes | None = None,
     ranges: np.ndarray | None = None,
 ) -> bytes:
-    """Makes a form that computes in integers, as the converter leaves it, with its biases corrected.
+    """Makes a form that computes in integers, as the converter leaves it, with weights and biases rounded anew.
 
     Args:
       function: features `[1, frames, n_mels]` to logits `[1, C]`, with its parameters inside.
@@ -83,7 +83,7 @@ def quantised(
     """
     model = convert.quantise(function, windows if ranges is None else ranges, activations)
     float32 = float32 or convert.to_float32(function, (1, *windows.shape[1:]))
-    return biases.corrected(model, float32, windows)
+    return biases.corrected(rounding.rounded(model, float32, windows), float32, windows)
 
 
 def integer(function: convert.Function, windows: np.ndarray, activations: convert.Activations = 'int8') -> bytes:
