@@ -1,7 +1,7 @@
-"""Folds, exports and verifies a trained model: python fold.py W OUT [--windows N] [--plain] [--npu ACCELERATOR].
+"""Folds, exports and verifies a trained model: python fold.py W OUT [--windows N] [--plain] [--npu NPU] [--accept FORM].
 
-Exit code 0: float32 and a form for a microcontroller (and the NPU's) passed their gates and lie in OUT; what did not is
-named. 1: there is none. 2: bad input; OUT is as it was.
+Exit code 0: float32 and a form for a microcontroller (and the NPU's) passed their gates, or were accepted, and lie in
+OUT; what did not is named. 1: there is none. 2: bad input; OUT is as it was.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from jax_reparam.errors import count, run
-from jax_reparam.export import npu
+from jax_reparam.export import manifest, npu
 
 
 def parser() -> argparse.ArgumentParser:
@@ -23,6 +23,14 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument('--plain', action='store_true', help='accept a model without HRF sites')
     command.add_argument(
         '--npu', choices=npu.ACCELERATORS, metavar='ACCELERATOR', help=f'compile for {", ".join(npu.ACCELERATORS)}'
+    )
+    command.add_argument(
+        '--accept',
+        action='append',
+        default=[],
+        choices=manifest.GATED,
+        metavar='FORM',
+        help='keep a form that runs but misses its gates (may be repeated): ' + ', '.join(manifest.GATED),
     )
     command.add_argument('--quiet', action='store_true', help='no progress on standard error')
     return command
@@ -45,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             plain=args.plain,
             limit=args.windows,
             accelerator=args.npu,
+            accept=args.accept,
             show_progress=not args.quiet,
         )
     except folding.FoldError as error:
@@ -52,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     for line in card.summary(exported.path, exported.manifest):
         print(line)
+    for reason in exported.accepted:
+        print(f'accepted: {reason}', file=sys.stderr)
     for reason in exported.failures:
         print(f'{"left out" if exported.usable else "failed"}: {reason}', file=sys.stderr)
     return 0 if exported.usable else 1

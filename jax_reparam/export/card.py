@@ -49,7 +49,7 @@ Decides between {len(manifest['labels'])} classes ({', '.join(manifest['labels']
 
 Agreement is the share of windows decided as the trained model decides them, SNR that of the logits. The arena was
 measured on a 64-bit host; a 32-bit device needs less. A form is in this folder only if
-{_gates()}. LAYERS.md has the tensors of each quantised form, worst first.
+{_gates()}{_unless(manifest)}. LAYERS.md has the tensors of each quantised form, worst first.
 {_npu(manifest)}
 ## What goes in and comes out
 
@@ -85,6 +85,11 @@ def _gates() -> str:
     )
 
 
+def _unless(manifest: Manifest) -> str:
+    accepted = [name for name, form in manifest['forms'].items() if 'accepted' in form]
+    return f'; except {" and ".join(accepted)}, see above' if accepted else ''
+
+
 def _measured_on(manifest: Manifest) -> str:
     protocol = manifest['protocol']
     lines = [
@@ -96,7 +101,10 @@ def _measured_on(manifest: Manifest) -> str:
     notes = [f'- Limits of these numbers: {note}.' for note in _notes(manifest)]
     failed = [f'- Left out: {reason}.' for form in manifest['failed'].values() for reason in form['reasons']]
     unverified = [f'- TFLM: {reason}.' for reason in _reasons(manifest)]
-    remarks = [*notes, *failed, *unverified]
+    accepted = [
+        f'- Kept on request: {reason}.' for form in manifest['forms'].values() for reason in form.get('accepted', ())
+    ]
+    remarks = [*notes, *failed, *accepted, *unverified]
     return '\n'.join([*lines, '', *remarks] if remarks else lines)
 
 

@@ -19,7 +19,6 @@ FRONTEND_TOLERANCE = 1e-5
 # Of test clips that the two are verified on.
 CLIPS = 4
 # Forms that the firmware may be built around, the first that passed.
-FORMS = ('int8', 'int16')
 
 
 def write(
@@ -67,7 +66,7 @@ def write(
     if reason is not None:
         return {**entry, 'reason': reason}, failed
     front = keep('frontend', frontend.FILE, lambda: _frontend(labels, inputs, clips))
-    form = next((name for name in FORMS if name in forms), None)
+    form = manifest.recommended(forms)
     if front is None or form is None:
         return {**entry, 'reason': 'firmware: expected a frontend and a quantised form that passed, found none'}, failed
     model = (place / forms[form]['file']).read_bytes()

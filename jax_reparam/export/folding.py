@@ -6,7 +6,7 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +50,13 @@ class Exported:
       path: the folder.
       manifest: what its manifest.json holds.
       failures: why forms are missing from it, a line each; empty when all passed.
+      accepted: why forms that are in it would be missing, had they not been accepted.
     """
 
     path: Path
     manifest: dict[str, Any]
     failures: list[str]
+    accepted: list[str]
 
     @property
     def usable(self) -> bool:
@@ -70,6 +72,7 @@ def fold_and_export(
     plain: bool = False,
     limit: int | None = None,
     accelerator: str | None = None,
+    accept: Collection[str] = (),
     show_progress: bool = True,
 ) -> Exported:
     """Folds a trained model, exports it, verifies every form on test windows, and writes what passed.
@@ -80,6 +83,7 @@ def fold_and_export(
       plain: accept a model without HRF sites.
       limit: verify on at most this many test windows; None takes all.
       accelerator: an NPU (`npu.ACCELERATORS`) to compile an int8 form for; None compiles none.
+      accept: forms (`manifest.GATED`) to keep where they run and give finite logits, but miss their gates.
       show_progress: report on standard error.
 
     Raises:
@@ -132,6 +136,8 @@ def fold_and_export(
                 rows[name] = layers.report(made.untidied, made.float32, some, params=params)
                 entry['layers'] = [row.as_json() for row in layers.computed(rows[name])[: layers.WORST]]
             tell(f'verified {name} in LiteRT and TFLM' if entry['tflm'] else f'verified {name} in LiteRT only')
+            if reasons and name in accept and _ran(entry):
+                entry['accepted'], reasons = reasons, []
             if reasons:
                 failed[name] = {**entry, 'reasons': reasons}
                 continue
@@ -165,7 +171,7 @@ def fold_and_export(
             },
             'fold': fold_entry,
             'forms': passed,
-            'recommended': next((name for name in manifest.QUANTISED if name in passed), None),
+            'recommended': manifest.recommended(passed),
             'failed': failed,
             'device': extras,
             'npu': placed,
@@ -189,7 +195,18 @@ def fold_and_export(
         (place / folder.LAYERS).write_text(layers.text(kernels, rows))
         (place / folder.CARD).write_text(card.text(content, trained.config))
         (place / manifest.FILE).write_text(manifest.dumps(content))
-    return Exported(out, content, [reason for entry in failed.values() for reason in entry['reasons']])
+    return Exported(
+        out,
+        content,
+        failures=[reason for entry in failed.values() for reason in entry['reasons']],
+        accepted=[reason for entry in passed.values() for reason in entry.get('accepted', ())],
+    )
+
+
+def _ran(entry: Mapping[str, Any]) -> bool:
+    """Whether a form gave finite logits in the runtime that decides about it."""
+    result = entry['litert' if 'tflm_reason' in entry else 'tflm']
+    return result is not None and result['max_abs_diff'] is not None
 
 
 def fold(trained: Trained, *, plain: bool = False) -> Variables:

@@ -26,6 +26,8 @@ NPU_FORM = 'int8_npu'
 FORM_FILES = {name: f'model_{name}.tflite' for name in ('float32', 'int8', 'int16', NPU_FORM)}
 # Forms for a microcontroller, the one to prefer first.
 QUANTISED = ('int8', 'int16')
+# Forms that are held to the trained model's decisions, and may be accepted although they miss them.
+GATED = (*QUANTISED, NPU_FORM)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +88,12 @@ def form(name: str, model: bytes, graph: Graph) -> dict[str, Any]:
         'input': _port(graph.input),
         'output': _port(graph.output),
     }
+
+
+def recommended(forms: Mapping[str, Any]) -> str | None:
+    """Of the manifest's `forms` the one for a microcontroller: one that passed before one that was accepted."""
+    found = [name for name in QUANTISED if name in forms]
+    return min(found, key=lambda name: 'accepted' in forms[name], default=None)
 
 
 def _port(port: Port) -> dict[str, Any]:

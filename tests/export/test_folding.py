@@ -173,17 +173,24 @@ def test_each_quantised_form_has_its_worst_tensors(exported, variables):
     assert site['kernel']['largest'] == pytest.approx(np.abs(reparam.compose(ffn_in['hrf'])['kernel']).max(), rel=1e-5)
 
 
-def test_a_wrong_int8_form_is_left_out(workdir, tmp_path, monkeypatch):
+def test_a_wrong_form_is_left_out_unless_it_is_accepted(workdir, tmp_path, monkeypatch):
     real = convert.quantise
     # Calibrated on next to nothing: every range is far too small, yet the graph loads and runs.
     monkeypatch.setattr(convert, 'quantise', lambda function, windows, kind: real(function, 1e-3 * windows, kind))
-    out = folding.fold_and_export(workdir, tmp_path / 'out', show_progress=False)
+    out = folding.fold_and_export(workdir, tmp_path / 'out', accept=['int16'], show_progress=False)
     assert any(reason.startswith('int8 in TFLM: expected the same decision') for reason in out.failures)
-    assert list(out.manifest['forms']) == ['float32']
+    assert list(out.manifest['forms']) == ['float32', 'int16']
     assert out.manifest['failed']['int8']['tflm']['argmax_agreement'] < 0.99
     assert not (out.path / 'model_int8.tflite').exists()
     assert (out.path / 'model_float32.tflite').exists()
-    assert 'int8 in TFLM' in (out.path / 'MODEL_CARD.md').read_text()
+    assert out.accepted == out.manifest['forms']['int16']['accepted']
+    assert out.accepted[0].startswith('int16 in TFLM: expected the same decision')
+    assert (out.manifest['recommended'], out.usable) == ('int16', True)
+    assert out.manifest['device']['firmware']['form'] == 'int16'
+    text = (out.path / 'MODEL_CARD.md').read_text()
+    assert 'Left out: int8 in TFLM' in text
+    assert 'Kept on request: int16 in TFLM' in text
+    assert 'except int16, see above' in text
 
 
 def test_a_form_that_the_converter_refuses_is_named(workdir, tmp_path, monkeypatch):
@@ -206,7 +213,8 @@ def test_tflm_that_dies_fails_the_form(workdir, tmp_path, monkeypatch):
         raise tflm.TFLMError('TFLM ended its process with SIGABRT.')
 
     monkeypatch.setattr(tflm, 'run', die)
-    out = folding.fold_and_export(workdir, tmp_path / 'out', show_progress=False)
+    accept = ['int8', 'int16']  # no gate: there is nothing that runs
+    out = folding.fold_and_export(workdir, tmp_path / 'out', accept=accept, show_progress=False)
     names = ('float32', 'int8', 'int16', 'frontend')
     assert out.failures == [f'{name}: TFLM ended its process with SIGABRT.' for name in names]
     assert (out.manifest['forms'], out.usable) == ({}, False)

@@ -40,3 +40,17 @@ def test_what_is_no_manifest_is_refused(tmp_path, text, message):
 def test_a_number_that_json_does_not_know_is_not_written():
     with pytest.raises(ValueError, match='not JSON compliant'):
         manifest.dumps({'snr_db': float('inf')})
+
+
+@pytest.mark.parametrize(
+    ('forms', 'expected'),
+    [
+        ({'float32': {}, 'int16': {}, 'int8': {}}, 'int8'),
+        ({'float32': {}, 'int16': {}}, 'int16'),
+        ({'int8': {'accepted': ['x']}, 'int16': {}}, 'int16'),
+        ({'int8': {'accepted': ['x']}, 'int16': {'accepted': ['x']}}, 'int8'),
+        ({'float32': {}, manifest.NPU_FORM: {}}, None),
+    ],
+)
+def test_what_passed_is_recommended_before_what_was_accepted(forms, expected):
+    assert manifest.recommended(forms) == expected
