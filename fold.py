@@ -1,4 +1,4 @@
-"""Folds, exports and verifies a trained model: python fold.py W OUT [--windows N] [--plain] [--npu NPU] [--accept FORM].
+"""Folds, exports and verifies a trained model: python fold.py W OUT [options].
 
 Exit code 0: float32 and a form for a microcontroller (and the NPU's) passed their gates, or were accepted, and lie in
 OUT; what did not is named. 1: there is none. 2: bad input; OUT is as it was.
