@@ -7,8 +7,6 @@ import functools
 
 import numpy as np
 
-from jax_reparam import fourier
-
 # Part of the key of features on disk: another number, and they are computed anew.
 VERSION = 2
 
@@ -90,6 +88,8 @@ def log_mel(audio: np.ndarray, config: FrontendConfig) -> np.ndarray:
     Raises:
       ValueError: `n_fft` is no power of two.
     """
+    from jax_reparam import fourier
+
     if audio.dtype == np.int16:
         audio = audio.astype(np.float32) / 32768.0
     audio = np.pad(audio, (0, max(0, config.frame_length - len(audio))))

@@ -1,16 +1,22 @@
-"""The Fourier transform of the device, in NumPy: single precision, and the same operations in the same order.
+"""The Fourier transform of the device, compiled: single precision, and the same operations in the same order.
 
 Single precision rounds relative to the loudest part of a spectrum, so that a quiet band beside a loud one moves with
 the order of the operations, by up to 3e-4 of its logarithm (docs/device.md). Training therefore computes what TFLM's
 SignalRfft will compute: KISS FFT's real transform (M. Borgerding, https://github.com/mborgerding/kissfft), a complex
 one of half the length by decimation in time with radix 4, then 2, and one more step that parts even from odd samples.
-NumPy's own would be faster and, in double precision, more exact; but the device's numbers are what the model gets.
+NumPy's own would be, in double precision, more exact; but the device's numbers are what the model gets.
+
+Numba compiles it, without fused multiplications, which round otherwise; the innermost loops go over frames, so that
+each instruction computes several of them. It holds no lock of the interpreter: threads compute at the same time.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
+import numba
 import numpy as np
 
 
@@ -26,87 +32,134 @@ def power_spectrum(frames: np.ndarray) -> np.ndarray:
     Raises:
       ValueError: N is not such a number.
     """
-    real, imaginary = np.square(rfft(frames))
-    return real + imaginary
+    return _power_spectrum(np.ascontiguousarray(frames, np.float32), *_tables(len(frames)))
 
 
 def rfft(frames: np.ndarray) -> np.ndarray:
     """The real Fourier transform, `[2, N / 2 + 1, F]`: real and imaginary part. See `power_spectrum`."""
-    size = len(frames)
-    if size < 4 or size & (size - 1):
-        raise ValueError(f'n_fft: expected a power of two, at least 4, got {size}')
-    half = size // 2
-    x = _transform(np.stack([frames[0::2], frames[1::2]]), half)
-    # One complex transform holds those of the even and of the odd samples, mirrored into one another.
-    up, down = slice(1, half // 2 + 1), slice(half - 1, half // 2 - 1, -1)
-    sums, differences = x[:, up] + x[:, down], x[:, up] - x[:, down]
-    even, odd = np.stack([sums[0], differences[1]]), np.stack([differences[0], sums[1]])
-    odd = _product(odd, *_unmixing(half))
-    made = np.zeros((2, half + 1, *frames.shape[1:]), np.float32)
-    made[0, 0], made[0, half] = x[0, 0] + x[1, 0], x[0, 0] - x[1, 0]
-    np.subtract(even[0], odd[0], out=made[0, down])
-    np.subtract(odd[1], even[1], out=made[1, down])
-    np.add(even, odd, out=made[:, up])
-    made[:, 1:half] *= np.float32(0.5)
-    return made
-
-
-def _transform(x: np.ndarray, total: int) -> np.ndarray:
-    """The complex transform over the middle axis of `[2, n, F]`, a part of one over `total`."""
-    count = x.shape[1]
-    if count == 1:
-        return x
-    radix = 4 if count % 4 == 0 else 2
-    size = count // radix
-    # The transforms of every radix-th sample, side by side.
-    x = _transform(x.reshape(2, size, -1), total).reshape(2, size, radix, -1)
-    first, rest = x[:, :, 0], x[:, :, 1:]
-    if size > 1:  # the first stage turns nothing
-        rest = _product(rest, *_turns(size, radix, total))
-    made = np.empty((2, radix, size, x.shape[-1]), np.float32)
-    if radix == 2:
-        np.add(first, rest[:, :, 0], out=made[:, 0])
-        np.subtract(first, rest[:, :, 0], out=made[:, 1])
-    else:
-        second, third, fourth = (rest[:, :, index] for index in range(3))
-        sums, differences = first + third, first - third
-        cross, across = second + fourth, second - fourth
-        np.add(sums, cross, out=made[:, 0])
-        np.subtract(sums, cross, out=made[:, 2])
-        np.add(differences[0], across[1], out=made[0, 1])
-        np.subtract(differences[1], across[0], out=made[1, 1])
-        np.subtract(differences[0], across[1], out=made[0, 3])
-        np.add(differences[1], across[0], out=made[1, 3])
-    return made.reshape(2, count, -1)
-
-
-def _product(a: np.ndarray, real: np.ndarray, imaginary: np.ndarray) -> np.ndarray:
-    """The complex product; NumPy may fuse the multiplications of its own complex numbers, which rounds otherwise.
-
-    Args:
-      a: `[2, ...]`, real and imaginary part.
-      real: `[1, ...]`, of the other factor.
-      imaginary: `[2, ...]`, less and plus that of the other factor.
-    """
-    product = a * real
-    product += a[::-1] * imaginary
-    return product
-
-
-@functools.lru_cache(maxsize=64)
-def _turns(size: int, radix: int, total: int) -> tuple[np.ndarray, np.ndarray]:
-    """`exp(-2 pi i q k / (size radix))` for k below size and q from 1 to radix - 1, rounded as entries over `total`."""
-    places = np.arange(size)[:, None] * np.arange(1, radix) * (total // (size * radix))
-    return _cis(-2 * np.pi * places / total)
+    return _rfft(np.ascontiguousarray(frames, np.float32), *_tables(len(frames)))
 
 
 @functools.lru_cache(maxsize=8)
-def _unmixing(half: int) -> tuple[np.ndarray, np.ndarray]:
-    """`exp(-pi i (k / half + 1 / 2))` for k from 1 to half / 2."""
-    return _cis(-np.pi * (np.arange(1, half // 2 + 1) / half + 0.5))
+def _tables(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What the transform of `size` samples looks up.
+
+    Returns:
+      The even samples in the order in which the first stage takes them, `[size / 2]`; `exp(-2 pi i k / (size / 2))`
+      for k below size / 2, `[2, size / 2]`: real and imaginary part; and `exp(-pi i (k / (size / 2) + 1 / 2))` for k up
+      to size / 4, `[2, size / 4 + 1]`.
+    """
+    if size < 4 or size & (size - 1):
+        raise ValueError(f'n_fft: expected a power of two, at least 4, got {size}')
+    half = size // 2
+    order = np.arange(half).reshape(1, half)
+    while (count := order.shape[1]) > 1:
+        radix = 4 if count % 4 == 0 else 2
+        # A transform is made of those of every radix-th sample.
+        order = order.reshape(-1, count // radix, radix).swapaxes(1, 2).reshape(-1, count // radix)
+    turns = -2 * np.pi * np.arange(half) / half
+    unmixing = -np.pi * (np.arange(half // 2 + 1) / half + 0.5)
+    return 2 * order[:, 0], _cis(turns), _cis(unmixing)
 
 
-def _cis(angles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`exp(i angles)` as `_product` wants it."""
-    real, imaginary = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
-    return real[None, ..., None], np.stack([-imaginary, imaginary])[..., None]
+def _cis(angles: np.ndarray) -> np.ndarray:
+    return np.stack([np.cos(angles), np.sin(angles)]).astype(np.float32)
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compiles at the first call, and keeps that on disk where a folder for it can be written."""
+    options = {'nogil': True, 'error_model': 'numpy'}
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError:
+        return numba.njit(**options)(function)
+
+
+@_compiled
+def _power_spectrum(frames, order, turns, unmixing):
+    x = _rfft(frames, order, turns, unmixing)
+    power = np.empty(x.shape[1:], np.float32)
+    for k in range(x.shape[1]):
+        for f in range(x.shape[2]):
+            power[k, f] = x[0, k, f] * x[0, k, f] + x[1, k, f] * x[1, k, f]
+    return power
+
+
+@_compiled
+def _rfft(frames, order, turns, unmixing):
+    half = len(order)
+    x = np.empty((2, half + 1, frames.shape[1]), np.float32)
+    for place in range(half):
+        even = order[place]
+        for f in range(x.shape[2]):
+            x[0, place, f], x[1, place, f] = frames[even, f], frames[even + 1, f]
+    size = 1
+    if half % 3 == 2:  # an odd power of two
+        _stage_2(x)
+        size = 2
+    while size < half:
+        _stage_4(x, size, turns)
+        size *= 4
+    _part(x, unmixing)
+    return x
+
+
+@_compiled
+def _stage_2(x):
+    """Makes transforms of 2 samples, in place."""
+    for a in range(0, x.shape[1] - 1, 2):
+        for f in range(x.shape[2]):
+            for part in range(2):
+                first, second = x[part, a, f], x[part, a + 1, f]
+                x[part, a, f], x[part, a + 1, f] = first + second, first - second
+
+
+@_compiled
+def _stage_4(x, size, turns):
+    """Makes transforms of 4 size samples of four of size samples each, which lie side by side, in place."""
+    half = turns.shape[1]
+    for start in range(0, half, 4 * size):
+        for k in range(size):
+            a = start + k
+            b, c, d = a + size, a + 2 * size, a + 3 * size
+            turn = k * (half // (4 * size))
+            b_real, b_imag = turns[0, turn], turns[1, turn]
+            c_real, c_imag = turns[0, 2 * turn], turns[1, 2 * turn]
+            d_real, d_imag = turns[0, 3 * turn], turns[1, 3 * turn]
+            for f in range(x.shape[2]):
+                ar, ai = x[0, a, f], x[1, a, f]
+                br, bi = _product(x[0, b, f], x[1, b, f], b_real, b_imag)
+                cr, ci = _product(x[0, c, f], x[1, c, f], c_real, c_imag)
+                dr, di = _product(x[0, d, f], x[1, d, f], d_real, d_imag)
+                sum_r, sum_i, difference_r, difference_i = ar + cr, ai + ci, ar - cr, ai - ci
+                cross_r, cross_i, across_r, across_i = br + dr, bi + di, br - dr, bi - di
+                x[0, a, f], x[1, a, f] = sum_r + cross_r, sum_i + cross_i
+                x[0, b, f], x[1, b, f] = difference_r + across_i, difference_i - across_r
+                x[0, c, f], x[1, c, f] = sum_r - cross_r, sum_i - cross_i
+                x[0, d, f], x[1, d, f] = difference_r - across_i, difference_i + across_r
+
+
+@_compiled
+def _part(x, unmixing):
+    """One complex transform holds those of the even and of the odd samples, mirrored into one another."""
+    half = x.shape[1] - 1
+    for f in range(x.shape[2]):
+        real, imag = x[0, 0, f], x[1, 0, f]
+        x[0, 0, f], x[0, half, f] = real + imag, real - imag
+        x[1, 0, f] = x[1, half, f] = 0
+    for up in range(1, half // 2 + 1):
+        down = half - up
+        turn_real, turn_imag = unmixing[0, up], unmixing[1, up]
+        for f in range(x.shape[2]):
+            ur, ui, dr, di = x[0, up, f], x[1, up, f], x[0, down, f], x[1, down, f]
+            er, ei = ur + dr, ui - di
+            our, oi = _product(ur - dr, ui + di, turn_real, turn_imag)
+            x[0, down, f] = (er - our) * np.float32(0.5)
+            x[1, down, f] = (oi - ei) * np.float32(0.5)
+            x[0, up, f] = (er + our) * np.float32(0.5)
+            x[1, up, f] = (ei + oi) * np.float32(0.5)
+
+
+@_compiled
+def _product(a_real, a_imag, b_real, b_imag):
+    return a_real * b_real - a_imag * b_imag, a_imag * b_real + a_real * b_imag
