@@ -92,14 +92,12 @@ def log_mel(audio: np.ndarray, config: FrontendConfig) -> np.ndarray:
 
     if audio.dtype == np.int16:
         audio = audio.astype(np.float32) / 32768.0
-    audio = np.pad(audio, (0, max(0, config.frame_length - len(audio))))
+    if len(audio) < config.frame_length:
+        audio = np.pad(audio, (0, config.frame_length - len(audio)))
     frames = np.lib.stride_tricks.sliding_window_view(audio, config.frame_length)[:: config.hop_length].T
-    hann, bank = window(config)[:, None], mel_matrix(config)
-    padded = np.zeros((config.n_fft, _BLOCK), np.float32)
+    hann, bank = window(config), mel_matrix(config)
     mel = np.empty((config.n_mels, frames.shape[1]), np.float32)
     for start in range(0, frames.shape[1], _BLOCK):
-        block = frames[:, start : start + _BLOCK]
-        n = block.shape[1]
-        np.multiply(block, hann, out=padded[: config.frame_length, :n])
-        np.matmul(bank, fourier.power_spectrum(padded[:, :n]), out=mel[:, start : start + n])
+        power = fourier.power_spectrum(frames[:, start : start + _BLOCK], hann, config.n_fft)
+        np.matmul(bank, power, out=mel[:, start : start + _BLOCK])
     return np.log(mel.T + np.float32(config.floor))

@@ -20,11 +20,13 @@ import numba
 import numpy as np
 
 
-def power_spectrum(frames: np.ndarray) -> np.ndarray:
+def power_spectrum(frames: np.ndarray, window: np.ndarray, size: int) -> np.ndarray:
     """Squared magnitudes of the real Fourier transform.
 
     Args:
-      frames: `[N, F]` float32, a frame a column; N a power of two, at least 4.
+      frames: `[L, F]` float32, a frame a column.
+      window: `[L]` float32, by which each frame is multiplied.
+      size: length N of the transform, a power of two, at least 4 and L; the frames are padded with zeros to it.
 
     Returns:
       `[N / 2 + 1, F]` float32.
@@ -32,34 +34,34 @@ def power_spectrum(frames: np.ndarray) -> np.ndarray:
     Raises:
       ValueError: N is not such a number.
     """
-    return _power_spectrum(np.ascontiguousarray(frames, np.float32), *_tables(len(frames)))
+    return _power_spectrum(frames, window, *_tables(size, len(frames)))
 
 
-def rfft(frames: np.ndarray) -> np.ndarray:
+def rfft(frames: np.ndarray, window: np.ndarray, size: int) -> np.ndarray:
     """The real Fourier transform, `[2, N / 2 + 1, F]`: real and imaginary part. See `power_spectrum`."""
-    return _rfft(np.ascontiguousarray(frames, np.float32), *_tables(len(frames)))
+    return _rfft(frames, window, *_tables(size, len(frames)))
 
 
 @functools.lru_cache(maxsize=8)
-def _tables(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _tables(size: int, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What the transform of `size` samples looks up.
 
     Returns:
-      The even samples in the order in which the first stage takes them, `[size / 2]`; `exp(-2 pi i k / (size / 2))`
-      for k below size / 2, `[2, size / 2]`: real and imaginary part; and `exp(-pi i (k / (size / 2) + 1 / 2))` for k up
-      to size / 4, `[2, size / 4 + 1]`.
+      The rows of the first stage that take the pairs of an even and an odd sample, `[size / 2]`;
+      `exp(-2 pi i k / (size / 2))` for k below size / 2, `[2, size / 2]`: real and imaginary part; and
+      `exp(-pi i (k / (size / 2) + 1 / 2))` for k up to size / 4, `[2, size / 4 + 1]`.
     """
-    if size < 4 or size & (size - 1):
-        raise ValueError(f'n_fft: expected a power of two, at least 4, got {size}')
+    if size < 4 or size & (size - 1) or size < length:
+        raise ValueError(f'n_fft: expected a power of two, at least 4 and the {length} samples of a frame, got {size}')
     half = size // 2
-    order = np.arange(half).reshape(1, half)
-    while (count := order.shape[1]) > 1:
+    pairs = np.arange(half).reshape(1, half)
+    while (count := pairs.shape[1]) > 1:
         radix = 4 if count % 4 == 0 else 2
         # A transform is made of those of every radix-th sample.
-        order = order.reshape(-1, count // radix, radix).swapaxes(1, 2).reshape(-1, count // radix)
+        pairs = pairs.reshape(-1, count // radix, radix).swapaxes(1, 2).reshape(-1, count // radix)
     turns = -2 * np.pi * np.arange(half) / half
     unmixing = -np.pi * (np.arange(half // 2 + 1) / half + 0.5)
-    return 2 * order[:, 0], _cis(turns), _cis(unmixing)
+    return np.argsort(pairs[:, 0]), _cis(turns), _cis(unmixing)
 
 
 def _cis(angles: np.ndarray) -> np.ndarray:
@@ -76,8 +78,8 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @_compiled
-def _power_spectrum(frames, order, turns, unmixing):
-    x = _rfft(frames, order, turns, unmixing)
+def _power_spectrum(frames, window, rows, turns, unmixing):
+    x = _rfft(frames, window, rows, turns, unmixing)
     power = np.empty(x.shape[1:], np.float32)
     for k in range(x.shape[1]):
         for f in range(x.shape[2]):
@@ -86,13 +88,13 @@ def _power_spectrum(frames, order, turns, unmixing):
 
 
 @_compiled
-def _rfft(frames, order, turns, unmixing):
-    half = len(order)
+def _rfft(frames, window, rows, turns, unmixing):
+    half = len(rows)
     x = np.empty((2, half + 1, frames.shape[1]), np.float32)
-    for place in range(half):
-        even = order[place]
+    for sample in range(2 * half):
+        part, row = sample % 2, rows[sample // 2]
         for f in range(x.shape[2]):
-            x[0, place, f], x[1, place, f] = frames[even, f], frames[even + 1, f]
+            x[part, row, f] = frames[sample, f] * window[sample] if sample < len(window) else 0
     size = 1
     if half % 3 == 2:  # an odd power of two
         _stage_2(x)
