@@ -70,15 +70,16 @@ def _cis(angles: np.ndarray) -> np.ndarray:
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compiles at the first call, and keeps that on disk where a folder for it can be written."""
-    options = {'nogil': True, 'error_model': 'numpy'}
     try:
-        return numba.njit(cache=True, **options)(function)
+        return numba.njit(function, nogil=True, cache=True)
     except RuntimeError:
-        return numba.njit(**options)(function)
+        return numba.njit(function, nogil=True)
 
 
 @_compiled
-def _power_spectrum(frames, window, rows, turns, unmixing):
+def _power_spectrum(
+    frames: np.ndarray, window: np.ndarray, rows: np.ndarray, turns: np.ndarray, unmixing: np.ndarray
+) -> np.ndarray:
     x = _rfft(frames, window, rows, turns, unmixing)
     power = np.empty(x.shape[1:], np.float32)
     for k in range(x.shape[1]):
@@ -88,17 +89,20 @@ def _power_spectrum(frames, window, rows, turns, unmixing):
 
 
 @_compiled
-def _rfft(frames, window, rows, turns, unmixing):
+def _rfft(
+    frames: np.ndarray, window: np.ndarray, rows: np.ndarray, turns: np.ndarray, unmixing: np.ndarray
+) -> np.ndarray:
     half = len(rows)
     x = np.empty((2, half + 1, frames.shape[1]), np.float32)
     for sample in range(2 * half):
         part, row = sample % 2, rows[sample // 2]
         for f in range(x.shape[2]):
-            x[part, row, f] = frames[sample, f] * window[sample] if sample < len(window) else 0
-    size = 1
-    if half % 3 == 2:  # an odd power of two
+            x[part, row, f] = frames[sample, f] * window[sample] if sample < len(window) else np.float32(0)
+    size = half
+    while size > 2:
+        size //= 4
+    if size == 2:
         _stage_2(x)
-        size = 2
     while size < half:
         _stage_4(x, size, turns)
         size *= 4
@@ -107,7 +111,7 @@ def _rfft(frames, window, rows, turns, unmixing):
 
 
 @_compiled
-def _stage_2(x):
+def _stage_2(x: np.ndarray) -> None:
     """Makes transforms of 2 samples, in place."""
     for a in range(0, x.shape[1] - 1, 2):
         for f in range(x.shape[2]):
@@ -117,7 +121,7 @@ def _stage_2(x):
 
 
 @_compiled
-def _stage_4(x, size, turns):
+def _stage_4(x: np.ndarray, size: int, turns: np.ndarray) -> None:
     """Makes transforms of 4 size samples of four of size samples each, which lie side by side, in place."""
     half = turns.shape[1]
     for start in range(0, half, 4 * size):
@@ -142,7 +146,7 @@ def _stage_4(x, size, turns):
 
 
 @_compiled
-def _part(x, unmixing):
+def _part(x: np.ndarray, unmixing: np.ndarray) -> None:
     """One complex transform holds those of the even and of the odd samples, mirrored into one another."""
     half = x.shape[1] - 1
     for f in range(x.shape[2]):
@@ -163,5 +167,7 @@ def _part(x, unmixing):
 
 
 @_compiled
-def _product(a_real, a_imag, b_real, b_imag):
+def _product(
+    a_real: np.float32, a_imag: np.float32, b_real: np.float32, b_imag: np.float32
+) -> tuple[np.float32, np.float32]:
     return a_real * b_real - a_imag * b_imag, a_imag * b_real + a_real * b_imag

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -60,3 +63,8 @@ def test_silence_is_the_floor():
 
 def test_every_band_hears_something():
     assert (mel_matrix(FrontendConfig()).sum(axis=1) > 0).all()
+
+
+def test_the_compiler_is_loaded_with_the_first_clip_only():
+    code = "import sys, jax_reparam.features; sys.exit('numba' in sys.modules)"
+    assert subprocess.run([sys.executable, '-c', code], check=False).returncode == 0
