@@ -85,6 +85,7 @@ def test_it_lets_threads_run_and_works_where_no_cache_can_be_written(monkeypatch
     compiled = fourier._compiled(lambda x: x + 1)
     assert compiled(1) == 2
     assert compiled.targetoptions['nogil']
+    assert fourier._power_spectrum.targetoptions['nogil']
 
 
 @pytest.mark.skipif(tflm.missing() is not None, reason=str(tflm.missing()))
