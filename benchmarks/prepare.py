@@ -110,6 +110,7 @@ def speed(folder: Path, args: argparse.Namespace) -> None:
             '  decode and resample, 2 threads': lambda: threads(audio.read, files, 2),
         }
         loop(files[0])
+        ours(files[0])
         pool.map(ours, files)
         times: dict[str, list[tuple[float, float]]] = {name: [] for name in variants}
         for _ in range(args.runs):

@@ -27,7 +27,7 @@ SILENT_SPAN = 2
 _FORMATS = ('WAV', 'WAVEX', 'RF64', 'FLAC')
 _RATES = (1000, 768000)
 # Samples that are read, and that are mixed and resampled, at a time.
-_READ, _BLOCK = 1 << 17, 1 << 14
+_READ, _BLOCK = 1 << 17, 1 << 16
 # Programs that write WAV to a pipe cannot go back to fill in the length, and leave a number near the largest there is.
 _LENGTH_UNKNOWN = 0x7FFF0000
 # What libsndfile gives for FLAC that was written to a pipe, and then cannot read (1.2.2).
