@@ -110,14 +110,18 @@ def speed(folder: Path, args: argparse.Namespace) -> None:
             '  decode and resample, 2 threads': lambda: threads(audio.read, files, 2),
         }
         loop(files[0])
+        began = time.process_time()
         ours(files[0])
+        print(
+            f'first clip: {time.process_time() - began:.2f} s of processor (NUMBA_CACHE_DIR=$(mktemp -d) compiles anew)'
+        )
         pool.map(ours, files)
         times: dict[str, list[tuple[float, float]]] = {name: [] for name in variants}
         for _ in range(args.runs):
             for name, run in variants.items():
-                began = time.perf_counter(), time.process_time()
+                wall, processor = time.perf_counter(), time.process_time()
                 run()
-                times[name].append((time.perf_counter() - began[0], time.process_time() - began[1]))
+                times[name].append((time.perf_counter() - wall, time.process_time() - processor))
     print(
         f'{platform.machine()}, {args.clips} clips of {args.seconds:g} s at {args.rate} Hz, median of {args.runs} runs'
     )
