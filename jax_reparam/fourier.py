@@ -6,8 +6,9 @@ SignalRfft will compute: KISS FFT's real transform (M. Borgerding, https://githu
 one of half the length by decimation in time with radix 4, then 2, and one more step that parts even from odd samples.
 NumPy's own would be, in double precision, more exact; but the device's numbers are what the model gets.
 
-Numba compiles it, without fused multiplications, which round otherwise; the innermost loops go over frames, so that
-each instruction computes several of them. It holds no lock of the interpreter: threads compute at the same time.
+Numba compiles it. It must not be told `fastmath`: a multiplication fused with an addition rounds otherwise. The
+innermost loops go over frames, so that an instruction computes several of them; without the interpreter's lock, so
+that threads run at the same time.
 """
 
 from __future__ import annotations
