@@ -86,7 +86,7 @@ def log_mel(audio: np.ndarray, config: FrontendConfig) -> np.ndarray:
       `[T, M]` float32 with T = 1 + (max(N, frame) - frame) // hop.
 
     Raises:
-      ValueError: `n_fft` is no power of two.
+      ValueError: `n_fft` is no power of two, or shorter than a frame.
     """
     from jax_reparam import fourier
 
