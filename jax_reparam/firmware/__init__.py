@@ -181,13 +181,11 @@ def _numbers(values: Iterable[int], width: int = 24) -> str:
 def _resolver(registrations: dict[str, list[str]]) -> str:
     parts = []
     for kind, calls in registrations.items():
-        body = ' &&\n         '.join(f'resolver.{call} == kTfLiteOk' for call in calls)
+        body = ' &&\n         '.join(_add(call) for call in calls)
         parts.append(
             f'using {kind}OpResolver = tflm::MicroMutableOpResolver<{len(calls)}>;\n\n'
             f'inline bool Add{kind}Ops({kind}OpResolver& resolver) {{\n  return {body};\n}}\n'
         )
-    headers = ops.headers([call for calls in registrations.values() for call in calls])
-    includes = ''.join(f'#include "{header}"\n' for header in headers)
     return f"""// Exactly the operators of the two models. Written by fold.py.
 //
 // Register_..._INT8() and _INT16() are kernels for that type alone, without those for others. They exist for CMSIS-NN:
@@ -195,15 +193,28 @@ def _resolver(registrations: dict[str, list[str]]) -> str:
 #ifndef EMOTION_OP_RESOLVER_H_
 #define EMOTION_OP_RESOLVER_H_
 
-{includes}#include "tflm.h"
+#include "tflm.h"
 
 namespace emotion {{
 
+#define EMOTION_ADD(method, registration)                                                               \\
+  (tflm::Add(resolver, registration, [](auto& to, const auto&... with) -> decltype(to.method(with...)) {{ \\
+     return to.method(with...);                                                                         \\
+   }}) == kTfLiteOk)
+
 {chr(10).join(parts)}
+#undef EMOTION_ADD
+
 }}  // namespace emotion
 
 #endif  // EMOTION_OP_RESOLVER_H_
 """
+
+
+def _add(call: str) -> str:
+    """`AddPad()` or `AddPad(tflm::Register_PAD_INT8())` as a condition in C++."""
+    method, _, registration = call.removesuffix(')').partition('(')
+    return f'EMOTION_ADD({method}, {registration})' if registration else f'resolver.{method}() == kTfLiteOk'
 
 
 def _golden_header(vectors: golden.Golden) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from jax_reparam.export import flatbuffer
@@ -52,14 +51,13 @@ METHODS = {
     'TRANSPOSE': 'AddTranspose',
     'UNPACK': 'AddUnpack',
 }
-# Operators with a registration for one type alone, which leaves the kernels of all others out of the program; and the
-# header of TFLM that declares it, where micro_mutable_op_resolver.h does not include it in every version.
+# Operators with a registration for one type alone, which leaves the kernels of all others out of the program.
+# sources/tflm.h has what an older TFLM lacks of them.
 INT16_ONLY = frozenset({'ADD', 'BATCH_MATMUL', 'CONV_2D', 'DEPTHWISE_CONV_2D', 'FULLY_CONNECTED', 'SOFTMAX'}) | {
     'AVERAGE_POOL_2D',
     'MAX_POOL_2D',
 }
 INT8_ONLY = INT16_ONLY | {'MAXIMUM', 'MINIMUM', 'MUL', 'PAD', 'TRANSPOSE'}
-HEADERS = {'MAXIMUM': 'maximum_minimum', 'MINIMUM': 'maximum_minimum', 'PAD': 'pad', 'TRANSPOSE': 'transpose'}
 
 
 class UnknownOperator(ValueError):  # noqa: N818  (it is the name of what was found)
@@ -82,12 +80,6 @@ def registrations(model: bytes) -> list[str]:
     if unknown := sorted(read.keys() - METHODS.keys()):
         raise UnknownOperator(f'firmware: expected operators that TFLM registers, found {", ".join(unknown)}')
     return [f'{METHODS[name]}({_only(name, types)})' for name, types in sorted(read.items())]
-
-
-def headers(calls: Sequence[str]) -> list[str]:
-    """The headers of TFLM that the calls need beside micro_mutable_op_resolver.h."""
-    needed = {header for name, header in HEADERS.items() for call in calls if f'Register_{name}_INT' in call}
-    return [f'tensorflow/lite/micro/kernels/{name}.h' for name in sorted(needed)]
 
 
 def operators(tree: Any) -> list[str]:

@@ -2,9 +2,25 @@
 #ifndef EMOTION_TFLM_H_
 #define EMOTION_TFLM_H_
 
+#include <type_traits>
+
 #include "tensorflow/lite/micro/micro_interpreter.h"
 #include "tensorflow/lite/micro/micro_mutable_op_resolver.h"
+#if __has_include("tensorflow/lite/micro/schema/schema_generated.h")  // its place since late 2026
+#include "tensorflow/lite/micro/schema/schema_generated.h"
+#else
 #include "tensorflow/lite/schema/schema_generated.h"
+#endif
+// These need what the ones above declare. TFLM has the first and the last since 2024.
+#if __has_include("tensorflow/lite/micro/kernels/maximum_minimum.h")
+#include "tensorflow/lite/micro/kernels/maximum_minimum.h"
+#endif
+#if __has_include("tensorflow/lite/micro/kernels/pad.h")
+#include "tensorflow/lite/micro/kernels/pad.h"
+#endif
+#if __has_include("tensorflow/lite/micro/kernels/transpose.h")
+#include "tensorflow/lite/micro/kernels/transpose.h"
+#endif
 
 namespace tflite {
 namespace micro {}
@@ -12,9 +28,45 @@ namespace micro {}
 
 namespace emotion {
 namespace tflm {
+
+// Registrations for one type that TFLM has since the second half of 2024. In an older one these are found in their place;
+// else TFLM's function is preferred to a template.
+namespace absent {
+struct Registration {};
+template <int = 0>
+Registration Register_BATCH_MATMUL_INT8() { return {}; }
+template <int = 0>
+Registration Register_BATCH_MATMUL_INT16() { return {}; }
+template <int = 0>
+Registration Register_MAXIMUM_INT8() { return {}; }
+template <int = 0>
+Registration Register_MINIMUM_INT8() { return {}; }
+template <int = 0>
+Registration Register_PAD_INT8() { return {}; }
+template <int = 0>
+Registration Register_TRANSPOSE_INT8() { return {}; }
+}  // namespace absent
+
+using namespace absent;
 using namespace ::tflite;
 using namespace ::tflite::micro;
+
+// Calls a method of the resolver with a registration, or without where that is absent or the method takes none, as many
+// did until August 2025: TFLM's generic kernels are then registered.
+template <typename Resolver, typename Registration, typename Method>
+auto Add(Resolver& resolver, const Registration& registration, Method method) {
+  if constexpr (std::is_invocable_v<Method, Resolver&, const Registration&>) {
+    return method(resolver, registration);
+  } else {
+    return method(resolver);
+  }
+}
+
 }  // namespace tflm
+
+// TFLM_NO_GLOBAL_C_ALIASES leaves even kTfLiteOk in tflite::micro.
+using namespace tflm;
+
 }  // namespace emotion
 
 #endif  // EMOTION_TFLM_H_
