@@ -159,12 +159,47 @@ def test_emulated_processors_stream_alike(board, noise, inputs, form, labels):
         assert_equal(parsed(board(noise[:samples], 399, 'finish'), 3), 2 * wanted)
 
 
-@pytest.mark.parametrize('defines', [(), ('-DCMSIS_NN',), ('-DTFLM_BEFORE_2026', '-DCMSIS_NN')], ids='-'.join)
+# TFLM from its first version with SignalRfft to the newest; see stubs/tensorflow/lite/micro/micro_common.h.
+VERSIONS = {
+    '2023': ['-DTFLM_2023'],
+    'before 2026': ['-DTFLM_BEFORE_2026'],
+    '2026': [],
+    'without aliases': ['-DTFLM_NO_GLOBAL_C_ALIASES'],
+}
+
+
+@pytest.mark.parametrize('kernels', [(), ('-DCMSIS_NN',)], ids=['reference', 'cmsis_nn'])
+@pytest.mark.parametrize('version', VERSIONS)
 @pytest.mark.parametrize('source', SOURCES)
-def test_it_compiles_for_a_cortex_m_without_a_heap(folder, build, tmp_path, defines, source):
+def test_it_compiles_for_a_cortex_m_without_a_heap(folder, build, tmp_path, version, kernels, source):
     output = tmp_path / 'out.o'
-    assert build(folder, folder / source, output, *CORTEX_M4, *defines) == ''
+    assert build(folder, folder / source, output, *CORTEX_M4, *VERSIONS[version], *kernels) == ''
     assert heap(output) == []
+
+
+def test_the_schema_may_lie_in_its_new_place(folder, zig, flags, tmp_path):
+    """Late in 2026 schema_generated.h moved to tensorflow/lite/micro/."""
+    stubs = tmp_path / 'stubs'
+    shutil.copytree(flags[-1], stubs)
+    lite = stubs / 'tensorflow' / 'lite'
+    (lite / 'schema').rename(lite / 'micro' / 'schema')
+    for header in (lite / 'micro').glob('*.h'):
+        header.write_text(header.read_text().replace('lite/schema/', 'lite/micro/schema/'))
+    source = folder / 'emotion_recognizer.cc'
+    said = zig('c++', *flags[:-1], stubs, *CORTEX_M4, '-I', folder, '-c', '-o', tmp_path / 'out.o', source)
+    assert said == ''
+
+
+@pytest.mark.parametrize('version', VERSIONS)
+def test_kernels_for_one_type_are_registered_where_tflm_has_them(written, build, tmp_path, version):
+    folder, output = written[1], tmp_path / 'out.o'
+    build(folder, folder / 'emotion_recognizer.cc', output, *CORTEX_M4, *VERSIONS[version], '-DCMSIS_NN', '-DTFLM_LINKED')
+    taken = {name for mangled in symbols(output.read_bytes()) for name in re.findall(r'Register_(\w+)Ev$', mangled)}
+    generic = {'BATCH_MATMUL', 'TRANSPOSE'} if version == '2023' else set()
+    model = {'ADD', 'BATCH_MATMUL', 'CONV_2D', 'DEPTHWISE_CONV_2D', 'FULLY_CONNECTED', 'SOFTMAX', 'TRANSPOSE'}
+    frontend = {'CAST', 'CONCATENATION', 'DIV', 'FULLY_CONNECTED', 'LOG', 'MUL', 'SLICE', 'SUB', 'RFFT'}
+    one_type = {f'{name}_INT8' for name in model - generic}
+    assert taken == one_type | generic | frontend | {'L2_NORMALIZATION', 'RESHAPE'}
 
 
 def test_the_look_for_a_heap_sees_one(build, tmp_path):
@@ -226,9 +261,8 @@ def test_the_resolver_holds_the_models_operators_and_no_more(written):
     text = (written[1] / 'op_resolver.h').read_text()
     for kind, calls in written[0]['registrations'].items():
         assert f'using {kind}OpResolver = tflm::MicroMutableOpResolver<{len(calls)}>;' in text
-    assert text.count('resolver.Add') == sum(map(len, written[0]['registrations'].values()))
-    # Declared beside the resolver, not by it.
-    assert '#include "tensorflow/lite/micro/kernels/transpose.h"' in text
+    added = text.count(' resolver.Add') + text.count(' EMOTION_ADD(Add')
+    assert added == sum(map(len, written[0]['registrations'].values()))
 
 
 def test_no_place_in_the_readme_is_left_open(written):

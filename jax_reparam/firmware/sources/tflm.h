@@ -11,10 +11,7 @@
 #else
 #include "tensorflow/lite/schema/schema_generated.h"
 #endif
-// These need what the ones above declare. TFLM has the first and the last since 2024.
-#if __has_include("tensorflow/lite/micro/kernels/maximum_minimum.h")
-#include "tensorflow/lite/micro/kernels/maximum_minimum.h"
-#endif
+// Not all that these need they include themselves: they come last.
 #if __has_include("tensorflow/lite/micro/kernels/pad.h")
 #include "tensorflow/lite/micro/kernels/pad.h"
 #endif
@@ -29,7 +26,7 @@ namespace micro {}
 namespace emotion {
 namespace tflm {
 
-// Registrations for one type that TFLM has since the second half of 2024. In an older one these are found in their place;
+// Registrations for one type that TFLM has since August 2024 or later. In an older one these are found in their place;
 // else TFLM's function is preferred to a template.
 namespace absent {
 struct Registration {};

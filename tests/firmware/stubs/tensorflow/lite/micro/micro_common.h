@@ -2,13 +2,17 @@
 // October 2026 (commit 8f6596d, the one in the Python package), so that what is compiled with it also links with it.
 //
 // Since 2026 the names are in tflite::micro, with aliases. TFLM_BEFORE_2026 declares them where they were until then: the
-// C types in no namespace, classes and functions in tflite.
+// C types in no namespace, classes and functions in tflite. TFLM_2023 is the oldest with SignalRfft: it lacks some
+// registrations for one type, and most methods of the resolver take none.
 #ifndef STUBS_MICRO_COMMON_H_
 #define STUBS_MICRO_COMMON_H_
 
 #include <cstddef>
 #include <cstdint>
 
+#if defined(TFLM_2023)
+#define TFLM_BEFORE_2026
+#endif
 #if defined(TFLM_BEFORE_2026)
 #define STUBS_C_TYPES
 #define STUBS_C_TYPES_END
@@ -76,6 +80,8 @@ typedef struct TFLMRegistration {
 STUBS_C_TYPES_END
 
 #if !defined(TFLM_BEFORE_2026)
+using ::tflite::micro::TFLMRegistration;
+#if !defined(TFLM_NO_GLOBAL_C_ALIASES)
 using ::tflite::micro::kTfLiteError;
 using ::tflite::micro::kTfLiteFloat32;
 using ::tflite::micro::kTfLiteInt16;
@@ -84,7 +90,7 @@ using ::tflite::micro::kTfLiteOk;
 using ::tflite::micro::TfLiteQuantizationParams;
 using ::tflite::micro::TfLiteStatus;
 using ::tflite::micro::TfLiteTensor;
-using ::tflite::micro::TFLMRegistration;
+#endif
 #endif
 
 #endif

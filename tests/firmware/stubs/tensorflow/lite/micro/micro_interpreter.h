@@ -8,6 +8,7 @@
 
 STUBS_NAMESPACE
 
+class MicroContext;
 class MicroResourceVariables;
 class MicroProfilerInterface;
 

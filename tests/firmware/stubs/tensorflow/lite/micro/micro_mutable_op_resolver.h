@@ -9,56 +9,62 @@
 #include "tensorflow/lite/micro/micro_common.h"
 #include "tensorflow/lite/schema/schema_generated.h"
 
-// Registration, its number in the schema, name of the method, name of the parser of its options.
-#define STUBS_OPERATORS(OP)                                     \
-  OP(ADD, 0, Add, Add)                                          \
-  OP(AVERAGE_POOL_2D, 1, AveragePool2D, Pool)                   \
-  OP(BATCH_MATMUL, 126, BatchMatMul, BatchMatMul)               \
-  OP(CAST, 53, Cast, Cast)                                      \
-  OP(CONCATENATION, 2, Concatenation, Concatenation)            \
-  OP(CONV_2D, 3, Conv2D, Conv2D)                                \
-  OP(DEPTHWISE_CONV_2D, 4, DepthwiseConv2D, DepthwiseConv2D)    \
-  OP(DEQUANTIZE, 6, Dequantize, Dequantize)                     \
-  OP(DIV, 42, Div, Div)                                         \
-  OP(EXPAND_DIMS, 70, ExpandDims, ExpandDims)                   \
-  OP(FULLY_CONNECTED, 9, FullyConnected, FullyConnected)        \
-  OP(GATHER, 36, Gather, Gather)                                \
-  OP(HARD_SWISH, 117, HardSwish, HardSwish)                     \
-  OP(L2_NORMALIZATION, 11, L2Normalization, L2Normalization)    \
-  OP(LOG, 73, Log, Log)                                         \
-  OP(LOGISTIC, 14, Logistic, Logistic)                          \
-  OP(MAX_POOL_2D, 17, MaxPool2D, Pool)                          \
-  OP(MAXIMUM, 55, Maximum, Maximum)                             \
-  OP(MEAN, 40, Mean, Reducer)                                   \
-  OP(MINIMUM, 57, Minimum, Minimum)                             \
-  OP(MUL, 18, Mul, Mul)                                         \
-  OP(PACK, 83, Pack, Pack)                                      \
-  OP(PAD, 34, Pad, Pad)                                         \
-  OP(PADV2, 60, PadV2, PadV2)                                   \
-  OP(QUANTIZE, 114, Quantize, Quantize)                         \
-  OP(REDUCE_MAX, 82, ReduceMax, Reducer)                        \
-  OP(RELU, 19, Relu, Relu)                                      \
-  OP(RESHAPE, 22, Reshape, Reshape)                             \
-  OP(RSQRT, 76, Rsqrt, Rsqrt)                                   \
-  OP(SLICE, 65, Slice, Slice)                                   \
-  OP(SOFTMAX, 25, Softmax, Softmax)                             \
-  OP(SPLIT, 49, Split, Split)                                   \
-  OP(SPLIT_V, 102, SplitV, SplitV)                              \
-  OP(SQUARED_DIFFERENCE, 99, SquaredDifference, SquaredDifference) \
-  OP(SQUEEZE, 43, Squeeze, Squeeze)                             \
-  OP(STRIDED_SLICE, 45, StridedSlice, StridedSlice)             \
-  OP(SUB, 41, Sub, Sub)                                         \
-  OP(SUM, 74, Sum, Reducer)                                     \
-  OP(TANH, 28, Tanh, Tanh)                                      \
-  OP(TRANSPOSE, 39, Transpose, Transpose)                       \
-  OP(UNPACK, 88, Unpack, Unpack)
+// Registration, its number in the schema, name of the method, name of the parser of its options. LATER: a method that takes
+// a registration since August 2025.
+#define STUBS_OPERATORS(OP, LATER)                                       \
+  OP(ADD, 0, Add, Add)                                                   \
+  OP(AVERAGE_POOL_2D, 1, AveragePool2D, Pool)                            \
+  LATER(BATCH_MATMUL, 126, BatchMatMul, BatchMatMul)                     \
+  LATER(CAST, 53, Cast, Cast)                                            \
+  LATER(CONCATENATION, 2, Concatenation, Concatenation)                  \
+  OP(CONV_2D, 3, Conv2D, Conv2D)                                         \
+  OP(DEPTHWISE_CONV_2D, 4, DepthwiseConv2D, DepthwiseConv2D)             \
+  LATER(DEQUANTIZE, 6, Dequantize, Dequantize)                           \
+  LATER(DIV, 42, Div, Div)                                               \
+  LATER(EXPAND_DIMS, 70, ExpandDims, ExpandDims)                         \
+  OP(FULLY_CONNECTED, 9, FullyConnected, FullyConnected)                 \
+  LATER(GATHER, 36, Gather, Gather)                                      \
+  LATER(HARD_SWISH, 117, HardSwish, HardSwish)                           \
+  LATER(L2_NORMALIZATION, 11, L2Normalization, L2Normalization)          \
+  LATER(LOG, 73, Log, Log)                                               \
+  LATER(LOGISTIC, 14, Logistic, Logistic)                                \
+  OP(MAX_POOL_2D, 17, MaxPool2D, Pool)                                   \
+  LATER(MAXIMUM, 55, Maximum, Maximum)                                   \
+  LATER(MEAN, 40, Mean, Reducer)                                         \
+  LATER(MINIMUM, 57, Minimum, Minimum)                                   \
+  OP(MUL, 18, Mul, Mul)                                                  \
+  LATER(PACK, 83, Pack, Pack)                                            \
+  OP(PAD, 34, Pad, Pad)                                                  \
+  LATER(PADV2, 60, PadV2, PadV2)                                         \
+  LATER(QUANTIZE, 114, Quantize, Quantize)                               \
+  LATER(REDUCE_MAX, 82, ReduceMax, Reducer)                              \
+  LATER(RELU, 19, Relu, Relu)                                            \
+  LATER(RESHAPE, 22, Reshape, Reshape)                                   \
+  LATER(RSQRT, 76, Rsqrt, Rsqrt)                                         \
+  LATER(SLICE, 65, Slice, Slice)                                         \
+  OP(SOFTMAX, 25, Softmax, Softmax)                                      \
+  LATER(SPLIT, 49, Split, Split)                                         \
+  LATER(SPLIT_V, 102, SplitV, SplitV)                                    \
+  LATER(SQUARED_DIFFERENCE, 99, SquaredDifference, SquaredDifference)    \
+  LATER(SQUEEZE, 43, Squeeze, Squeeze)                                   \
+  LATER(STRIDED_SLICE, 45, StridedSlice, StridedSlice)                   \
+  LATER(SUB, 41, Sub, Sub)                                               \
+  LATER(SUM, 74, Sum, Reducer)                                           \
+  LATER(TANH, 28, Tanh, Tanh)                                            \
+  LATER(TRANSPOSE, 39, Transpose, Transpose)                             \
+  LATER(UNPACK, 88, Unpack, Unpack)
 
-// Registrations for one type; with CMSIS-NN they are functions of their own, else the generic ones.
+// Registrations for one type; with CMSIS-NN they are functions of their own, else the generic ones. TFLM_2023 has fewer.
+#if defined(TFLM_2023)
+#define STUBS_SINCE_2024(ONE)
+#else
+#define STUBS_SINCE_2024(ONE) ONE(BATCH_MATMUL, INT8) ONE(BATCH_MATMUL, INT16)
+#endif
 #define STUBS_INT8(ONE) \
-  ONE(ADD, INT8) ONE(AVERAGE_POOL_2D, INT8) ONE(BATCH_MATMUL, INT8) ONE(CONV_2D, INT8) ONE(DEPTHWISE_CONV_2D, INT8) \
+  ONE(ADD, INT8) ONE(AVERAGE_POOL_2D, INT8) ONE(CONV_2D, INT8) ONE(DEPTHWISE_CONV_2D, INT8) \
   ONE(FULLY_CONNECTED, INT8) ONE(MAX_POOL_2D, INT8) ONE(MUL, INT8) ONE(SOFTMAX, INT8)
 #define STUBS_INT16(ONE) \
-  ONE(ADD, INT16) ONE(AVERAGE_POOL_2D, INT16) ONE(BATCH_MATMUL, INT16) ONE(CONV_2D, INT16) \
+  ONE(ADD, INT16) ONE(AVERAGE_POOL_2D, INT16) ONE(CONV_2D, INT16) \
   ONE(DEPTHWISE_CONV_2D, INT16) ONE(FULLY_CONNECTED, INT16) ONE(MAX_POOL_2D, INT16) ONE(SOFTMAX, INT16)
 #if defined(CMSIS_NN)
 #define STUBS_ONE(op, type) TFLMRegistration Register_##op##_##type();
@@ -91,10 +97,11 @@ inline TFLMRegistration* Register_RFFT() {
 }
 }  // namespace tflm_signal
 #endif
-STUBS_OPERATORS(OP)
+STUBS_OPERATORS(OP, OP)
 #undef OP
 STUBS_INT8(STUBS_ONE)
 STUBS_INT16(STUBS_ONE)
+STUBS_SINCE_2024(STUBS_ONE)
 
 class MicroOpResolver {
  public:
@@ -113,8 +120,15 @@ class MicroMutableOpResolver : public MicroOpResolver {
   TfLiteStatus Add##method(const TFLMRegistration& registration = Register_##op()) { \
     return Add(code, nullptr, registration, STUBS_PARSER(parser));                  \
   }
-  STUBS_OPERATORS(OP)
+#if defined(TFLM_2023)
+#define LATER(op, code, method, parser) \
+  TfLiteStatus Add##method() { return Add(code, nullptr, Register_##op(), STUBS_PARSER(parser)); }
+#else
+#define LATER OP
+#endif
+  STUBS_OPERATORS(OP, LATER)
 #undef OP
+#undef LATER
   TfLiteStatus AddRfft(const TFLMRegistration* registration = tflm_signal::Register_RFFT()) {
     return Add(BuiltinOperator_CUSTOM, "SignalRfft", *registration, nullptr);
   }
@@ -161,5 +175,7 @@ namespace tflite {
 using micro::MicroMutableOpResolver;
 }
 #endif
+
+#include "tensorflow/lite/micro/kernels/maximum_minimum.h"
 
 #endif

@@ -2,11 +2,11 @@
 #ifndef STUBS_MAXIMUM_MINIMUM_H_
 #define STUBS_MAXIMUM_MINIMUM_H_
 
-#include "tensorflow/lite/micro/micro_mutable_op_resolver.h"
-
+#if !defined(TFLM_2023)
 STUBS_NAMESPACE
 STUBS_ONE(MAXIMUM, INT8)
 STUBS_ONE(MINIMUM, INT8)
 STUBS_NAMESPACE_END
+#endif
 
 #endif

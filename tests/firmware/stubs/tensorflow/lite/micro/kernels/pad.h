@@ -2,10 +2,10 @@
 #ifndef STUBS_PAD_H_
 #define STUBS_PAD_H_
 
-#include "tensorflow/lite/micro/micro_mutable_op_resolver.h"
-
+#if !defined(TFLM_2023)
 STUBS_NAMESPACE
 STUBS_ONE(PAD, INT8)
 STUBS_NAMESPACE_END
+#endif
 
 #endif

@@ -2,10 +2,14 @@
 #ifndef STUBS_TRANSPOSE_H_
 #define STUBS_TRANSPOSE_H_
 
-#include "tensorflow/lite/micro/micro_mutable_op_resolver.h"
-
+#if !defined(TFLM_2023)
 STUBS_NAMESPACE
+// As in TFLM, this header does not include what declares MicroContext.
+struct TransposeContext {
+  MicroContext* micro_context;
+};
 STUBS_ONE(TRANSPOSE, INT8)
 STUBS_NAMESPACE_END
+#endif
 
 #endif
