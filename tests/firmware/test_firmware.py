@@ -193,7 +193,8 @@ def test_the_schema_may_lie_in_its_new_place(folder, zig, flags, tmp_path):
 @pytest.mark.parametrize('version', VERSIONS)
 def test_kernels_for_one_type_are_registered_where_tflm_has_them(written, build, tmp_path, version):
     folder, output = written[1], tmp_path / 'out.o'
-    build(folder, folder / 'emotion_recognizer.cc', output, *CORTEX_M4, *VERSIONS[version], '-DCMSIS_NN', '-DTFLM_LINKED')
+    defines = [*VERSIONS[version], '-DCMSIS_NN', '-DTFLM_LINKED']
+    build(folder, folder / 'emotion_recognizer.cc', output, *CORTEX_M4, *defines)
     taken = {name for mangled in symbols(output.read_bytes()) for name in re.findall(r'Register_(\w+)Ev$', mangled)}
     generic = {'BATCH_MATMUL', 'TRANSPOSE'} if version == '2023' else set()
     model = {'ADD', 'BATCH_MATMUL', 'CONV_2D', 'DEPTHWISE_CONV_2D', 'FULLY_CONNECTED', 'SOFTMAX', 'TRANSPOSE'}
