@@ -72,7 +72,7 @@ def write(
     (folder / 'model_data.h').write_text(_model_header(graph, labels, inputs, measured, arenas))
     (folder / 'model_data.cc').write_text(_model_source(model, labels))
     (folder / 'frontend_data.cc').write_text(_array_file('kFrontend', frontend))
-    (folder / 'op_resolver.h').write_text(_resolver(registrations))
+    (folder / 'op_resolver.h').write_text(resolver(registrations))
     (folder / 'golden_data.h').write_text(_golden_header(vectors))
     (folder / 'golden_data.cc').write_text(_golden_source(vectors))
     for name in ('pcm', 'features', 'logits', 'starts', 'stream_logits'):
@@ -178,7 +178,8 @@ def _numbers(values: Iterable[int], width: int = 24) -> str:
     return ''.join(f'    {",".join(texts[at : at + width])},\n' for at in range(0, len(texts), width))
 
 
-def _resolver(registrations: dict[str, list[str]]) -> str:
+def resolver(registrations: dict[str, list[str]]) -> str:
+    """The C++ of `op_resolver.h`: for each model, by name, what adds its operators (`ops.registrations`)."""
     parts = []
     for kind, calls in registrations.items():
         body = ' &&\n         '.join(_add(call) for call in calls)

@@ -15,6 +15,7 @@ from jax_reparam import firmware, stream
 from jax_reparam.evaluation import softmax
 from jax_reparam.export import tflm
 from jax_reparam.export.flatbuffer import Port
+from jax_reparam.firmware import ops
 
 needs_tflm = pytest.mark.skipif(tflm.missing() is not None, reason=str(tflm.missing()))
 # Compiled only: the C library's headers are musl's, any other would do.
@@ -188,6 +189,17 @@ def test_the_schema_may_lie_in_its_new_place(folder, zig, flags, tmp_path):
     source = folder / 'emotion_recognizer.cc'
     said = zig('c++', *flags[:-1], stubs, *CORTEX_M4, '-I', folder, '-c', '-o', tmp_path / 'out.o', source)
     assert said == ''
+
+
+@pytest.mark.parametrize('version', VERSIONS)
+def test_every_operator_can_be_added(written, build, tmp_path, version):
+    calls = [f'{method}()' for method in ops.METHODS.values()]
+    for kind, names in (('INT8', ops.INT8_ONLY), ('INT16', ops.INT16_ONLY)):
+        calls += [f'{ops.METHODS[name]}(tflm::Register_{name}_{kind}())' for name in sorted(names)]
+    source = tmp_path / 'all.cc'
+    text = firmware.resolver({'Every': calls})
+    source.write_text(f'{text}bool Every(emotion::EveryOpResolver& all) {{ return emotion::AddEveryOps(all); }}\n')
+    assert build(written[1], source, tmp_path / 'all.o', *CORTEX_M4, *VERSIONS[version]) == ''
 
 
 @pytest.mark.parametrize('version', VERSIONS)

@@ -11,7 +11,10 @@
 #else
 #include "tensorflow/lite/schema/schema_generated.h"
 #endif
-// Not all that these need they include themselves: they come last.
+// Not all that these need they include themselves: they come last. The resolver does not include them in every version.
+#if __has_include("tensorflow/lite/micro/kernels/mul.h")
+#include "tensorflow/lite/micro/kernels/mul.h"
+#endif
 #if __has_include("tensorflow/lite/micro/kernels/pad.h")
 #include "tensorflow/lite/micro/kernels/pad.h"
 #endif

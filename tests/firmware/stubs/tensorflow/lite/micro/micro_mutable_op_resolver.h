@@ -62,7 +62,7 @@
 #endif
 #define STUBS_INT8(ONE) \
   ONE(ADD, INT8) ONE(AVERAGE_POOL_2D, INT8) ONE(CONV_2D, INT8) ONE(DEPTHWISE_CONV_2D, INT8) \
-  ONE(FULLY_CONNECTED, INT8) ONE(MAX_POOL_2D, INT8) ONE(MUL, INT8) ONE(SOFTMAX, INT8)
+  ONE(FULLY_CONNECTED, INT8) ONE(MAX_POOL_2D, INT8) ONE(SOFTMAX, INT8)
 #define STUBS_INT16(ONE) \
   ONE(ADD, INT16) ONE(AVERAGE_POOL_2D, INT16) ONE(CONV_2D, INT16) \
   ONE(DEPTHWISE_CONV_2D, INT16) ONE(FULLY_CONNECTED, INT16) ONE(MAX_POOL_2D, INT16) ONE(SOFTMAX, INT16)
@@ -176,6 +176,9 @@ using micro::MicroMutableOpResolver;
 }
 #endif
 
+#if !defined(TFLM_2023)
 #include "tensorflow/lite/micro/kernels/maximum_minimum.h"
+#include "tensorflow/lite/micro/kernels/mul.h"
+#endif
 
 #endif
