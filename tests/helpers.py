@@ -13,6 +13,7 @@ import numpy as np
 import soundfile
 
 from jax_reparam import reparam
+from jax_reparam.export import weights
 from jax_reparam.features import FrontendConfig
 
 # Models that train in seconds, of 12 mel bands.
@@ -29,6 +30,11 @@ TINY_MODELS = {
     },
     'speech_former': {'name': 'speech_former', 'layers': (2, 1, 1, 1), 'heads': 4, 'expand': (1, 1, 2)},
 }
+
+
+def quick_jit(function):
+    """`function` under jit for a few calls at most: of what compiling an optimized program would take, half is left."""
+    return jax.jit(function, compiler_options={'xla_backend_optimization_level': 0})
 
 
 def moved(tree, seed=0, scale=0.1):
@@ -68,9 +74,14 @@ def drawn(shapes, seed=0):
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
-def wide(tree):
-    """The tree in float64."""
-    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tree)
+def unmoved(before, after):
+    """The leaves that a training step should have moved and has not; a key's bias moves all logits of a query alike."""
+    still = [
+        name
+        for (name, old), (_, new) in zip(weights.leaves(before), weights.leaves(after), strict=True)
+        if np.array_equal(old, new)
+    ]
+    return [name for name in still if not name.endswith(('key/bias', 'key/hrf/bias_u', 'key/hrf/bias_v'))]
 
 
 def fold64(tree):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from helpers import TINY, TINY_MODELS, drawn
+from helpers import TINY, TINY_MODELS, drawn, quick_jit
 from jax_reparam import deploy, models
 
 # Not a multiple of any stride or merge, and a single frame.
@@ -21,7 +21,12 @@ def plain(name):
     """The plain model under jit, and its variables in float64."""
     model = models.build(TINY_MODELS[name], n_classes=3)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 12)))
-    return jax.jit(model.apply, compiler_options={'xla_backend_optimization_level': 0}), drawn(shapes)
+    return quick_jit(model.apply), drawn(shapes)
+
+
+def deployed(name, **options):
+    """The deploy form under jit: maps its parameters and features to logits."""
+    return quick_jit(functools.partial(deploy.apply, TINY_MODELS[name], **options))
 
 
 @pytest.mark.parametrize('norm', ['l2', 'rsqrt'])
@@ -32,7 +37,7 @@ def test_deploy_form_is_the_same_function_in_float64(rng, name, frames, norm):
     with jax.enable_x64(True):
         x = rng.standard_normal((1, frames, 12))
         params = deploy.prepare(TINY_MODELS[name], variables, frames)
-        got = deploy.apply(TINY_MODELS[name], params, jnp.asarray(x), norm=norm)
+        got = deployed(name, norm=norm)(params, x)
         np.testing.assert_allclose(got, apply(variables, x), rtol=0, atol=1e-11)
 
 
@@ -42,7 +47,7 @@ def test_deploy_form_is_the_same_function_in_float32(rng, name):
     x = rng.standard_normal((1, 37, 12)).astype(np.float32)
     with jax.enable_x64(True):
         params = deploy.prepare(TINY_MODELS[name], variables, 37)
-    got = deploy.apply(TINY_MODELS[name], jax.tree.map(np.float32, params), x)
+    got = deployed(name)(jax.tree.map(np.float32, params), x)
     np.testing.assert_allclose(got, apply(jax.tree.map(np.float32, variables), x), atol=1e-5)
 
 
@@ -56,7 +61,7 @@ def test_epsilon_counts(rng, name):
     with jax.enable_x64(True):
         x = 1e-3 * rng.standard_normal((1, 33, 12))
         params = deploy.prepare(TINY_MODELS[name], small, 33)
-        got = deploy.apply(TINY_MODELS[name], params, jnp.asarray(x))
+        got = deployed(name)(params, x)
         np.testing.assert_allclose(got, apply(small, x), rtol=0, atol=1e-10)
 
 

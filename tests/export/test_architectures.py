@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from helpers import TINY_MODELS, drawn
+from helpers import TINY_MODELS, drawn, quick_jit
 from jax_reparam import deploy, models
 from jax_reparam.export import convert, flatbuffer, forms, interpret, tflm
 from jax_reparam.export.tidy import tidy
@@ -28,7 +28,7 @@ def prepared(name):
     windows = 2 * (rng.standard_normal((12, FRAMES, BANDS)) + rng.standard_normal((12, 1, BANDS))).astype(np.float32)
     with jax.enable_x64(True):
         params = jax.tree.map(np.float32, deploy.prepare(fields, variables, FRAMES))
-    return windows, plain.apply(jax.tree.map(np.float32, variables), windows), params
+    return windows, quick_jit(plain.apply)(jax.tree.map(np.float32, variables), windows), params
 
 
 @pytest.fixture(scope='module', params=TINY_MODELS)
