@@ -13,7 +13,6 @@ import numpy as np
 import soundfile
 
 from jax_reparam import reparam
-from jax_reparam.export import weights
 from jax_reparam.features import FrontendConfig
 
 # Models that train in seconds, of 12 mel bands.
@@ -72,16 +71,6 @@ def drawn(shapes, seed=0):
         return new.astype(np.float32).astype(np.float64)
 
     return jax.tree_util.tree_map_with_path(draw, shapes)
-
-
-def unmoved(before, after):
-    """The leaves that a training step should have moved and has not; a key's bias moves all logits of a query alike."""
-    still = [
-        name
-        for (name, old), (_, new) in zip(weights.leaves(before), weights.leaves(after), strict=True)
-        if np.array_equal(old, new)
-    ]
-    return [name for name in still if not name.endswith(('key/bias', 'key/hrf/bias_u', 'key/hrf/bias_v'))]
 
 
 def fold64(tree):
