@@ -21,7 +21,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import librosa
@@ -29,7 +28,7 @@ import numpy as np
 import soundfile
 import threadpoolctl
 
-from jax_reparam import audio, corpora, feature_store, features
+from jax_reparam import audio, corpora, feature_store, features, threads
 from jax_reparam.features import FrontendConfig
 
 FRONTEND = FrontendConfig()
@@ -58,10 +57,9 @@ def ours(file: Path) -> None:
     features.log_mel(audio.read(file), FRONTEND)
 
 
-def threads(function: Callable[[Path], object], files: list[Path], count: int) -> None:
-    with threadpoolctl.threadpool_limits(1), ThreadPoolExecutor(count) as pool:
-        for _ in pool.map(function, files):
-            pass
+def in_threads(function: Callable[[Path], object], files: list[Path], count: int) -> None:
+    for _ in threads.in_order(function, files, count):
+        pass
 
 
 def loops(files: list[Path], blas: int | None) -> None:
@@ -104,10 +102,10 @@ def speed(folder: Path, args: argparse.Namespace) -> None:
         variants: dict[str, Callable[[], object]] = {
             'librosa loop': lambda: loops(files, None),
             'librosa loop, BLAS on 1 thread': lambda: loops(files, 1),
-            'ours, 1 thread': lambda: threads(ours, files, 1),
-            'ours, 2 threads': lambda: threads(ours, files, 2),
+            'ours, 1 thread': lambda: in_threads(ours, files, 1),
+            'ours, 2 threads': lambda: in_threads(ours, files, 2),
             'ours, 2 processes': lambda: pool.map(ours, files, chunksize=8),
-            '  decode and resample, 2 threads': lambda: threads(audio.read, files, 2),
+            '  decode and resample, 2 threads': lambda: in_threads(audio.read, files, 2),
         }
         loop(files[0])
         began = time.process_time()

@@ -12,13 +12,13 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jax_reparam import features, lock
+from jax_reparam import features, lock, threads
 from jax_reparam.corpora import Corpus
 from jax_reparam.features import FrontendConfig
 from jax_reparam.progress import Progress
@@ -101,20 +101,13 @@ def corpus_features(
 def _compute(
     corpus: Corpus, frontend: FrontendConfig, missing: Sequence[tuple[int, Path]], workers: int, show_progress: bool
 ) -> None:
-    import threadpoolctl
-
     features.mel_matrix(frontend)  # before the threads, which would each make it
     bar = Progress(len(missing), 'features', unit='file', enabled=show_progress)
-    # Each thread has a core: a matrix product that spreads over all of them takes longer than one that does not.
-    with threadpoolctl.threadpool_limits(1), ThreadPoolExecutor(min(workers, len(missing))) as pool:
+    with threads.pool(min(workers, len(missing))) as pool:
         jobs = [pool.submit(_write, corpus, frontend, start, file) for start, file in missing]
-        try:
-            for job in as_completed(jobs):
-                job.result()
-                bar.update()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        for job in as_completed(jobs):
+            job.result()
+            bar.update()
     bar.close()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import functools
 import hashlib
@@ -10,14 +9,13 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import IO, Any, ClassVar, TypeVar
+from typing import IO, Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from jax_reparam import audio
+from jax_reparam import audio, threads
 from jax_reparam.corpora import check
 from jax_reparam.corpora.found import Clip, Found, Part, Published
 from jax_reparam.errors import InputError
@@ -28,8 +26,7 @@ __all__ = ['Clip', 'Found', 'Part', 'Published', 'SpeechBuilder', 'first_missing
 # Audio in a file of records, 64 MiB: TFDS keeps the records of a file in memory until it is written.
 SHARD_SECONDS = 2048.0
 
-_T = TypeVar('_T')
-_R = TypeVar('_R')
+WORKERS = min(8, os.cpu_count() or 1)
 
 
 class SpeechBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
@@ -111,14 +108,14 @@ class SpeechBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # typ
     def fingerprints(cls, clips: Sequence[Clip]) -> Iterator[str]:
         """Digests, one a clip, of all that decides its audio; a recording that many clips are cut from is read once."""
         paths = list(dict.fromkeys(clip.path for clip in clips))
-        digests = dict(zip(paths, _in_order(_hash_file, paths), strict=True))
+        digests = dict(zip(paths, threads.in_order(_hash_file, paths, WORKERS), strict=True))
         for clip in clips:
             yield digests[clip.path]
 
     @classmethod
     def load(cls, clips: Sequence[Clip]) -> Iterator[np.ndarray | audio.AudioError]:
         """The audio of the clips in their order, `[N]` int16; the error for one that cannot be read."""
-        return _in_order(decode, clips)
+        return threads.in_order(decode, clips, WORKERS)
 
     @classmethod
     def digest(cls, found: Found) -> str:
@@ -360,19 +357,3 @@ def _hash_file(path: epath.Path | None) -> str:
             return hashlib.file_digest(file, 'sha256').hexdigest()
     except OSError:
         return 'unreadable'
-
-
-def _in_order(function: Callable[[_T], _R], items: Sequence[_T]) -> Iterator[_R]:
-    """Runs `function` in threads and gives the results in the order of the items, working a few of them ahead.
-
-    Reading, decoding, resampling and hashing let go of Python's lock, so threads keep all cores busy.
-    """
-    workers = min(8, os.cpu_count() or 1)
-    with ThreadPoolExecutor(workers) as pool:
-        ahead: collections.deque[Future[_R]] = collections.deque()
-        for item in items:
-            ahead.append(pool.submit(function, item))
-            if len(ahead) > 4 * workers:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()

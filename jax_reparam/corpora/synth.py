@@ -15,8 +15,6 @@ Sources of the rules; docs/synth.md has the table of what each supports, and nam
 
 from __future__ import annotations
 
-import collections
-import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
@@ -32,6 +30,7 @@ from typing import Any
 
 import numpy as np
 
+from jax_reparam import threads
 from jax_reparam.errors import InputError
 
 VERSION = '1'
@@ -235,19 +234,7 @@ def render_all(clips: Sequence[Spec], *, workers: int = 0) -> Iterator[np.ndarra
     with contextlib.ExitStack() as stack:
         for _ in range(workers):
             engines.put(stack.enter_context(_Engine()))
-        pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(max(1, workers)))
-        # A bounded look-ahead: a slow reader does not collect the whole corpus in memory.
-        waiting: collections.deque[concurrent.futures.Future[np.ndarray]] = collections.deque()
-        try:
-            for spec in clips:
-                waiting.append(pool.submit(make, spec))
-                if len(waiting) > 4 * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+        yield from threads.in_order(make, clips, workers)
 
 
 def versions() -> dict[str, str]:

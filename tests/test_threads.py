@@ -1,0 +1,53 @@
+"""Threads over clips: results in order, a few ahead, and no more work after a failure."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+import threadpoolctl
+
+from jax_reparam import threads
+
+
+def test_results_come_in_the_order_of_the_items():
+    def slow_at_first(item):
+        time.sleep(0.002 * (5 - item % 5))
+        return item * item
+
+    assert list(threads.in_order(slow_at_first, range(20), 3)) == [item * item for item in range(20)]
+
+
+def test_it_runs_a_few_items_ahead_of_a_slow_reader():
+    started = []
+    results = threads.in_order(started.append, range(100), 2)
+    for _ in range(3):
+        next(results)
+    time.sleep(0.05)
+    assert 3 <= len(started) <= 3 + 4 * 2 + 1
+    results.close()
+
+
+def test_two_work_at_the_same_time_with_a_core_each():
+    both = threading.Barrier(2, timeout=5)
+
+    def meet(_):
+        both.wait()
+        return {library['num_threads'] for library in threadpoolctl.threadpool_info() if library['user_api'] == 'blas'}
+
+    assert list(threads.in_order(meet, range(2), 2)) == [{1}, {1}]
+
+
+def test_a_failure_comes_through_and_what_waits_is_not_begun():
+    begun = []
+
+    def fail(item):
+        begun.append(item)
+        if item == 0:
+            raise ValueError('item 0')
+        time.sleep(0.05)
+
+    with pytest.raises(ValueError, match='item 0'):
+        list(threads.in_order(fail, range(20), 1))
+    assert len(begun) < 4  # of the five that it was given
