@@ -1,0 +1,97 @@
+"""Counts instructions of kernels on an emulated Cortex-M4F: python benchmarks/kernels/kernels.py --help.
+
+Needs arm-none-eabi-g++ with newlib, qemu-system-arm, and the sources of CMSIS-NN and TFLM, neither of which is here.
+Each kernel is built alone, with the flags that TFLM's Makefile has for TARGET=cortex_m_generic, and called without an
+interpreter. With `-icount shift=0` QEMU's clock goes on by 1 ns an instruction; SysTick runs at 25 MHz, so that a
+tick is 40 instructions, which a loop of known length confirms. An instruction that is skipped in an IT block counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).parent
+BOARD = HERE.parents[1] / 'tests/firmware/board'
+TICK = 40
+CHIP = ['-mcpu=cortex-m4', '-mfpu=fpv4-sp-d16', '-mfloat-abi=hard', '-mthumb']
+COMMON = ['-funsigned-char', '-ffunction-sections', '-fdata-sections', '-fno-common', '-fomit-frame-pointer', '-DNDEBUG']
+CPP = ['-std=c++17', '-fno-exceptions', '-fno-rtti', '-fno-threadsafe-statics', '-DTF_LITE_STATIC_MEMORY']
+CMSIS = (
+    'SoftmaxFunctions/arm_nn_softmax_common_s8.c',
+    'SoftmaxFunctions/arm_softmax_s8.c',
+    'SoftmaxFunctions/arm_softmax_s16.c',
+    'FullyConnectedFunctions/arm_fully_connected_s8.c',
+    'FullyConnectedFunctions/arm_fully_connected_s16.c',
+    'FullyConnectedFunctions/arm_batch_matmul_s8.c',
+    'FullyConnectedFunctions/arm_batch_matmul_s16.c',
+    'NNSupportFunctions/arm_nn_vec_mat_mult_t_s8.c',
+    'NNSupportFunctions/arm_nn_vec_mat_mult_t_s16.c',
+    'NNSupportFunctions/arm_nn_vec_mat_mult_t_s16_s16.c',
+    'BasicMathFunctions/arm_elementwise_add_s8.c',
+    'BasicMathFunctions/arm_elementwise_mul_s8.c',
+    'TransposeFunctions/arm_transpose_s8.c',
+    'PadFunctions/arm_pad_s8.c',
+)
+
+
+def build(cmsis: Path, tflm: Path, include: list[Path], optimize: str, place: Path) -> Path:
+    """The program, and beside it one object a source. TFLM's core is built for size, kernels are not."""
+    headers = [f'-I{cmsis / "Include"}', f'-I{tflm}', *(f'-I{path}' for path in include)]
+    sources = [(cmsis / 'Source' / name, [optimize]) for name in CMSIS]
+    sources += [(tflm / 'tensorflow/lite/kernels/internal/common.cc', ['-Os']), (HERE / 'kernels.cc', [optimize])]
+    sources += [(BOARD / 'start.c', ['-O2'])]
+    objects = []
+    for source, level in sources:
+        objects.append(place / f'{source.stem}.o')
+        language = ['-std=c99'] if source.suffix == '.c' else CPP
+        command = ['arm-none-eabi-g++' if language is CPP else 'arm-none-eabi-gcc', *CHIP, *COMMON, *level, *language]
+        subprocess.run([*command, *headers, '-c', source, '-o', objects[-1]], check=True)
+    program = place / 'kernels'
+    linked = ['--specs=rdimon.specs', '-T', BOARD / 'board.ld', '-Wl,--defsym=RAM_AT=0x21000000', '-lm']
+    subprocess.run(['arm-none-eabi-g++', *CHIP, *objects, *linked, '-o', program], check=True)
+    return program
+
+
+def run(program: Path) -> list[tuple[str, str, int, int, int]]:
+    """One row a kernel: name, shapes, units of work (MACs, or elements), outputs, instructions."""
+    machine = ['qemu-system-arm', '-M', 'mps2-an386', '-icount', 'shift=0', '-display', 'none', '-serial', 'none']
+    machine += ['-monitor', 'none', '-semihosting-config', 'enable=on,target=native', '-kernel', str(program)]
+    done = subprocess.run(machine, capture_output=True, text=True, check=False, timeout=600)
+    if done.returncode:
+        raise SystemExit(f'{done.stdout}{done.stderr}')
+    rows = [line.split('|') for line in done.stdout.splitlines()]
+    return [(name, shapes, int(units), int(outputs), int(ticks) * TICK) for name, shapes, units, outputs, ticks in rows]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--cmsis-nn', type=Path, required=True, metavar='DIR', help='a checkout of CMSIS-NN')
+    parser.add_argument('--tflm', type=Path, required=True, metavar='DIR', help='a checkout of TFLM')
+    parser.add_argument(
+        '--include',
+        type=Path,
+        action='append',
+        default=[],
+        metavar='DIR',
+        help='where gemmlowp, ruy and flatbuffers are, as TFLM downloads them',
+    )
+    parser.add_argument('--optimize', default='-O2', help='of the kernels (-O2 in TFLM)')
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as place:
+        found = run(build(args.cmsis_nn, args.tflm, args.include, args.optimize, Path(place)))
+    for name, shapes, units, _, count in found:
+        print(f'{name:24} {shapes:40} {count / units:8.2f}')
+    for name in ('FULLY_CONNECTED int8', 'FULLY_CONNECTED int16', 'BATCH_MATMUL int8', 'BATCH_MATMUL int16'):
+        work = np.array([[row[2] / row[4], row[3] / row[4]] for row in found if row[0] == name])
+        (mac, output), *_ = np.linalg.lstsq(work, np.ones(len(work)))
+        worst = np.abs(work @ [mac, output] - 1).max()
+        print(f'{name:24} {mac:.2f} a MAC and {output:.1f} an output, at most {worst:.1%} beside a count')
+
+
+if __name__ == '__main__':
+    main()
