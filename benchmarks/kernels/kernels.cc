@@ -14,6 +14,8 @@
 #include "tensorflow/lite/kernels/internal/common.h"
 #include "tensorflow/lite/kernels/internal/reference/add.h"
 #include "tensorflow/lite/kernels/internal/reference/concatenation.h"
+#include "tensorflow/lite/kernels/internal/reference/integer_ops/conv.h"
+#include "tensorflow/lite/kernels/internal/reference/integer_ops/depthwise_conv.h"
 #include "tensorflow/lite/kernels/internal/reference/integer_ops/l2normalization.h"
 #include "tensorflow/lite/kernels/internal/reference/integer_ops/logistic.h"
 #include "tensorflow/lite/kernels/internal/reference/integer_ops/mul.h"
@@ -213,6 +215,62 @@ OPAQUE void BatchMatmul(const char* shapes, int batch, int rows, int columns, in
   Equal("BATCH_MATMUL int16", c16, d16, outputs);
 }
 
+// Of a kernel of three by three and strides of two, without padding: on [1, height, width, channels] to `wanted`
+// channels; depthwise where there is one channel.
+OPAQUE void Convolution(const char* name, const char* shapes, int height, int width, int channels, int wanted) {
+  alignas(8) static int16_t scratch[1024];
+  static int32_t multipliers[8], shifts[8];
+  const bool depthwise = channels == 1;
+  const int rows = (height - 3) / 2 + 1, columns = (width - 3) / 2 + 1, outputs = rows * columns * wanted;
+  Fill(a8, height * width * channels, 40);
+  Fill(b8, 9 * channels * wanted, 40);
+  for (int i = 0; i < wanted; ++i) {
+    const Scale scale((0.5 + 0.1 * i) / (120 * std::sqrt(channels)));
+    multipliers[i] = scale.multiplier;
+    shifts[i] = scale.shift;
+  }
+  const cmsis_nn_context context{scratch, sizeof(scratch)};
+  const cmsis_nn_per_channel_quant_params quant{multipliers, shifts};
+  const cmsis_nn_dims in{1, height, width, channels}, bias{1, 1, 1, wanted}, out{1, rows, columns, wanted};
+  if (depthwise) {
+    const cmsis_nn_dims filter{1, 3, 3, wanted};
+    const cmsis_nn_dw_conv_params params{3, -5, wanted, {2, 2}, {0, 0}, {1, 1}, {-128, 127}};
+    Measure(name, shapes, outputs * 9, outputs, [&] {
+      arm_depthwise_conv_s8(&context, &params, &quant, &in, a8, &filter, b8, &bias, bias32, &out, c8);
+    });
+  } else {
+    const cmsis_nn_dims filter{wanted, 3, 3, channels};
+    const cmsis_nn_conv_params params{3, -5, {2, 2}, {0, 0}, {1, 1}, {-128, 127}};
+    Measure(name, shapes, outputs * 9 * channels, outputs, [&] {
+      arm_convolve_s8(&context, &params, &quant, &in, a8, &filter, b8, &bias, bias32, nullptr, &out, c8);
+    });
+  }
+  const RuntimeShape input = Shape({1, height, width, channels}), output = Shape({1, rows, columns, wanted});
+  if (depthwise) {
+    DepthwiseParams params{};
+    params.stride_width = params.stride_height = 2;
+    params.dilation_width_factor = params.dilation_height_factor = 1;
+    params.depth_multiplier = static_cast<int16_t>(wanted);
+    params.input_offset = 3;
+    params.output_offset = -5;
+    params.quantized_activation_min = -128;
+    params.quantized_activation_max = 127;
+    reference_integer_ops::DepthwiseConvPerChannel(params, multipliers, shifts, input, a8, Shape({1, 3, 3, wanted}), b8,
+                                                   Shape({wanted}), bias32, output, d8);
+  } else {
+    ConvParams params{};
+    params.stride_width = params.stride_height = 2;
+    params.dilation_width_factor = params.dilation_height_factor = 1;
+    params.input_offset = 3;
+    params.output_offset = -5;
+    params.quantized_activation_min = -128;
+    params.quantized_activation_max = 127;
+    reference_integer_ops::ConvPerChannel(params, multipliers, shifts, input, a8, Shape({wanted, 3, 3, channels}), b8,
+                                          Shape({wanted}), bias32, output, d8);
+  }
+  Equal(name, c8, d8, outputs);
+}
+
 // Of two inputs in [-6, 6] and [-4, 4], and an output in [-8, 8].
 OPAQUE ArithmeticParams Arithmetic() {
   ArithmeticParams params{};
@@ -388,6 +446,8 @@ int main() {
   BatchMatmul("[4, 50, 16] by [4, 100, 16]", 4, 50, 100, 16);
   BatchMatmul("[4, 50, 100] by [4, 16, 100]", 4, 50, 16, 100);
   BatchMatmul("[2, 100, 12] by [2, 199, 12]", 2, 100, 199, 12);
+  Convolution("DEPTHWISE_CONV_2D int8", "[1, 200, 64, 1] by [1, 3, 3, 8]", 200, 64, 1, 8);
+  Convolution("CONV_2D int8", "[1, 100, 32, 8] by [8, 3, 3, 8]", 101, 33, 8, 8);
   Elementwise(100, 64);
   Activations(12800);
   Norm("[100, 64]", 100, 64);

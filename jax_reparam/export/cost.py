@@ -1,8 +1,8 @@
 """What a model costs on a Cortex-M4F with CMSIS-NN: work per kind of operator, and an estimate of instructions.
 
-The work is read from the .tflite file. The rest is an estimate, not a measurement: instructions of a node are its work
-times a price (`PRICES`), and every price says where it comes from. docs/verification.md has the sources, and how far
-the totals of measured models are missed.
+The work is read from the .tflite file. The rest is an estimate: instructions of a node are its work times a price
+(`PRICES`), and every price says where it comes from. An interpreter's own instructions are left out.
+docs/verification.md has the sources, and how far the totals of measured models are missed.
 """
 
 from __future__ import annotations
@@ -26,37 +26,45 @@ class Price:
     Attributes:
       instructions: per MAC where the operator has MACs, else per element.
       kernel: whose kernel runs in TFLM built with CMSIS-NN.
-      source: `measured`: one operator's measured count over its work, which was inferred; `fitted`: least squares over
-        measured totals (`benchmarks/cost_fit.py`); `assumed`: nothing was measured, it may be off by a factor of two or
+      source: `measured`: of the kernel alone, built by itself and counted under QEMU on shapes of our models
+        (`benchmarks/kernels/`, 2026-11-25); `assumed`: nothing was measured, it may be off by a factor of two or
         more.
+      per_output: instructions per element written, beside those of MACs.
     """
 
     instructions: float
     kernel: Literal['CMSIS-NN', 'reference']
-    source: Literal['measured', 'fitted', 'assumed']
+    source: Literal['measured', 'assumed']
+    per_output: float = 0.0
 
 
-# Of int8 kernels; figures of `fitted` and `measured` are what benchmarks/cost_fit.py prints.
+# Of int8 kernels; figures of `measured` are what benchmarks/kernels/kernels.py prints. Where an operator was counted on
+# several shapes, the figure is of the one that our models have most of.
 PRICES: dict[str, Price] = {
-    'FULLY_CONNECTED': Price(3.19, 'CMSIS-NN', 'fitted'),
-    'BATCH_MATMUL': Price(3.19, 'CMSIS-NN', 'fitted'),
-    'CONV_2D': Price(2.9, 'CMSIS-NN', 'fitted'),
-    'DEPTHWISE_CONV_2D': Price(2.9, 'CMSIS-NN', 'fitted'),
-    'SOFTMAX': Price(317.4, 'CMSIS-NN', 'measured'),
-    'SUM': Price(75.5, 'reference', 'measured'),
-    'MEAN': Price(75.5, 'reference', 'measured'),
-    'SUB': Price(49.1, 'reference', 'fitted'),
-    'SQUARED_DIFFERENCE': Price(49.1, 'reference', 'fitted'),
-    'RSQRT': Price(49.1, 'reference', 'fitted'),
-    'LOGISTIC': Price(49.1, 'reference', 'assumed'),
-    'TANH': Price(49.1, 'reference', 'assumed'),
-    'L2_NORMALIZATION': Price(30.0, 'reference', 'assumed'),
-    'ADD': Price(20.0, 'CMSIS-NN', 'assumed'),
-    'MUL': Price(15.0, 'CMSIS-NN', 'assumed'),
+    'FULLY_CONNECTED': Price(1.85, 'CMSIS-NN', 'measured', per_output=53.3),
+    'BATCH_MATMUL': Price(2.04, 'CMSIS-NN', 'measured', per_output=51.0),
+    'CONV_2D': Price(3.49, 'CMSIS-NN', 'measured'),
+    'DEPTHWISE_CONV_2D': Price(11.34, 'CMSIS-NN', 'measured'),
+    'SOFTMAX': Price(521.8, 'CMSIS-NN', 'measured'),
+    'TANH': Price(370.5, 'reference', 'measured'),
+    'LOGISTIC': Price(361.5, 'reference', 'measured'),
+    'SUB': Price(94.3, 'reference', 'measured'),
+    'SUM': Price(82.0, 'reference', 'measured'),
+    'MEAN': Price(82.0, 'reference', 'measured'),
+    'ADD': Price(81.1, 'CMSIS-NN', 'measured'),
+    'L2_NORMALIZATION': Price(55.5, 'reference', 'measured'),
+    'QUANTIZE': Price(43.5, 'reference', 'measured'),
+    'MUL': Price(35.9, 'CMSIS-NN', 'measured'),
+    'TRANSPOSE': Price(5.9, 'CMSIS-NN', 'measured'),
+    'SLICE': Price(6.0, 'reference', 'measured'),
+    'CONCATENATION': Price(2.1, 'reference', 'measured'),
+    'PAD': Price(1.6, 'CMSIS-NN', 'measured'),
+    'PADV2': Price(1.6, 'CMSIS-NN', 'measured'),
+    'RESHAPE': Price(0.5, 'reference', 'measured'),
+    # SUB's work and a product; the inverse root of a row of L2_NORMALIZATION and two products.
+    'SQUARED_DIFFERENCE': Price(100.0, 'reference', 'assumed'),
+    'RSQRT': Price(450.0, 'reference', 'assumed'),
     'AVERAGE_POOL_2D': Price(10.0, 'CMSIS-NN', 'assumed'),
-    'TRANSPOSE': Price(10.0, 'CMSIS-NN', 'assumed'),
-    'RESHAPE': Price(0.5, 'reference', 'assumed'),
-    'CONCATENATION': Price(2.0, 'reference', 'assumed'),
 }
 # Operators without a price of their own run on reference kernels that visit each element.
 OTHERS = Price(15.0, 'reference', 'assumed')
@@ -129,10 +137,10 @@ def of_model(model: bytes, prices: Mapping[str, Price] = PRICES) -> Cost:
         row[0] += 1
         row[1] += macs(content, op, node)
         row[2] += math.prod(_shape(content, node.inputs[0] if op in _READERS else node.outputs[0]))
-    spent = {
-        op: round((count if op in _MAC_OPS else elements) * prices.get(op, OTHERS).instructions)
-        for op, (_, count, elements) in work.items()
-    }
+    spent = {}
+    for op, (_, count, elements) in work.items():
+        price = prices.get(op, OTHERS)
+        spent[op] = round((count if op in _MAC_OPS else elements) * price.instructions + elements * price.per_output)
     total = max(1, sum(spent.values()))
     rows = [
         Row(op, nodes, count, elements, spent[op], spent[op] / total, prices.get(op, OTHERS))
@@ -168,7 +176,7 @@ def table(cost: Cost) -> list[str]:
             f'{row.instructions:,}',
             f'{row.share:.1%}',
             row.price.kernel,
-            f'{row.price.instructions:g} {row.price.source}',
+            _tag(row.price),
         ]
         for row in cost.rows
     ]
@@ -183,6 +191,11 @@ def table(cost: Cost) -> list[str]:
         ).rstrip()
         for row in rows
     ]
+
+
+def _tag(price: Price) -> str:
+    outputs = f' + {price.per_output:g} an output' if price.per_output else ''
+    return f'{price.instructions:g}{outputs} {price.source}'
 
 
 def _shape(content: Any, index: int) -> list[int]:
