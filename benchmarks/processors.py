@@ -1,28 +1,42 @@
-"""What exports cost on a Cortex-M4F (estimated) and an Ethos-U55 (by Vela): python benchmarks/processors.py OUT ...
+"""What models cost on a Cortex-M4F (estimated) and an Ethos-U55 (by Vela): python benchmarks/processors.py SOURCE ...
 
-For the NPU an int8 form without L2_NORMALIZATION is made of the folder's checkpoint, calibrated on random windows:
-placement and memory do not depend on their values.
+A source is a folder of `fold.py`, or a recipe, whose weights are then fresh. For the NPU an int8 form without
+L2_NORMALIZATION is made too. Both are calibrated on random windows: work, placement and memory depend on no values.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
-from jax_reparam import checkpoint, deploy, pipeline
+from jax_reparam import checkpoint, deploy, models, pipeline, summary
 from jax_reparam.export import cost, forms, npu
 
+CLASSES = 4  # of a recipe without a corpus
 
-def models(out: Path) -> dict[str, bytes]:
+
+def source(path: Path) -> tuple[dict[str, Any], Mapping[str, Any]]:
+    """The configuration and the plain model's variables."""
+    if path.is_dir():
+        found = checkpoint.load(path / 'checkpoint')
+        return found.config, found.variables
+    config = summary.load_recipe(path)
+    windows = np.zeros((1, pipeline.window_config(config).frames, config['frontend']['n_mels']), np.float32)
+    return config, jax.jit(models.build(config['model'], n_classes=CLASSES).init)(jax.random.key(0), windows)
+
+
+def forms_of(path: Path) -> dict[str, bytes]:
     """The int8 form by how normalisations are written."""
-    found = checkpoint.load(out / 'checkpoint')
-    recipe = found.config['model']
-    frames, bands = pipeline.window_config(found.config).frames, found.config['frontend']['n_mels']
+    config, variables = source(path)
+    recipe = config['model']
+    frames, bands = pipeline.window_config(config).frames, config['frontend']['n_mels']
     windows = np.random.default_rng(0).standard_normal((4, frames, bands)).astype(np.float32)
-    params = jax.tree.map(np.asarray, deploy.prepare(recipe, found.variables, frames))
+    params = jax.tree.map(np.asarray, deploy.prepare(recipe, variables, frames))
     return {
         'l2': forms.integer(lambda x: deploy.apply(recipe, params, x, norm='l2'), windows),
         'rsqrt': forms.integer(lambda x: deploy.apply(recipe, params, x, norm='rsqrt'), windows),
@@ -31,14 +45,14 @@ def models(out: Path) -> dict[str, bytes]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('folders', metavar='OUT', nargs='+', type=Path)
+    parser.add_argument('sources', metavar='SOURCE', nargs='+', type=Path)
     parser.add_argument('--npu', default='ethos-u55-128', choices=npu.ACCELERATORS)
     args = parser.parse_args()
-    for out in args.folders:
-        for norm, model in models(out).items():
+    for path in args.sources:
+        for norm, model in forms_of(path).items():
             found, placed = cost.of_model(model), npu.compiled(model, args.npu)
             shares = ', '.join(f'{row.op} {row.share:.1%}' for row in found.rows[:5])
-            print(f'{out.name} {norm}: {found.macs / 1e6:.1f} M MACs, {found.instructions / 1e6:.1f} M instructions,')
+            print(f'{path.stem} {norm}: {found.macs / 1e6:.1f} M MACs, {found.instructions / 1e6:.1f} M instructions,')
             print(f'  {found.instructions / found.macs:.2f} a MAC, assumed {found.as_json()["assumed"]:.1%}: {shares}')
             print(f'  {args.npu}: {placed.share:.1%} placed, SRAM {placed.sram_bytes:,}, flash {placed.flash_bytes:,},')
             print(f'  {placed.milliseconds:.1f} ms estimated', *placed.failures(), sep='\n  ', flush=True)

@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 BOARD = HERE.parents[1] / 'tests/firmware/board'
 TICK = 40
 CHIP = ['-mcpu=cortex-m4', '-mfpu=fpv4-sp-d16', '-mfloat-abi=hard', '-mthumb']
-COMMON = ['-funsigned-char', '-ffunction-sections', '-fdata-sections', '-fno-common', '-fomit-frame-pointer', '-DNDEBUG']
+COMMON = ['-funsigned-char', '-ffunction-sections', '-fdata-sections', '-fno-common', '-DNDEBUG']
 CPP = ['-std=c++17', '-fno-exceptions', '-fno-rtti', '-fno-threadsafe-statics', '-DTF_LITE_STATIC_MEMORY']
 CMSIS = (
     'SoftmaxFunctions/arm_nn_softmax_common_s8.c',
@@ -88,6 +88,9 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         found = run(build(args.cmsis_nn, args.tflm, args.include, args.optimize, Path(place)))
+    loop, *_ = found
+    if abs(loop[4] / loop[2] - 2) > 0.001:
+        raise SystemExit(f'a loop of two instructions counts as {loop[4] / loop[2]:.3f}: a tick is not {TICK}')
     for name, shapes, units, _, count in found:
         print(f'{name:24} {shapes:40} {count / units:8.2f}')
     for name in ('FULLY_CONNECTED int8', 'FULLY_CONNECTED int16', 'BATCH_MATMUL int8', 'BATCH_MATMUL int16'):

@@ -51,11 +51,13 @@ def test_macs_of_products_of_activations():
 def test_instructions_are_work_times_price(convolutions):
     price = cost.Price(2.0, 'CMSIS-NN', 'measured')
     prices = {'CONV_2D': price, 'SOFTMAX': cost.Price(10.0, 'CMSIS-NN', 'measured')}
+    prices['FULLY_CONNECTED'] = cost.Price(1.2, 'CMSIS-NN', 'measured', per_output=7.0)
     found = cost.of_model(convolutions[1], prices)
     by_op = {row.op: row for row in found.rows}
     assert by_op['CONV_2D'].instructions == 2 * by_op['CONV_2D'].macs
     assert by_op['SOFTMAX'].instructions == 10 * 3
     assert by_op['DEPTHWISE_CONV_2D'].price == cost.OTHERS
+    assert by_op['FULLY_CONNECTED'].instructions == 15 * 1.2 + 3 * 7
     assert found.instructions == sum(row.instructions for row in found.rows)
     assert sum(row.share for row in found.rows) == pytest.approx(1)
     assert [row.instructions for row in found.rows] == sorted((r.instructions for r in found.rows), reverse=True)
@@ -80,6 +82,7 @@ def test_table(exported):
     lines = cost.table(found)
     assert len(lines) == len(found.rows) + 2
     assert lines[0].split()[:3] == ['operator', 'nodes', 'MACs']
+    assert [line.endswith(' + 53.3 an output measured') for line in lines if 'FULLY_CONNECTED' in line] == [True]
     assert lines[-1].split()[:3] == ['all', str(sum(row.nodes for row in found.rows)), f'{found.macs:,}']
 
 
