@@ -11,26 +11,29 @@
 #include <limits>
 
 #include "arm_nnfunctions.h"
-#include "tensorflow/lite/kernels/internal/common.h"
-#include "tensorflow/lite/kernels/internal/reference/add.h"
-#include "tensorflow/lite/kernels/internal/reference/concatenation.h"
-#include "tensorflow/lite/kernels/internal/reference/integer_ops/conv.h"
-#include "tensorflow/lite/kernels/internal/reference/integer_ops/depthwise_conv.h"
-#include "tensorflow/lite/kernels/internal/reference/integer_ops/l2normalization.h"
-#include "tensorflow/lite/kernels/internal/reference/integer_ops/logistic.h"
-#include "tensorflow/lite/kernels/internal/reference/integer_ops/mul.h"
-#include "tensorflow/lite/kernels/internal/reference/integer_ops/tanh.h"
-#include "tensorflow/lite/kernels/internal/reference/reduce.h"
-#include "tensorflow/lite/kernels/internal/reference/requantize.h"
-#include "tensorflow/lite/kernels/internal/reference/slice.h"
-#include "tensorflow/lite/kernels/internal/reference/softmax.h"
-#include "tensorflow/lite/kernels/internal/reference/sub.h"
-#include "tensorflow/lite/kernels/internal/reference/transpose.h"
+#include "common.h"
+#include "reference/add.h"
+#include "reference/concatenation.h"
+#include "reference/integer_ops/conv.h"
+#include "reference/integer_ops/depthwise_conv.h"
+#include "reference/integer_ops/l2normalization.h"
+#include "reference/integer_ops/logistic.h"
+#include "reference/integer_ops/mul.h"
+#include "reference/integer_ops/tanh.h"
+#include "reference/reduce.h"
+#include "reference/requantize.h"
+#include "reference/slice.h"
+#include "reference/softmax.h"
+#include "reference/sub.h"
+#include "reference/transpose.h"
 
-// TFLM's own namespace, and that of a distribution which renames it.
-namespace tflite {}
+// TFLM's namespace, from before and after its names moved, and that of a distribution which renames it.
+namespace tflite {
+namespace micro {}
+}  // namespace tflite
 namespace tflite_micro {}
 using namespace tflite;
+using namespace tflite::micro;
 using namespace tflite_micro;
 
 // In TFLM no kernel knows its shapes, scales or buffers when it is compiled; what is inlined here must not either.
@@ -360,8 +363,8 @@ OPAQUE void Reduce(const char* name, const char* shapes, int rows, int width, in
   const Scale scale(0.3);
   Fill(a8, rows * width, 40);
   Measure(name, shapes, rows * width, out[0], [&] {
-    reference_ops::QuantizedMeanOrSum(a8, zero_point, dims, two, c8, scale.multiplier, scale.shift, one, out, one, &axis, one,
-                                      false, index, resolved, totals, sum);
+    reference_ops::QuantizedMeanOrSum(a8, zero_point, dims, two, c8, scale.multiplier, scale.shift, one, out, one,
+                                      &axis, one, false, index, resolved, totals, sum);
   });
 }
 

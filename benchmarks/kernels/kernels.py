@@ -45,9 +45,13 @@ CMSIS = (
 
 def build(cmsis: Path, tflm: Path, include: list[Path], optimize: str, place: Path) -> Path:
     """The program, and beside it one object a source. TFLM's core is built for size, kernels are not."""
-    headers = [f'-I{cmsis / "Include"}', f'-I{tflm}', *(f'-I{path}' for path in include)]
+    places = [tflm / 'tensorflow/lite' / name for name in ('micro/kernels/internal', 'kernels/internal')]
+    internal = next((folder for folder in places if (folder / 'common.cc').is_file()), None)  # newest first
+    if internal is None:
+        raise SystemExit(f'{tflm}: expected a checkout of TFLM, found no common.cc in {places[0]} nor in {places[1]}')
+    headers = [f'-I{path}' for path in (cmsis / 'Include', tflm, internal, *include)]
     sources = [(cmsis / 'Source' / name, [optimize]) for name in CMSIS]
-    sources += [(tflm / 'tensorflow/lite/kernels/internal/common.cc', ['-Os']), (HERE / 'kernels.cc', [optimize])]
+    sources += [(internal / 'common.cc', ['-Os']), (HERE / 'kernels.cc', [optimize])]
     sources += [(BOARD / 'start.c', ['-O2'])]
     objects = []
     for source, level in sources:
