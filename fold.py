@@ -32,6 +32,12 @@ def parser() -> argparse.ArgumentParser:
         metavar='FORM',
         help='keep a form that runs but misses its gates (may be repeated): ' + ', '.join(manifest.GATED),
     )
+    command.add_argument(
+        '--prefer',
+        choices=manifest.QUANTISED,
+        metavar='FORM',
+        help='the form to build the firmware around, if it passes: ' + ', '.join(manifest.QUANTISED),
+    )
     command.add_argument('--quiet', action='store_true', help='no progress on standard error')
     return command
 
@@ -54,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             limit=args.windows,
             accelerator=args.npu,
             accept=args.accept,
+            prefer=args.prefer,
             show_progress=not args.quiet,
         )
     except folding.FoldError as error:

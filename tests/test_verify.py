@@ -86,6 +86,8 @@ def test_every_form_in_one_table(out, trained, table_of_clips, capsys):
         ('float32', 'TFLM'),
         ('int8', 'LiteRT'),
         ('int8', 'TFLM'),
+        ('mixed', 'LiteRT'),
+        ('mixed', 'TFLM'),
         ('int16', 'LiteRT'),
         ('int16', 'TFLM'),
         ('frontend, int8', 'TFLM'),

@@ -66,6 +66,13 @@ PRICES: dict[str, Price] = {
     'RSQRT': Price(450.0, 'reference', 'assumed'),
     'AVERAGE_POOL_2D': Price(10.0, 'CMSIS-NN', 'assumed'),
 }
+# Of the same kernels in 16 bits, where they are others; per MAC of a BATCH_MATMUL from depths of 16 and 100.
+PRICES_INT16: dict[str, Price] = {
+    'BATCH_MATMUL': Price(1.94, 'CMSIS-NN', 'measured', per_output=43.4),
+    'FULLY_CONNECTED': Price(3.27, 'CMSIS-NN', 'measured'),
+    'LOGISTIC': Price(20.5, 'reference', 'measured'),
+    'SOFTMAX': Price(50.5, 'CMSIS-NN', 'measured'),
+}
 # Operators without a price of their own run on reference kernels that visit each element.
 OTHERS = Price(15.0, 'reference', 'assumed')
 
@@ -76,6 +83,7 @@ class Row:
 
     Attributes:
       op: the operator.
+      dtype: of what it reads.
       nodes: how many.
       macs: products with a constant or of two activations.
       elements: written, or read where the operator reduces.
@@ -85,6 +93,7 @@ class Row:
     """
 
     op: str
+    dtype: str
     nodes: int
     macs: int
     elements: int
@@ -122,7 +131,9 @@ class Cost:
 
 
 def of_model(model: bytes, prices: Mapping[str, Price] = PRICES) -> Cost:
-    """Counts the work of an int8 model, and estimates its instructions.
+    """Counts the work of a model with int8 input, and estimates its instructions.
+
+    Nodes in 16 bits (`mixed`) have the prices of `PRICES_INT16` before those of `prices`.
 
     Raises:
       ValueError: not an int8 model with one graph, one input and one output.
@@ -131,22 +142,21 @@ def of_model(model: bytes, prices: Mapping[str, Price] = PRICES) -> Cost:
     found = flatbuffer.graph(model).input.dtype
     if found != 'int8':
         raise ValueError(f'expected an int8 model, since the prices are those of int8 kernels, got {found}')
-    work: dict[str, list[int]] = {}
+    work: dict[tuple[str, str], list[int]] = {}
     for op, node in zip(flatbuffer.operator_names(content), content.subgraphs[0].operators, strict=True):
-        row = work.setdefault(op, [0, 0, 0])
+        dtype = flatbuffer.type_name(content.subgraphs[0].tensors[node.inputs[0]].type)
+        row = work.setdefault((op, dtype), [0, 0, 0])
         row[0] += 1
         row[1] += macs(content, op, node)
         row[2] += math.prod(_shape(content, node.inputs[0] if op in _READERS else node.outputs[0]))
-    spent = {}
-    for op, (_, count, elements) in work.items():
-        price = prices.get(op, OTHERS)
-        spent[op] = round((count if op in _MAC_OPS else elements) * price.instructions + elements * price.per_output)
-    total = max(1, sum(spent.values()))
-    rows = [
-        Row(op, nodes, count, elements, spent[op], spent[op] / total, prices.get(op, OTHERS))
-        for op, (nodes, count, elements) in work.items()
-    ]
-    return Cost(tuple(sorted(rows, key=lambda row: (-row.instructions, row.op))))
+    rows = []
+    for (op, dtype), (nodes, count, elements) in work.items():
+        price = ({**prices, **PRICES_INT16} if dtype == 'int16' else prices).get(op, OTHERS)
+        spent = round((count if op in _MAC_OPS else elements) * price.instructions + elements * price.per_output)
+        rows.append(Row(op, dtype, nodes, count, elements, spent, 0.0, price))
+    total = max(1, sum(row.instructions for row in rows))
+    rows = [dataclasses.replace(row, share=row.instructions / total) for row in rows]
+    return Cost(tuple(sorted(rows, key=lambda row: (-row.instructions, row.op, row.dtype))))
 
 
 def macs(content: Any, op: str, node: Any) -> int:
@@ -169,7 +179,7 @@ def table(cost: Cost) -> list[str]:
     rows = [['operator', 'nodes', 'MACs', 'elements', 'instructions', 'share', 'kernel', 'price']]
     rows += [
         [
-            row.op,
+            row.op if row.dtype == 'int8' else f'{row.op} {row.dtype}',
             f'{row.nodes:,}',
             f'{row.macs:,}',
             f'{row.elements:,}',

@@ -18,7 +18,6 @@ from jax_reparam.firmware import ops
 FRONTEND_TOLERANCE = 1e-5
 # Of test clips that the two are verified on.
 CLIPS = 4
-# Forms that the firmware may be built around, the first that passed.
 
 
 def write(
@@ -26,6 +25,7 @@ def write(
     *,
     logits: Callable[[jax.Array], jax.Array],
     forms: Mapping[str, Mapping[str, Any]],
+    form: str | None,
     labels: Sequence[str],
     inputs: manifest.Input,
     clips: Sequence[np.ndarray],
@@ -36,6 +36,7 @@ def write(
       place: the exported folder, with the models of `forms` in it.
       logits: the folded model, standardised features `[1, T, M]` to logits `[1, C]`.
       forms: the manifest's `forms`.
+      form: of these the one that the firmware is built around; None: there is none.
       labels: class names in the order of the logits.
       inputs: how audio becomes the models' input.
       clips: `[N]` int16 recordings to verify on.
@@ -66,7 +67,6 @@ def write(
     if reason is not None:
         return {**entry, 'reason': reason}, failed
     front = keep('frontend', frontend.FILE, lambda: _frontend(labels, inputs, clips))
-    form = manifest.recommended(forms)
     if front is None or form is None:
         return {**entry, 'reason': 'firmware: expected a frontend and a quantised form that passed, found none'}, failed
     model = (place / forms[form]['file']).read_bytes()

@@ -73,6 +73,7 @@ def fold_and_export(
     limit: int | None = None,
     accelerator: str | None = None,
     accept: Collection[str] = (),
+    prefer: str | None = None,
     show_progress: bool = True,
 ) -> Exported:
     """Folds a trained model, exports it, verifies every form on test windows, and writes what passed.
@@ -84,6 +85,8 @@ def fold_and_export(
       limit: verify on at most this many test windows; None takes all.
       accelerator: an NPU (`npu.ACCELERATORS`) to compile an int8 form for; None compiles none.
       accept: forms (`manifest.GATED`) to keep where they run and give finite logits, but miss their gates.
+      prefer: the form (`manifest.QUANTISED`) to recommend and build the firmware around, if it passes; None is the one
+        that passes and needs the least memory.
       show_progress: report on standard error.
 
     Raises:
@@ -144,8 +147,10 @@ def fold_and_export(
             passed[name] = entry
             (place / entry['file']).write_bytes(model)
 
+        recommended = manifest.recommended(passed, prefer)
         extras, extras_failed = device.write(
             place,
+            form=recommended,
             logits=lambda features: function(features, 'l2'),
             forms=passed,
             labels=trained.labels,
@@ -171,7 +176,7 @@ def fold_and_export(
             },
             'fold': fold_entry,
             'forms': passed,
-            'recommended': manifest.recommended(passed),
+            'recommended': recommended,
             'failed': failed,
             'device': extras,
             'npu': placed,

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from jax_reparam.deploy.ops import Norm
-from jax_reparam.export import biases, convert, gates, interpret, manifest, rounding
+from jax_reparam.export import biases, convert, gates, interpret, manifest, mixed, rounding
 from jax_reparam.export.samples import Windows
 from jax_reparam.export.tidy import tidy
 
@@ -35,9 +35,10 @@ class Way:
     share: float = 1.0
 
 
-# int16 and Ethos-U have no L2_NORMALIZATION. int16 is itself the remedy where int8 loses too much by all of its ways.
+# int16 and Ethos-U have no L2_NORMALIZATION. mixed, then int16, are the remedies where int8 loses too much in all ways.
 WAYS: dict[str, tuple[Way, ...]] = {
     'int8': (Way('l2'), Way('rsqrt'), Way('l2', share=1 / 8)),
+    'mixed': (Way('l2'), Way('rsqrt')),
     'int16': (Way('rsqrt'),),
     manifest.NPU_FORM: (Way('rsqrt'), Way('rsqrt', share=1 / 8)),
 }
@@ -66,29 +67,40 @@ def quantised(
     windows: np.ndarray,
     activations: convert.Activations = 'int8',
     *,
-    float32: bytes | None = None,
-    ranges: np.ndarray | None = None,
+    float32: bytes,
+    ranges: np.ndarray,
 ) -> bytes:
-    """Makes a form that computes in integers, as the converter leaves it, with weights and biases rounded anew.
+    """Makes a form that computes in integers, as the converter leaves it, with its weights rounded anew.
+
+    Its biases are wrong until `finished`.
 
     Args:
       function: features `[1, frames, n_mels]` to logits `[1, C]`, with its parameters inside.
       windows: calibration windows, `[W, frames, n_mels]`.
       activations: see `convert.quantise`.
-      float32: what `convert.to_float32` makes of the function, where that is known.
-      ranges: windows that set the ranges; None: `windows`.
+      float32: what `convert.to_float32` makes of the function.
+      ranges: windows that set the ranges.
 
     Raises:
       ConversionError: TensorFlow refused the graph.
     """
-    model = convert.quantise(function, windows if ranges is None else ranges, activations)
-    float32 = float32 or convert.to_float32(function, (1, *windows.shape[1:]))
-    return biases.corrected(rounding.rounded(model, float32, windows), float32, windows)
+    return rounding.rounded(convert.quantise(function, ranges, activations), float32, windows)
 
 
-def integer(function: convert.Function, windows: np.ndarray, activations: convert.Activations = 'int8') -> bytes:
-    """The same made ready for a device (`tidy`), which changes no number."""
-    return tidy(quantised(function, windows, activations))
+def finished(quantised: bytes, float32: bytes, windows: np.ndarray, *, mix: bool = False) -> bytes:
+    """What `quantised` made with its biases corrected; `mix` widens parts of int8 to 16 bits before (`mixed`)."""
+    return biases.corrected(mixed.widened(quantised, float32) if mix else quantised, float32, windows)
+
+
+def integer(function: convert.Function, windows: np.ndarray, form: str = 'int8') -> bytes:
+    """Quantises a function as one of `manifest.QUANTISED` and makes it ready for a device (`tidy`); see `quantised`."""
+    float32 = convert.to_float32(function, (1, *windows.shape[1:]))
+    made = quantised(function, windows, _activations(form), float32=float32, ranges=windows)
+    return tidy(finished(made, float32, windows, mix=form == 'mixed'))
+
+
+def _activations(form: str) -> convert.Activations:
+    return 'int16' if form == 'int16' else 'int8'
 
 
 class Maker:
@@ -105,7 +117,8 @@ class Maker:
         self._function, self._calibration = function, calibration
         self._validation, self._reference = validation, reference
         self._float32: dict[Norm, bytes] = {}
-        self._tried: dict[tuple[convert.Activations, Way], tuple[bytes, gates.Score]] = {}
+        self._quantised: dict[tuple[convert.Activations, Way], bytes] = {}
+        self._tried: dict[tuple[str, Way], tuple[bytes, gates.Score]] = {}
 
     def make(self, name: str) -> Made:
         """Makes one of `manifest.FORM_FILES`.
@@ -128,22 +141,21 @@ class Maker:
         return Made(tidy(model), {**self._describe(way), 'tried': scores}, model, self._graph(way.norm))
 
     def _ways(self, name: str) -> Iterator[tuple[bytes, Way, gates.Score]]:
-        activations: convert.Activations = 'int16' if name == 'int16' else 'int8'
+        kind = 'int8' if name == manifest.NPU_FORM else name
         for way in WAYS[name]:
             # Two forms may be made in the same way.
-            if (activations, way) not in self._tried:
-                self._tried[activations, way] = self._try(activations, way)
-            model, score = self._tried[activations, way]
+            if (kind, way) not in self._tried:
+                self._tried[kind, way] = self._try(kind, way)
+            model, score = self._tried[kind, way]
             yield model, way, score
 
-    def _try(self, activations: convert.Activations, way: Way) -> tuple[bytes, gates.Score]:
-        model = quantised(
-            self._bound(way.norm),
-            self._calibration,
-            activations,
-            float32=self._graph(way.norm),
-            ranges=self._ranges(way),
-        )
+    def _try(self, kind: str, way: Way) -> tuple[bytes, gates.Score]:
+        activations, float32 = _activations(kind), self._graph(way.norm)
+        if (activations, way) not in self._quantised:
+            self._quantised[activations, way] = quantised(
+                self._bound(way.norm), self._calibration, activations, float32=float32, ranges=self._ranges(way)
+            )
+        model = finished(self._quantised[activations, way], float32, self._calibration, mix=kind == 'mixed')
         # As TFLM rounds, nearly, and several times as fast.
         logits = interpret.load(model, reference=True)(self._validation.features)
         return model, gates.score(self._reference, logits, self._validation)

@@ -258,34 +258,14 @@ class _Sums:
 
 
 def _pairs(content: Any, reference: Any, params: Any) -> list[_Pair]:
-    # Tensors keep their numbers when nodes are put into another order.
-    named = [
-        sorted(
-            (
-                (index, op, node)
-                for index, (op, node) in enumerate(
-                    zip(flatbuffer.operator_names(tree), tree.subgraphs[0].operators, strict=True)
-                )
-                if op != 'QUANTIZE'
-            ),
-            key=lambda entry: int(entry[2].outputs[0]),
-        )
-        for tree in (content, reference)
-    ]
-    nodes, twins = named
-    shapes = [
-        [(op, tuple(tree.subgraphs[0].tensors[node.outputs[0]].shape)) for _, op, node in one]
-        for tree, one in zip((content, reference), named, strict=True)
-    ]
-    if shapes[0] != shapes[1]:
-        raise ValueError(f'expected the operators of the float32 graph, got others: {len(nodes)}, {len(twins)}')
     modules = _modules(reference, params)
+    places = {id(node): place for place, node in enumerate(content.subgraphs[0].operators)}
     pairs = []
-    for (index, op, node), (_, _, other_node) in zip(nodes, twins, strict=True):
+    for op, node, other_node in twin.pairs(content, reference):
         for tensor, other in zip(node.outputs, other_node.outputs, strict=True):
             port = flatbuffer.port(content.subgraphs[0].tensors[tensor])
             if port.scale is not None:
-                pairs.append(_Pair(index, op, modules[int(other)], port, int(tensor), int(other)))
+                pairs.append(_Pair(places[id(node)], op, modules[int(other)], port, int(tensor), int(other)))
     return pairs
 
 

@@ -23,9 +23,9 @@ FORMAT = 1
 FILE = 'manifest.json'
 # int8 of operators that an Ethos-U has; what Vela compiles.
 NPU_FORM = 'int8_npu'
-FORM_FILES = {name: f'model_{name}.tflite' for name in ('float32', 'int8', 'int16', NPU_FORM)}
-# Forms for a microcontroller, the one to prefer first.
-QUANTISED = ('int8', 'int16')
+FORM_FILES = {name: f'model_{name}.tflite' for name in ('float32', 'int8', 'mixed', 'int16', NPU_FORM)}
+# Forms for a microcontroller, the one that needs the least memory first.
+QUANTISED = ('int8', 'mixed', 'int16')
 # Forms that are held to the trained model's decisions, and may be accepted although they miss them.
 GATED = (*QUANTISED, NPU_FORM)
 
@@ -90,10 +90,10 @@ def form(name: str, model: bytes, graph: Graph) -> dict[str, Any]:
     }
 
 
-def recommended(forms: Mapping[str, Any]) -> str | None:
+def recommended(forms: Mapping[str, Any], prefer: str | None = None) -> str | None:
     """Of the manifest's `forms` the one for a microcontroller: one that passed before one that was accepted."""
     found = [name for name in QUANTISED if name in forms]
-    return min(found, key=lambda name: 'accepted' in forms[name], default=None)
+    return min(found, key=lambda name: ('accepted' in forms[name], name != prefer), default=None)
 
 
 def _port(port: Port) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 from jax_reparam.export import flatbuffer, memory, tile
 
 # Operators that make each element of the one at the same place in what they read.
-ELEMENTWISE = {'LOGISTIC', 'MUL', 'RELU', 'TANH'}
+ELEMENTWISE = {'LOGISTIC', 'MUL', 'QUANTIZE', 'RELU', 'TANH'}
 
 
 def tidy(model: bytes) -> bytes:

@@ -12,8 +12,8 @@ from jax_reparam.export import flatbuffer
 LINEAR = ('FULLY_CONNECTED', 'CONV_2D', 'DEPTHWISE_CONV_2D')
 
 
-def layers(quantised: Any, float32: Any) -> list[tuple[Any, Any]]:
-    """Pairs of nodes, linear layers and convolutions with a bias, in the order of the graph.
+def pairs(quantised: Any, float32: Any) -> list[tuple[str, Any, Any]]:
+    """Each node but conversions with its twin, and their operator's name, in the order of the graph.
 
     Args:
       quantised: what `flatbuffer.tree` gave.
@@ -30,12 +30,20 @@ def layers(quantised: Any, float32: Any) -> list[tuple[Any, Any]]:
         ]
         for tree in (quantised, float32)
     ]
-    names = [[name for name, _ in nodes] for nodes in named]
-    if names[0] != names[1]:
-        raise ValueError(f'expected the operators of the float32 graph, got others: {len(names[0])}, {len(names[1])}')
+    found = [
+        [(name, flatbuffer.shape(tree, int(node.outputs[0]))) for name, node in nodes]
+        for tree, nodes in zip((quantised, float32), named, strict=True)
+    ]
+    if found[0] != found[1]:
+        raise ValueError(f'expected the operators of the float32 graph, got others: {len(found[0])}, {len(found[1])}')
+    return [(name, node, twin) for (name, node), (_, twin) in zip(*named, strict=True)]
+
+
+def layers(quantised: Any, float32: Any) -> list[tuple[Any, Any]]:
+    """Of `pairs` the linear layers and convolutions with a bias."""
     return [
         (node, twin)
-        for (name, node), (_, twin) in zip(*named, strict=True)
+        for name, node, twin in pairs(quantised, float32)
         if name in LINEAR and len(node.inputs) > 2 and node.inputs[2] >= 0
     ]
 

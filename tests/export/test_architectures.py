@@ -39,6 +39,7 @@ def exported(request):
     files = {
         'float32': tidy(convert.to_float32(function, (1, FRAMES, BANDS))),
         'int8': forms.integer(function, windows),
+        'mixed': forms.integer(function, windows, 'mixed'),
     }
     return request.param, windows, expected, files
 
@@ -60,6 +61,22 @@ def test_int8_is_near_the_model(exported):
     """Weights drawn at random are harder than trained ones; a wrong operator would leave nothing near 15 dB."""
     _, windows, expected, files = exported
     for logits in run_everywhere(files['int8'], windows).values():
+        assert snr(logits, np.asarray(expected)) > 15
+
+
+def test_mixed_has_16_bits_from_product_to_product_and_is_near_the_model(exported):
+    _, windows, expected, files = exported
+    content = flatbuffer.tree(files['mixed'])
+    types = {'SOFTMAX': set(), 'BATCH_MATMUL': set(), 'LOGISTIC': set(), 'FULLY_CONNECTED': set()}
+    for name, node in zip(flatbuffer.operator_names(content), content.subgraphs[0].operators, strict=True):
+        if name in types:
+            types[name] |= {flatbuffer.port(content.subgraphs[0].tensors[node.outputs[0]]).dtype}
+    assert types['SOFTMAX'] == types['BATCH_MATMUL'] == {'int16'}
+    assert types['LOGISTIC'] <= {'int16'}
+    assert types['FULLY_CONNECTED'] == {'int8'}
+    graph = flatbuffer.graph(files['mixed'])
+    assert (graph.input.dtype, graph.output.dtype) == ('int8', 'int8')
+    for logits in run_everywhere(files['mixed'], windows).values():
         assert snr(logits, np.asarray(expected)) > 15
 
 

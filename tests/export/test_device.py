@@ -24,7 +24,10 @@ def write(exported, inputs, data, tmp_path):
     def run(forms=forms):
         # A classifier that is quick to convert.
         logits = lambda windows: windows.mean(axis=1)[:, :2]
-        return device.write(tmp_path, logits=logits, forms=forms, labels=['high', 'low'], inputs=inputs, clips=clips)
+        form = next(iter(forms), None)
+        return device.write(
+            tmp_path, logits=logits, forms=forms, form=form, labels=['high', 'low'], inputs=inputs, clips=clips
+        )
 
     return run
 

@@ -53,7 +53,7 @@ def test_manifest_has_the_schema_and_every_form_passed(exported, config, data, v
     assert content['protocol'] == json.loads(json.dumps(data.split.info))
     assert 0 <= content['reference_uar'] <= 1
     assert content['failed'] == {}
-    assert list(content['forms']) == ['float32', 'int8', 'int16']
+    assert list(content['forms']) == ['float32', 'int8', 'mixed', 'int16']
     assert content['recommended'] == 'int8'
     for name, form in content['forms'].items():
         model = (exported.path / form['file']).read_bytes()
@@ -61,7 +61,7 @@ def test_manifest_has_the_schema_and_every_form_passed(exported, config, data, v
         assert form['bytes'] == len(model)
         assert form['sha256'] == hashlib.sha256(model).hexdigest()
         assert form['ops'] == flatbuffer.graph(model).ops
-        assert form['input']['dtype'] == form['output']['dtype'] == name
+        assert form['input']['dtype'] == form['output']['dtype'] == {'mixed': 'int8'}.get(name, name)
         for runtime in ('litert', 'tflm'):
             assert form[runtime]['argmax_agreement'] >= 0.99
             assert form[runtime]['snr_db'] > (100 if name == 'float32' else 20)
@@ -148,7 +148,7 @@ def test_for_an_npu_a_form_is_made_and_compiled_that_lies_on_it_as_a_whole(small
     assert metadata.read(model)['labels'] == ['high', 'low']
     placed = 'compiled by Vela for ethos-u55-128: 100.0 % of the operators'
     assert placed in (small.path / 'MODEL_CARD.md').read_text()
-    assert placed in card.summary(small.path, small.manifest)[4]
+    assert placed in card.summary(small.path, small.manifest)[5]
 
 
 @pytest.mark.parametrize('name', ['npu', manifest.NPU_FORM])
@@ -160,7 +160,7 @@ def test_an_npu_model_that_was_asked_for_and_is_not_there_is_a_failure(exported,
 
 def test_each_quantised_form_has_its_worst_tensors(exported, variables):
     text = (exported.path / 'LAYERS.md').read_text()
-    for name in ('int8', 'int16'):
+    for name in ('int8', 'mixed', 'int16'):
         rows = exported.manifest['forms'][name]['layers']
         assert len(rows) == layers.WORST
         assert [row['snr_db'] for row in rows] == sorted(row['snr_db'] for row in rows)
@@ -203,7 +203,7 @@ def test_a_form_that_the_converter_refuses_is_named(workdir, tmp_path, monkeypat
 
     monkeypatch.setattr(convert, 'quantise', refuse)
     out = folding.fold_and_export(workdir, tmp_path / 'out', show_progress=False)
-    assert out.failures == ['int8: TensorFlow refused the graph: no such operator']
+    assert out.failures == [f'{name}: TensorFlow refused the graph: no such operator' for name in ('int8', 'mixed')]
     assert list(out.manifest['forms']) == ['float32', 'int16']
     assert (out.manifest['recommended'], out.usable) == ('int16', True)
 
@@ -215,7 +215,7 @@ def test_tflm_that_dies_fails_the_form(workdir, tmp_path, monkeypatch):
     monkeypatch.setattr(tflm, 'run', die)
     accept = ['int8', 'int16']  # no gate: there is nothing that runs
     out = folding.fold_and_export(workdir, tmp_path / 'out', accept=accept, show_progress=False)
-    names = ('float32', 'int8', 'int16', 'frontend')
+    names = ('float32', 'int8', 'mixed', 'int16', 'frontend')
     assert out.failures == [f'{name}: TFLM ended its process with SIGABRT.' for name in names]
     assert (out.manifest['forms'], out.usable) == ({}, False)
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from jax_reparam.export import flatbuffer, forms, gates
+from jax_reparam.export import convert, flatbuffer, forms, gates
 from jax_reparam.export.samples import Windows
 
 
@@ -30,7 +30,12 @@ def test_the_choice(monkeypatch, scores, norm, ranges, tried):
         made.append(ranges)
         return bytes([len(made)])
 
+    def finished(model, float32, windows, *, mix):
+        assert not mix
+        return model
+
     monkeypatch.setattr(forms, 'quantised', quantised)
+    monkeypatch.setattr(forms, 'finished', finished)
     monkeypatch.setattr(forms, 'tidy', lambda model: model)
     monkeypatch.setattr(forms.convert, 'to_float32', lambda function, shape: b'float32')
     monkeypatch.setattr(forms.interpret, 'load', lambda model, reference: lambda windows: model[0])
@@ -46,13 +51,18 @@ def test_the_choice(monkeypatch, scores, norm, ranges, tried):
 
 
 def test_two_forms_share_what_was_tried(monkeypatch):
-    made = []
+    made, mixed = [], []
 
     def quantised(function, windows, activations, *, float32, ranges):
         made.append((activations, len(ranges)))
         return bytes([len(made)])
 
+    def finished(model, float32, windows, *, mix):
+        mixed.append(mix)
+        return model
+
     monkeypatch.setattr(forms, 'quantised', quantised)
+    monkeypatch.setattr(forms, 'finished', finished)
     monkeypatch.setattr(forms, 'tidy', lambda model: model)
     monkeypatch.setattr(forms.convert, 'to_float32', lambda function, shape: b'float32')
     monkeypatch.setattr(forms.interpret, 'load', lambda model, reference: lambda windows: model[0])
@@ -68,6 +78,11 @@ def test_two_forms_share_what_was_tried(monkeypatch):
     assert made == [('int8', 16), ('int8', 16), ('int8', 2), ('int8', 2)]
     maker.make('int16')
     assert made[4:] == [('int16', 16)]
+    assert mixed == [False] * 5
+    # mixed is made of what int8 was made of.
+    maker.make('mixed')
+    assert made[5:] == []
+    assert mixed[5:] == [True, True]
 
 
 def test_fewer_windows_give_narrower_ranges():
@@ -77,8 +92,11 @@ def test_fewer_windows_give_narrower_ranges():
     windows[1] *= 9
     kernel = rng.standard_normal((4, 3)).astype(np.float32)
     function = lambda x: jax.nn.relu(x @ kernel + 0.1).mean(axis=1)
+    float32 = convert.to_float32(function, (1, 6, 4))
     scales = [
-        flatbuffer.graph(forms.quantised(function, windows, ranges=windows[:: round(1 / way.share)])).input.scale
+        flatbuffer.graph(
+            forms.quantised(function, windows, float32=float32, ranges=windows[:: round(1 / way.share)])
+        ).input.scale
         for way in (forms.WAYS['int8'][0], forms.WAYS['int8'][2])
     ]
     assert scales[1] < scales[0] / 4

@@ -190,7 +190,12 @@ def test_what_a_microphone_needs_is_named(monkeypatch, tmp_path, broken, message
 
 @needs_tflm
 def test_ctrl_c_ends_with_one_line_and_nothing_left_running(exported, clips):
-    code = 'import sys; from jax_reparam import errors, listen\nerrors.run(lambda: listen.main(sys.argv[1:]))'
+    # A shell that starts the tests in the background has Ctrl-C ignored.
+    code = (
+        'import signal, sys; from jax_reparam import errors, listen\n'
+        'signal.signal(signal.SIGINT, signal.default_int_handler)\n'
+        'errors.run(lambda: listen.main(sys.argv[1:]))'
+    )
     command = [sys.executable, '-c', code, str(exported.path), '--file', clips[4], '--real-time', '--json']
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, env=os.environ

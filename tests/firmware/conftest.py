@@ -31,7 +31,7 @@ def inputs():
 
 @pytest.fixture(scope='session')
 def convert(inputs):
-    """Makes the .tflite file of a conv_transformer, its activations `int8` or `int16`."""
+    """Makes the .tflite file of a conv_transformer: `int8`, `mixed` or `int16`."""
     windows = 3 * np.random.default_rng(0).standard_normal((8, 24, 12)).astype(np.float32)
     plain = models.build({**TINY, 'layers': 1}, n_classes=len(LABELS))
     rng = np.random.default_rng(1)
@@ -40,9 +40,9 @@ def convert(inputs):
     params = jax.tree.map(np.asarray, deploy.prepare({**TINY, 'layers': 1}, variables, 24))
 
     def run(form):
-        norm = {'int8': 'l2', 'int16': 'rsqrt'}[form]
+        norm = 'rsqrt' if form == 'int16' else 'l2'
         function = lambda features: deploy.apply({**TINY, 'layers': 1}, params, features, norm=norm)
-        return metadata.attach(forms.integer(function, windows, activations=form), LABELS, inputs)
+        return metadata.attach(forms.integer(function, windows, form), LABELS, inputs)
 
     return run
 
@@ -82,6 +82,12 @@ def write(front, inputs, tmp_path_factory):
 def written(write, model):
     """The firmware around the model in int8."""
     return write('int8', model)
+
+
+@pytest.fixture(scope='session')
+def written_mixed(write, convert):
+    """The firmware around the model in int8 with 16 bits in attention."""
+    return write('mixed', convert('mixed'))
 
 
 @pytest.fixture(scope='session')
