@@ -18,7 +18,8 @@ def summary(path: Path, manifest: Manifest) -> list[str]:
     for form in manifest['forms'].values():
         tflm = form['tflm']
         where = 'not run in TFLM' if tflm is None else f'ran in TFLM: {_score(tflm)}, arena {_kb(tflm["arena_bytes"])}'
-        lines.append(f'{path / form["file"]}  {_kb(form["bytes"])}, {where}')
+        cost = f', {_millions(form)} M instructions (Cortex-M4F, estimated)' if 'cost' in form else ''
+        lines.append(f'{path / form["file"]}  {_kb(form["bytes"])}, {where}{cost}')
     if npu := manifest['npu']:
         lines.append(f'{path / npu["file"]}  {_kb(npu["bytes"])}, {_placed(npu)}')
     for reason in _reasons(manifest):
@@ -48,7 +49,8 @@ Decides between {len(manifest['labels'])} classes ({', '.join(manifest['labels']
 {_table(manifest)}
 
 Agreement is the share of windows decided as the trained model decides them, SNR that of the logits. The arena was
-measured on a 64-bit host; a 32-bit device needs less. A form is in this folder only if
+measured on a 64-bit host; a 32-bit device needs less. Instructions of a window are estimated, for a Cortex-M4F with
+CMSIS-NN. A form is in this folder only if
 {_gates()}{_unless(manifest)}. LAYERS.md has the tensors of each quantised form, worst first.
 {_npu(manifest)}
 ## What goes in and comes out
@@ -141,7 +143,10 @@ def _placed(npu: Mapping[str, Any]) -> str:
 
 
 def _table(manifest: Manifest) -> str:
-    rows = ['| form | bytes | ops | runtime | UAR | agreement | SNR dB | arena |', '|---|---|---|---|---|---|---|---|']
+    rows = [
+        '| form | bytes | ops | M instructions | runtime | UAR | agreement | SNR dB | arena |',
+        '|---|---|---|---|---|---|---|---|---|',
+    ]
     for name, form in manifest['forms'].items():
         for runtime in ('litert', 'tflm'):
             result = form[runtime]
@@ -150,8 +155,8 @@ def _table(manifest: Manifest) -> str:
             arena = f'{result["arena_bytes"]:,}' if 'arena_bytes' in result else ''
             snr = '' if result['snr_db'] is None else f'{result["snr_db"]:.1f}'
             rows.append(
-                f'| {name} | {form["bytes"]:,} | {sum(form["ops"].values())} | {_RUNTIMES[runtime]} | '
-                f'{_percent(result["uar"])} | {_percent(result["argmax_agreement"])} | {snr} | {arena} |'
+                f'| {name} | {form["bytes"]:,} | {sum(form["ops"].values())} | {_millions(form)} '
+                f'| {_RUNTIMES[runtime]} | {_percent(result["uar"])} | {_percent(result["argmax_agreement"])} | {snr} | {arena} |'
             )
     return '\n'.join(rows)
 
@@ -181,6 +186,10 @@ def _test(manifest: Manifest) -> str:
 
 def _score(result: Mapping[str, Any]) -> str:
     return f'agreement {_percent(result["argmax_agreement"])}, UAR {_percent(result["uar"])}'
+
+
+def _millions(form: Mapping[str, Any]) -> str:
+    return f'{form["cost"]["instructions"] / 1e6:.1f}' if 'cost' in form else ''
 
 
 def _percent(share: float) -> str:
