@@ -156,7 +156,8 @@ def _table(manifest: Manifest) -> str:
             snr = '' if result['snr_db'] is None else f'{result["snr_db"]:.1f}'
             rows.append(
                 f'| {name} | {form["bytes"]:,} | {sum(form["ops"].values())} | {_millions(form)} '
-                f'| {_RUNTIMES[runtime]} | {_percent(result["uar"])} | {_percent(result["argmax_agreement"])} | {snr} | {arena} |'
+                f'| {_RUNTIMES[runtime]} | {_percent(result["uar"])} | {_percent(result["argmax_agreement"])} '
+                f'| {snr} | {arena} |'
             )
     return '\n'.join(rows)
 

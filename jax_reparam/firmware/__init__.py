@@ -26,7 +26,8 @@ def arena(model: bytes, measured: int) -> int:
 
     15 % and 1 KB more, in whole lines of 16 bytes: pointers are smaller on a 32-bit device, but optimised kernels take
     scratch buffers that the reference kernels do not, and on a Cortex-M55 CMSIS-NN's FULLY_CONNECTED keeps 4 bytes for
-    each of its outputs: 4,128 for ConvTransformer XS, 35,868 for SpeechFormer S, half of the margin. More where TFLM needs more to plan in. Not measured on a device:
+    each of its outputs: 4,128 for ConvTransformer XS, 35,868 for SpeechFormer S, half of the margin. More where TFLM
+    needs more to plan in. Not measured on a device:
     `golden_test` prints what was taken.
     """
     size = measured * 115 // 100 + 1024
