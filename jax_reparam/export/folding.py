@@ -19,6 +19,7 @@ from jax_reparam.errors import InputError
 from jax_reparam.export import (
     card,
     convert,
+    cost,
     device,
     folder,
     forms,
@@ -36,6 +37,9 @@ from jax_reparam.features import FrontendConfig
 from jax_reparam.training import Predictor
 
 Variables = dict[str, Any]
+
+# Share of int8's instructions that the mixed form has to save.
+MIXED_SAVES = 0.05
 
 
 class FoldError(RuntimeError):
@@ -128,6 +132,9 @@ def fold_and_export(
             except convert.ConversionError as error:
                 failed[name] = {'reasons': [f'{name}: {error}']}
                 continue
+            if name == 'mixed' and not _saves(made.model, {**passed, **failed}.get('int8', {})):
+                tell('mixed would save nothing')
+                continue
             model = metadata.attach(made.model, trained.labels, _input(trained, data))
             tell(f'exported {name}: {len(model):,} bytes')
             if name == manifest.NPU_FORM:
@@ -206,6 +213,11 @@ def fold_and_export(
         failures=[reason for entry in failed.values() for reason in entry['reasons']],
         accepted=[reason for entry in passed.values() for reason in entry.get('accepted', ())],
     )
+
+
+def _saves(mixed: bytes, int8: Mapping[str, Any]) -> bool:
+    """Whether the mixed form takes fewer instructions than int8, by the estimate: enough fewer for its memory."""
+    return 'cost' not in int8 or cost.of_model(mixed).instructions <= (1 - MIXED_SAVES) * int8['cost']['instructions']
 
 
 def _ran(entry: Mapping[str, Any]) -> bool:

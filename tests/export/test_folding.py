@@ -151,6 +151,15 @@ def test_for_an_npu_a_form_is_made_and_compiled_that_lies_on_it_as_a_whole(small
     assert placed in card.summary(small.path, small.manifest)[5]
 
 
+def test_mixed_is_not_made_where_it_saves_too_little(workdir, tmp_path, monkeypatch):
+    monkeypatch.setattr(folding, 'MIXED_SAVES', 0.99)
+    out = folding.fold_and_export(workdir, tmp_path / 'out', limit=2, prefer='int16', show_progress=False)
+    assert list(out.manifest['forms']) == ['float32', 'int8', 'int16']
+    assert out.failures == []
+    assert not (out.path / 'model_mixed.tflite').exists()
+    assert (out.manifest['recommended'], out.manifest['device']['firmware']['form']) == ('int16', 'int16')
+
+
 @pytest.mark.parametrize('name', ['npu', manifest.NPU_FORM])
 def test_an_npu_model_that_was_asked_for_and_is_not_there_is_a_failure(exported, name):
     assert exported.usable
