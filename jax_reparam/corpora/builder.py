@@ -167,6 +167,9 @@ class SpeechBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # typ
             self._beam = download_config.beam_runner, download_config.beam_options
         with tempfile.TemporaryFile(dir=self.data_path) as self._spool:
             super()._download_and_prepare(dl_manager, download_config)
+        # On Beam, TFDS takes the lengths of more than ten files in the order of their numbers as texts: 0, 1, 10, 2.
+        splits = [split.replace(shard_lengths=self._lengths) for split in self.info.splits.values()]
+        self.info.set_splits(tfds.core.splits.SplitDict(splits))
 
     def _shard_iterators_per_split(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         source = self._source
@@ -181,7 +184,9 @@ class SpeechBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # typ
 
             measured, starts = beam.measure(found.clips, self.data_path / 'measured', *self._beam), []
         files: list[Callable[[], Iterator[tuple[str, dict[str, Any]]]]] = []
-        for shard in _shards(self._settle(source, found, measured), measured):
+        shards = _shards(self._settle(source, found, measured), measured)
+        self._lengths = [len(shard) for shard in shards]
+        for shard in shards:
             clips = [found.clips[i] for i in shard]
             if self._beam is None:
                 spans = [(starts[i], starts[i + 1] - starts[i]) for i in shard]
