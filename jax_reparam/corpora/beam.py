@@ -15,8 +15,7 @@ from typing import Any
 from etils import epath
 
 from jax_reparam.corpora import check
-from jax_reparam.corpora.builder import decode
-from jax_reparam.corpora.found import Clip
+from jax_reparam.corpora.found import Clip, decode
 from jax_reparam.errors import InputError
 
 

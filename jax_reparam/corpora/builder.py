@@ -17,7 +17,7 @@ from etils import epath
 
 from jax_reparam import audio, threads
 from jax_reparam.corpora import check
-from jax_reparam.corpora.found import Clip, Found, Part, Published
+from jax_reparam.corpora.found import Clip, Found, Part, Published, decode
 from jax_reparam.errors import InputError
 from jax_reparam.progress import Progress
 
@@ -285,20 +285,6 @@ def example(clip: Clip, samples: np.ndarray) -> dict[str, Any]:
         # A cut may end before its transcript says so: with the recording.
         'end': clip.start + length if clip.end is None or clip.cut else clip.end,
     }
-
-
-def decode(clip: Clip) -> np.ndarray | audio.AudioError:
-    """The audio of a clip, `[N]` int16; the error for one that cannot be read."""
-    assert clip.path is not None
-    try:
-        if clip.cut:
-            with clip.path.open('rb') as file:
-                return audio.decode_cut(file, clip.id, clip.start, clip.end)
-        return audio.decode(clip.path.read_bytes(), clip.id)
-    except audio.AudioError as error:
-        return error
-    except OSError as error:
-        return audio.AudioError(f'{clip.id}: expected a readable file, found: {error.strerror}')
 
 
 def listing(folder: epath.Path) -> list[epath.Path]:

@@ -1,4 +1,4 @@
-"""What a builder finds in a source before any audio is opened."""
+"""What a builder finds in a source before any audio is opened, and how the audio of a clip is then read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Literal
 
+import numpy as np
 from etils import epath
+
+from jax_reparam import audio
 
 Part = Literal['', 'train', 'validation', 'test']
 
@@ -80,3 +83,17 @@ class Found:
     conflicts: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     published: Published | None = None
+
+
+def decode(clip: Clip) -> np.ndarray | audio.AudioError:
+    """The audio of a clip, `[N]` int16; the error for one that cannot be read."""
+    assert clip.path is not None
+    try:
+        if clip.cut:
+            with clip.path.open('rb') as file:
+                return audio.decode_cut(file, clip.id, clip.start, clip.end)
+        return audio.decode(clip.path.read_bytes(), clip.id)
+    except audio.AudioError as error:
+        return error
+    except OSError as error:
+        return audio.AudioError(f'{clip.id}: expected a readable file, found: {error.strerror}')

@@ -34,7 +34,7 @@ def corrected(quantised: bytes, float32: bytes, windows: np.ndarray) -> bytes:
     """
     windows = windows[:: -(-len(windows) // WINDOWS)]
     content, reference = flatbuffer.tree(quantised), flatbuffer.tree(float32)
-    layers = twin.layers(content, reference)
+    layers = [(node, other) for _, node, other in twin.layers(content, reference)]
     _part_biases(content, [node for node, _ in layers])
     for node, other in layers:
         _set_bias(content, node, flatbuffer.constant(reference, other.inputs[2]))

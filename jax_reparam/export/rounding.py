@@ -40,15 +40,14 @@ def rounded(quantised: bytes, float32: bytes, windows: np.ndarray) -> bytes:
       ValueError: the two are not the same graph.
     """
     content, reference = flatbuffer.tree(quantised), flatbuffer.tree(float32)
-    operators = dict(zip(map(id, reference.subgraphs[0].operators), flatbuffer.operator_names(reference), strict=True))
     # By tensor of the weights, which equal ones may share: the operator, its input, and the kernel.
     layers = {
         int(node.inputs[1]): (
-            operators[id(other)],
+            operator,
             int(other.inputs[0]),
             flatbuffer.constant(reference, other.inputs[1]).astype(np.float64),
         )
-        for node, other in twin.layers(content, reference)
+        for operator, node, other in twin.layers(content, reference)
     }
     # Layers that read the same tensor in the same way see the same inputs.
     views = {(operator, source, kernel.shape[1:]) for operator, source, kernel in layers.values()}

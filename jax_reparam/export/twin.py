@@ -39,10 +39,10 @@ def pairs(quantised: Any, float32: Any) -> list[tuple[str, Any, Any]]:
     return [(name, node, twin) for (name, node), (_, twin) in zip(*named, strict=True)]
 
 
-def layers(quantised: Any, float32: Any) -> list[tuple[Any, Any]]:
+def layers(quantised: Any, float32: Any) -> list[tuple[str, Any, Any]]:
     """Of `pairs` the linear layers and convolutions with a bias."""
     return [
-        (node, twin)
+        (name, node, twin)
         for name, node, twin in pairs(quantised, float32)
         if name in LINEAR and len(node.inputs) > 2 and node.inputs[2] >= 0
     ]
