@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from jax_reparam.export import flatbuffer, twin
+from jax_reparam.export import flatbuffer, samples, twin
 
 # Of the calibration windows: each layer runs the model over all of them.
 WINDOWS = 8
@@ -32,7 +32,7 @@ def corrected(quantised: bytes, float32: bytes, windows: np.ndarray) -> bytes:
     Raises:
       ValueError: the two are not the same graph.
     """
-    windows = windows[:: -(-len(windows) // WINDOWS)]
+    windows = samples.evenly(windows, WINDOWS)
     content, reference = flatbuffer.tree(quantised), flatbuffer.tree(float32)
     layers = [(node, other) for _, node, other in twin.layers(content, reference)]
     _part_biases(content, [node for node, _ in layers])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ def write(
     place: Path,
     *,
     logits: Callable[[jax.Array], jax.Array],
-    forms: Mapping[str, Mapping[str, Any]],
     form: str | None,
     labels: Sequence[str],
     inputs: manifest.Input,
@@ -33,10 +32,9 @@ def write(
     """Writes `frontend.tflite`, `model_waveform_float32.tflite` and `firmware/`.
 
     Args:
-      place: the exported folder, with the models of `forms` in it.
+      place: the exported folder, with the model of `form` in it.
       logits: the folded model, standardised features `[1, T, M]` to logits `[1, C]`.
-      forms: the manifest's `forms`.
-      form: of these the one that the firmware is built around; None: there is none.
+      form: the one of `manifest.QUANTISED` that the firmware is built around; None: there is none.
       labels: class names in the order of the logits.
       inputs: how audio becomes the models' input.
       clips: `[N]` int16 recordings to verify on.
@@ -69,7 +67,7 @@ def write(
     front = keep('frontend', frontend.FILE, lambda: _frontend(labels, inputs, clips))
     if front is None or form is None:
         return {**entry, 'reason': 'firmware: expected a frontend and a quantised form that passed, found none'}, failed
-    model = (place / forms[form]['file']).read_bytes()
+    model = (place / manifest.FORM_FILES[form]).read_bytes()
     try:
         entry['firmware'] = firmware.write(place, form=form, model=model, frontend=front, labels=labels, inputs=inputs)
     except (ops.UnknownOperator, tflm.TFLMError) as error:

@@ -142,7 +142,7 @@ def fold_and_export(
             entry, reasons = verify(name, model, reference, test, show_progress=show_progress)
             entry['made'] = made.how
             if name != 'float32' and entry['litert']:
-                some = test.features[:: -(-len(test.features) // layers.WINDOWS)]
+                some = samples.evenly(test.features, layers.WINDOWS)
                 rows[name] = layers.report(made.untidied, made.float32, some, params=params)
                 entry['layers'] = [row.as_json() for row in layers.computed(rows[name])[: layers.WORST]]
             tell(f'verified {name} in LiteRT and TFLM' if entry['tflm'] else f'verified {name} in LiteRT only')
@@ -159,7 +159,6 @@ def fold_and_export(
             place,
             form=recommended,
             logits=lambda features: function(features, 'l2'),
-            forms=passed,
             labels=trained.labels,
             inputs=_input(trained, data),
             clips=[data.corpus.audio(index) for index in data.clips('test')[: device.CLIPS]],

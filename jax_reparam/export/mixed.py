@@ -1,9 +1,9 @@
 """int8 with 16 bits where int8 is dear or coarse: from a softmax's scores to what its weights mix, and sigmoids.
 
 TFLM and CMSIS-NN compute exponentials of int8 one by one, and of int16 from tables, in a tenth of the time
-(docs/verification.md). And int8 gives a softmax 256 steps for weights that sum to 1 over a hundred frames, which makes
-most of the noise of all activations. The products around it are as fast in 16 bits. What it costs is memory: scores and
-weights are the largest tensors that there are.
+(docs/verification.md). And int8 gives a softmax 256 steps for weights that sum to 1 over a hundred frames: its tensors
+have the lowest SNR in the LAYERS.md of a ConvTransformer. The products around it are as fast in 16 bits. What it costs
+is memory: scores and weights are the largest tensors that there are.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from jax_reparam.export import flatbuffer, twin
+from jax_reparam.export import flatbuffer, samples, twin
 
 # Of the calibration windows.
 WINDOWS = 32
@@ -52,9 +52,8 @@ def rounded(quantised: bytes, float32: bytes, windows: np.ndarray) -> bytes:
     # Layers that read the same tensor in the same way see the same inputs.
     views = {(operator, source, kernel.shape[1:]) for operator, source, kernel in layers.values()}
     sums: dict[Any, Any] = dict.fromkeys(views, 0.0)
-    for seen in twin.observe(
-        float32, sorted({source for _, source, _ in views}), windows[:: -(-len(windows) // WINDOWS)]
-    ):
+    sources = sorted({source for _, source, _ in views})
+    for seen in twin.observe(float32, sources, samples.evenly(windows, WINDOWS)):
         for operator, source, shape in views:
             inputs = _inputs(operator, seen[source].astype(np.float64), shape)
             sums[operator, source, shape] += inputs.transpose(0, 2, 1) @ inputs

@@ -60,6 +60,11 @@ def of_part(data: Data, part: Part, limit: int | None) -> Windows:
     return Windows(features, clip, truth, None if protocol.unit == 'clip' else unit, protocol.join)
 
 
+def evenly(windows: np.ndarray, count: int) -> np.ndarray:
+    """At most `count` of the windows, evenly spaced."""
+    return windows[:: -(-len(windows) // count)]
+
+
 def calibration(data: Data, count: int = CALIBRATION_WINDOWS) -> tuple[np.ndarray, list[tuple[str, int]]]:
     """Training windows drawn with a fixed seed.
 

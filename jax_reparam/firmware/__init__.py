@@ -25,10 +25,9 @@ def arena(model: bytes, measured: int) -> int:
     """Bytes to set aside where TFLM's interpreter on this host took `measured`.
 
     15 % and 1 KB more, in whole lines of 16 bytes: pointers are smaller on a 32-bit device, but optimised kernels take
-    scratch buffers that the reference kernels do not, and on a Cortex-M55 CMSIS-NN's FULLY_CONNECTED keeps 4 bytes for
-    each of its outputs: 4,128 for ConvTransformer XS, 35,868 for SpeechFormer S, half of the margin. More where TFLM
-    needs more to plan in. Not measured on a device:
-    `golden_test` prints what was taken.
+    scratch buffers that the reference kernels do not (on a Cortex-M55 CMSIS-NN's FULLY_CONNECTED keeps 4 bytes for each
+    output of its row). More where TFLM needs more to plan in. Not measured on a device: `golden_test` prints what was
+    taken.
     """
     size = measured * 115 // 100 + 1024
     while not tflm.fits(model, size := -(-size // 16) * 16):

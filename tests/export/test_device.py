@@ -17,17 +17,14 @@ needs_tflm = pytest.mark.skipif(tflm.missing() is not None, reason=str(tflm.miss
 @pytest.fixture
 def write(exported, inputs, data, tmp_path):
     """Writes once more into an empty folder, around the models of `exported`."""
-    forms = {'int8': exported.manifest['forms']['int8']}
-    (tmp_path / forms['int8']['file']).write_bytes((exported.path / forms['int8']['file']).read_bytes())
+    file = manifest.FORM_FILES['int8']
+    (tmp_path / file).write_bytes((exported.path / file).read_bytes())
     clips = [data.corpus.audio(index) for index in data.clips('test')[:2]]
 
-    def run(forms=forms):
+    def run(form='int8'):
         # A classifier that is quick to convert.
         logits = lambda windows: windows.mean(axis=1)[:, :2]
-        form = next(iter(forms), None)
-        return device.write(
-            tmp_path, logits=logits, forms=forms, form=form, labels=['high', 'low'], inputs=inputs, clips=clips
-        )
+        return device.write(tmp_path, logits=logits, form=form, labels=['high', 'low'], inputs=inputs, clips=clips)
 
     return run
 
@@ -91,7 +88,7 @@ def test_a_waveform_model_that_the_converter_refuses_is_named(write, monkeypatch
 
 @needs_tflm
 def test_no_quantised_form_no_firmware(write, tmp_path):
-    entry, failed = write(forms={})
+    entry, failed = write(form=None)
     assert failed == {}
     assert entry['frontend'] is not None
     assert entry['firmware'] is None
