@@ -227,12 +227,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             for window in decisions(
                 chunks, chosen.input, frame_features=front.run, logits=model.run, smoothing=args.smoothing
             ):
+                heard += 1  # before its line: whoever saw the line can end this at once
                 if args.json:
                     line = json.dumps(as_json(chosen.labels, window), ensure_ascii=False)
                 else:
                     line = as_row(chosen.labels, window)
                 print(line, flush=True)
-                heard += 1
     except tflm.TFLMError as error:
         raise InputError(f'{args.folder}: expected models that TFLM runs, found: {error}') from error
     except KeyboardInterrupt:
