@@ -14,12 +14,14 @@
 #include "common.h"
 #include "reference/add.h"
 #include "reference/concatenation.h"
+#include "reference/integer_ops/add.h"
 #include "reference/integer_ops/conv.h"
 #include "reference/integer_ops/depthwise_conv.h"
 #include "reference/integer_ops/l2normalization.h"
 #include "reference/integer_ops/logistic.h"
 #include "reference/integer_ops/mul.h"
 #include "reference/integer_ops/tanh.h"
+#include "reference/pad.h"
 #include "reference/reduce.h"
 #include "reference/requantize.h"
 #include "reference/slice.h"
@@ -68,6 +70,14 @@ void Measure(const char* name, const char* shapes, int64_t units, int64_t output
   const uint32_t ticks = (start - *kValue) & 0xFFFFFF;
   printf("%s|%s|%lld|%lld|%lu\n", name, shapes, static_cast<long long>(units * repeats),
          static_cast<long long>(outputs * repeats), static_cast<unsigned long>(ticks));
+}
+
+// "ADD" to "ADD int8".
+template <class T>
+const char* Named(const char* op) {
+  static char name[40];
+  snprintf(name, sizeof(name), "%s int%d", op, static_cast<int>(8 * sizeof(T)));
+  return name;
 }
 
 template <class T>
@@ -220,15 +230,17 @@ OPAQUE void BatchMatmul(const char* shapes, int batch, int rows, int columns, in
 
 // Of a kernel of three by three and strides of two, without padding: on [1, height, width, channels] to `wanted`
 // channels; depthwise where there is one channel.
-OPAQUE void Convolution(const char* name, const char* shapes, int height, int width, int channels, int wanted) {
+OPAQUE void Convolution(const char* shapes, int height, int width, int channels, int wanted) {
   alignas(8) static int16_t scratch[1024];
-  static int32_t multipliers[8], shifts[8];
+  static int32_t multipliers[16], shifts[16];
   const bool depthwise = channels == 1;
+  const char* op = depthwise ? "DEPTHWISE_CONV_2D" : "CONV_2D";
   const int rows = (height - 3) / 2 + 1, columns = (width - 3) / 2 + 1, outputs = rows * columns * wanted;
   Fill(a8, height * width * channels, 40);
+  Fill(a16, height * width * channels, 10000);
   Fill(b8, 9 * channels * wanted, 40);
   for (int i = 0; i < wanted; ++i) {
-    const Scale scale((0.5 + 0.1 * i) / (120 * std::sqrt(channels)));
+    const Scale scale((0.5 + 0.05 * i) / (120 * std::sqrt(channels)));
     multipliers[i] = scale.multiplier;
     shifts[i] = scale.shift;
   }
@@ -237,101 +249,138 @@ OPAQUE void Convolution(const char* name, const char* shapes, int height, int wi
   const cmsis_nn_dims in{1, height, width, channels}, bias{1, 1, 1, wanted}, out{1, rows, columns, wanted};
   if (depthwise) {
     const cmsis_nn_dims filter{1, 3, 3, wanted};
-    const cmsis_nn_dw_conv_params params{3, -5, wanted, {2, 2}, {0, 0}, {1, 1}, {-128, 127}};
-    Measure(name, shapes, outputs * 9, outputs, [&] {
-      arm_depthwise_conv_s8(&context, &params, &quant, &in, a8, &filter, b8, &bias, bias32, &out, c8);
+    const cmsis_nn_dw_conv_params params8{3, -5, wanted, {2, 2}, {0, 0}, {1, 1}, {-128, 127}};
+    const cmsis_nn_dw_conv_params params16{0, 0, wanted, {2, 2}, {0, 0}, {1, 1}, {-32768, 32767}};
+    Measure(Named<int8_t>(op), shapes, outputs * 9, outputs, [&] {
+      arm_depthwise_conv_s8(&context, &params8, &quant, &in, a8, &filter, b8, &bias, bias32, &out, c8);
+    });
+    Measure(Named<int16_t>(op), shapes, outputs * 9, outputs, [&] {
+      arm_depthwise_conv_s16(&context, &params16, &quant, &in, a16, &filter, b8, &bias, bias64, &out, c16);
     });
   } else {
     const cmsis_nn_dims filter{wanted, 3, 3, channels};
-    const cmsis_nn_conv_params params{3, -5, {2, 2}, {0, 0}, {1, 1}, {-128, 127}};
-    Measure(name, shapes, outputs * 9 * channels, outputs, [&] {
-      arm_convolve_s8(&context, &params, &quant, &in, a8, &filter, b8, &bias, bias32, nullptr, &out, c8);
+    const cmsis_nn_conv_params params8{3, -5, {2, 2}, {0, 0}, {1, 1}, {-128, 127}};
+    const cmsis_nn_conv_params params16{0, 0, {2, 2}, {0, 0}, {1, 1}, {-32768, 32767}};
+    const cmsis_nn_bias_data bias16{bias64, false};
+    Measure(Named<int8_t>(op), shapes, outputs * 9 * channels, outputs, [&] {
+      arm_convolve_s8(&context, &params8, &quant, &in, a8, &filter, b8, &bias, bias32, nullptr, &out, c8);
+    });
+    Measure(Named<int16_t>(op), shapes, outputs * 9 * channels, outputs, [&] {
+      arm_convolve_s16(&context, &params16, &quant, &in, a16, &filter, b8, &bias, &bias16, &out, c16);
     });
   }
   const RuntimeShape input = Shape({1, height, width, channels}), output = Shape({1, rows, columns, wanted});
+  // The fields that both kinds of convolution have.
+  const auto set = [](auto& params, int input_offset, int output_offset, int low, int high) {
+    params.stride_width = params.stride_height = 2;
+    params.dilation_width_factor = params.dilation_height_factor = 1;
+    params.input_offset = input_offset;
+    params.output_offset = output_offset;
+    params.quantized_activation_min = low;
+    params.quantized_activation_max = high;
+  };
   if (depthwise) {
     DepthwiseParams params{};
-    params.stride_width = params.stride_height = 2;
-    params.dilation_width_factor = params.dilation_height_factor = 1;
     params.depth_multiplier = static_cast<int16_t>(wanted);
-    params.input_offset = 3;
-    params.output_offset = -5;
-    params.quantized_activation_min = -128;
-    params.quantized_activation_max = 127;
-    reference_integer_ops::DepthwiseConvPerChannel(params, multipliers, shifts, input, a8, Shape({1, 3, 3, wanted}), b8,
-                                                   Shape({wanted}), bias32, output, d8);
+    const RuntimeShape filter = Shape({1, 3, 3, wanted});
+    set(params, 3, -5, -128, 127);
+    reference_integer_ops::DepthwiseConvPerChannel(params, multipliers, shifts, input, a8, filter, b8, Shape({wanted}),
+                                                   bias32, output, d8);
+    set(params, 0, 0, -32768, 32767);
+    reference_integer_ops::DepthwiseConvPerChannel(params, multipliers, shifts, input, a16, filter, b8, Shape({wanted}),
+                                                   bias64, output, d16);
   } else {
     ConvParams params{};
-    params.stride_width = params.stride_height = 2;
-    params.dilation_width_factor = params.dilation_height_factor = 1;
-    params.input_offset = 3;
-    params.output_offset = -5;
-    params.quantized_activation_min = -128;
-    params.quantized_activation_max = 127;
-    reference_integer_ops::ConvPerChannel(params, multipliers, shifts, input, a8, Shape({wanted, 3, 3, channels}), b8,
-                                          Shape({wanted}), bias32, output, d8);
+    const RuntimeShape filter = Shape({wanted, 3, 3, channels});
+    set(params, 3, -5, -128, 127);
+    reference_integer_ops::ConvPerChannel(params, multipliers, shifts, input, a8, filter, b8, Shape({wanted}), bias32,
+                                          output, d8);
+    set(params, 0, 0, -32768, 32767);
+    reference_integer_ops::ConvPerChannel(params, multipliers, shifts, input, a16, filter, b8, Shape({wanted}), bias64,
+                                          output, d16);
   }
-  Equal(name, c8, d8, outputs);
+  Equal(Named<int8_t>(op), c8, d8, outputs);
+  Equal(Named<int16_t>(op), c16, d16, outputs);
 }
 
-// Of two inputs in [-6, 6] and [-4, 4], and an output in [-8, 8].
+// Of two inputs in [-6, 6] and [-4, 4], and an output in [-8, 8]. int16 has no zero points.
+template <class T>
 OPAQUE ArithmeticParams Arithmetic() {
+  constexpr bool kWide = sizeof(T) == 2;
+  constexpr int kLow = std::numeric_limits<T>::min(), kHigh = std::numeric_limits<T>::max();
   ArithmeticParams params{};
-  const double left = 12. / 255, right = 8. / 255, out = 16. / 255, twice = 2 * std::max(left, right);
-  const Scale first(left / twice), second(right / twice), last(twice / ((1 << 20) * out));
-  params.input1_offset = 3;
-  params.input2_offset = -2;
-  params.output_offset = 1;
-  params.left_shift = 20;
+  params.left_shift = kWide ? 15 : 20;
+  const double left = 12. / (kHigh - kLow), right = 8. / (kHigh - kLow), out = 16. / (kHigh - kLow);
+  const double twice = 2 * std::max(left, right);
+  const Scale first(left / twice), second(right / twice), last(twice / ((1 << params.left_shift) * out));
+  params.input1_offset = kWide ? 0 : 3;
+  params.input2_offset = kWide ? 0 : -2;
+  params.output_offset = kWide ? 0 : 1;
   params.input1_multiplier = first.multiplier;
   params.input1_shift = first.shift;
   params.input2_multiplier = second.multiplier;
   params.input2_shift = second.shift;
   params.output_multiplier = last.multiplier;
   params.output_shift = last.shift;
-  params.quantized_activation_min = -128;
-  params.quantized_activation_max = 127;
+  params.quantized_activation_min = kLow;
+  params.quantized_activation_max = kHigh;
   return params;
 }
 
-OPAQUE void Elementwise(int rows, int width) {
+// `add` and `mul` are CMSIS-NN's.
+template <class T, class Add, class Mul>
+OPAQUE void Elementwise(T* a, T* b, T* c, T* d, Add add, Mul mul, int rows, int width) {
   const int size = rows * width;
-  const RuntimeShape shape = Shape({rows, width}), column = Shape({rows, 1}), scalar = Shape({1});
-  Fill(a8, size, 40);
-  Fill(b8, size, 40);
-  const ArithmeticParams sum = Arithmetic();
-  Measure("ADD int8", "[100, 64]", size, size, [&] {
-    arm_elementwise_add_s8(a8, b8, sum.input1_offset, sum.input1_multiplier, sum.input1_shift, sum.input2_offset,
-                           sum.input2_multiplier, sum.input2_shift, sum.left_shift, c8, sum.output_offset,
-                           sum.output_multiplier, sum.output_shift, -128, 127, size);
+  const RuntimeShape shape = Shape({rows, width}), column = Shape({rows, 1}), row = Shape({1, width}),
+                     scalar = Shape({1});
+  Fill(a, size, std::numeric_limits<T>::max() / 3);
+  Fill(b, size, std::numeric_limits<T>::max() / 3);
+  const ArithmeticParams sum = Arithmetic<T>();
+  Measure(Named<T>("ADD"), "[100, 64]", size, size, [&] {
+    add(a, b, sum.input1_offset, sum.input1_multiplier, sum.input1_shift, sum.input2_offset, sum.input2_multiplier,
+        sum.input2_shift, sum.left_shift, c, sum.output_offset, sum.output_multiplier, sum.output_shift,
+        sum.quantized_activation_min, sum.quantized_activation_max, size);
   });
-  reference_ops::AddElementwise(size, sum, a8, b8, d8);
-  Equal("ADD int8", c8, d8, size);
+  reference_ops::AddElementwise(size, sum, a, b, d);
+  Equal(Named<T>("ADD"), c, d, size);
+  Measure(Named<T>("ADD"), "[100, 64] and [1, 64]", size, size, [&] {
+    if constexpr (sizeof(T) == 1) {
+      reference_integer_ops::BroadcastAdd4DSlow(sum, shape, a, row, b, shape, c);
+    } else {
+      reference_ops::BroadcastAdd4DSlow(sum, shape, a, row, b, shape, c);
+    }
+  });
 
   ArithmeticParams product = sum;
-  const Scale scale(0.02);
+  const Scale scale(2.5 / std::numeric_limits<T>::max());
   product.output_multiplier = scale.multiplier;
   product.output_shift = scale.shift;
-  Measure("MUL int8", "[100, 64]", size, size, [&] {
-    arm_elementwise_mul_s8(a8, b8, product.input1_offset, product.input2_offset, c8, product.output_offset,
-                           product.output_multiplier, product.output_shift, -128, 127, size);
+  Measure(Named<T>("MUL"), "[100, 64]", size, size, [&] {
+    mul(a, b, product.input1_offset, product.input2_offset, c, product.output_offset, product.output_multiplier,
+        product.output_shift, product.quantized_activation_min, product.quantized_activation_max, size);
   });
-  reference_integer_ops::Mul(product, shape, a8, shape, b8, shape, d8);
-  Equal("MUL int8", c8, d8, size);
-  Measure("MUL int8, broadcast", "[100, 64] by a scalar", size, size, [&] {
-    reference_integer_ops::BroadcastMul4DSlow(product, shape, a8, scalar, b8, shape, c8);
-  });
-  Measure("SUB int8", "[100, 64]", size, size,
-          [&] { reference_ops::Sub(sum, shape, a8, shape, b8, shape, c8); });
-  Measure("SUB int8, broadcast", "[100, 64] less [100, 1]", size, size,
-          [&] { reference_ops::BroadcastQuantSubSlow(sum, shape, a8, column, b8, shape, c8); });
+  reference_integer_ops::Mul(product, shape, a, shape, b, shape, d);
+  Equal(Named<T>("MUL"), c, d, size);
+  Measure(Named<T>("MUL"), "[100, 64] by a scalar", size, size,
+          [&] { reference_integer_ops::BroadcastMul4DSlow(product, shape, a, scalar, b, shape, c); });
+  Measure(Named<T>("MUL"), "[100, 64] by [100, 1]", size, size,
+          [&] { reference_integer_ops::BroadcastMul4DSlow(product, shape, a, column, b, shape, c); });
+  Measure(Named<T>("SUB"), "[100, 64]", size, size,
+          [&] { reference_ops::Sub(sum, shape, a, shape, b, shape, c); });
+  Measure(Named<T>("SUB"), "[100, 64] less [100, 1]", size, size,
+          [&] { reference_ops::BroadcastQuantSubSlow(sum, shape, a, column, b, shape, c); });
+}
 
-  const Scale wide(0.04 / 0.0003), narrow(0.0003 / 0.04);
+OPAQUE void Requantizations(int size) {
+  const Scale wide(0.04 / 0.0003), narrow(0.0003 / 0.04), near(1.3);
+  Fill(a8, size, 40);
+  Fill(a16, size, 10000);
   Measure("QUANTIZE int8 to int16", "[100, 64]", size, size,
           [&] { reference_ops::Requantize(a8, size, wide.multiplier, wide.shift, zero_point, 0, c16); });
-  Fill(a16, size, 10000);
   Measure("QUANTIZE int16 to int8", "[100, 64]", size, size,
           [&] { reference_ops::Requantize(a16, size, narrow.multiplier, narrow.shift, 0, zero_point, c8); });
+  Measure("QUANTIZE int16", "[100, 64]", size, size,
+          [&] { reference_ops::Requantize(a16, size, near.multiplier, near.shift, 0, 0, c16); });
 }
 
 OPAQUE void Activations(int size) {
@@ -348,6 +397,32 @@ OPAQUE void Activations(int size) {
   });
   Measure("LOGISTIC int16", "[100, 128]", size, size,
           [&] { reference_integer_ops::Logistic(0, zero_point, size, a16, c16); });
+  Measure("TANH int16", "[100, 128]", size, size,
+          [&] { reference_integer_ops::Tanh(0, zero_point, shape, a16, shape, c16); });
+}
+
+// TFLM's kernel is in no header: here are its steps, an element at a time.
+OPAQUE void Rsqrt(int size) {
+  Fill(a16, size, 8000);
+  for (int i = 0; i < size; ++i) a16[i] = std::max<int16_t>(1, std::abs(a16[i]));
+  const Scale scale(900);
+  Measure("RSQRT int16", "[100, 1]", size, size, [&] {
+    for (int i = 0; i < size; ++i) {
+      int32_t multiplier;
+      int shift;
+      GetInvSqrtQuantizedMultiplierExp(a16[i], -1, &multiplier, &shift);
+      const int32_t root = MultiplyByQuantizedMultiplier(static_cast<int32_t>(1), multiplier, shift + 20);
+      const int32_t out = MultiplyByQuantizedMultiplier(root, scale.multiplier, scale.shift - 20);
+      c16[i] = static_cast<int16_t>(std::min<int32_t>(std::max<int32_t>(out, -32768), 32767));
+    }
+  });
+  for (int i = 0; i < size; ++i) {
+    const double expected = std::min(900 / std::sqrt(static_cast<double>(a16[i])), 32767.);
+    if (std::abs(c16[i] - expected) > 1) {
+      printf("RSQRT int16: of %d is %d, expected %.1f\n", a16[i], c16[i], expected);
+      exit(1);
+    }
+  }
 }
 
 OPAQUE void Norm(const char* shapes, int rows, int width) {
@@ -356,15 +431,16 @@ OPAQUE void Norm(const char* shapes, int rows, int width) {
           [&] { reference_integer_ops::L2Normalization(zero_point, rows, width, a8, c8); });
 }
 
-OPAQUE void Reduce(const char* name, const char* shapes, int rows, int width, int axis, bool sum) {
+template <class T>
+OPAQUE void Reduce(T* a, T* c, const char* op, const char* shapes, int rows, int width, int axis, bool sum) {
   int32_t totals[128];
   int index[2], resolved[2];
   const int dims[] = {rows, width}, out[] = {axis == 0 ? width : rows};
   const Scale scale(0.3);
-  Fill(a8, rows * width, 40);
-  Measure(name, shapes, rows * width, out[0], [&] {
-    reference_ops::QuantizedMeanOrSum(a8, zero_point, dims, two, c8, scale.multiplier, scale.shift, one, out, one,
-                                      &axis, one, false, index, resolved, totals, sum);
+  Fill(a, rows * width, std::numeric_limits<T>::max() / 3);
+  Measure(Named<T>(op), shapes, rows * width, out[0], [&] {
+    reference_ops::QuantizedMeanOrSum(a, zero_point, dims, two, c, scale.multiplier, scale.shift, one, out, one, &axis,
+                                      one, false, index, resolved, totals, sum);
   });
 }
 
@@ -392,37 +468,62 @@ OPAQUE void Transpose(const char* shapes, std::initializer_list<int> from, std::
   Measure("TRANSPOSE int16", shapes, size, size, [&] { reference_ops::Transpose(params, before, a16, after, c16); });
 }
 
-OPAQUE void Slice(const char* shapes, std::initializer_list<int32_t> from, std::initializer_list<int32_t> begin,
-                  std::initializer_list<int32_t> size) {
+template <class T>
+OPAQUE void Slice(const T* a, T* c, const char* shapes, std::initializer_list<int32_t> from,
+                  std::initializer_list<int32_t> begin, std::initializer_list<int32_t> size) {
   SliceParams params{};
   params.begin_count = params.size_count = static_cast<int8_t>(size.size());
   std::copy(begin.begin(), begin.end(), params.begin);
   std::copy(size.begin(), size.end(), params.size);
   const RuntimeShape whole = Shape(from), part = Shape(size);
-  Measure("SLICE int8", shapes, part.FlatSize(), part.FlatSize(),
-          [&] { reference_ops::Slice(params, whole, a8, part, c8); });
+  Measure(Named<T>("SLICE"), shapes, part.FlatSize(), part.FlatSize(),
+          [&] { reference_ops::Slice(params, whole, a, part, c); });
 }
 
-OPAQUE void Concatenation(const char* shapes, int axis, std::initializer_list<int32_t> part,
-                          std::initializer_list<int32_t> whole) {
+template <class T>
+OPAQUE void Concatenation(const T* a, const T* b, T* c, const char* shapes, int axis,
+                          std::initializer_list<int32_t> part, std::initializer_list<int32_t> whole) {
   ConcatenationParams params{};
   params.axis = static_cast<int8_t>(axis);
   params.inputs_count = static_cast<uint16_t>(two);
   const RuntimeShape half = Shape(part), out = Shape(whole);
   const RuntimeShape* inputs[] = {&half, &half};
-  const int8_t* data[] = {a8, b8};
-  Measure("CONCATENATION int8", shapes, out.FlatSize(), out.FlatSize(),
-          [&] { reference_ops::Concatenation(params, inputs, data, out, c8); });
+  const T* data[] = {a, b};
+  Measure(Named<T>("CONCATENATION"), shapes, out.FlatSize(), out.FlatSize(),
+          [&] { reference_ops::Concatenation(params, inputs, data, out, c); });
 }
 
-OPAQUE void Reshape(const char* shapes, int size) {
-  Measure("RESHAPE int8", shapes, size, size, [&] { memcpy(c8, a8, size); });
+template <class T>
+OPAQUE void Reshape(const T* a, T* c, const char* shapes, int size) {
+  Measure(Named<T>("RESHAPE"), shapes, size, size, [&] { memcpy(c, a, size * sizeof(T)); });
 }
 
-void Pad(const char* shapes, cmsis_nn_dims in, cmsis_nn_dims after) {
-  const int size = (in.w + after.w) * (in.c + after.c);
-  const cmsis_nn_dims none{};
-  Measure("PAD int8", shapes, size, size, [&] { arm_pad_s8(a8, c8, 1, &in, &none, &after); });
+// [rows, width] with some rows and columns behind.
+OPAQUE void Pad(const char* shapes, int rows, int width, int more_rows, int more_columns) {
+  const cmsis_nn_dims in{1, 1, rows, width}, none{}, after{0, 0, more_rows, more_columns};
+  const RuntimeShape before = Shape({rows, width}), padded = Shape({rows + more_rows, width + more_columns});
+  const int size = padded.FlatSize();
+  PadParams params{};
+  params.left_padding_count = params.right_padding_count = 2;
+  params.right_padding[0] = more_rows;
+  params.right_padding[1] = more_columns;
+  const int8_t low = 1;
+  const int16_t zero = 0;
+  Measure("PAD int8", shapes, size, size, [&] { arm_pad_s8(a8, c8, low, &in, &none, &after); });
+  reference_ops::Pad(params, before, a8, &low, padded, d8);
+  Equal("PAD int8", c8, d8, size);
+  Measure("PAD int16", shapes, size, size, [&] { reference_ops::Pad(params, before, a16, &zero, padded, c16); });
+}
+
+// What moves numbers and changes none.
+template <class T>
+void Movements(const T* a, const T* b, T* c) {
+  Slice(a, c, "[4, 50, 16] of [4, 100, 16]", {4, 100, 16}, {0, 50, 0}, {4, 50, 16});
+  Slice(a, c, "[100, 64] of [100, 65]", {100, 65}, {0, 0}, {100, 64});
+  Slice(a, c, "[2, 19800] of [2, 19900]", {2, 19900}, {0, 0}, {2, 19800});
+  Concatenation(a, b, c, "two [4, 50, 16] on axis 1", 1, {4, 50, 16}, {4, 100, 16});
+  Concatenation(a, b, c, "two [100, 24] on axis 1", 1, {100, 24}, {100, 48});
+  Reshape(a, c, "[100, 64]", 6400);
 }
 
 }  // namespace
@@ -449,25 +550,27 @@ int main() {
   BatchMatmul("[4, 50, 16] by [4, 100, 16]", 4, 50, 100, 16);
   BatchMatmul("[4, 50, 100] by [4, 16, 100]", 4, 50, 16, 100);
   BatchMatmul("[2, 100, 12] by [2, 199, 12]", 2, 100, 199, 12);
-  Convolution("DEPTHWISE_CONV_2D int8", "[1, 200, 64, 1] by [1, 3, 3, 8]", 200, 64, 1, 8);
-  Convolution("CONV_2D int8", "[1, 100, 32, 8] by [8, 3, 3, 8]", 101, 33, 8, 8);
-  Elementwise(100, 64);
+  Convolution("[1, 200, 64, 1] by [1, 3, 3, 8]", 200, 64, 1, 8);
+  Convolution("[1, 100, 32, 8] by [8, 3, 3, 8]", 101, 33, 8, 8);
+  Convolution("[1, 100, 32, 16] by [16, 3, 3, 16]", 101, 33, 16, 16);
+  Elementwise(a8, b8, c8, d8, arm_elementwise_add_s8, arm_elementwise_mul_s8, 100, 64);
+  Elementwise(a16, b16, c16, d16, arm_elementwise_add_s16, arm_elementwise_mul_s16, 100, 64);
+  Requantizations(6400);
   Activations(12800);
+  Rsqrt(100);
   Norm("[100, 64]", 100, 64);
   Norm("[100, 48]", 100, 48);
-  Reduce("SUM int8", "[100, 64] on axis 1", 100, 64, 1, true);
-  Reduce("MEAN int8", "[100, 64] on axis 1", 100, 64, 1, false);
-  Reduce("MEAN int8", "[100, 64] on axis 0", 100, 64, 0, false);
+  Reduce(a8, c8, "SUM", "[100, 64] on axis 1", 100, 64, 1, true);
+  Reduce(a8, c8, "MEAN", "[100, 64] on axis 1", 100, 64, 1, false);
+  Reduce(a8, c8, "MEAN", "[100, 64] on axis 0", 100, 64, 0, false);
+  Reduce(a16, c16, "SUM", "[100, 64] on axis 1", 100, 64, 1, true);
+  Reduce(a16, c16, "MEAN", "[100, 64] on axis 1", 100, 64, 1, false);
   Transpose("[100, 4, 16] to [4, 100, 16]", {100, 4, 16}, {1, 0, 2});
   Transpose("[100, 4, 16] to [4, 16, 100]", {100, 4, 16}, {1, 2, 0});
   Transpose("[100, 64] to [64, 100]", {100, 64}, {1, 0});
   Transpose("[100, 8, 8, 8] to [8, 100, 8, 8]", {100, 8, 8, 8}, {2, 0, 1, 3});
-  Slice("[4, 50, 16] of [4, 100, 16]", {4, 100, 16}, {0, 50, 0}, {4, 50, 16});
-  Slice("[100, 64] of [100, 65]", {100, 65}, {0, 0}, {100, 64});
-  Slice("[2, 19800] of [2, 19900]", {2, 19900}, {0, 0}, {2, 19800});
-  Concatenation("two [4, 50, 16] on axis 1", 1, {4, 50, 16}, {4, 100, 16});
-  Concatenation("two [100, 24] on axis 1", 1, {100, 24}, {100, 48});
-  Reshape("[100, 64]", 6400);
-  Pad("[100, 64] to [100, 65]", {1, 1, 100, 64}, {0, 0, 0, 1});
-  Pad("[100, 64] to [104, 64]", {1, 1, 100, 64}, {0, 0, 4, 0});
+  Movements(a8, b8, c8);
+  Movements(a16, b16, c16);
+  Pad("[100, 64] to [100, 65]", 100, 64, 0, 1);
+  Pad("[100, 64] to [104, 64]", 100, 64, 4, 0);
 }

@@ -36,8 +36,13 @@ CMSIS = (
     'ConvolutionFunctions/arm_convolve_s8.c',
     'ConvolutionFunctions/arm_nn_mat_mult_kernel_s8_s16.c',
     'ConvolutionFunctions/arm_depthwise_conv_s8.c',
+    'ConvolutionFunctions/arm_convolve_s16.c',
+    'ConvolutionFunctions/arm_nn_mat_mult_kernel_s16.c',
+    'ConvolutionFunctions/arm_depthwise_conv_s16.c',
     'BasicMathFunctions/arm_elementwise_add_s8.c',
+    'BasicMathFunctions/arm_elementwise_add_s16.c',
     'BasicMathFunctions/arm_elementwise_mul_s8.c',
+    'BasicMathFunctions/arm_elementwise_mul_s16.c',
     'TransposeFunctions/arm_transpose_s8.c',
     'PadFunctions/arm_pad_s8.c',
 )
