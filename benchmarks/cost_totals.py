@@ -8,7 +8,7 @@ prints how far its MACs are from the published ones, and what the prices give fo
 
 from __future__ import annotations
 
-from jax_reparam.export.cost import PRICES
+from jax_reparam.export.cost import INT8
 
 Work = dict[str, tuple[int, int]]  # by operator: MACs or elements, and elements written
 
@@ -56,14 +56,14 @@ OPS = {'SOFTMAX': 10.4e6, 'SUM': 3.4e6}  # of the 2-layer model
 def main() -> None:
     for name, (work, published, total) in MODELS.items():
         macs = sum(count for op, (count, _) in work.items() if op.endswith(('CONV_2D', 'CONNECTED', 'MATMUL')))
-        found = sum(count * PRICES[op].instructions + out * PRICES[op].per_output for op, (count, out) in work.items())
+        found = sum(count * INT8[op].instructions + out * INT8[op].per_output for op, (count, out) in work.items())
         print(
             f'{name:20} {macs / 1e6:5.2f} M MACs ({macs / published - 1:+.1%}), '
             f'{found / 1e6:5.1f} M instructions, measured {total / 1e6:4.1f} ({found / total - 1:+.1%})'
         )
     for op, count in OPS.items():
         elements, _ = MODELS['2 layers, flax'][0][op]
-        print(f'{op}: {count / elements:.1f} an element in the 2-layer model, {PRICES[op].instructions} alone')
+        print(f'{op}: {count / elements:.1f} an element in the 2-layer model, {INT8[op].instructions} alone')
 
 
 if __name__ == '__main__':

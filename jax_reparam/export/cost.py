@@ -27,7 +27,7 @@ class Price:
       instructions: per MAC where the operator has MACs, else per element.
       kernel: whose kernel runs in TFLM built with CMSIS-NN.
       source: `measured`: of the kernel alone, built by itself and counted under QEMU on shapes of our models
-        (`benchmarks/kernels/`, 2026-11-25); `assumed`: nothing was measured, it may be off by a factor of two or
+        (`benchmarks/kernels/`, 2026-11-26); `assumed`: nothing was measured, it may be off by a factor of two or
         more.
       per_output: instructions per element written, beside those of MACs.
     """
@@ -38,22 +38,22 @@ class Price:
     per_output: float = 0.0
 
 
-# Of int8 kernels; figures of `measured` are what benchmarks/kernels/kernels.py prints. Where an operator was counted on
-# several shapes, the figure is of the one that our models have most of.
-PRICES: dict[str, Price] = {
+# Figures of `measured` are what benchmarks/kernels/kernels.py prints. Where an operator was counted on several shapes,
+# the figure is of the one that our models have most of.
+INT8: dict[str, Price] = {
     'FULLY_CONNECTED': Price(1.85, 'CMSIS-NN', 'measured', per_output=53.3),
     'BATCH_MATMUL': Price(2.04, 'CMSIS-NN', 'measured', per_output=51.0),
     'CONV_2D': Price(3.49, 'CMSIS-NN', 'measured'),
     'DEPTHWISE_CONV_2D': Price(11.34, 'CMSIS-NN', 'measured'),
     'SOFTMAX': Price(521.8, 'CMSIS-NN', 'measured'),
-    'TANH': Price(370.5, 'reference', 'measured'),
+    'TANH': Price(370.3, 'reference', 'measured'),
     'LOGISTIC': Price(361.5, 'reference', 'measured'),
-    'SUB': Price(94.3, 'reference', 'measured'),
-    'SUM': Price(82.0, 'reference', 'measured'),
-    'MEAN': Price(82.0, 'reference', 'measured'),
+    'SUB': Price(94.4, 'reference', 'measured'),
+    'SUM': Price(83.0, 'reference', 'measured'),
+    'MEAN': Price(83.0, 'reference', 'measured'),
     'ADD': Price(81.1, 'CMSIS-NN', 'measured'),
-    'L2_NORMALIZATION': Price(55.5, 'reference', 'measured'),
-    'QUANTIZE': Price(43.5, 'reference', 'measured'),
+    'L2_NORMALIZATION': Price(55.4, 'reference', 'measured'),
+    'QUANTIZE': Price(43.8, 'reference', 'measured'),
     'MUL': Price(35.9, 'CMSIS-NN', 'measured'),
     'TRANSPOSE': Price(5.9, 'CMSIS-NN', 'measured'),
     'SLICE': Price(6.0, 'reference', 'measured'),
@@ -66,13 +66,34 @@ PRICES: dict[str, Price] = {
     'RSQRT': Price(450.0, 'reference', 'assumed'),
     'AVERAGE_POOL_2D': Price(10.0, 'CMSIS-NN', 'assumed'),
 }
-# Of the same kernels in 16 bits, where they are others; per MAC of a BATCH_MATMUL from depths of 16 and 100.
-PRICES_INT16: dict[str, Price] = {
-    'BATCH_MATMUL': Price(1.94, 'CMSIS-NN', 'measured', per_output=43.4),
-    'FULLY_CONNECTED': Price(3.27, 'CMSIS-NN', 'measured'),
-    'LOGISTIC': Price(20.5, 'reference', 'measured'),
+# TFLM gives every depthwise convolution of int16 to the kernel that fits any shape. MUL is mostly by a column or a row,
+# which the reference kernel does.
+INT16: dict[str, Price] = {
+    'FULLY_CONNECTED': Price(2.36, 'CMSIS-NN', 'measured', per_output=59.3),
+    'BATCH_MATMUL': Price(1.93, 'CMSIS-NN', 'measured', per_output=43.4),
+    'CONV_2D': Price(3.44, 'CMSIS-NN', 'measured'),
+    'DEPTHWISE_CONV_2D': Price(31.22, 'CMSIS-NN', 'measured'),
+    'RSQRT': Price(426.1, 'reference', 'measured'),
+    'SUB': Price(87.8, 'reference', 'measured'),
+    'SUM': Price(83.0, 'reference', 'measured'),
+    'MEAN': Price(83.0, 'reference', 'measured'),
+    'ADD': Price(78.4, 'CMSIS-NN', 'measured'),
+    'MUL': Price(55.8, 'reference', 'measured'),
     'SOFTMAX': Price(50.5, 'CMSIS-NN', 'measured'),
+    'QUANTIZE': Price(43.4, 'reference', 'measured'),
+    'PAD': Price(38.8, 'reference', 'measured'),
+    'PADV2': Price(38.8, 'reference', 'measured'),
+    'TANH': Price(21.3, 'reference', 'measured'),
+    'LOGISTIC': Price(20.5, 'reference', 'measured'),
+    'TRANSPOSE': Price(7.3, 'reference', 'measured'),
+    'SLICE': Price(6.0, 'reference', 'measured'),
+    'CONCATENATION': Price(2.7, 'reference', 'measured'),
+    'RESHAPE': Price(1.1, 'reference', 'measured'),
+    'SQUARED_DIFFERENCE': Price(100.0, 'reference', 'assumed'),
+    'AVERAGE_POOL_2D': Price(10.0, 'CMSIS-NN', 'assumed'),
 }
+# By the type of what a node reads. A model whose input is of one of these types has a cost.
+PRICES: dict[str, Mapping[str, Price]] = {'int8': INT8, 'int16': INT16}
 # Operators without a price of their own run on reference kernels that visit each element.
 OTHERS = Price(15.0, 'reference', 'assumed')
 
@@ -130,18 +151,16 @@ class Cost:
         }
 
 
-def of_model(model: bytes, prices: Mapping[str, Price] = PRICES) -> Cost:
-    """Counts the work of a model with int8 input, and estimates its instructions.
-
-    Nodes in 16 bits (`mixed`) have the prices of `PRICES_INT16` before those of `prices`.
+def of_model(model: bytes, prices: Mapping[str, Mapping[str, Price]] = PRICES) -> Cost:
+    """Counts the work of a quantised model, and estimates its instructions.
 
     Raises:
-      ValueError: not an int8 model with one graph, one input and one output.
+      ValueError: not a model with one graph, one output and one input, of a type that has prices.
     """
     content = flatbuffer.tree(model)
     found = flatbuffer.graph(model).input.dtype
-    if found != 'int8':
-        raise ValueError(f'expected an int8 model, since the prices are those of int8 kernels, got {found}')
+    if found not in prices:
+        raise ValueError(f'expected a model of {" or ".join(prices)}, whose kernels have prices, got {found}')
     work: dict[tuple[str, str], list[int]] = {}
     for op, node in zip(flatbuffer.operator_names(content), content.subgraphs[0].operators, strict=True):
         dtype = flatbuffer.type_name(content.subgraphs[0].tensors[node.inputs[0]].type)
@@ -151,7 +170,7 @@ def of_model(model: bytes, prices: Mapping[str, Price] = PRICES) -> Cost:
         row[2] += math.prod(_shape(content, node.inputs[0] if op in _READERS else node.outputs[0]))
     rows = []
     for (op, dtype), (nodes, count, elements) in work.items():
-        price = ({**prices, **PRICES_INT16} if dtype == 'int16' else prices).get(op, OTHERS)
+        price = prices.get(dtype, {}).get(op, OTHERS)
         spent = round((count if op in _MAC_OPS else elements) * price.instructions + elements * price.per_output)
         rows.append(Row(op, dtype, nodes, count, elements, spent, 0.0, price))
     total = max(1, sum(row.instructions for row in rows))

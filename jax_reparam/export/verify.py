@@ -32,7 +32,7 @@ def verify(
     """
     reference_uar = gates.uar(reference, windows)
     entry = manifest.form(name, model, flatbuffer.graph(model))
-    if entry['input']['dtype'] == 'int8':
+    if entry['input']['dtype'] in cost.PRICES:
         entry['cost'] = cost.of_model(model).as_json()
     failures = []
     reason = tflm.missing()

@@ -9,7 +9,7 @@ import pytest
 
 from helpers import TINY_MODELS, drawn, quick_jit
 from jax_reparam import deploy, models
-from jax_reparam.export import convert, flatbuffer, forms, interpret, tflm
+from jax_reparam.export import convert, cost, flatbuffer, forms, interpret, tflm
 from jax_reparam.export.tidy import tidy
 
 FRAMES, BANDS = 61, 12
@@ -106,5 +106,6 @@ def test_without_l2_normalization_it_is_the_same_function(name):
         np.testing.assert_allclose(logits, expected, atol=1e-4)
     int16 = forms.integer(function, windows, 'int16')
     assert flatbuffer.graph(int16).input.dtype == 'int16'
+    assert {row.price.source for row in cost.of_model(int16).rows} == {'measured'}
     for logits in run_everywhere(int16, windows).values():
         assert snr(logits, np.asarray(expected)) > 25

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jax_reparam import macs as jaxpr
-from jax_reparam.export import cost, forms
+from jax_reparam.export import card, cost, forms, manifest
 
 
 def int8(function, *shape):
@@ -52,7 +54,7 @@ def test_instructions_are_work_times_price(convolutions):
     price = cost.Price(2.0, 'CMSIS-NN', 'measured')
     prices = {'CONV_2D': price, 'SOFTMAX': cost.Price(10.0, 'CMSIS-NN', 'measured')}
     prices['FULLY_CONNECTED'] = cost.Price(1.2, 'CMSIS-NN', 'measured', per_output=7.0)
-    found = cost.of_model(convolutions[1], prices)
+    found = cost.of_model(convolutions[1], {'int8': prices})
     by_op = {row.op: row for row in found.rows}
     assert by_op['CONV_2D'].instructions == 2 * by_op['CONV_2D'].macs
     assert by_op['SOFTMAX'].instructions == 10 * 3
@@ -66,6 +68,28 @@ def test_instructions_are_work_times_price(convolutions):
 def test_a_sum_costs_what_it_reads():
     model = int8(lambda x: x.sum(axis=1), 6, 7)
     assert [(row.op, row.elements) for row in cost.of_model(model).rows if row.op == 'SUM'] == [('SUM', 42)]
+
+
+def test_a_node_has_the_price_of_the_type_it_reads(exported):
+    price = lambda instructions: {'SOFTMAX': cost.Price(instructions, 'CMSIS-NN', 'measured')}
+    prices = {'int8': price(10.0), 'int16': price(3.0)}
+    for form, dtype, instructions in (('int8', 'int8', 10), ('mixed', 'int16', 3), ('int16', 'int16', 3)):
+        found = cost.of_model((exported.path / f'model_{form}.tflite').read_bytes(), prices)
+        (row,) = (row for row in found.rows if row.op == 'SOFTMAX')
+        assert (row.dtype, row.instructions) == (dtype, instructions * row.elements)
+
+
+def test_every_quantised_form_has_a_cost(exported):
+    forms = exported.manifest['forms']
+    assert {name for name, form in forms.items() if 'cost' in form} == set(manifest.QUANTISED)
+    text = (exported.path / 'MODEL_CARD.md').read_text()
+    for name in manifest.QUANTISED:
+        found = cost.of_model((exported.path / forms[name]['file']).read_bytes())
+        assert forms[name]['cost'] == found.as_json()
+        millions = f'{found.instructions / 1e6:.1f}'
+        assert re.search(rf'^\| {name} \|[^|]*\|[^|]*\| {millions} \|', text, re.MULTILINE)
+        (line,) = (line for line in card.summary(exported.path, exported.manifest) if f'model_{name}.tflite' in line)
+        assert f'{millions} M instructions' in line
 
 
 def test_json_tells_how_much_is_assumed(exported):
@@ -87,5 +111,5 @@ def test_table(exported):
 
 
 def test_a_float_model_is_refused(exported):
-    with pytest.raises(ValueError, match=r'expected an int8 model, .* got float32'):
+    with pytest.raises(ValueError, match=r'expected a model of int8 or int16, .* got float32'):
         cost.of_model((exported.path / 'model_float32.tflite').read_bytes())
