@@ -38,7 +38,7 @@ def transformer(tokens: int, layers: int, stem: int, norm: str) -> Work:
 MODELS: dict[str, tuple[Work, float, float]] = {
     'DS-CNN': (
         {
-            'CONV_2D': (125 * 64 * (40 + 4 * 64), 0),
+            'CONV_2D': (125 * 64 * (40 + 4 * 64), 125 * 64 * 5),
             'DEPTHWISE_CONV_2D': (125 * 64 * 4 * 9, 0),
             'FULLY_CONNECTED': (64 * 12, 12),
             'SOFTMAX': (12, 0),

@@ -232,7 +232,7 @@ OPAQUE void BatchMatmul(const char* shapes, int batch, int rows, int columns, in
 // channels; depthwise where there is one channel.
 OPAQUE void Convolution(const char* shapes, int height, int width, int channels, int wanted) {
   alignas(8) static int16_t scratch[1024];
-  static int32_t multipliers[16], shifts[16];
+  static int32_t multipliers[32], shifts[32];
   const bool depthwise = channels == 1;
   const char* op = depthwise ? "DEPTHWISE_CONV_2D" : "CONV_2D";
   const int rows = (height - 3) / 2 + 1, columns = (width - 3) / 2 + 1, outputs = rows * columns * wanted;
@@ -551,8 +551,10 @@ int main() {
   BatchMatmul("[4, 50, 100] by [4, 16, 100]", 4, 50, 16, 100);
   BatchMatmul("[2, 100, 12] by [2, 199, 12]", 2, 100, 199, 12);
   Convolution("[1, 200, 64, 1] by [1, 3, 3, 8]", 200, 64, 1, 8);
+  Convolution("[1, 200, 64, 1] by [1, 3, 3, 16]", 200, 64, 1, 16);
   Convolution("[1, 100, 32, 8] by [8, 3, 3, 8]", 101, 33, 8, 8);
   Convolution("[1, 100, 32, 16] by [16, 3, 3, 16]", 101, 33, 16, 16);
+  Convolution("[1, 100, 32, 32] by [32, 3, 3, 32]", 101, 33, 32, 32);
   Elementwise(a8, b8, c8, d8, arm_elementwise_add_s8, arm_elementwise_mul_s8, 100, 64);
   Elementwise(a16, b16, c16, d16, arm_elementwise_add_s16, arm_elementwise_mul_s16, 100, 64);
   Requantizations(6400);

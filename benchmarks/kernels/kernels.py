@@ -102,7 +102,7 @@ def main() -> None:
         raise SystemExit(f'a loop of two instructions counts as {loop[4] / loop[2]:.3f}: a tick is not {TICK}')
     for name, shapes, units, _, count in found:
         print(f'{name:24} {shapes:40} {count / units:8.2f}')
-    for name in ('FULLY_CONNECTED int8', 'FULLY_CONNECTED int16', 'BATCH_MATMUL int8', 'BATCH_MATMUL int16'):
+    for name in (f'{op} {dtype}' for op in ('FULLY_CONNECTED', 'BATCH_MATMUL', 'CONV_2D') for dtype in ('int8', 'int16')):
         work = np.array([[row[2] / row[4], row[3] / row[4]] for row in found if row[0] == name])
         (mac, output), *_ = np.linalg.lstsq(work, np.ones(len(work)))
         worst = np.abs(work @ [mac, output] - 1).max()

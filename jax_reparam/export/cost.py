@@ -43,7 +43,7 @@ class Price:
 INT8: dict[str, Price] = {
     'FULLY_CONNECTED': Price(1.85, 'CMSIS-NN', 'measured', per_output=53.3),
     'BATCH_MATMUL': Price(2.04, 'CMSIS-NN', 'measured', per_output=51.0),
-    'CONV_2D': Price(3.49, 'CMSIS-NN', 'measured'),
+    'CONV_2D': Price(1.38, 'CMSIS-NN', 'measured', per_output=148.4),
     'DEPTHWISE_CONV_2D': Price(11.34, 'CMSIS-NN', 'measured'),
     'SOFTMAX': Price(521.8, 'CMSIS-NN', 'measured'),
     'TANH': Price(370.3, 'reference', 'measured'),
@@ -71,7 +71,7 @@ INT8: dict[str, Price] = {
 INT16: dict[str, Price] = {
     'FULLY_CONNECTED': Price(2.36, 'CMSIS-NN', 'measured', per_output=59.3),
     'BATCH_MATMUL': Price(1.93, 'CMSIS-NN', 'measured', per_output=43.4),
-    'CONV_2D': Price(3.44, 'CMSIS-NN', 'measured'),
+    'CONV_2D': Price(1.59, 'CMSIS-NN', 'measured', per_output=130.5),
     'DEPTHWISE_CONV_2D': Price(31.22, 'CMSIS-NN', 'measured'),
     'RSQRT': Price(426.1, 'reference', 'measured'),
     'SUB': Price(87.8, 'reference', 'measured'),
