@@ -25,13 +25,17 @@ from jax_reparam.export import biases, convert, folding, gates, interpret, round
 FORMS: dict[convert.Activations, Norm] = {'int8': 'l2', 'int16': 'rsqrt'}
 # A quantised model, the float32 one and calibration windows to a quantised one.
 Step = Callable[[bytes, bytes, np.ndarray], bytes]
+
+
+def together(model: bytes, float32: bytes, windows: np.ndarray) -> bytes:
+    return rounding.rounded(model, float32, rounding.covariances(float32, windows))
+
+
 STEPS: dict[str, Step] = {
     'converter': lambda model, float32, windows: model,
-    'weights together': rounding.rounded,
+    'weights together': together,
     'biases corrected': biases.corrected,
-    'both': lambda model, float32, windows: biases.corrected(
-        rounding.rounded(model, float32, windows), float32, windows
-    ),
+    'both': lambda model, float32, windows: biases.corrected(together(model, float32, windows), float32, windows),
 }
 
 

@@ -9,6 +9,7 @@ tick is 40 instructions, which a loop of known length confirms. An instruction t
 from __future__ import annotations
 
 import argparse
+import itertools
 import subprocess
 import tempfile
 from pathlib import Path
@@ -102,7 +103,8 @@ def main() -> None:
         raise SystemExit(f'a loop of two instructions counts as {loop[4] / loop[2]:.3f}: a tick is not {TICK}')
     for name, shapes, units, _, count in found:
         print(f'{name:24} {shapes:40} {count / units:8.2f}')
-    for name in (f'{op} {dtype}' for op in ('FULLY_CONNECTED', 'BATCH_MATMUL', 'CONV_2D') for dtype in ('int8', 'int16')):
+    for op, dtype in itertools.product(('FULLY_CONNECTED', 'BATCH_MATMUL', 'CONV_2D'), ('int8', 'int16')):
+        name = f'{op} {dtype}'
         work = np.array([[row[2] / row[4], row[3] / row[4]] for row in found if row[0] == name])
         (mac, output), *_ = np.linalg.lstsq(work, np.ones(len(work)))
         worst = np.abs(work @ [mac, output] - 1).max()

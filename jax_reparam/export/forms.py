@@ -65,10 +65,10 @@ class Made:
 def quantised(
     function: convert.Function,
     windows: np.ndarray,
-    activations: convert.Activations = 'int8',
+    activations: convert.Activations,
     *,
     float32: bytes,
-    ranges: np.ndarray,
+    inputs: rounding.Covariances,
 ) -> bytes:
     """Makes a form that computes in integers, as the converter leaves it, with its weights rounded anew.
 
@@ -76,15 +76,15 @@ def quantised(
 
     Args:
       function: features `[1, frames, n_mels]` to logits `[1, C]`, with its parameters inside.
-      windows: calibration windows, `[W, frames, n_mels]`.
+      windows: those that set the ranges, `[W, frames, n_mels]`.
       activations: see `convert.quantise`.
       float32: what `convert.to_float32` makes of the function.
-      ranges: windows that set the ranges.
+      inputs: `rounding.covariances` of that.
 
     Raises:
       ConversionError: TensorFlow refused the graph.
     """
-    return rounding.rounded(convert.quantise(function, ranges, activations), float32, windows)
+    return rounding.rounded(convert.quantise(function, windows, activations), float32, inputs)
 
 
 def finished(quantised: bytes, float32: bytes, windows: np.ndarray, *, mix: bool = False) -> bytes:
@@ -95,7 +95,8 @@ def finished(quantised: bytes, float32: bytes, windows: np.ndarray, *, mix: bool
 def integer(function: convert.Function, windows: np.ndarray, form: str = 'int8') -> bytes:
     """Quantises a function as one of `manifest.QUANTISED` and makes it ready for a device (`tidy`); see `quantised`."""
     float32 = convert.to_float32(function, (1, *windows.shape[1:]))
-    made = quantised(function, windows, _activations(form), float32=float32, ranges=windows)
+    inputs = rounding.covariances(float32, windows)
+    made = quantised(function, windows, _activations(form), float32=float32, inputs=inputs)
     return tidy(finished(made, float32, windows, mix=form == 'mixed'))
 
 
@@ -116,7 +117,9 @@ class Maker:
     def __init__(self, function: Deployed, calibration: np.ndarray, validation: Windows, reference: np.ndarray) -> None:
         self._function, self._calibration = function, calibration
         self._validation, self._reference = validation, reference
+        # Neither depends on a way but for its graph.
         self._float32: dict[Norm, bytes] = {}
+        self._inputs: dict[Norm, rounding.Covariances] = {}
         self._quantised: dict[tuple[convert.Activations, Way], bytes] = {}
         self._tried: dict[tuple[str, Way], tuple[bytes, gates.Score]] = {}
 
@@ -153,7 +156,11 @@ class Maker:
         activations, float32 = _activations(kind), self._graph(way.norm)
         if (activations, way) not in self._quantised:
             self._quantised[activations, way] = quantised(
-                self._bound(way.norm), self._calibration, activations, float32=float32, ranges=self._ranges(way)
+                self._bound(way.norm),
+                self._ranges(way),
+                activations,
+                float32=float32,
+                inputs=self._covariances(way.norm),
             )
         model = finished(self._quantised[activations, way], float32, self._calibration, mix=kind == 'mixed')
         # As TFLM rounds, nearly, and several times as fast.
@@ -164,6 +171,11 @@ class Maker:
         if norm not in self._float32:
             self._float32[norm] = convert.to_float32(self._bound(norm), (1, *self._calibration.shape[1:]))
         return self._float32[norm]
+
+    def _covariances(self, norm: Norm) -> rounding.Covariances:
+        if norm not in self._inputs:
+            self._inputs[norm] = rounding.covariances(self._graph(norm), self._calibration)
+        return self._inputs[norm]
 
     def _bound(self, norm: Norm) -> convert.Function:
         return lambda features: self._function(features, norm)

@@ -11,7 +11,8 @@ Means are left to `biases`: what counts here is how the output varies.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -25,8 +26,31 @@ SCALES = np.linspace(1, 1.5, 64)
 DAMPING = 1e-3
 LIMIT = 127
 
+# Operator, input tensor and the kernel's shape for one channel: layers that agree in these see the same inputs.
+View: TypeAlias = tuple[str, int, tuple[int, ...]]
+# Of each group of inputs, `[G, K, K]`.
+Covariances: TypeAlias = Mapping[View, np.ndarray]
 
-def rounded(quantised: bytes, float32: bytes, windows: np.ndarray) -> bytes:
+
+def covariances(float32: bytes, windows: np.ndarray) -> Covariances:
+    """How the inputs of a model's linear layers and convolutions vary together, on windows.
+
+    Args:
+      float32: the .tflite file.
+      windows: standardised features, `[W, frames, n_mels]`; at most `WINDOWS` of them are used, evenly spaced.
+    """
+    content = flatbuffer.tree(float32)
+    views = {_view(content, operator, node) for operator, node, _ in twin.layers(content, content)}
+    sums: dict[View, Any] = dict.fromkeys(views, 0.0)
+    sources = sorted({source for _, source, _ in views})
+    for seen in twin.observe(float32, sources, samples.evenly(windows, WINDOWS)):
+        for operator, source, shape in views:
+            x = _inputs(operator, seen[source].astype(np.float64), shape)
+            sums[operator, source, shape] += x.transpose(0, 2, 1) @ x
+    return {view: _covariance(total) for view, total in sums.items()}
+
+
+def rounded(quantised: bytes, float32: bytes, inputs: Covariances) -> bytes:
     """Rounds the weights of a quantised model anew, and sets their scales.
 
     Biases have the scale of the weights in theirs, so they are wrong until `biases.corrected` sets them.
@@ -34,37 +58,27 @@ def rounded(quantised: bytes, float32: bytes, windows: np.ndarray) -> bytes:
     Args:
       quantised: the .tflite file.
       float32: the same graph in float32.
-      windows: standardised features, `[W, frames, n_mels]`; at most `WINDOWS` of them are used, evenly spaced.
+      inputs: `covariances` of that.
 
     Raises:
       ValueError: the two are not the same graph.
     """
     content, reference = flatbuffer.tree(quantised), flatbuffer.tree(float32)
-    # By tensor of the weights, which equal ones may share: the operator, its input, and the kernel.
-    layers = {
-        int(node.inputs[1]): (
-            operator,
-            int(other.inputs[0]),
-            flatbuffer.constant(reference, other.inputs[1]).astype(np.float64),
-        )
-        for operator, node, other in twin.layers(content, reference)
-    }
-    # Layers that read the same tensor in the same way see the same inputs.
-    views = {(operator, source, kernel.shape[1:]) for operator, source, kernel in layers.values()}
-    sums: dict[Any, Any] = dict.fromkeys(views, 0.0)
-    sources = sorted({source for _, source, _ in views})
-    for seen in twin.observe(float32, sources, samples.evenly(windows, WINDOWS)):
-        for operator, source, shape in views:
-            inputs = _inputs(operator, seen[source].astype(np.float64), shape)
-            sums[operator, source, shape] += inputs.transpose(0, 2, 1) @ inputs
-    for tensor, (operator, source, kernel) in layers.items():
-        covariance = _covariance(sums[operator, source, kernel.shape[1:]])
+    # By tensor of the weights, which equal ones may share.
+    layers = {int(node.inputs[1]): (operator, other) for operator, node, other in twin.layers(content, reference)}
+    for tensor, (operator, other) in layers.items():
+        kernel = flatbuffer.constant(reference, other.inputs[1]).astype(np.float64)
+        covariance = inputs[_view(reference, operator, other)]
         quantization = content.subgraphs[0].tensors[tensor].quantization
         rows = _rows(operator, kernel, len(covariance))
         steps, scales = nearest(rows, covariance, np.asarray(quantization.scale))
         flatbuffer.set_constant(content, tensor, _kernel(operator, steps, kernel.shape))
         quantization.scale = scales.astype(np.float32)
     return flatbuffer.pack(content)
+
+
+def _view(content: Any, operator: str, node: Any) -> View:
+    return operator, int(node.inputs[0]), flatbuffer.shape(content, int(node.inputs[1]))[1:]
 
 
 def nearest(rows: np.ndarray, covariance: np.ndarray, scales: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

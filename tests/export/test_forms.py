@@ -6,12 +6,30 @@ import jax
 import numpy as np
 import pytest
 
-from jax_reparam.export import convert, flatbuffer, forms, gates
+from jax_reparam.export import convert, flatbuffer, forms, gates, rounding
 from jax_reparam.export.samples import Windows
 
 
 def score(snr, differing):
     return gates.Score(1 - differing / 50, differing, snr, uar=0.8, max_abs_diff=0.1)
+
+
+def stand_in(monkeypatch, quantised, finished):
+    """For all that takes time: a model is one byte, and its logits. Returns the graphs whose inputs are watched."""
+    watched = []
+
+    def covariances(float32, windows):
+        watched.append(float32)
+        return float32, len(windows)
+
+    monkeypatch.setattr(forms, 'quantised', quantised)
+    monkeypatch.setattr(forms, 'finished', finished)
+    monkeypatch.setattr(forms, 'tidy', lambda model: model)
+    monkeypatch.setattr(forms.convert, 'to_float32', lambda function, shape: function(np.zeros(shape)))
+    monkeypatch.setattr(forms.rounding, 'covariances', covariances)
+    monkeypatch.setattr(forms.interpret, 'load', lambda model, reference: lambda windows: model[0])
+    monkeypatch.setattr(gates, 'uar', lambda logits, windows: 0.8)
+    return watched
 
 
 @pytest.mark.parametrize(
@@ -26,24 +44,20 @@ def score(snr, differing):
 def test_the_choice(monkeypatch, scores, norm, ranges, tried):
     made = []
 
-    def quantised(function, windows, activations, *, float32, ranges):
-        made.append(ranges)
+    def quantised(function, windows, activations, *, float32, inputs):
+        made.append(windows)
+        assert inputs == (float32, 16)  # of all windows, also where fewer set the ranges
         return bytes([len(made)])
 
     def finished(model, float32, windows, *, mix):
         assert not mix
         return model
 
-    monkeypatch.setattr(forms, 'quantised', quantised)
-    monkeypatch.setattr(forms, 'finished', finished)
-    monkeypatch.setattr(forms, 'tidy', lambda model: model)
-    monkeypatch.setattr(forms.convert, 'to_float32', lambda function, shape: b'float32')
-    monkeypatch.setattr(forms.interpret, 'load', lambda model, reference: lambda windows: model[0])
+    stand_in(monkeypatch, quantised, finished)
     monkeypatch.setattr(gates, 'score', lambda reference, logits, windows: scores[logits - 1])
-    monkeypatch.setattr(gates, 'uar', lambda logits, windows: 0.8)
     calibration = np.zeros((16, 3, 2), np.float32)
     validation = Windows(calibration[:4], np.arange(4), np.zeros(4, int))
-    found = forms.Maker(lambda features, norm: features, calibration, validation, np.zeros((4, 2))).make('int8')
+    found = forms.Maker(lambda features, norm: norm, calibration, validation, np.zeros((4, 2))).make('int8')
     assert (found.how['norm'], found.how['ranges'], len(found.how['tried'])) == (norm, ranges, tried)
     assert len(made) == tried
     chosen = next(i for i, way in enumerate(found.how['tried']) if (way['norm'], way['ranges']) == (norm, ranges))
@@ -53,24 +67,20 @@ def test_the_choice(monkeypatch, scores, norm, ranges, tried):
 def test_two_forms_share_what_was_tried(monkeypatch):
     made, mixed = [], []
 
-    def quantised(function, windows, activations, *, float32, ranges):
-        made.append((activations, len(ranges)))
+    def quantised(function, windows, activations, *, float32, inputs):
+        made.append((activations, len(windows)))
+        assert inputs == (float32, 16)
         return bytes([len(made)])
 
     def finished(model, float32, windows, *, mix):
         mixed.append(mix)
         return model
 
-    monkeypatch.setattr(forms, 'quantised', quantised)
-    monkeypatch.setattr(forms, 'finished', finished)
-    monkeypatch.setattr(forms, 'tidy', lambda model: model)
-    monkeypatch.setattr(forms.convert, 'to_float32', lambda function, shape: b'float32')
-    monkeypatch.setattr(forms.interpret, 'load', lambda model, reference: lambda windows: model[0])
+    watched = stand_in(monkeypatch, quantised, finished)
     monkeypatch.setattr(gates, 'score', lambda reference, logits, windows: score(30, 9))
-    monkeypatch.setattr(gates, 'uar', lambda logits, windows: 0.8)
     calibration = np.zeros((16, 3, 2), np.float32)
     validation = Windows(calibration[:4], np.arange(4), np.zeros(4, int))
-    maker = forms.Maker(lambda features, norm: features, calibration, validation, np.zeros((4, 2)))
+    maker = forms.Maker(lambda features, norm: norm, calibration, validation, np.zeros((4, 2)))
     maker.make('int8')
     found = maker.make('int8_npu')
     assert {way['norm'] for way in found.how['tried']} == {'rsqrt'}
@@ -83,6 +93,8 @@ def test_two_forms_share_what_was_tried(monkeypatch):
     maker.make('mixed')
     assert made[5:] == []
     assert mixed[5:] == [True, True]
+    # And each graph was watched once.
+    assert sorted(watched) == ['l2', 'rsqrt']
 
 
 def test_fewer_windows_give_narrower_ranges():
@@ -93,10 +105,10 @@ def test_fewer_windows_give_narrower_ranges():
     kernel = rng.standard_normal((4, 3)).astype(np.float32)
     function = lambda x: jax.nn.relu(x @ kernel + 0.1).mean(axis=1)
     float32 = convert.to_float32(function, (1, 6, 4))
-    scales = [
-        flatbuffer.graph(
-            forms.quantised(function, windows, float32=float32, ranges=windows[:: round(1 / way.share)])
-        ).input.scale
+    inputs = rounding.covariances(float32, windows)
+    models = [
+        forms.quantised(function, windows[:: round(1 / way.share)], 'int8', float32=float32, inputs=inputs)
         for way in (forms.WAYS['int8'][0], forms.WAYS['int8'][2])
     ]
+    scales = [flatbuffer.graph(model).input.scale for model in models]
     assert scales[1] < scales[0] / 4

@@ -46,6 +46,10 @@ def layer(request):
     return request.param, function
 
 
+def rounded(model, float32, windows):
+    return rounding.rounded(model, float32, rounding.covariances(float32, windows))
+
+
 def spread(function, model, windows):
     """How far outputs lie from the function's, but for what `biases` takes off: root of the mean square."""
     expected = np.concatenate([function(window[None]) for window in windows])
@@ -60,7 +64,7 @@ def test_the_output_comes_nearer(layer, windows):
     float32 = convert.to_float32(function, (1, *windows.shape[1:]))
     assert operator in flatbuffer.graph(float32).ops
     plain = convert.quantise(function, windows, 'int16')
-    models = [biases.corrected(model, float32, seen) for model in (plain, rounding.rounded(plain, float32, seen))]
+    models = [biases.corrected(model, float32, seen) for model in (plain, rounded(plain, float32, seen))]
     before, after = (spread(function, model, others) for model in models)
     assert after < before / (1.5 if operator == 'FULLY_CONNECTED' else 2)
 
@@ -70,7 +74,7 @@ def test_what_never_varies_does_not_count(windows):
     kernel = np.random.default_rng(1).standard_normal(KERNELS['FULLY_CONNECTED']).astype(np.float32)
     function = lambda features: features[0] @ kernel + np.ones((1, 8), np.float32)
     model, float32 = convert.quantise(function, windows), convert.to_float32(function, (1, *windows.shape[1:]))
-    trees = [flatbuffer.tree(rounding.rounded(model, float32, some)) for some in (windows, windows + 10)]
+    trees = [flatbuffer.tree(rounded(model, float32, some)) for some in (windows, windows + 10)]
     weights = [flatbuffer.constant(tree, tree.subgraphs[0].operators[-1].inputs[1]) for tree in trees]
     np.testing.assert_array_equal(*weights)
 
@@ -79,7 +83,7 @@ def test_what_never_varies_does_not_count(windows):
 def test_nothing_but_weights_changes(layer, windows, activations):
     _, function = layer
     model = convert.quantise(function, windows, activations)
-    found = rounding.rounded(model, convert.to_float32(function, (1, *windows.shape[1:])), windows)
+    found = rounded(model, convert.to_float32(function, (1, *windows.shape[1:])), windows)
     before, after = (flatbuffer.tree(file) for file in (model, found))
     assert flatbuffer.operator_names(before) == flatbuffer.operator_names(after)
     weights = {int(node.inputs[1]) for node in before.subgraphs[0].operators if len(node.inputs) == 3}
@@ -147,4 +151,4 @@ def test_another_graph_is_refused(windows):
     function, other = (lambda x: x.sum(axis=1)), (lambda x: x @ np.ones((16, 2), np.float32))
     model = convert.quantise(function, windows)
     with pytest.raises(ValueError, match='expected the operators of the float32 graph'):
-        rounding.rounded(model, convert.to_float32(other, (1, *windows.shape[1:])), windows)
+        rounded(model, convert.to_float32(other, (1, *windows.shape[1:])), windows)
