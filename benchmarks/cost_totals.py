@@ -56,7 +56,7 @@ OPS = {'SOFTMAX': 10.4e6, 'SUM': 3.4e6}  # of the 2-layer model
 def main() -> None:
     for name, (work, published, total) in MODELS.items():
         macs = sum(count for op, (count, _) in work.items() if op.endswith(('CONV_2D', 'CONNECTED', 'MATMUL')))
-        found = sum(count * INT8[op].instructions + out * INT8[op].per_output for op, (count, out) in work.items())
+        found = sum(INT8[op].of(count, out, spread=op == 'SUB') for op, (count, out) in work.items())
         print(
             f'{name:20} {macs / 1e6:5.2f} M MACs ({macs / published - 1:+.1%}), '
             f'{found / 1e6:5.1f} M instructions, measured {total / 1e6:4.1f} ({found / total - 1:+.1%})'

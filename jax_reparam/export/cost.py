@@ -30,12 +30,20 @@ class Price:
         (`benchmarks/kernels/`, 2026-11-26); `assumed`: nothing was measured, it may be off by a factor of two or
         more.
       per_output: instructions per element written, beside those of MACs.
+      spread: in place of `instructions` where one input has fewer elements than the other; None: the same. TFLM takes
+        a reference kernel for it.
     """
 
     instructions: float
     kernel: Literal['CMSIS-NN', 'reference']
     source: Literal['measured', 'assumed']
     per_output: float = 0.0
+    spread: float | None = None
+
+    def of(self, units: int, outputs: int, spread: bool) -> float:
+        """Instructions of a node."""
+        each = self.spread if spread and self.spread is not None else self.instructions
+        return units * each + outputs * self.per_output
 
 
 # Figures of `measured` are what benchmarks/kernels/kernels.py prints. Where an operator was counted on several shapes,
@@ -48,13 +56,13 @@ INT8: dict[str, Price] = {
     'SOFTMAX': Price(521.8, 'CMSIS-NN', 'measured'),
     'TANH': Price(370.3, 'reference', 'measured'),
     'LOGISTIC': Price(361.5, 'reference', 'measured'),
-    'SUB': Price(94.4, 'reference', 'measured'),
+    'SUB': Price(85.1, 'reference', 'measured', spread=94.3),
     'SUM': Price(83.0, 'reference', 'measured'),
     'MEAN': Price(83.0, 'reference', 'measured'),
-    'ADD': Price(81.1, 'CMSIS-NN', 'measured'),
+    'ADD': Price(81.1, 'CMSIS-NN', 'measured', spread=103.5),
     'L2_NORMALIZATION': Price(55.4, 'reference', 'measured'),
     'QUANTIZE': Price(43.8, 'reference', 'measured'),
-    'MUL': Price(35.9, 'CMSIS-NN', 'measured'),
+    'MUL': Price(35.9, 'CMSIS-NN', 'measured', spread=56.1),
     'TRANSPOSE': Price(5.9, 'CMSIS-NN', 'measured'),
     'SLICE': Price(6.0, 'reference', 'measured'),
     'CONCATENATION': Price(2.1, 'reference', 'measured'),
@@ -66,19 +74,18 @@ INT8: dict[str, Price] = {
     'RSQRT': Price(450.0, 'reference', 'assumed'),
     'AVERAGE_POOL_2D': Price(10.0, 'CMSIS-NN', 'assumed'),
 }
-# TFLM gives every depthwise convolution of int16 to the kernel that fits any shape. MUL is mostly by a column or a row,
-# which the reference kernel does.
+# TFLM gives every depthwise convolution of int16 to the kernel that fits any shape.
 INT16: dict[str, Price] = {
     'FULLY_CONNECTED': Price(2.36, 'CMSIS-NN', 'measured', per_output=59.3),
     'BATCH_MATMUL': Price(1.93, 'CMSIS-NN', 'measured', per_output=43.4),
     'CONV_2D': Price(1.59, 'CMSIS-NN', 'measured', per_output=130.5),
     'DEPTHWISE_CONV_2D': Price(31.22, 'CMSIS-NN', 'measured'),
     'RSQRT': Price(426.1, 'reference', 'measured'),
-    'SUB': Price(87.8, 'reference', 'measured'),
+    'SUB': Price(85.1, 'reference', 'measured', spread=87.6),
     'SUM': Price(83.0, 'reference', 'measured'),
     'MEAN': Price(83.0, 'reference', 'measured'),
-    'ADD': Price(78.4, 'CMSIS-NN', 'measured'),
-    'MUL': Price(55.8, 'reference', 'measured'),
+    'ADD': Price(78.4, 'CMSIS-NN', 'measured', spread=116.7),
+    'MUL': Price(30.8, 'CMSIS-NN', 'measured', spread=55.9),
     'SOFTMAX': Price(50.5, 'CMSIS-NN', 'measured'),
     'QUANTIZE': Price(43.4, 'reference', 'measured'),
     'PAD': Price(38.8, 'reference', 'measured'),
@@ -161,18 +168,21 @@ def of_model(model: bytes, prices: Mapping[str, Mapping[str, Price]] = PRICES) -
     found = flatbuffer.graph(model).input.dtype
     if found not in prices:
         raise ValueError(f'expected a model of {" or ".join(prices)}, whose kernels have prices, got {found}')
-    work: dict[tuple[str, str], list[int]] = {}
+    work: dict[tuple[str, str, Price], list[float]] = {}
     for op, node in zip(flatbuffer.operator_names(content), content.subgraphs[0].operators, strict=True):
         dtype = flatbuffer.type_name(content.subgraphs[0].tensors[node.inputs[0]].type)
-        row = work.setdefault((op, dtype), [0, 0, 0])
-        row[0] += 1
-        row[1] += macs(content, op, node)
-        row[2] += math.prod(_shape(content, node.inputs[0] if op in _READERS else node.outputs[0]))
-    rows = []
-    for (op, dtype), (nodes, count, elements) in work.items():
         price = prices.get(dtype, {}).get(op, OTHERS)
-        spent = round((count if op in _MAC_OPS else elements) * price.instructions + elements * price.per_output)
-        rows.append(Row(op, dtype, nodes, count, elements, spent, 0.0, price))
+        count = macs(content, op, node)
+        elements = math.prod(_shape(content, node.inputs[0] if op in _READERS else node.outputs[0]))
+        spread = len({math.prod(_shape(content, index)) for index in node.inputs[:2]}) > 1
+        spent = price.of(count if op in _MAC_OPS else elements, elements, spread)
+        row = work.setdefault((op, dtype, price), [0, 0, 0, 0.0])
+        for place, value in enumerate((1, count, elements, spent)):
+            row[place] += value
+    rows = [
+        Row(op, dtype, int(nodes), int(count), int(elements), round(spent), 0.0, price)
+        for (op, dtype, price), (nodes, count, elements, spent) in work.items()
+    ]
     total = max(1, sum(row.instructions for row in rows))
     rows = [dataclasses.replace(row, share=row.instructions / total) for row in rows]
     return Cost(tuple(sorted(rows, key=lambda row: (-row.instructions, row.op, row.dtype))))
@@ -224,7 +234,8 @@ def table(cost: Cost) -> list[str]:
 
 def _tag(price: Price) -> str:
     outputs = f' + {price.per_output:g} an output' if price.per_output else ''
-    return f'{price.instructions:g}{outputs} {price.source}'
+    spread = f' (spread {price.spread:g})' if price.spread is not None else ''
+    return f'{price.instructions:g}{outputs}{spread} {price.source}'
 
 
 def _shape(content: Any, index: int) -> list[int]:

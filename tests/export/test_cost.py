@@ -70,6 +70,14 @@ def test_a_sum_costs_what_it_reads():
     assert [(row.op, row.elements) for row in cost.of_model(model).rows if row.op == 'SUM'] == [('SUM', 42)]
 
 
+def test_an_input_that_is_spread_over_the_other_has_a_price_of_its_own():
+    row = np.linspace(1, 2, 7, dtype=np.float32).reshape(1, 1, 7)
+    model = int8(lambda x: (x * x * row).reshape(1, -1), 6, 7)
+    prices = {'int8': {'MUL': cost.Price(2.0, 'CMSIS-NN', 'measured', spread=5.0)}}
+    (found,) = (row for row in cost.of_model(model, prices).rows if row.op == 'MUL')
+    assert (found.nodes, found.elements, found.instructions) == (2, 2 * 42, 42 * 2 + 42 * 5)
+
+
 def test_a_node_has_the_price_of_the_type_it_reads(exported):
     price = lambda instructions: {'SOFTMAX': cost.Price(instructions, 'CMSIS-NN', 'measured')}
     prices = {'int8': price(10.0), 'int16': price(3.0)}
