@@ -1,12 +1,13 @@
 """Checkpoints by Orbax: `W/checkpoints/STEP` holds variables, training state and all that is needed to use them.
 
-The best on validation and the last are kept. Each is written to a temporary name and renamed, so one that can be seen
+The chosen one and the last are kept. Each is written to a temporary name and renamed, so one that can be seen
 is whole. `meta` travels in every checkpoint: config, labels, the training speakers' statistics, split, versions.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,11 @@ class Trained:
 
 
 class Checkpoints:
-    """The checkpoints of one training run: the best on validation and the last.
+    """The checkpoints of one training run: the chosen one and the last.
+
+    Chosen is the latest whose validation score is within one standard error of the best (the one-standard-error rule,
+    Breiman et al. 1984, section 3.4.3). Validation has few speakers, and the best of many looks at them is the best by
+    chance: docs/models.md has what that costs.
 
     Args:
       directory: `W/checkpoints`.
@@ -77,9 +82,9 @@ class Checkpoints:
                 read_only=not create,
                 cleanup_tmp_directories=create,
                 enable_async_checkpointing=False,
-                best_fn=lambda metrics: metrics['score'],
+                best_fn=lambda metrics: metrics['rank'],
                 preservation_policy=keep.AnyPreservationPolicy(
-                    [keep.LatestN(1), keep.BestN(get_metric_fn=lambda metrics: metrics['score'], n=1)]
+                    [keep.LatestN(1), keep.BestN(get_metric_fn=lambda metrics: metrics['rank'], n=1)]
                 ),
             ),
         )
@@ -88,12 +93,14 @@ class Checkpoints:
         """The step of the last checkpoint, None where there is none."""
         return self._manager.latest_step()
 
-    def best(self) -> int | None:
-        """The step of the best checkpoint on validation, None where there is none."""
+    def chosen(self) -> int | None:
+        """The step of the chosen checkpoint, None where there is none."""
         return self._manager.best_step()
 
-    def save(self, step: int, *, variables: Any, state: Any, meta: Mapping[str, Any], score: float) -> None:
-        """Writes a checkpoint, then removes those that are neither the best nor the last.
+    def save(
+        self, step: int, *, variables: Any, state: Any, meta: Mapping[str, Any], score: float, error: float
+    ) -> None:
+        """Writes a checkpoint, then removes those that are neither chosen nor the last.
 
         Args:
           step: the training step.
@@ -101,6 +108,7 @@ class Checkpoints:
           state: all that training needs to go on, a pytree of arrays.
           meta: see `Trained`.
           score: on validation; the larger the better.
+          error: standard error of the score.
 
         Raises:
           OSError: it cannot be written (a full disk, say); the checkpoints before it stay whole.
@@ -112,12 +120,21 @@ class Checkpoints:
             meta=args.JsonSave({'format': FORMAT, **meta}),
         )
         try:
-            self._manager.save(step, args=items, metrics={'score': score})
+            self._manager.save(step, args=items, metrics=self._rank(step, score, error))
         except ValueError as error:  # TensorStore's name for what the system refused
             reason = one_line(error)
             raise OSError(
                 f'{self._manager.directory}: checkpoint {step} could not be written: {reason[-160:]}'
             ) from error
+
+    def _rank(self, step: int, score: float, error: float) -> dict[str, float]:
+        """What stays with a checkpoint: its rank (a later one has a higher), the best score so far, what is enough."""
+        latest = self.latest()
+        before = (None if latest is None else self._manager.metrics(latest)) or {}
+        best, enough = before.get('best', -math.inf), before.get('enough', -math.inf)
+        if score > best:
+            best, enough = score, score - error
+        return {'rank': float(step) if score >= enough else 0.0, 'best': best, 'enough': enough}
 
     def restore(self, step: int, state: Any) -> Any:
         """The state of a checkpoint, placed and typed like `state`."""
@@ -130,7 +147,7 @@ class Checkpoints:
 
 
 def load(path: str | Path) -> Trained:
-    """Reads a trained model for evaluation or folding: the best on validation, from one device or many.
+    """Reads a trained model for evaluation or folding: the chosen one of a run, from one device or many.
 
     Args:
       path: a training folder `W`, its `W/checkpoints`, or one `W/checkpoints/STEP`.
@@ -172,7 +189,7 @@ def _step_folder(path: Path) -> Path:
         raise InputError(f'{path}: expected {FOLDER}/STEP with variables and meta, found no checkpoint')
     checkpoints = Checkpoints(folder, create=False)
     try:
-        best = checkpoints.best()
+        chosen = checkpoints.chosen()
     finally:
         checkpoints.close()
-    return (folder / str(best if best is not None else max(int(step.name) for step in steps))).absolute()
+    return (folder / str(chosen if chosen is not None else max(int(step.name) for step in steps))).absolute()

@@ -92,3 +92,24 @@ def metrics(labels: np.ndarray, probabilities: np.ndarray, names: Sequence[str])
         },
         'confusion': confusion_matrix(labels, predicted, labels=classes).tolist(),
     }
+
+
+def standard_error(labels: np.ndarray, probabilities: np.ndarray, names: Sequence[str], metric: str) -> float:
+    """The standard error of a metric over decisions, by the jackknife (Efron and Tibshirani 1993, chapter 11).
+
+    Args:
+      labels: `[n]`, the true classes.
+      probabilities: `[n, C]`.
+      names: the C class names.
+      metric: one of what `metrics` returns; of those that depend on decisions alone (all but `nll`).
+    """
+    if len(labels) < 2:
+        return 0.0
+    # Decisions of one kind, in truth and in what was decided, leave the same behind.
+    kinds = np.stack([labels, probabilities.argmax(axis=-1)])
+    _, first, count = np.unique(kinds, axis=1, return_index=True, return_counts=True)
+    without = np.array(
+        [metrics(np.delete(labels, i), np.delete(probabilities, i, axis=0), names)[metric] for i in first]
+    )
+    share = count / len(labels)
+    return float(np.sqrt((len(labels) - 1) * share @ np.square(without - share @ without)))

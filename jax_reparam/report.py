@@ -127,7 +127,7 @@ def finish(
     meta: Mapping[str, Any],
     scores: Mapping[str, Any],
     *,
-    best_step: int,
+    step: int,
     data: Data,
     probabilities: np.ndarray,
 ) -> dict[str, Any]:
@@ -137,7 +137,7 @@ def finish(
       workdir: the run's folder.
       meta: as in the checkpoint.
       scores: `test` and `validation` metrics (`evaluation.metrics`).
-      best_step: the step of the checkpoint that was scored.
+      step: that of the checkpoint that was scored.
       data: what was tested on.
       probabilities: of what the protocol decides, clips or speakers, in the order of `data.units('test')`, `[u, C]`.
 
@@ -158,7 +158,7 @@ def finish(
     result = {
         **_headline(scores['test']),
         **scores,
-        'best_step': best_step,
+        'step': step,
         'labels': meta['labels'],
         'protocol': meta['split'],
         'corpus': meta['corpus'],
@@ -194,10 +194,7 @@ def summarise(workdir: Path, folds: Sequence[Path]) -> dict[str, Any]:
         'pooled': pooled,
         'mean': {name: float(value.mean()) for name, value in values.items()},
         'std': {name: float(value.std()) for name, value in values.items()},
-        'folds': [
-            {**_headline(result), 'protocol': result['protocol'], 'best_step': result['best_step']}
-            for result in results
-        ],
+        'folds': [{**_headline(result), 'protocol': result['protocol'], 'step': result['step']} for result in results],
         'labels': labels,
         'protocol': {
             **{key: protocol[key] for key in ('name', 'unit', 'join', 'turns', 'metric') if key in protocol},

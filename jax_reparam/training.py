@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -220,11 +219,11 @@ def train(config: Mapping[str, Any], workdir: Path, *, show_progress: bool = Tru
     init = functools.partial(init_state, model, optimizer, example, config['seed'])
     state = jax.jit(init, out_shardings=NamedSharding(data_mesh(), P()))()
     predict = Predictor(model)
-    best, variables = _fit(step, state, data, predict, settings, meta, workdir, show_progress=show_progress)
+    chosen, variables = _fit(step, state, data, predict, settings, meta, workdir, show_progress=show_progress)
     test, probabilities = evaluate(predict, variables, data, 'test')
     scores = {'test': test, 'validation': evaluate(predict, variables, data, 'validation')[0]}
     if processes.first():
-        report.finish(workdir, meta, scores, best_step=best, data=data, probabilities=probabilities)
+        report.finish(workdir, meta, scores, step=chosen, data=data, probabilities=probabilities)
     processes.wait(f'finish {workdir}')
     return json.loads(result_file.read_text())
 
@@ -257,7 +256,7 @@ def _fit(
     *,
     show_progress: bool,
 ) -> tuple[int, Any]:
-    """Runs the steps that are left; returns the step and the (averaged) variables of the best checkpoint."""
+    """Runs the steps that are left; returns the step and the (averaged) variables of the chosen checkpoint."""
     mesh = data_mesh()
     by_batch, replicated = NamedSharding(mesh, P('data')), NamedSharding(mesh, P())
     update = jax.jit(step, in_shardings=(replicated, by_batch), out_shardings=replicated, donate_argnums=0)
@@ -286,20 +285,23 @@ def _fit(
                     log.write(at, {name: float(value) for name, value in values.items()})
                 note = ''
                 if validating:
-                    scores, _ = evaluate(predict, state.average, data, 'validation')
+                    scores, probabilities = evaluate(predict, state.average, data, 'validation')
                     metric = data.split.protocol.metric
                     shown = dict.fromkeys(('uar', 'wa', metric, 'nll'))
                     log.write(number, {f'validation_{name}': scores[name] for name in shown})
                     log.flush()
-                    # The metric moves in steps of a decision: the likelihood decides between equals.
-                    score = scores[metric] - 1e-3 * math.tanh(scores['nll'])
-                    checkpoints.save(number, variables=state.average, state=state, meta=meta, score=score)
+                    error = evaluation.standard_error(
+                        data.truth('validation'), probabilities, data.corpus.labels, metric
+                    )
+                    checkpoints.save(
+                        number, variables=state.average, state=state, meta=meta, score=scores[metric], error=error
+                    )
                     validated = f'{report.METRICS[metric]} {100 * scores[metric]:.1f}'
                     note = f'loss {float(metrics["loss"]):.3f}, validation {validated}'
                 bar.update(note)
-        best = checkpoints.best()
-        assert best is not None
-        return best, checkpoints.restore(best, state).average
+        chosen = checkpoints.chosen()
+        assert chosen is not None
+        return chosen, checkpoints.restore(chosen, state).average
 
 
 def train_folds(config: Mapping[str, Any], workdir: Path, *, show_progress: bool = True) -> dict[str, Any]:

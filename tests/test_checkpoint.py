@@ -1,4 +1,4 @@
-"""Checkpoints: best and last are kept, and what is not whole is refused by name."""
+"""Checkpoints: the chosen one and the last are kept, and what is not whole is refused by name."""
 
 from __future__ import annotations
 
@@ -17,28 +17,57 @@ from jax_reparam.errors import InputError
 META = {'config': {'seed': 0}, 'labels': ['a', 'b'], 'mean': [0.0], 'std': [1.0]}
 
 
+def save(checkpoints, step, score, error=0.1):
+    variables = {'params': {'dense': {'kernel': jnp.full((2, 3), float(step))}}, 'batch_stats': {}}
+    state = {'step': jnp.asarray(step)}
+    checkpoints.save(step, variables=variables, state=state, meta=META, score=score, error=error)
+
+
 @pytest.fixture
 def workdir(tmp_path):
-    """Checkpoints at 1, 2, 3, of which 1 is the best; kernels hold their step."""
+    """Checkpoints at 1, 2, 3, of which 1 is chosen; kernels hold their step."""
     checkpoints = Checkpoints(tmp_path / 'w' / 'checkpoints')
     for step, score in ((1, 0.9), (2, 0.5), (3, 0.6)):
-        variables = {'params': {'dense': {'kernel': jnp.full((2, 3), float(step))}}, 'batch_stats': {}}
-        checkpoints.save(step, variables=variables, state={'step': jnp.asarray(step)}, meta=META, score=score)
-    assert (checkpoints.best(), checkpoints.latest()) == (1, 3)
+        save(checkpoints, step, score)
+    assert (checkpoints.chosen(), checkpoints.latest()) == (1, 3)
     checkpoints.close()
     return tmp_path / 'w'
 
 
 @pytest.mark.parametrize(('below', 'step'), [('', 1), ('checkpoints', 1), ('checkpoints/3', 3)])
-def test_best_of_a_run_or_one_step(workdir, below, step):
+def test_the_chosen_of_a_run_or_one_step(workdir, below, step):
     found = checkpoint.load(workdir / below)
     assert found.step == step
     np.testing.assert_array_equal(found.variables['params']['dense']['kernel'], np.full((2, 3), step))
     assert found.labels == ('a', 'b')
 
 
-def test_only_best_and_last_stay(workdir):
+def test_only_the_chosen_and_the_last_stay(workdir):
     assert sorted(path.name for path in (workdir / 'checkpoints').iterdir() if path.name.isdigit()) == ['1', '3']
+
+
+@pytest.mark.parametrize(
+    ('scores', 'chosen'),
+    [
+        ([0.5, 0.6, 0.55], 2),
+        ([0.5, 0.6, 0.58], 3),
+        ([0.5, 0.6, 0.58, 0.56, 0.59], 5),
+        ([0.58, 0.6, 0.58, 0.62, 0.56], 4),
+        ([0.6, 0.6], 2),
+        ([0.6, 0.58, 0.56], 2),  # near the best, not near the one before
+    ],
+)
+@pytest.mark.parametrize('stops', [False, True], ids=['at once', 'with stops'])
+def test_the_latest_within_a_standard_error_of_the_best_is_chosen(tmp_path, scores, chosen, stops):
+    checkpoints = Checkpoints(tmp_path)
+    for step, score in enumerate(scores, start=1):
+        error = 0.03 if score == max(scores[:step]) else 1.0  # that of the best counts
+        save(checkpoints, step, score, error)
+        if stops:
+            checkpoints.close()
+            checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.chosen() == chosen
+    checkpoints.close()
 
 
 def test_a_checkpoint_folder_can_be_moved(workdir, tmp_path):
@@ -53,15 +82,15 @@ def test_a_full_disk_leaves_what_was_there(workdir):
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
         with pytest.raises(OSError, match=r'checkpoints: checkpoint 4 could not be written: .*File too large'):
-            checkpoints.save(4, variables=variables, state=variables, meta=META, score=2.0)
+            checkpoints.save(4, variables=variables, state=variables, meta=META, score=2.0, error=0.1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         checkpoints.close()
     assert checkpoint.load(workdir).step == 1
     again = Checkpoints(workdir / 'checkpoints')
-    assert (again.best(), again.latest()) == (1, 3)
-    again.save(4, variables=variables, state=variables, meta=META, score=2.0)
-    assert again.best() == 4
+    assert (again.chosen(), again.latest()) == (1, 3)
+    again.save(4, variables=variables, state=variables, meta=META, score=2.0, error=0.1)
+    assert again.chosen() == 4
     again.close()
 
 

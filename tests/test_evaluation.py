@@ -46,3 +46,18 @@ def test_metrics():
 def test_likelihood():
     got = evaluation.metrics(np.array([0, 1]), np.array([[0.5, 0.5], [0.75, 0.25]]), ['a', 'b'])
     assert got['nll'] == pytest.approx(-np.log(0.5 * 0.25) / 2)
+
+
+def test_standard_error():
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], [40, 20, 10])
+    probabilities = rng.dirichlet(np.ones(3), len(labels)) + 0.4 * np.eye(3)[labels]
+    right = probabilities.argmax(axis=1) == labels
+    error = lambda metric: evaluation.standard_error(labels, probabilities, 'abc', metric)
+    # The jackknife of a mean is its textbook error; a recall of n decisions is a mean too.
+    assert error('wa') == pytest.approx(right.std(ddof=1) / np.sqrt(len(right)))
+    recalls = [right[labels == c] for c in range(3)]
+    variance = sum(recall.var(ddof=1) / len(recall) for recall in recalls) / 9
+    assert error('uar') == pytest.approx(np.sqrt(variance), rel=0.1)
+    assert 0.5 < error('macro_f1') / error('uar') < 2
+    assert evaluation.standard_error(labels[:1], probabilities[:1], 'abc', 'uar') == 0

@@ -56,7 +56,7 @@ def fold(path, uar, rows, synthetic=False):
     scores = dict.fromkeys(('uar', 'wa', 'wf1', 'macro_f1'), uar)
     protocol = {'name': 'loso', 'note': ''}
     corpus = {'name': 'x', 'key': 'k', 'synthetic': synthetic}
-    more = {'labels': ['a', 'b'], 'best_step': 3, 'seed': 0, 'versions': {}}
+    more = {'labels': ['a', 'b'], 'step': 3, 'seed': 0, 'versions': {}}
     (path / 'result.json').write_text(json.dumps({**scores, **more, 'protocol': protocol, 'corpus': corpus}))
     return path
 

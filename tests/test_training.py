@@ -60,10 +60,10 @@ def test_a_run_leaves_what_it_promises(trained):
     assert result['protocol']['note'] == ''
     assert result['test']['clips'] == sum(c['support'] for c in result['test']['per_class'].values()) == 6
     assert result['uar'] == result['test']['uar']
-    for name in ('wa', 'wf1', 'macro_f1', 'labels', 'seed', 'versions', 'best_step'):
+    for name in ('wa', 'wf1', 'macro_f1', 'labels', 'seed', 'versions', 'step'):
         assert name in result
-    best = max((line for line in lines if 'validation_uar' in line), key=lambda line: line['validation_uar'])
-    assert result['validation']['uar'] == pytest.approx(best['validation_uar'])
+    (chosen,) = (line for line in lines if 'validation_uar' in line and line['step'] == result['step'])
+    assert result['validation']['uar'] == pytest.approx(chosen['validation_uar'])
 
 
 def test_checkpoint_holds_all_that_use_needs(trained):
@@ -71,7 +71,7 @@ def test_checkpoint_holds_all_that_use_needs(trained):
     found = checkpoint.load(workdir)
     assert found.config == config
     assert found.labels == ('high', 'low')
-    assert found.step == result['best_step']
+    assert found.step == result['step']
     assert found.mean.shape == found.std.shape == (12,)
     model = models.build(config['model'], config['hrf'], n_classes=2)
     expected = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 12)))
@@ -226,14 +226,14 @@ training.train(json.loads({json.dumps(config)!r}), workdir, show_progress=False)
 
 
 def final_state(workdir: Path) -> dict[str, bytes]:
-    """The last checkpoint's whole training state, and the best one's variables, as bytes by path."""
+    """The last checkpoint's whole training state, and the chosen one's variables, as bytes by path."""
     import orbax.checkpoint as ocp
 
     folders = sorted((int(p.name), p) for p in (workdir / 'checkpoints').iterdir() if p.name.isdigit())
     with ocp.PyTreeCheckpointer() as reader:
         last = reader.restore(folders[-1][1] / 'state')
-    best = checkpoint.load(workdir)
-    tree = {'last': last, 'best': best.variables, 'step': np.array([folders[-1][0], best.step])}
+    chosen = checkpoint.load(workdir)
+    tree = {'last': last, 'chosen': chosen.variables, 'step': np.array([folders[-1][0], chosen.step])}
     return {
         jax.tree_util.keystr(path): np.asarray(leaf).tobytes()
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
