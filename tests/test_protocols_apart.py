@@ -175,7 +175,7 @@ def clean_and_poisoned(name, folder):
         # The labels of `random` decide who is drawn.
         poisoned = {found[0][1].corpus.id[i] for i in found[0][1].split.test} if found else set()
         source = table(folder / run, poisoned=poisoned, flip=name != 'random')
-        # Without a warm-up, whose first step moves nothing: the best checkpoint may be the first.
+        # Without a warm-up, whose first step moves nothing: the chosen checkpoint may be the first.
         short = {'steps': 3, 'eval_every': 1, 'batch_size': 4, 'warmup_steps': 0}
         changes = {f'train__{key}': value for key, value in short.items()}
         config = recipe(source, folder / 'cache', data__protocol=name, **changes)
