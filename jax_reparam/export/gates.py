@@ -21,10 +21,11 @@ FLOAT_TOLERANCE = 1e-4
 # Largest difference of the waveform model's probabilities.
 WAVEFORM_TOLERANCE = 1e-4
 # Share of windows in which a quantised form must decide as the model did, and UAR that it may lose. One window may
-# always differ: in some the trained model itself is undecided (docs/export.md), and of fewer than 100 windows one is
-# more than a hundredth.
+# always differ, whatever UAR makes of it: in some the trained model itself is undecided, of fewer than 100 windows one
+# is more than a hundredth, and alone in its class it is worth all of that class's share of UAR (docs/export.md).
 LEAST_AGREEMENT = 0.99
 LARGEST_UAR_LOSS = 0.005
+DIFFERING_ALLOWED = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,8 +95,10 @@ def failures(form: str, runtime: str, result: Score, reference_uar: float) -> li
         if result.max_abs_diff <= FLOAT_TOLERANCE:
             return []
         return [f'{where}: expected logits within {FLOAT_TOLERANCE:g} of JAX, found {result.max_abs_diff:.3g}']
+    if result.differing == DIFFERING_ALLOWED:
+        return []
     found = []
-    if result.argmax_agreement < LEAST_AGREEMENT and result.differing > 1:
+    if result.argmax_agreement < LEAST_AGREEMENT:
         found.append(
             f'{where}: expected the same decision in at least {LEAST_AGREEMENT:.0%} of windows, '
             f'found {result.argmax_agreement:.1%} ({result.differing} differ)'

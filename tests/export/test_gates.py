@@ -77,6 +77,17 @@ def test_one_window_of_few_may_differ():
     assert gates.failures('int8', 'TFLM', dataclasses.replace(few, differing=2), 0.8) != []
 
 
+def test_one_window_alone_in_its_class_may_differ():
+    rare = dataclasses.replace(GOOD, argmax_agreement=0.98, differing=1, uar=0.8 - 1 / 7)
+    assert gates.failures('int8', 'TFLM', rare, 0.8) == []
+    assert gates.failures('int8', 'TFLM', dataclasses.replace(rare, argmax_agreement=0.995, differing=2), 0.8) != []
+
+
+def test_no_window_that_differs_excuses_no_loss():
+    """A clip of several windows may change sides without any of them."""
+    assert gates.failures('int8', 'TFLM', dataclasses.replace(GOOD, uar=0.79), 0.8) != []
+
+
 def test_the_fold_gate_grows_with_the_logits():
     reference = np.array([[100.0, -5.0]])
     assert gates.fold_failure(reference, reference + 9e-4) is None
