@@ -24,7 +24,7 @@ def save(workdir, config, variables, data):
         'versions': {},
     }
     checkpoints = Checkpoints(workdir / FOLDER)
-    checkpoints.save(7, variables=variables, state={'step': jnp.asarray(7)}, meta=meta, score=0.5)
+    checkpoints.save(7, variables=variables, state={'step': jnp.asarray(7)}, meta=meta, score=0.5, error=0.1)
     checkpoints.close()
     return workdir
 
