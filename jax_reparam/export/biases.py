@@ -17,8 +17,8 @@ import numpy as np
 
 from jax_reparam.export import flatbuffer, samples, twin
 
-# Of the calibration windows: each layer runs over all of them. Fewer leave chance in the means of a head, that has one row
-# a window.
+# Of the calibration windows: each layer runs over all of them. Fewer leave chance in the means of a head, which has one
+# row a window.
 WINDOWS = 32
 
 

@@ -173,8 +173,8 @@ def of_model(model: bytes, prices: Mapping[str, Mapping[str, Price]] = PRICES) -
         dtype = flatbuffer.type_name(content.subgraphs[0].tensors[node.inputs[0]].type)
         price = prices.get(dtype, {}).get(op, OTHERS)
         count = macs(content, op, node)
-        elements = math.prod(_shape(content, node.inputs[0] if op in _READERS else node.outputs[0]))
-        spread = len({math.prod(_shape(content, index)) for index in node.inputs[:2]}) > 1
+        elements = math.prod(flatbuffer.shape(content, node.inputs[0] if op in _READERS else node.outputs[0]))
+        spread = len({math.prod(flatbuffer.shape(content, index)) for index in node.inputs[:2]}) > 1
         spent = price.of(count if op in _MAC_OPS else elements, elements, spread)
         row = work.setdefault((op, dtype, price), [0, 0, 0, 0.0])
         for place, value in enumerate((1, count, elements, spent)):
@@ -192,8 +192,8 @@ def macs(content: Any, op: str, node: Any) -> int:
     """MACs of a node; 0 where it has none. Products with a convolution's padding count, as in every table of MACs."""
     if op not in _MAC_OPS:
         return 0
-    left, right = (_shape(content, index) for index in node.inputs[:2])
-    out = math.prod(_shape(content, node.outputs[0]))
+    left, right = (flatbuffer.shape(content, index) for index in node.inputs[:2])
+    out = math.prod(flatbuffer.shape(content, node.outputs[0]))
     if op == 'FULLY_CONNECTED':  # kernel [F, D]
         return out * right[-1]
     if op == 'BATCH_MATMUL':
@@ -236,7 +236,3 @@ def _tag(price: Price) -> str:
     outputs = f' + {price.per_output:g} an output' if price.per_output else ''
     spread = f' (spread {price.spread:g})' if price.spread is not None else ''
     return f'{price.instructions:g}{outputs}{spread} {price.source}'
-
-
-def _shape(content: Any, index: int) -> list[int]:
-    return [int(size) for size in content.subgraphs[0].tensors[index].shape]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jax_reparam import macs as jaxpr
-from jax_reparam.export import card, cost, forms, manifest
+from jax_reparam.export import card, cost, flatbuffer, forms, manifest
 
 
 def int8(function, *shape):
@@ -76,6 +76,18 @@ def test_an_input_that_is_spread_over_the_other_has_a_price_of_its_own():
     prices = {'int8': {'MUL': cost.Price(2.0, 'CMSIS-NN', 'measured', spread=5.0)}}
     (found,) = (row for row in cost.of_model(model, prices).rows if row.op == 'MUL')
     assert (found.nodes, found.elements, found.instructions) == (2, 2 * 42, 42 * 2 + 42 * 5)
+
+
+def test_a_scalar_is_an_input_that_is_spread():
+    content = flatbuffer.tree(int8(lambda x: (x * jnp.full((1, 1, 1), 2.5)).reshape(1, -1), 6, 7))
+    (node,) = (
+        node
+        for op, node in zip(flatbuffer.operator_names(content), content.subgraphs[0].operators, strict=True)
+        if op == 'MUL'
+    )
+    content.subgraphs[0].tensors[node.inputs[1]].shape = None  # as the converter writes one
+    (found,) = (row for row in cost.of_model(flatbuffer.pack(content)).rows if row.op == 'MUL')
+    assert found.instructions == round(42 * cost.INT8['MUL'].spread)
 
 
 def test_a_node_has_the_price_of_the_type_it_reads(exported):
