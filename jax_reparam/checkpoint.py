@@ -82,9 +82,9 @@ class Checkpoints:
                 read_only=not create,
                 cleanup_tmp_directories=create,
                 enable_async_checkpointing=False,
-                best_fn=lambda metrics: metrics['rank'],
+                best_fn=_rank_of,
                 preservation_policy=keep.AnyPreservationPolicy(
-                    [keep.LatestN(1), keep.BestN(get_metric_fn=lambda metrics: metrics['rank'], n=1)]
+                    [keep.LatestN(1), keep.BestN(get_metric_fn=_rank_of, n=1)]
                 ),
             ),
         )
@@ -121,11 +121,11 @@ class Checkpoints:
         )
         try:
             self._manager.save(step, args=items, metrics=self._rank(step, score, error))
-        except ValueError as error:  # TensorStore's name for what the system refused
-            reason = one_line(error)
+        except ValueError as refused:  # TensorStore's name for what the system refused
+            reason = one_line(refused)
             raise OSError(
                 f'{self._manager.directory}: checkpoint {step} could not be written: {reason[-160:]}'
-            ) from error
+            ) from refused
 
     def _rank(self, step: int, score: float, error: float) -> dict[str, float]:
         """What stays with a checkpoint: its rank (a later one has a higher), the best score so far, what is enough."""
@@ -144,6 +144,11 @@ class Checkpoints:
     def close(self) -> None:
         """Ends the manager's threads."""
         self._manager.close()
+
+
+def _rank_of(metrics: Mapping[str, float]) -> float:
+    """A checkpoint's rank; runs from before there was one were ranked by their score, 0 to 1."""
+    return metrics['rank'] if 'rank' in metrics else metrics['score']
 
 
 def load(path: str | Path) -> Trained:
