@@ -168,7 +168,7 @@ def of_model(model: bytes, prices: Mapping[str, Mapping[str, Price]] = PRICES) -
     found = flatbuffer.graph(model).input.dtype
     if found not in prices:
         raise ValueError(f'expected a model of {" or ".join(prices)}, whose kernels have prices, got {found}')
-    work: dict[tuple[str, str, Price], list[float]] = {}
+    work: dict[tuple[str, str, Price], list[tuple[int, int, float]]] = {}
     for op, node in zip(flatbuffer.operator_names(content), content.subgraphs[0].operators, strict=True):
         dtype = flatbuffer.type_name(content.subgraphs[0].tensors[node.inputs[0]].type)
         price = prices.get(dtype, {}).get(op, OTHERS)
@@ -176,13 +176,11 @@ def of_model(model: bytes, prices: Mapping[str, Mapping[str, Price]] = PRICES) -
         elements = math.prod(flatbuffer.shape(content, node.inputs[0] if op in _READERS else node.outputs[0]))
         spread = len({math.prod(flatbuffer.shape(content, index)) for index in node.inputs[:2]}) > 1
         spent = price.of(count if op in _MAC_OPS else elements, elements, spread)
-        row = work.setdefault((op, dtype, price), [0, 0, 0, 0.0])
-        for place, value in enumerate((1, count, elements, spent)):
-            row[place] += value
-    rows = [
-        Row(op, dtype, int(nodes), int(count), int(elements), round(spent), 0.0, price)
-        for (op, dtype, price), (nodes, count, elements, spent) in work.items()
-    ]
+        work.setdefault((op, dtype, price), []).append((count, elements, spent))
+    rows = []
+    for (op, dtype, price), nodes in work.items():
+        counts, sizes, costs = zip(*nodes, strict=True)
+        rows.append(Row(op, dtype, len(nodes), sum(counts), sum(sizes), round(sum(costs)), 0.0, price))
     total = max(1, sum(row.instructions for row in rows))
     rows = [dataclasses.replace(row, share=row.instructions / total) for row in rows]
     return Cost(tuple(sorted(rows, key=lambda row: (-row.instructions, row.op, row.dtype))))
