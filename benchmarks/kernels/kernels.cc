@@ -205,6 +205,27 @@ OPAQUE void FullyConnected(const char* shapes, int rows, int columns, int depth)
   Equal("FULLY_CONNECTED int16", c16, d16, outputs);
 }
 
+// A linear layer of rows that are the pixels of an image.
+OPAQUE void Pointwise(const char* shapes, int rows, int columns, int depth) {
+  static int32_t multipliers[128], shifts[128];
+  Fill(a8, rows * depth, 40);
+  Fill(b8, columns * depth, 40);
+  const Scale scale(1.0 / (40 * std::sqrt(depth)));
+  std::fill_n(multipliers, columns, scale.multiplier);
+  std::fill_n(shifts, columns, scale.shift);
+  const cmsis_nn_context context{};
+  const cmsis_nn_per_channel_quant_params quant{multipliers, shifts};
+  const cmsis_nn_conv_params params{3, -5, {1, 1}, {0, 0}, {1, 1}, {-128, 127}};
+  const cmsis_nn_dims in{1, 1, rows, depth}, filter{columns, 1, 1, depth}, bias{1, 1, 1, columns},
+      out{1, 1, rows, columns};
+  const int64_t outputs = rows * columns;
+  Measure("CONV_2D 1 x 1 int8", shapes, outputs * depth, outputs, [&] {
+    arm_convolve_1x1_s8_fast(&context, &params, &quant, &in, a8, &filter, b8, &bias, bias32, &out, c8);
+  });
+  Product<int8_t, int8_t, int32_t>(a8, b8, d8, 1, rows, columns, depth, 3, 0, scale, -5, true);
+  Equal("CONV_2D 1 x 1 int8", c8, d8, outputs);
+}
+
 OPAQUE void BatchMatmul(const char* shapes, int batch, int rows, int columns, int depth) {
   Fill(a8, batch * rows * depth, 40);
   Fill(b8, batch * columns * depth, 40);
@@ -547,6 +568,13 @@ int main() {
   FullyConnected("[100, 128] by [64, 128]", 100, 64, 128);
   FullyConnected("[100, 48] by [24, 48]", 100, 24, 48);
   FullyConnected("[100, 192] by [96, 192]", 100, 96, 192);
+  Pointwise("[100, 64] by [64, 64]", 100, 64, 64);
+  Pointwise("[100, 64] by [128, 64]", 100, 128, 64);
+  Pointwise("[100, 128] by [64, 128]", 100, 64, 128);
+  Pointwise("[100, 48] by [24, 48]", 100, 24, 48);
+  Pointwise("[100, 192] by [96, 192]", 100, 96, 192);
+  Pointwise("[8, 64] by [64, 64]", 8, 64, 64);
+  Pointwise("[4, 64] by [64, 64]", 4, 64, 64);
   BatchMatmul("[4, 50, 16] by [4, 100, 16]", 4, 50, 100, 16);
   BatchMatmul("[4, 50, 100] by [4, 16, 100]", 4, 50, 16, 100);
   BatchMatmul("[2, 100, 12] by [2, 199, 12]", 2, 100, 199, 12);

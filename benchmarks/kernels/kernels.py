@@ -33,7 +33,9 @@ CMSIS = (
     'NNSupportFunctions/arm_nn_vec_mat_mult_t_s8.c',
     'NNSupportFunctions/arm_nn_vec_mat_mult_t_s16.c',
     'NNSupportFunctions/arm_nn_vec_mat_mult_t_s16_s16.c',
+    'NNSupportFunctions/arm_nn_mat_mult_nt_t_s8.c',
     'NNSupportFunctions/arm_s8_to_s16_unordered_with_offset.c',
+    'ConvolutionFunctions/arm_convolve_1x1_s8_fast.c',
     'ConvolutionFunctions/arm_convolve_s8.c',
     'ConvolutionFunctions/arm_nn_mat_mult_kernel_s8_s16.c',
     'ConvolutionFunctions/arm_depthwise_conv_s8.c',
@@ -104,11 +106,27 @@ def main() -> None:
     for name, shapes, units, _, count in found:
         print(f'{name:24} {shapes:40} {count / units:8.2f}')
     for op, dtype in itertools.product(('FULLY_CONNECTED', 'BATCH_MATMUL', 'CONV_2D'), ('int8', 'int16')):
-        name = f'{op} {dtype}'
-        work = np.array([[row[2] / row[4], row[3] / row[4]] for row in found if row[0] == name])
-        (mac, output), *_ = np.linalg.lstsq(work, np.ones(len(work)))
-        worst = np.abs(work @ [mac, output] - 1).max()
-        print(f'{name:24} {mac:.2f} a MAC and {output:.1f} an output, at most {worst:.1%} beside a count')
+        rows = [row for row in found if row[0] == f'{op} {dtype}']
+        mac, output, worst = fit([[macs, outputs, count] for _, _, macs, outputs, count in rows])
+        print(f'{rows[0][0]:24} {mac:.2f} a MAC and {output:.1f} an output, at most {worst:.1%} beside a count')
+    # It sums the weights before the first row.
+    rows = [row for row in found if row[0] == 'CONV_2D 1 x 1 int8']
+    heights = [int(shapes[1:].partition(',')[0]) for _, shapes, *_ in rows]
+    mac, output, weight, worst = fit(
+        [[row[2], row[3], row[2] / height, row[4]] for row, height in zip(rows, heights, strict=True)]
+    )
+    print(
+        f'{rows[0][0]:24} {mac:.2f} a MAC, {output:.1f} an output and {weight:.2f} a weight, '
+        f'at most {worst:.1%} beside a count'
+    )
+
+
+def fit(rows: list[list[float]]) -> list[float]:
+    """Instructions of each kind of work, of rows of work and, last, instructions; and the largest relative error."""
+    table = np.array(rows)
+    work = table[:, :-1] / table[:, -1:]
+    prices, *_ = np.linalg.lstsq(work, np.ones(len(work)))
+    return [*prices, np.abs(work @ prices - 1).max()]
 
 
 if __name__ == '__main__':

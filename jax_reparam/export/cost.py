@@ -30,6 +30,7 @@ class Price:
         (`benchmarks/kernels/`, 2026-11-26); `assumed`: nothing was measured, it may be off by a factor of two or
         more.
       per_output: instructions per element written, beside those of MACs.
+      per_weight: instructions per weight, however many rows it meets.
       spread: in place of `instructions` where one input has fewer elements than the other; None: the same. TFLM takes
         a reference kernel for it.
     """
@@ -38,12 +39,13 @@ class Price:
     kernel: Literal['CMSIS-NN', 'reference']
     source: Literal['measured', 'assumed']
     per_output: float = 0.0
+    per_weight: float = 0.0
     spread: float | None = None
 
-    def of(self, units: int, outputs: int, spread: bool) -> float:
+    def of(self, units: int, outputs: int, weights: int = 0, *, spread: bool = False) -> float:
         """Instructions of a node."""
         each = self.spread if spread and self.spread is not None else self.instructions
-        return units * each + outputs * self.per_output
+        return units * each + outputs * self.per_output + weights * self.per_weight
 
 
 # Figures of `measured` are what benchmarks/kernels/kernels.py prints. Where an operator was counted on several shapes,
@@ -52,6 +54,7 @@ INT8: dict[str, Price] = {
     'FULLY_CONNECTED': Price(1.85, 'CMSIS-NN', 'measured', per_output=53.3),
     'BATCH_MATMUL': Price(2.04, 'CMSIS-NN', 'measured', per_output=51.0),
     'CONV_2D': Price(1.38, 'CMSIS-NN', 'measured', per_output=148.4),
+    'CONV_2D 1 x 1': Price(1.38, 'CMSIS-NN', 'measured', per_output=41.6, per_weight=3.59),
     'DEPTHWISE_CONV_2D': Price(11.34, 'CMSIS-NN', 'measured'),
     'SOFTMAX': Price(521.8, 'CMSIS-NN', 'measured'),
     'TANH': Price(370.3, 'reference', 'measured'),
@@ -110,7 +113,7 @@ class Row:
     """All nodes of one kind.
 
     Attributes:
-      op: the operator.
+      op: the operator; a convolution of single pixels, which has a kernel of its own, is a `CONV_2D 1 x 1`.
       dtype: of what it reads.
       nodes: how many.
       macs: products with a constant or of two activations.
@@ -171,11 +174,13 @@ def of_model(model: bytes, prices: Mapping[str, Mapping[str, Price]] = PRICES) -
     work: dict[tuple[str, str, Price], list[tuple[int, int, float]]] = {}
     for op, node in zip(flatbuffer.operator_names(content), content.subgraphs[0].operators, strict=True):
         dtype = flatbuffer.type_name(content.subgraphs[0].tensors[node.inputs[0]].type)
+        count, weights = macs(content, op, node), 0
+        if op == 'CONV_2D' and dtype == 'int8' and _pointwise(content, node):
+            op, weights = 'CONV_2D 1 x 1', math.prod(flatbuffer.shape(content, node.inputs[1]))
         price = prices.get(dtype, {}).get(op, OTHERS)
-        count = macs(content, op, node)
         elements = math.prod(flatbuffer.shape(content, node.inputs[0] if op in _READERS else node.outputs[0]))
         spread = len({math.prod(flatbuffer.shape(content, index)) for index in node.inputs[:2]}) > 1
-        spent = price.of(count if op in _MAC_OPS else elements, elements, spread)
+        spent = price.of(count or elements, elements, weights, spread=spread)
         work.setdefault((op, dtype, price), []).append((count, elements, spent))
     rows = []
     for (op, dtype, price), nodes in work.items():
@@ -184,6 +189,12 @@ def of_model(model: bytes, prices: Mapping[str, Mapping[str, Price]] = PRICES) -
     total = max(1, sum(row.instructions for row in rows))
     rows = [dataclasses.replace(row, share=row.instructions / total) for row in rows]
     return Cost(tuple(sorted(rows, key=lambda row: (-row.instructions, row.op, row.dtype))))
+
+
+def _pointwise(content: Any, node: Any) -> bool:
+    """Whether a convolution is one of single pixels, all of them."""
+    options = node.builtinOptions
+    return flatbuffer.shape(content, node.inputs[1])[1:3] == (1, 1) == (options.strideH, options.strideW)
 
 
 def macs(content: Any, op: str, node: Any) -> int:
@@ -232,5 +243,6 @@ def table(cost: Cost) -> list[str]:
 
 def _tag(price: Price) -> str:
     outputs = f' + {price.per_output:g} an output' if price.per_output else ''
+    outputs += f' + {price.per_weight:g} a weight' if price.per_weight else ''
     spread = f' (spread {price.spread:g})' if price.spread is not None else ''
     return f'{price.instructions:g}{outputs}{spread} {price.source}'

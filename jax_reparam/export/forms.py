@@ -97,7 +97,7 @@ def integer(function: convert.Function, windows: np.ndarray, form: str = 'int8')
     float32 = convert.to_float32(function, (1, *windows.shape[1:]))
     inputs = rounding.covariances(float32, windows)
     made = quantised(function, windows, _activations(form), float32=float32, inputs=inputs)
-    return tidy(finished(made, float32, windows, mix=form == 'mixed'))
+    return tidy(finished(made, float32, windows, mix=form == 'mixed'), fast=form == 'mixed')
 
 
 def _activations(form: str) -> convert.Activations:
@@ -141,7 +141,9 @@ class Maker:
         # Not the first that passes: it may pass by luck, since only undecided windows change sides.
         model, way, _ = max(tried, key=lambda result: result[2].snr_db or 0.0)
         scores = [{**self._describe(way), **score.as_json()} for _, way, score in tried]
-        return Made(tidy(model), {**self._describe(way), 'tried': scores}, model, self._graph(way.norm))
+        return Made(
+            tidy(model, fast=name == 'mixed'), {**self._describe(way), 'tried': scores}, model, self._graph(way.norm)
+        )
 
     def _ways(self, name: str) -> Iterator[tuple[bytes, Way, gates.Score]]:
         kind = 'int8' if name == manifest.NPU_FORM else name

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from jax_reparam.export import flatbuffer, memory, tile
+from jax_reparam.export import convolutions, flatbuffer, memory, tile
 
 # Operators that make each element of the one at the same place in what they read.
 ELEMENTWISE = {'LOGISTIC', 'MUL', 'QUANTIZE', 'RELU', 'TANH'}
 
 
-def tidy(model: bytes) -> bytes:
+def tidy(model: bytes, *, fast: bool = False) -> bytes:
     """The same function in a file for devices.
 
     - No names of inner tensors, no notes of the converter's: it writes the module path of every operator it fused into
@@ -21,6 +21,8 @@ def tidy(model: bytes) -> bytes:
     - No RESHAPE before a FULLY_CONNECTED, which reads rows of its own width, whatever the shape.
     - Constants on the right of a product as TFLM multiplies by them: of others it keeps a transposed copy in its arena.
     - Parts in place of a whole where much memory can be saved (`tile`).
+    - Convolutions where these are faster (`convolutions`): in place of int8 linear layers only with `fast`, since that
+      takes a little more memory.
     - Nodes in the order, and tensors at the places, that need the least memory (`memory`). The converter's own order
       computes all that can be computed, and keeps it.
 
@@ -32,7 +34,10 @@ def tidy(model: bytes) -> bytes:
     _narrow_paddings(content)
     _transpose_constants(content)
     _read_through_reshapes(content)
+    convolutions.of_one_channel(content)
     content = tile.tile(content)
+    if fast:
+        convolutions.of_rows(content)
     _drop_unused(content)
     memory.arrange(content)
     return flatbuffer.pack(content)

@@ -24,7 +24,7 @@ def stand_in(monkeypatch, quantised, finished):
 
     monkeypatch.setattr(forms, 'quantised', quantised)
     monkeypatch.setattr(forms, 'finished', finished)
-    monkeypatch.setattr(forms, 'tidy', lambda model: model)
+    monkeypatch.setattr(forms, 'tidy', lambda model, fast=False: model)
     monkeypatch.setattr(forms.convert, 'to_float32', lambda function, shape: function(np.zeros(shape)))
     monkeypatch.setattr(forms.rounding, 'covariances', covariances)
     monkeypatch.setattr(forms.interpret, 'load', lambda model, reference: lambda windows: model[0])

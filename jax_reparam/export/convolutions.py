@@ -1,0 +1,138 @@
+"""Operators as the convolutions for which TFLM has a faster kernel in CMSIS-NN: the same integers in fewer instructions.
+
+- A linear layer is a convolution of single pixels, which are computed two rows and two outputs at a time. The kernel
+  for FULLY_CONNECTED takes one row at a time, and loads each weight anew for every row. The price is memory: TFLM keeps
+  a multiplier and a shift for each output of a convolution, 8 bytes.
+- A depthwise convolution of one channel is a convolution. Of 16-bit depthwise convolutions TFLM gives all to a kernel
+  without SIMD.
+
+What they save on a Cortex-M4F is in docs/verification.md.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jax_reparam.export import flatbuffer
+
+# The kernel sums each layer's weights first: of fewer rows it makes too little.
+LEAST_ROWS = 8
+
+
+def of_one_channel(content: Any) -> None:
+    """Makes a CONV_2D of each DEPTHWISE_CONV_2D of one 16-bit channel; changes `content`, from `flatbuffer.tree`."""
+    subgraph = content.subgraphs[0]
+    names = flatbuffer.operator_names(content)
+    for place, (name, node) in enumerate(zip(names, subgraph.operators, strict=True)):
+        source = int(node.inputs[0])
+        wide = flatbuffer.type_name(subgraph.tensors[source].type) == 'int16'
+        if name != 'DEPTHWISE_CONV_2D' or not wide or flatbuffer.shape(content, source)[-1] != 1:
+            continue
+        values = np.swapaxes(flatbuffer.constant(content, node.inputs[1]), 0, 3)
+        kernel = _like(content, int(node.inputs[1]), values.shape)
+        flatbuffer.set_constant(content, kernel, values)
+        subgraph.tensors[kernel].quantization.quantizedDimension = 0
+        subgraph.operators[place] = _convolution(content, node, [source, kernel, *node.inputs[2:]])
+
+
+def of_rows(content: Any) -> None:
+    """Makes a CONV_2D of each int8 FULLY_CONNECTED with enough rows; changes `content`, from `flatbuffer.tree`.
+
+    Its matrix `[T, D]` is seen as an image `[1, 1, T, D]`.
+    """
+    subgraph = content.subgraphs[0]
+    images: dict[tuple[int, tuple[int, ...]], int] = {}
+    nodes: list[Any] = []
+    for name, node in zip(flatbuffer.operator_names(content), subgraph.operators, strict=True):
+        if name != 'FULLY_CONNECTED' or not _pays(content, node):
+            nodes.append(node)
+            continue
+        source, weights, output = int(node.inputs[0]), int(node.inputs[1]), int(node.outputs[0])
+        rows, (outputs, depth) = math.prod(flatbuffer.shape(content, output)[:-1]), flatbuffer.shape(content, weights)
+        image = (1, 1, rows, depth)
+        if (source, image) not in images:  # several layers may read it
+            images[source, image] = _like(content, source, image)
+            nodes.append(_reshape(content, source, images[source, image]))
+        made = _like(content, output, (1, 1, rows, outputs))
+        kernel = _like(content, weights, (outputs, 1, 1, depth))
+        nodes += [
+            _convolution(content, node, [images[source, image], kernel, _bias(content, node)], output=made),
+            _reshape(content, made, output),
+        ]
+    subgraph.operators = nodes
+    _join_reshapes(content)
+
+
+def _pays(content: Any, node: Any) -> bool:
+    tensors = content.subgraphs[0].tensors
+    if any(flatbuffer.type_name(tensors[index].type) != 'int8' for index in node.inputs[:2]):
+        return False
+    *rows, outputs = flatbuffer.shape(content, int(node.outputs[0]))
+    # The last of an odd number of outputs is computed without SIMD.
+    enough = math.prod(rows) >= LEAST_ROWS and outputs % 2 == 0
+    return enough and flatbuffer.is_constant(content, int(node.inputs[1]))
+
+
+def _convolution(content: Any, node: Any, inputs: Sequence[int], output: int | None = None) -> Any:
+    """A convolution in a node's place: of its output, strides and activation."""
+    from ai_edge_litert.schema_py_generated import Padding
+
+    options = {'padding': Padding.VALID, 'strideW': 1, 'strideH': 1} | vars(node.builtinOptions)
+    output = int(node.outputs[0]) if output is None else output
+    kept = ('padding', 'strideW', 'strideH', 'dilationWFactor', 'dilationHFactor', 'fusedActivationFunction')
+    found = {name: options[name] for name in kept if name in options}
+    return flatbuffer.node(content, 'CONV_2D', inputs, output, **found)
+
+
+def _reshape(content: Any, source: int, output: int) -> Any:
+    shape = flatbuffer.add_constant(content, np.array(flatbuffer.shape(content, output), np.int32))
+    return flatbuffer.node(content, 'RESHAPE', [source, shape], output)
+
+
+def _bias(content: Any, layer: Any) -> int:
+    """The index of a linear layer's bias; of zeros where it has none, since LiteRT's convolutions need one."""
+    if len(layer.inputs) > 2 and layer.inputs[2] >= 0:
+        return int(layer.inputs[2])
+    tensors = content.subgraphs[0].tensors
+    source, weights = (tensors[index] for index in layer.inputs[:2])
+    zeros = flatbuffer.add_constant(content, np.zeros(weights.shape[0], np.int32))
+    made = _like(content, zeros, flatbuffer.shape(content, zeros))
+    quantization = copy.deepcopy(weights.quantization)
+    quantization.scale = np.asarray(quantization.scale) * np.asarray(source.quantization.scale)
+    tensors[made].quantization = quantization
+    return made
+
+
+def _like(content: Any, tensor: int, shape: tuple[int, ...]) -> int:
+    """The index of a new tensor like another one, of another shape."""
+    tensors = content.subgraphs[0].tensors
+    made = copy.deepcopy(tensors[tensor])
+    made.shape, made.shapeSignature = np.array(shape, np.int32), None
+    tensors.append(made)
+    return len(tensors) - 1
+
+
+def _join_reshapes(content: Any) -> None:
+    """Of reshapes that follow each other, the first is passed over; so is one that changes nothing."""
+    subgraph = content.subgraphs[0]
+    # By tensor, what it shows in another shape; and what it equals.
+    shown: dict[int, int] = {}
+    same: dict[int, int] = {}
+    kept = []
+    for name, node in zip(flatbuffer.operator_names(content), subgraph.operators, strict=True):
+        node.inputs = np.array([same.get(int(tensor), int(tensor)) for tensor in node.inputs], np.int32)
+        if name == 'RESHAPE':
+            source, output = int(node.inputs[0]), int(node.outputs[0])
+            node.inputs[0] = shown[output] = shown.get(source, source)
+            shapes = [flatbuffer.shape(content, tensor) for tensor in (shown[output], output)]
+            if shapes[0] == shapes[1] and output not in subgraph.outputs:
+                same[output] = shown[output]
+                continue
+        kept.append(node)
+    read = {int(tensor) for node in kept for tensor in node.inputs} | {int(tensor) for tensor in subgraph.outputs}
+    subgraph.operators = [node for node in kept if int(node.outputs[0]) in read or int(node.outputs[0]) not in shown]
