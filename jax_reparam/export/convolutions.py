@@ -1,4 +1,4 @@
-"""Operators as the convolutions for which TFLM has a faster kernel in CMSIS-NN: the same integers in fewer instructions.
+"""Operators as convolutions, for which CMSIS-NN has faster kernels: the same integers in fewer instructions.
 
 - A linear layer is a convolution of single pixels, which are computed two rows and two outputs at a time. The kernel
   for FULLY_CONNECTED takes one row at a time, and loads each weight anew for every row. The price is memory: TFLM keeps
