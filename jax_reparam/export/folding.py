@@ -39,7 +39,7 @@ from jax_reparam.training import Predictor
 Variables = dict[str, Any]
 
 # Share of int8's instructions that the mixed form has to save.
-MIXED_SAVES = 0.05
+MIXED_SAVES = 0.15
 
 
 class FoldError(RuntimeError):
@@ -133,7 +133,7 @@ def fold_and_export(
                 failed[name] = {'reasons': [f'{name}: {error}']}
                 continue
             if name == 'mixed' and not _saves(made.model, {**passed, **failed}.get('int8', {})):
-                tell('mixed would save nothing')
+                tell('mixed would save too little')
                 continue
             model = metadata.attach(made.model, trained.labels, _input(trained, data))
             tell(f'exported {name}: {len(model):,} bytes')

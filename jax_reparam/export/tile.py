@@ -14,28 +14,20 @@ import numpy as np
 
 from jax_reparam.export import flatbuffer, memory
 
-# What a node more has to save. One takes some 100 bytes of arena and, as it copies, some thousand instructions.
-BYTES_PER_NODE = 1024
+# What a node more has to save. One takes some 150 bytes of arena and, as it copies, some thousand instructions.
+BYTES_PER_NODE = 512
 
 
 def tile(content: Any) -> Any:
-    """The same graph with convolutions and attention in two parts, each where that saves memory enough."""
-    peak = memory.peak(content)
-    done = set()
-    # One may be of use only behind the other, whichever of them that is.
-    for split in (_split_attention, _split_convolutions, _split_attention):
-        if split in done:
-            continue
-        other = copy.deepcopy(content)
-        split(other)
-        more = len(other.subgraphs[0].operators) - len(content.subgraphs[0].operators)
-        if not more:
-            continue
-        saved = peak - memory.peak(other)
-        if saved >= more * BYTES_PER_NODE:
-            content, peak = other, peak - saved
-            done.add(split)
-    return content
+    """The same graph with convolutions, attention or both in two parts, where that saves memory enough."""
+    found = []
+    for splits in ((), (_split_convolutions,), (_split_attention,), (_split_attention, _split_convolutions)):
+        other = copy.deepcopy(content) if splits else content
+        for split in splits:
+            split(other)
+        # One may be of use only with the other.
+        found.append((memory.peak(other) + BYTES_PER_NODE * len(other.subgraphs[0].operators), other))
+    return min(found, key=lambda candidate: candidate[0])[1]
 
 
 # Nodes of which each one alone reads what the one before makes, as its first input.
