@@ -224,6 +224,16 @@ OPAQUE void Pointwise(const char* shapes, int rows, int columns, int depth) {
   });
   Product<int8_t, int8_t, int32_t>(a8, b8, d8, 1, rows, columns, depth, 3, 0, scale, -5, true);
   Equal("CONV_2D 1 x 1 int8", c8, d8, outputs);
+  alignas(8) static int16_t scratch[1024];
+  const cmsis_nn_context roomy{scratch, sizeof(scratch)};
+  const cmsis_nn_conv_params params16{0, 0, {1, 1}, {0, 0}, {1, 1}, {-32768, 32767}};
+  const cmsis_nn_bias_data bias16{bias64, false};
+  Fill(a16, rows * depth, 10000);
+  Measure("CONV_2D 1 x 1 int16", shapes, outputs * depth, outputs, [&] {
+    arm_convolve_s16(&roomy, &params16, &quant, &in, a16, &filter, b8, &bias, &bias16, &out, c16);
+  });
+  Product<int16_t, int8_t, int64_t>(a16, b8, d16, 1, rows, columns, depth, 0, 0, scale, 0, true);
+  Equal("CONV_2D 1 x 1 int16", c16, d16, outputs);
 }
 
 OPAQUE void BatchMatmul(const char* shapes, int batch, int rows, int columns, int depth) {
@@ -277,6 +287,13 @@ OPAQUE void Convolution(const char* shapes, int height, int width, int channels,
     });
     Measure(Named<int16_t>(op), shapes, outputs * 9, outputs, [&] {
       arm_depthwise_conv_s16(&context, &params16, &quant, &in, a16, &filter, b8, &bias, bias64, &out, c16);
+    });
+    // With the same weights, which lie in another order then.
+    const cmsis_nn_dims whole{wanted, 3, 3, 1};
+    const cmsis_nn_conv_params params{0, 0, {2, 2}, {0, 0}, {1, 1}, {-32768, 32767}};
+    const cmsis_nn_bias_data bias16{bias64, false};
+    Measure("CONV_2D as one, int16", shapes, outputs * 9, outputs, [&] {
+      arm_convolve_s16(&context, &params, &quant, &in, a16, &whole, b8, &bias, &bias16, &out, d16);
     });
   } else {
     const cmsis_nn_dims filter{wanted, 3, 3, channels};
@@ -573,6 +590,7 @@ int main() {
   Pointwise("[100, 128] by [64, 128]", 100, 64, 128);
   Pointwise("[100, 48] by [24, 48]", 100, 24, 48);
   Pointwise("[100, 192] by [96, 192]", 100, 96, 192);
+  Pointwise("[100, 384] by [96, 384]", 100, 96, 384);
   Pointwise("[8, 64] by [64, 64]", 8, 64, 64);
   Pointwise("[4, 64] by [64, 64]", 4, 64, 64);
   BatchMatmul("[4, 50, 16] by [4, 100, 16]", 4, 50, 100, 16);

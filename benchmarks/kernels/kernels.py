@@ -105,7 +105,10 @@ def main() -> None:
         raise SystemExit(f'a loop of two instructions counts as {loop[4] / loop[2]:.3f}: a tick is not {TICK}')
     for name, shapes, units, _, count in found:
         print(f'{name:24} {shapes:40} {count / units:8.2f}')
-    for op, dtype in itertools.product(('FULLY_CONNECTED', 'BATCH_MATMUL', 'CONV_2D'), ('int8', 'int16')):
+    for op, dtype in [
+        *itertools.product(('FULLY_CONNECTED', 'BATCH_MATMUL', 'CONV_2D'), ('int8', 'int16')),
+        ('CONV_2D 1 x 1', 'int16'),
+    ]:
         rows = [row for row in found if row[0] == f'{op} {dtype}']
         mac, output, worst = fit([[macs, outputs, count] for _, _, macs, outputs, count in rows])
         print(f'{rows[0][0]:24} {mac:.2f} a MAC and {output:.1f} an output, at most {worst:.1%} beside a count')

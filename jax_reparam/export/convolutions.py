@@ -1,12 +1,13 @@
-"""Operators as convolutions, for which CMSIS-NN has faster kernels: the same integers in fewer instructions.
+"""Operators as convolutions, for which CMSIS-NN has faster kernels: the same result in fewer instructions.
 
-- A linear layer is a convolution of single pixels, which are computed two rows and two outputs at a time. The kernel
-  for FULLY_CONNECTED takes one row at a time, and loads each weight anew for every row. The price is memory: TFLM keeps
+- A linear layer is a convolution of single pixels, which are computed two rows and two outputs at a time. The kernels
+  for FULLY_CONNECTED take one row at a time, and load each weight anew for every row. The price is memory: TFLM keeps
   a multiplier and a shift for each output of a convolution, 8 bytes.
 - A depthwise convolution of one channel is a convolution. Of 16-bit depthwise convolutions TFLM gives all to a kernel
   without SIMD.
 
-What they save on a Cortex-M4F is in docs/verification.md.
+The integers are the same, in 16 bits to a step: TFLM multiplies the scales of a linear layer in float32, those of a
+convolution in float64. What is saved on a Cortex-M4F is in docs/verification.md.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ import numpy as np
 
 from jax_reparam.export import flatbuffer
 
-# The kernel sums each layer's weights first: of fewer rows it makes too little.
+# In 8 bits the kernel sums each layer's weights first: of fewer rows it makes too little.
 LEAST_ROWS = 8
+# CMSIS-NN before 2024 has no fast kernel for 16 bits and more inputs.
+LARGEST_DEPTH = 511
 
 
 def of_one_channel(content: Any) -> None:
@@ -41,7 +44,7 @@ def of_one_channel(content: Any) -> None:
 
 
 def of_rows(content: Any) -> None:
-    """Makes a CONV_2D of each int8 FULLY_CONNECTED with enough rows; changes `content`, from `flatbuffer.tree`.
+    """Makes a CONV_2D of each quantised FULLY_CONNECTED with enough rows; changes `content`, from `flatbuffer.tree`.
 
     Its matrix `[T, D]` is seen as an image `[1, 1, T, D]`.
     """
@@ -69,13 +72,14 @@ def of_rows(content: Any) -> None:
 
 
 def _pays(content: Any, node: Any) -> bool:
-    tensors = content.subgraphs[0].tensors
-    if any(flatbuffer.type_name(tensors[index].type) != 'int8' for index in node.inputs[:2]):
+    source, weights = (flatbuffer.type_name(content.subgraphs[0].tensors[index].type) for index in node.inputs[:2])
+    if weights != 'int8' or not flatbuffer.is_constant(content, int(node.inputs[1])):
         return False
     *rows, outputs = flatbuffer.shape(content, int(node.outputs[0]))
+    depth = flatbuffer.shape(content, int(node.inputs[1]))[1]
     # The last of an odd number of outputs is computed without SIMD.
     enough = math.prod(rows) >= LEAST_ROWS and outputs % 2 == 0
-    return enough and flatbuffer.is_constant(content, int(node.inputs[1]))
+    return enough and (source == 'int8' or (source == 'int16' and depth <= LARGEST_DEPTH))
 
 
 def _convolution(content: Any, node: Any, inputs: Sequence[int], output: int | None = None) -> Any:
@@ -100,7 +104,8 @@ def _bias(content: Any, layer: Any) -> int:
         return int(layer.inputs[2])
     tensors = content.subgraphs[0].tensors
     source, weights = (tensors[index] for index in layer.inputs[:2])
-    zeros = flatbuffer.add_constant(content, np.zeros(weights.shape[0], np.int32))
+    dtype = {'int8': np.int32, 'int16': np.int64}[flatbuffer.type_name(source.type)]
+    zeros = flatbuffer.add_constant(content, np.zeros(weights.shape[0], dtype))
     made = _like(content, zeros, flatbuffer.shape(content, zeros))
     quantization = copy.deepcopy(weights.quantization)
     quantization.scale = np.asarray(quantization.scale) * np.asarray(source.quantization.scale)

@@ -54,7 +54,7 @@ INT8: dict[str, Price] = {
     'FULLY_CONNECTED': Price(1.85, 'CMSIS-NN', 'measured', per_output=53.3),
     'BATCH_MATMUL': Price(2.04, 'CMSIS-NN', 'measured', per_output=51.0),
     'CONV_2D': Price(1.38, 'CMSIS-NN', 'measured', per_output=148.4),
-    'CONV_2D 1 x 1': Price(1.38, 'CMSIS-NN', 'measured', per_output=41.6, per_weight=3.59),
+    'CONV_2D 1 x 1': Price(1.38, 'CMSIS-NN', 'measured', per_output=41.7, per_weight=3.58),
     'DEPTHWISE_CONV_2D': Price(11.34, 'CMSIS-NN', 'measured'),
     'SOFTMAX': Price(521.8, 'CMSIS-NN', 'measured'),
     'TANH': Price(370.3, 'reference', 'measured'),
@@ -82,6 +82,7 @@ INT16: dict[str, Price] = {
     'FULLY_CONNECTED': Price(2.36, 'CMSIS-NN', 'measured', per_output=59.3),
     'BATCH_MATMUL': Price(1.93, 'CMSIS-NN', 'measured', per_output=43.4),
     'CONV_2D': Price(1.59, 'CMSIS-NN', 'measured', per_output=130.5),
+    'CONV_2D 1 x 1': Price(1.81, 'CMSIS-NN', 'measured', per_output=54.5),
     'DEPTHWISE_CONV_2D': Price(31.22, 'CMSIS-NN', 'measured'),
     'RSQRT': Price(426.1, 'reference', 'measured'),
     'SUB': Price(85.1, 'reference', 'measured', spread=87.6),
@@ -175,7 +176,7 @@ def of_model(model: bytes, prices: Mapping[str, Mapping[str, Price]] = PRICES) -
     for op, node in zip(flatbuffer.operator_names(content), content.subgraphs[0].operators, strict=True):
         dtype = flatbuffer.type_name(content.subgraphs[0].tensors[node.inputs[0]].type)
         count, weights = macs(content, op, node), 0
-        if op == 'CONV_2D' and dtype == 'int8' and _pointwise(content, node):
+        if op == 'CONV_2D' and _pointwise(content, node):
             op, weights = 'CONV_2D 1 x 1', math.prod(flatbuffer.shape(content, node.inputs[1]))
         price = prices.get(dtype, {}).get(op, OTHERS)
         elements = math.prod(flatbuffer.shape(content, node.inputs[0] if op in _READERS else node.outputs[0]))

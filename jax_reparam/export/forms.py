@@ -42,6 +42,8 @@ WAYS: dict[str, tuple[Way, ...]] = {
     'int16': (Way('rsqrt'),),
     manifest.NPU_FORM: (Way('rsqrt'), Way('rsqrt', share=1 / 8)),
 }
+# Forms in which time counts for more than the last bytes of memory (`tidy`).
+FAST = ('mixed', 'int16')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +99,7 @@ def integer(function: convert.Function, windows: np.ndarray, form: str = 'int8')
     float32 = convert.to_float32(function, (1, *windows.shape[1:]))
     inputs = rounding.covariances(float32, windows)
     made = quantised(function, windows, _activations(form), float32=float32, inputs=inputs)
-    return tidy(finished(made, float32, windows, mix=form == 'mixed'), fast=form == 'mixed')
+    return tidy(finished(made, float32, windows, mix=form == 'mixed'), fast=form in FAST)
 
 
 def _activations(form: str) -> convert.Activations:
@@ -142,7 +144,7 @@ class Maker:
         model, way, _ = max(tried, key=lambda result: result[2].snr_db or 0.0)
         scores = [{**self._describe(way), **score.as_json()} for _, way, score in tried]
         return Made(
-            tidy(model, fast=name == 'mixed'), {**self._describe(way), 'tried': scores}, model, self._graph(way.norm)
+            tidy(model, fast=name in FAST), {**self._describe(way), 'tried': scores}, model, self._graph(way.norm)
         )
 
     def _ways(self, name: str) -> Iterator[tuple[bytes, Way, gates.Score]]:

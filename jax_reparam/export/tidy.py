@@ -21,8 +21,8 @@ def tidy(model: bytes, *, fast: bool = False) -> bytes:
     - No RESHAPE before a FULLY_CONNECTED, which reads rows of its own width, whatever the shape.
     - Constants on the right of a product as TFLM multiplies by them: of others it keeps a transposed copy in its arena.
     - Parts in place of a whole where much memory can be saved (`tile`).
-    - Convolutions where these are faster (`convolutions`): in place of int8 linear layers only with `fast`, since that
-      takes a little more memory.
+    - Convolutions where these are faster (`convolutions`): in place of linear layers only with `fast`, since that takes
+      a little more memory.
     - Nodes in the order, and tensors at the places, that need the least memory (`memory`). The converter's own order
       computes all that can be computed, and keeps it.
 
