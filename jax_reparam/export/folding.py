@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,8 @@ from jax_reparam.training import Predictor
 
 Variables = dict[str, Any]
 
-# Share of int8's instructions that the mixed form has to save.
-MIXED_SAVES = 0.15
+# Share of instructions that the mixed form has to save, against whichever of int8 and int16 takes fewer.
+MIXED_SAVES = 0.1
 
 
 class FoldError(RuntimeError):
@@ -132,7 +133,7 @@ def fold_and_export(
             except convert.ConversionError as error:
                 failed[name] = {'reasons': [f'{name}: {error}']}
                 continue
-            if name == 'mixed' and not _saves(made.model, {**passed, **failed}.get('int8', {})):
+            if name == 'mixed' and not _saves(made.model, (passed | failed).values()):
                 tell('mixed would save too little')
                 continue
             model = metadata.attach(made.model, trained.labels, _input(trained, data))
@@ -214,9 +215,10 @@ def fold_and_export(
     )
 
 
-def _saves(mixed: bytes, int8: Mapping[str, Any]) -> bool:
-    """Whether the mixed form takes fewer instructions than int8, by the estimate: enough fewer for its memory."""
-    return 'cost' not in int8 or cost.of_model(mixed).instructions <= (1 - MIXED_SAVES) * int8['cost']['instructions']
+def _saves(mixed: bytes, others: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether the mixed form takes fewer instructions than the other forms, by the estimate: enough to be of use."""
+    least = min((entry['cost']['instructions'] for entry in others if 'cost' in entry), default=math.inf)
+    return cost.of_model(mixed).instructions <= (1 - MIXED_SAVES) * least
 
 
 def _ran(entry: Mapping[str, Any]) -> bool:

@@ -19,6 +19,7 @@ from jax_reparam.errors import InputError
 from jax_reparam.export import (
     card,
     convert,
+    cost,
     flatbuffer,
     folder,
     folding,
@@ -53,7 +54,7 @@ def test_manifest_has_the_schema_and_every_form_passed(exported, config, data, v
     assert content['protocol'] == json.loads(json.dumps(data.split.info))
     assert 0 <= content['reference_uar'] <= 1
     assert content['failed'] == {}
-    assert list(content['forms']) == ['float32', 'int8', 'mixed', 'int16']
+    assert list(content['forms']) == ['float32', 'int8', 'int16', 'mixed']
     assert content['recommended'] == 'int8'
     for name, form in content['forms'].items():
         model = (exported.path / form['file']).read_bytes()
@@ -151,8 +152,21 @@ def test_for_an_npu_a_form_is_made_and_compiled_that_lies_on_it_as_a_whole(small
     assert placed in card.summary(small.path, small.manifest)[5]
 
 
-def test_mixed_is_not_made_where_it_saves_too_little(workdir, tmp_path, monkeypatch):
-    monkeypatch.setattr(folding, 'MIXED_SAVES', 0.99)
+@pytest.mark.parametrize('dearer', ['int8', 'int16'])
+def test_mixed_is_not_made_where_it_saves_too_little(exported, workdir, tmp_path, monkeypatch, dearer):
+    """Against the cheaper of the two others, whichever that is."""
+    spent = {name: form['cost']['instructions'] for name, form in exported.manifest['forms'].items() if 'cost' in form}
+    assert spent['mixed'] <= (1 - folding.MIXED_SAVES) * min(spent['int8'], spent['int16'])
+    count = cost.of_model
+
+    def cheap(model):
+        """One of the others now takes a third of what it took."""
+        found = count(model)
+        [name] = [name for name, number in spent.items() if number == found.instructions]
+        rows = [dataclasses.replace(row, instructions=row.instructions // 3) for row in found.rows]
+        return found if name in ('mixed', dearer) else cost.Cost(tuple(rows))
+
+    monkeypatch.setattr(cost, 'of_model', cheap)
     out = folding.fold_and_export(workdir, tmp_path / 'out', limit=2, prefer='int16', show_progress=False)
     assert list(out.manifest['forms']) == ['float32', 'int8', 'int16']
     assert out.failures == []
@@ -224,7 +238,7 @@ def test_tflm_that_dies_fails_the_form(workdir, tmp_path, monkeypatch):
     monkeypatch.setattr(tflm, 'run', die)
     accept = ['int8', 'int16']  # no gate: there is nothing that runs
     out = folding.fold_and_export(workdir, tmp_path / 'out', accept=accept, show_progress=False)
-    names = ('float32', 'int8', 'mixed', 'int16', 'frontend')
+    names = ('float32', 'int8', 'int16', 'mixed', 'frontend')
     assert out.failures == [f'{name}: TFLM ended its process with SIGABRT.' for name in names]
     assert (out.manifest['forms'], out.usable) == ({}, False)
 
