@@ -90,6 +90,21 @@ def test_a_scalar_is_an_input_that_is_spread():
     assert found.instructions == round(42 * cost.INT8['MUL'].spread)
 
 
+@pytest.mark.parametrize(('size', 'stride', 'priced'), [(1, 1, True), (1, 2, False), (3, 1, False)])
+def test_a_convolution_of_single_pixels_has_a_price_of_its_own(size, stride, priced):
+    """By weights too: the kernel sums them before the first pixel."""
+    kernel = np.random.default_rng(1).standard_normal((size, size, 4, 6)).astype(np.float32)
+    numbers = ('NHWC', 'HWIO', 'NHWC')
+    apply = lambda x: jax.lax.conv_general_dilated(
+        x.reshape(1, 8, 8, 4), kernel, (stride, stride), 'VALID', dimension_numbers=numbers
+    ).reshape(1, -1)
+    prices = {'CONV_2D': cost.Price(1.0, 'CMSIS-NN', 'measured')}
+    prices['CONV_2D 1 x 1'] = cost.Price(2.0, 'CMSIS-NN', 'measured', per_output=3.0, per_weight=5.0)
+    [row] = [row for row in cost.of_model(int8(apply, 16, 16), {'int8': prices}).rows if row.macs]
+    expected = 64 * 6 * 4 * 2 + 64 * 6 * 3 + 6 * 4 * 5 if priced else row.macs
+    assert (row.op, row.instructions) == ('CONV_2D 1 x 1' if priced else 'CONV_2D', expected)
+
+
 def test_a_node_has_the_price_of_the_type_it_reads(exported):
     price = lambda instructions: {'SOFTMAX': cost.Price(instructions, 'CMSIS-NN', 'measured')}
     prices = {'int8': price(10.0), 'int16': price(3.0)}
