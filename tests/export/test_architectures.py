@@ -80,6 +80,15 @@ def test_mixed_has_16_bits_from_product_to_product_and_is_near_the_model(exporte
         assert snr(logits, np.asarray(expected)) > 15
 
 
+def test_linear_layers_of_the_fast_forms_are_convolutions(exported):
+    """And int8, which is for small arenas, keeps its own."""
+    _, _, _, files = exported
+    rows = {form: {row.op: row for row in cost.of_model(files[form]).rows} for form in ('int8', 'mixed')}
+    assert 'CONV_2D 1 x 1' not in rows['int8']
+    assert rows['mixed']['CONV_2D 1 x 1'].macs > 4 * rows['mixed']['FULLY_CONNECTED'].macs
+    assert rows['mixed']['CONV_2D 1 x 1'].instructions < rows['int8']['FULLY_CONNECTED'].instructions
+
+
 def test_a_normalisation_is_one_operator(exported):
     name, _, _, files = exported
     fields = TINY_MODELS[name]
@@ -106,6 +115,8 @@ def test_without_l2_normalization_it_is_the_same_function(name):
         np.testing.assert_allclose(logits, expected, atol=1e-4)
     int16 = forms.integer(function, windows, 'int16')
     assert flatbuffer.graph(int16).input.dtype == 'int16'
-    assert {row.price.source for row in cost.of_model(int16).rows} == {'measured'}
+    rows = cost.of_model(int16).rows
+    assert {row.price.source for row in rows} == {'measured'}
+    assert 'CONV_2D 1 x 1' in {row.op for row in rows}
     for logits in run_everywhere(int16, windows).values():
         assert snr(logits, np.asarray(expected)) > 25
