@@ -54,7 +54,7 @@ def test_manifest_has_the_schema_and_every_form_passed(exported, config, data, v
     assert content['protocol'] == json.loads(json.dumps(data.split.info))
     assert 0 <= content['reference_uar'] <= 1
     assert content['failed'] == {}
-    assert list(content['forms']) == ['float32', 'int8', 'int16', 'mixed']
+    assert list(content['forms']) == ['float32', 'int8', 'mixed', 'int16']
     assert content['recommended'] == 'int8'
     for name, form in content['forms'].items():
         model = (exported.path / form['file']).read_bytes()
