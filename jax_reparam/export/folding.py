@@ -40,7 +40,7 @@ from jax_reparam.training import Predictor
 Variables = dict[str, Any]
 
 # Share of instructions that the mixed form has to save, against whichever of int8 and int16 takes fewer.
-MIXED_SAVES = 0.07
+MIXED_SAVES = 1 / 12
 
 
 class FoldError(RuntimeError):
