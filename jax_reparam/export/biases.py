@@ -8,7 +8,6 @@ here the means are measured on calibration windows, with all earlier layers alre
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -88,13 +87,11 @@ def _means(runs: Iterable[Mapping[int, np.ndarray]], tensors: Sequence[int], cou
 
 def _part_biases(content: Any, nodes: Sequence[Any]) -> None:
     """Gives each node a bias of its own: equal constants may share a tensor."""
-    subgraph = content.subgraphs[0]
     seen = set()
     for node in nodes:
         index = int(node.inputs[2])
         if index in seen:
-            subgraph.tensors.append(copy.deepcopy(subgraph.tensors[index]))
-            index = len(subgraph.tensors) - 1
+            index = flatbuffer.add_like(content, index)
             node.inputs = np.array([*node.inputs[:2], index, *node.inputs[3:]], np.int32)
         seen.add(index)
 

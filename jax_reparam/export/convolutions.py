@@ -37,7 +37,7 @@ def of_one_channel(content: Any) -> None:
         if name != 'DEPTHWISE_CONV_2D' or not wide or flatbuffer.shape(content, source)[-1] != 1:
             continue
         values = np.swapaxes(flatbuffer.constant(content, node.inputs[1]), 0, 3)
-        kernel = _like(content, int(node.inputs[1]), values.shape)
+        kernel = flatbuffer.add_like(content, int(node.inputs[1]), values.shape)
         flatbuffer.set_constant(content, kernel, values)
         subgraph.tensors[kernel].quantization.quantizedDimension = 0
         subgraph.operators[place] = _convolution(content, node, [source, kernel, *node.inputs[2:]])
@@ -59,10 +59,10 @@ def of_rows(content: Any) -> None:
         rows, (outputs, depth) = math.prod(flatbuffer.shape(content, output)[:-1]), flatbuffer.shape(content, weights)
         image = (1, 1, rows, depth)
         if (source, image) not in images:  # several layers may read it
-            images[source, image] = _like(content, source, image)
+            images[source, image] = flatbuffer.add_like(content, source, image)
             nodes.append(_reshape(content, source, images[source, image]))
-        made = _like(content, output, (1, 1, rows, outputs))
-        kernel = _like(content, weights, (outputs, 1, 1, depth))
+        made = flatbuffer.add_like(content, output, (1, 1, rows, outputs))
+        kernel = flatbuffer.add_like(content, weights, (outputs, 1, 1, depth))
         nodes += [
             _convolution(content, node, [images[source, image], kernel, _bias(content, node)], output=made),
             _reshape(content, made, output),
@@ -106,20 +106,11 @@ def _bias(content: Any, layer: Any) -> int:
     source, weights = (tensors[index] for index in layer.inputs[:2])
     dtype = {'int8': np.int32, 'int16': np.int64}[flatbuffer.type_name(source.type)]
     zeros = flatbuffer.add_constant(content, np.zeros(weights.shape[0], dtype))
-    made = _like(content, zeros, flatbuffer.shape(content, zeros))
+    made = flatbuffer.add_like(content, zeros)
     quantization = copy.deepcopy(weights.quantization)
     quantization.scale = np.asarray(quantization.scale) * np.asarray(source.quantization.scale)
     tensors[made].quantization = quantization
     return made
-
-
-def _like(content: Any, tensor: int, shape: tuple[int, ...]) -> int:
-    """The index of a new tensor like another one, of another shape."""
-    tensors = content.subgraphs[0].tensors
-    made = copy.deepcopy(tensors[tensor])
-    made.shape, made.shapeSignature = np.array(shape, np.int32), None
-    tensors.append(made)
-    return len(tensors) - 1
 
 
 def _join_reshapes(content: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import copy
 import dataclasses
 import functools
 import struct
@@ -210,6 +211,16 @@ def add_constant(content: Any, values: np.ndarray) -> int:
     tensor.buffer = 0  # stands for "none"
     tensors.append(tensor)
     set_constant(content, len(tensors) - 1, values)
+    return len(tensors) - 1
+
+
+def add_like(content: Any, index: int, shape: Sequence[int] | None = None) -> int:
+    """The index of a new tensor in a tree that is like another one, in another shape if given; they share a buffer."""
+    tensors = content.subgraphs[0].tensors
+    made = copy.deepcopy(tensors[index])
+    if shape is not None:
+        made.shape, made.shapeSignature = np.array(shape, np.int32), None
+    tensors.append(made)
     return len(tensors) - 1
 
 

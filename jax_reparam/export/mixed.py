@@ -8,7 +8,6 @@ is memory: scores and weights are the largest tensors that there are.
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -99,12 +98,11 @@ def _int16(content: Any, tensor: int, scale: float) -> int:
     """The index of a new tensor like another one, in 16 bits."""
     from ai_edge_litert.schema_py_generated import TensorType
 
-    tensors = content.subgraphs[0].tensors
-    made = copy.deepcopy(tensors[tensor])
+    index = flatbuffer.add_like(content, tensor)
+    made = content.subgraphs[0].tensors[index]
     made.type, made.buffer = TensorType.INT16, 0
     made.quantization.scale, made.quantization.zeroPoint = np.array([scale], np.float32), np.array([0])
-    tensors.append(made)
-    return len(tensors) - 1
+    return index
 
 
 def _constant(content: Any, tensor: int, values: np.ndarray) -> int:

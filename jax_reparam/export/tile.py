@@ -20,14 +20,15 @@ BYTES_PER_NODE = 512
 
 def tile(content: Any) -> Any:
     """The same graph with convolutions, attention or both in two parts, where that saves memory enough."""
-    found = []
-    for splits in ((), (_split_convolutions,), (_split_attention,), (_split_attention, _split_convolutions)):
-        other = copy.deepcopy(content) if splits else content
-        for split in splits:
+    graphs = [content]
+    # One may be of use only with the other.
+    for split in (_split_attention, _split_convolutions):
+        for graph in tuple(graphs):
+            other = copy.deepcopy(graph)
             split(other)
-        # One may be of use only with the other.
-        found.append((memory.peak(other) + BYTES_PER_NODE * len(other.subgraphs[0].operators), other))
-    return min(found, key=lambda candidate: candidate[0])[1]
+            if len(other.subgraphs[0].operators) > len(graph.subgraphs[0].operators):
+                graphs.append(other)
+    return min(graphs, key=lambda graph: memory.peak(graph) + BYTES_PER_NODE * len(graph.subgraphs[0].operators))
 
 
 # Nodes of which each one alone reads what the one before makes, as its first input.
@@ -145,9 +146,8 @@ class _Split:
 
     def _like(self, tensor: int, size: int) -> int:
         """Adds a tensor like another one, of another size along the axis."""
-        tensors = self._content.subgraphs[0].tensors
-        made = copy.deepcopy(tensors[tensor])
-        made.shapeSignature, made.buffer = None, 0
-        made.shape[self._axis] = size
-        tensors.append(made)
-        return len(tensors) - 1
+        shape = list(flatbuffer.shape(self._content, tensor))
+        shape[self._axis] = size
+        made = flatbuffer.add_like(self._content, tensor, shape)
+        self._content.subgraphs[0].tensors[made].buffer = 0
+        return made
