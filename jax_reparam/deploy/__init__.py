@@ -43,7 +43,7 @@ def apply(model: Mapping[str, Any], params: Any, features: jax.Array, *, norm: N
       model: a recipe's `model`.
       params: what `prepare` made for T frames.
       features: one window, standardised log-mel, `[1, T, M]`.
-      norm: how normalisations are written, see `ops.unit`; the same function.
+      norm: how normalisations are written, see `ops.unit` and `ops.norms`; the same function.
 
     Returns:
       `[1, C]`.

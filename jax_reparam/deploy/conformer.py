@@ -88,18 +88,19 @@ def apply(config: ConformerConfig, params: Tree, features: jax.Array, norm: ops.
     # Scores by distance are twice as many as scores by key, and lie in memory twice: half of the heads at a time.
     groups = math.gcd(config.heads, 2) if config.positions == 'relative' else 1
 
-    def ffn(layer: Tree, x: jax.Array) -> jax.Array:
+    def ffn(layer: Tree, x: jax.Array, norm: ops.Unit) -> jax.Array:
         return ops.linear(layer['out'], activation(ops.linear(layer['in'], ops.unit(x, norm))))
 
+    first, norm = ops.norms(norm)
     x = ops.linear(params['stem']['project'], ops.subsample(params['stem'], features))
-    for block in params['blocks']:
+    for index, block in enumerate(params['blocks']):
         attention, conv = block['attention'], block['conv']
-        x = x + ffn(block['ffn_0'], x)
+        x = x + ffn(block['ffn_0'], x, norm if index else first)
         x = x + ops.linear(attention['out'], ops.attention(attention, ops.unit(x, norm), config.heads, groups=groups))
         y = ops.unit(x, norm)
         y = ops.linear(conv['value'], y) * jax.nn.sigmoid(ops.linear(conv['gate'], y))
         x = x + ops.linear(conv['out'], activation(ops.depthwise(conv['depthwise'], y)))
-        x = ops.unit(x + ffn(block['ffn_1'], x), norm)
+        x = ops.unit(x + ffn(block['ffn_1'], x, norm), norm)
         if 'relay' in block:
             x = ops.linear(block['relay'], x)
     return ops.head(params['head'], ops.mean_over_time(x))

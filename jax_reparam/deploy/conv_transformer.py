@@ -57,8 +57,10 @@ def _layer(config: ConvTransformerConfig, layer: Tree) -> Tree:
 
 def apply(config: ConvTransformerConfig, params: Tree, features: jax.Array, norm: ops.Norm) -> jax.Array:
     """See `deploy.apply`."""
+    first, norm = ops.norms(norm)
     x = ops.linear(params['stem']['project'], ops.subsample(params['stem'], features))
-    for layer in params['layers']:
-        x = x + ops.linear(layer['out'], ops.attention(layer, ops.unit(x, norm), config.heads))
+    for index, layer in enumerate(params['layers']):
+        y = ops.unit(x, norm if index else first)
+        x = x + ops.linear(layer['out'], ops.attention(layer, y, config.heads))
         x = x + ops.linear(layer['ffn_out'], jax.nn.relu(ops.linear(layer['ffn_in'], ops.unit(x, norm))))
     return ops.head(params['head'], ops.mean_over_time(ops.unit(x, norm)))

@@ -17,7 +17,9 @@ from jax_reparam.layers import relative_shift
 
 Array = jax.Array
 Layer = Mapping[str, Array]
-Norm = Literal['l2', 'rsqrt']
+Unit = Literal['l2', 'rsqrt']
+# mixed: not all of a graph in the same way, see `norms`.
+Norm = Literal[Unit, 'mixed']
 
 
 def linear(layer: Layer, x: Array) -> Array:
@@ -26,7 +28,7 @@ def linear(layer: Layer, x: Array) -> Array:
     return y + layer['bias'].reshape(-1, y.shape[-1])
 
 
-def unit(x: Array, norm: Norm, *, slot: float = 0.0) -> Array:
+def unit(x: Array, norm: Unit, *, slot: float = 0.0) -> Array:
     """`[T, D]` with every row divided by its Euclidean length, to which `slot` counts as one more element.
 
     `l2` converts to the one operator L2_NORMALIZATION, whose int8 kernel sums squares in 32 bits; `rsqrt` to four that
@@ -39,6 +41,14 @@ def unit(x: Array, norm: Norm, *, slot: float = 0.0) -> Array:
     if slot:
         x = jnp.pad(x, ((0, 0), (0, 1)), constant_values=slot)
     return (x / jnp.sqrt(jnp.sum(x * x, axis=-1, keepdims=True)))[:, :width]
+
+
+def norms(norm: Norm) -> tuple[Unit, Unit]:
+    """How a graph's first normalisation is written, which reads what the front makes, and how all others are (`unit`).
+
+    `mixed` has RSQRT in front, for 16 bits (`export.mixed`), and L2_NORMALIZATION behind, for 8.
+    """
+    return ('rsqrt', 'l2') if norm == 'mixed' else (norm, norm)
 
 
 def mean_over_time(x: Array) -> Array:

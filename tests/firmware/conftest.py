@@ -40,7 +40,7 @@ def convert(inputs):
     params = jax.tree.map(np.asarray, deploy.prepare({**TINY, 'layers': 1}, variables, 24))
 
     def run(form):
-        norm = 'rsqrt' if form == 'int16' else 'l2'
+        norm = {'int16': 'rsqrt', 'mixed': 'mixed'}.get(form, 'l2')
         function = lambda features: deploy.apply({**TINY, 'layers': 1}, params, features, norm=norm)
         return metadata.attach(forms.integer(function, windows, form), LABELS, inputs)
 

@@ -52,9 +52,10 @@ TfLiteStatus MicroInterpreter::AllocateTensors() {
     out.type = kTfLiteFloat32;
     out.bytes = emotion::kBands * sizeof(float);
   } else {
-    in.type = out.type = sizeof(emotion::Feature) == 1 ? kTfLiteInt8 : kTfLiteInt16;
+    in.type = sizeof(emotion::Feature) == 1 ? kTfLiteInt8 : kTfLiteInt16;
+    out.type = sizeof(emotion::Logit) == 1 ? kTfLiteInt8 : kTfLiteInt16;
     in.bytes = sizeof(last_input);
-    out.bytes = emotion::kClasses * sizeof(emotion::Feature);
+    out.bytes = emotion::kClasses * sizeof(emotion::Logit);
     in.params = sizeof(emotion::Feature) == 1 ? TfLiteQuantizationParams{0.25f, 3}
                                               : TfLiteQuantizationParams{1.0f / 1024, 0};
     out.params = {0.125f, -5};
@@ -72,7 +73,7 @@ TfLiteStatus MicroInterpreter::Invoke() {
     }
   } else {
     std::memcpy(last_input, in.data.data, sizeof(last_input));
-    std::memcpy(out.data.data, last_input, emotion::kClasses * sizeof(emotion::Feature));
+    for (int c = 0; c < emotion::kClasses; ++c) static_cast<emotion::Logit*>(out.data.data)[c] = last_input[c];
   }
   std::memset(in.data.data, 0x55, in.bytes);
   return kTfLiteOk;

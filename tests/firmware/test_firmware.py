@@ -267,6 +267,7 @@ def test_what_a_model_fixes_is_in_the_header(written):
     for name, value in {**facts, 'WindowHop': 10, 'Classes': 3}.items():
         assert f'constexpr int k{name} = {value};' in text
     assert 'using Feature = std::int8_t;' in text
+    assert 'using Logit = std::int8_t;' in text
     assert '{"anger", "Überraschung", "neutral"}' in (written[1] / 'model_data.cc').read_text()
 
 

@@ -9,7 +9,8 @@ namespace {
 
 static_assert(kHopLength <= kFrameLength, "frames are cut from a buffer of one frame");
 
-constexpr bool kFeatureIsInt8 = sizeof(Feature) == 1;
+template <typename Value>
+constexpr TfLiteType kTypeOf = sizeof(Value) == 1 ? kTfLiteInt8 : kTfLiteInt16;
 
 template <typename Value>
 Value* Data(TfLiteTensor* tensor) {
@@ -26,7 +27,7 @@ Feature Quantize(float value, const TfLiteQuantizationParams& params) {
   return static_cast<Feature>(step);
 }
 
-void Softmax(const Feature* logits, const TfLiteQuantizationParams& params, Result* result) {
+void Softmax(const Logit* logits, const TfLiteQuantizationParams& params, Result* result) {
   int best = 0;
   for (int c = 1; c < kClasses; ++c) {
     if (logits[c] > logits[best]) best = c;
@@ -53,9 +54,8 @@ EmotionRecognizer::EmotionRecognizer()
 bool EmotionRecognizer::Begin() {
   if (!AddModelOps(model_ops_) || !AddFrontendOps(frontend_ops_)) return false;
   if (model_.AllocateTensors() != kTfLiteOk || frontend_.AllocateTensors() != kTfLiteOk) return false;
-  constexpr auto kType = kFeatureIsInt8 ? kTfLiteInt8 : kTfLiteInt16;
-  return model_.input(0)->type == kType && model_.input(0)->bytes == sizeof(ring_) &&
-         model_.output(0)->type == kType && model_.output(0)->bytes == kClasses * sizeof(Feature) &&
+  return model_.input(0)->type == kTypeOf<Feature> && model_.input(0)->bytes == sizeof(ring_) &&
+         model_.output(0)->type == kTypeOf<Logit> && model_.output(0)->bytes == kClasses * sizeof(Logit) &&
          frontend_.input(0)->type == kTfLiteInt16 && frontend_.input(0)->bytes == sizeof(pcm_) &&
          frontend_.output(0)->type == kTfLiteFloat32 && frontend_.output(0)->bytes == kBands * sizeof(float);
 }
@@ -140,7 +140,7 @@ bool EmotionRecognizer::Classify(const Feature* ring, int first, int frames, Res
     std::memcpy(input + frame * kBands, ring + place * kBands, kBands * sizeof(Feature));
   }
   if (model_.Invoke() != kTfLiteOk) return false;
-  Softmax(Data<Feature>(model_.output(0)), model_.output(0)->params, result);
+  Softmax(Data<Logit>(model_.output(0)), model_.output(0)->params, result);
   result->frames = frames;
   return true;
 }

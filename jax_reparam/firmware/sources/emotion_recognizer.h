@@ -19,7 +19,7 @@ struct Result {
   std::uint32_t start_frame;  // first frame of the window since the stream began
   int frames;                 // frames of the stream in it; fewer than kWindowFrames if the stream was shorter
   int label;                  // the most probable class
-  Feature logits[kClasses];
+  Logit logits[kClasses];
   float probabilities[kClasses];
 };
 

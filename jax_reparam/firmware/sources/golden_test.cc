@@ -15,10 +15,9 @@ int GoldenTest();
 
 namespace {
 
-constexpr bool kInt8 = sizeof(emotion::Feature) == 1;
-constexpr int kMostDifferent = kInt8 ? 1 : 20;
+constexpr int kMostDifferent = sizeof(emotion::Feature) == 1 ? 1 : 20;
 // Between two classes whose golden logits are so near, a step in the features may decide.
-constexpr int kNearTie = kInt8 ? 1 : 256;
+constexpr int kNearTie = sizeof(emotion::Logit) == 1 ? 1 : 256;
 
 emotion::EmotionRecognizer recognizer;
 
@@ -34,7 +33,7 @@ void Compare(const emotion::Result& result, void* context) {
     ++stream->wrong;
     return;
   }
-  const emotion::Feature* golden = emotion::kGoldenStreamLogits[index];
+  const emotion::Logit* golden = emotion::kGoldenStreamLogits[index];
   int best = 0;
   for (int c = 1; c < emotion::kClasses; ++c) {
     if (golden[c] > golden[best]) best = c;
