@@ -86,28 +86,28 @@ def _places(content: Any, names: list[str]) -> set[int]:
     before = lambda place: [maker[tensor] for tensor in map(int, nodes[place].inputs) if tensor in maker]
     behind = lambda place: readers[int(nodes[place].outputs[0])]
     named = lambda *kinds: {place for place, name in enumerate(names) if name in kinds}
-    softmaxes, roots = named('SOFTMAX'), named('RSQRT')
+    everything, softmaxes, roots = set(range(len(nodes))), named('SOFTMAX'), named('RSQRT')
     between, products, layers = named(*_BETWEEN), named('BATCH_MATMUL'), named('FULLY_CONNECTED')
     # The sum of a row's squares is a layer of one output.
     sums = {place for place in layers if flatbuffer.shape(content, int(nodes[place].outputs[0]))[-1] == 1}
     found = named(*_UNIT) | roots | {reader for root in roots for reader in behind(root)}
     for follow in (before, behind):
         found |= _reached(softmaxes, follow, passed=between, taken=between | products)
-    found |= _reached(roots, before, passed=set(range(len(nodes))) - (layers - sums))
+    found |= _reached(roots, before, passed=everything - (layers - sums), taken=everything)
     last = layers & {maker[int(tensor)] for tensor in subgraph.outputs}
     head = named(*_HEAD)
     return found | last | _reached(last, before, passed=head, taken=head)
 
 
 def _reached(
-    start: Iterable[int], follow: Callable[[int], list[int]], *, passed: set[int], taken: set[int] | None = None
+    start: Iterable[int], follow: Callable[[int], list[int]], *, passed: set[int], taken: set[int]
 ) -> set[int]:
-    """The nodes to which `follow` leads from some, and on from those in `passed`; of them those in `taken`, or all."""
+    """Of the nodes to which `follow` leads from some, and on from those in `passed`, those in `taken`."""
     found: set[int] = set()
     todo = list(start)
     while todo:
         new = set(follow(todo.pop())) - found
-        found |= new if taken is None else new & taken
+        found |= new & taken
         todo += new & passed
     return found
 
