@@ -98,7 +98,7 @@ def _part_biases(content: Any, nodes: Sequence[Any]) -> None:
 
 def _set_bias(content: Any, node: Any, bias: np.ndarray) -> None:
     """Writes a node's bias in its own scale: the converter gives equal biases that of one of their layers."""
-    tensor, scale = content.subgraphs[0].tensors[node.inputs[2]], _bias_scale(content, node)
+    tensor, scale = content.subgraphs[0].tensors[node.inputs[2]], flatbuffer.bias_scale(content, *node.inputs[:2])
     tensor.quantization.scale = np.broadcast_to(scale, np.shape(tensor.quantization.scale)).astype(np.float32)
     dtype = flatbuffer.constant(content, node.inputs[2]).dtype
     flatbuffer.set_constant(content, node.inputs[2], _clipped(np.rint(bias.astype(np.float64) / scale), dtype))
@@ -107,15 +107,9 @@ def _set_bias(content: Any, node: Any, bias: np.ndarray) -> None:
 def _moved(content: Any, node: Any, error: np.ndarray) -> np.ndarray:
     """A node's bias less `error` `[channels]`."""
     steps = flatbuffer.constant(content, node.inputs[2])
-    return _clipped(steps - np.rint(error / _bias_scale(content, node)), steps.dtype)
+    return _clipped(steps - np.rint(error / flatbuffer.bias_scale(content, *node.inputs[:2])), steps.dtype)
 
 
 def _clipped(steps: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
     """Within 32 bits, also where the type has 64: it does where activations have 16."""
     return np.clip(steps, -(2**31), 2**31 - 1).astype(dtype)
-
-
-def _bias_scale(content: Any, node: Any) -> np.ndarray:
-    """A bias's scale is the input's times the weights'."""
-    source, kernel = (content.subgraphs[0].tensors[index] for index in node.inputs[:2])
-    return np.float64(source.quantization.scale[0]) * np.asarray(kernel.quantization.scale, np.float64)

@@ -103,12 +103,12 @@ def _bias(content: Any, layer: Any) -> int:
     if len(layer.inputs) > 2 and layer.inputs[2] >= 0:
         return int(layer.inputs[2])
     tensors = content.subgraphs[0].tensors
-    source, weights = (tensors[index] for index in layer.inputs[:2])
-    dtype = {'int8': np.int32, 'int16': np.int64}[flatbuffer.type_name(source.type)]
-    zeros = flatbuffer.add_constant(content, np.zeros(weights.shape[0], dtype))
+    source, weights = map(int, layer.inputs[:2])
+    dtype = {'int8': np.int32, 'int16': np.int64}[flatbuffer.type_name(tensors[source].type)]
+    zeros = flatbuffer.add_constant(content, np.zeros(tensors[weights].shape[0], dtype))
     made = flatbuffer.add_like(content, zeros)
-    quantization = copy.deepcopy(weights.quantization)
-    quantization.scale = np.asarray(quantization.scale) * np.asarray(source.quantization.scale)
+    quantization = copy.deepcopy(tensors[weights].quantization)
+    quantization.scale = flatbuffer.bias_scale(content, source, weights).astype(np.float32)
     tensors[made].quantization = quantization
     return made
 

@@ -224,6 +224,14 @@ def add_like(content: Any, index: int, shape: Sequence[int] | None = None) -> in
     return len(tensors) - 1
 
 
+def bias_scale(content: Any, source: int, weights: int) -> np.ndarray:
+    """The scale of a layer's bias, `[1]` or one a channel, float64: its input's times its weights'."""
+    tensors = content.subgraphs[0].tensors
+    return np.float64(tensors[source].quantization.scale[0]) * np.asarray(
+        tensors[weights].quantization.scale, np.float64
+    )
+
+
 def node(content: Any, name: str, inputs: Sequence[int], output: int, **options: Any) -> Any:
     """A node of a builtin operator of the first version, for a tree's `operators`; `options` are its fields there."""
     from ai_edge_litert import schema_py_generated as schema

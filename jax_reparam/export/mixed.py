@@ -143,9 +143,7 @@ def _constant(content: Any, tensor: int, values: np.ndarray) -> int:
 
 def _bias(content: Any, tensor: int, inputs: list[int], values: np.ndarray) -> int:
     """A bias in 64 bits, as 16-bit kernels have it, by index; `inputs` are what its layer reads, and the weights."""
-    tensors = content.subgraphs[0].tensors
-    made = flatbuffer.add_like(content, tensor)
-    source, weights = (np.asarray(tensors[index].quantization.scale, np.float64) for index in inputs)
-    tensors[made].quantization.scale = (source * weights).astype(np.float32)
-    flatbuffer.set_constant(content, made, np.rint(values / (source * weights)).astype(np.int64))
+    made, scale = flatbuffer.add_like(content, tensor), flatbuffer.bias_scale(content, *inputs)
+    content.subgraphs[0].tensors[made].quantization.scale = scale.astype(np.float32)
+    flatbuffer.set_constant(content, made, np.rint(values / scale).astype(np.int64))
     return made
