@@ -52,7 +52,7 @@ def main() -> None:
         data = folding.load_data(trained, show_progress=False)
         test, (calibration, _) = samples.of_part(data, 'test', None), samples.calibration(data)
         windows += len(test.features)
-        reference, _ = folding.compare(trained, folded, test)
+        reference, _ = folding.compare(trained, folded, test.features)
         _, function = folding.deployed(trained, folded, frames=data.window.frames)
         for form, norm in FORMS.items():
             bound = functools.partial(function, norm=norm)

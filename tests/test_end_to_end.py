@@ -37,7 +37,7 @@ def folds_exactly(config, workdir):
     """Whether the folded model of a fold decides on its test windows as the trained one did."""
     found = checkpoint.load(workdir)
     test = samples.of_part(load(config, found.config['data']['fold']), 'test', None)
-    _, entry = folding.compare(found, folding.fold(found), test)
+    _, entry = folding.compare(found, folding.fold(found), test.features)
     return entry['max_abs_diff'] < 1e-4
 
 

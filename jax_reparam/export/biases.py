@@ -57,7 +57,8 @@ def corrected(quantised: bytes, float32: bytes, windows: np.ndarray) -> bytes:
         later = {int(tensor) for node in subgraph.operators[first:] for tensor in node.inputs}
         kept = [int(tensor) for node in subgraph.operators[start:first] for tensor in node.outputs if tensor in later]
         runs = list(twin.run(_part(model, content, start, behind, known[0]), known, [*outputs, *kept]))
-        real = ({tensor: twin.real(content, tensor, run[tensor]) for tensor in outputs} for run in runs)
+        ports = {tensor: flatbuffer.port(subgraph.tensors[tensor]) for tensor in outputs}
+        real = ({tensor: port.real(run[tensor]) for tensor, port in ports.items()} for run in runs)
         found = _means(real, outputs, len(windows))
         for node, tensor in readers:
             steps = _moved(content, node, found[int(node.outputs[0])] - expected[tensor])

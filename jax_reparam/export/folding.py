@@ -32,7 +32,6 @@ from jax_reparam.export import (
     samples,
     weights,
 )
-from jax_reparam.export.samples import Windows
 from jax_reparam.export.verify import verify
 from jax_reparam.features import FrontendConfig
 from jax_reparam.training import Predictor
@@ -115,15 +114,14 @@ def fold_and_export(
         test = samples.of_part(data, 'test', limit)
         validation = samples.of_part(data, 'validation', samples.VALIDATION_WINDOWS)
         calibration, calibration_places = samples.calibration(data)
-        reference, fold_entry = compare(trained, folded, test)
-        tell(
-            f'compared on {len(test.features)} test windows: logits differ by at most {fold_entry["max_abs_diff"]:.1e}'
-        )
+        compared, fold_entry = compare(trained, folded, np.concatenate([test.features, validation.features]))
+        reference, validation_reference = np.split(compared, [len(test.features)])
+        tell(f'compared on {len(compared)} windows: logits differ by at most {fold_entry["max_abs_diff"]:.1e}')
 
         passed: dict[str, Any] = {}
         failed: dict[str, Any] = {}
         params, function = deployed(trained, folded, frames=data.window.frames)
-        maker = forms.Maker(function, calibration, validation, compare(trained, folded, validation)[0])
+        maker = forms.Maker(function, calibration, validation, validation_reference)
         rows: dict[str, list[layers.Row]] = {}
         placed, for_npu = None, b''
         # mixed comes last: it has to save time against int8 and int16.
@@ -269,8 +267,8 @@ def load_data(trained: Trained, show_progress: bool = True) -> pipeline.Data:
     return dataclasses.replace(data, mean=trained.mean, std=trained.std)
 
 
-def compare(trained: Trained, folded: Variables, test: Windows) -> tuple[np.ndarray, dict[str, Any]]:
-    """Holds the folded model against the training form.
+def compare(trained: Trained, folded: Variables, windows: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+    """Holds the folded model against the training form, on windows `[W, frames, n_mels]`.
 
     Returns:
       The training form's logits `[W, C]`, and the manifest's `fold`.
@@ -280,14 +278,14 @@ def compare(trained: Trained, folded: Variables, test: Windows) -> tuple[np.ndar
     """
     # Accelerators multiply in a reduced precision by default.
     with jax.default_matmul_precision('highest'):
-        reference = Predictor(_model(trained, trained.config['hrf']))(trained.variables, test.features)
-        logits = Predictor(_model(trained, None))(folded, test.features)
+        reference = Predictor(_model(trained, trained.config['hrf']))(trained.variables, windows)
+        logits = Predictor(_model(trained, None))(folded, windows)
     reason = gates.fold_failure(reference, logits)
     if reason is not None:
         raise FoldError(reason)
     return reference, {
         'sites': len(reparam.hrf_sites(trained.variables)),
-        'windows': len(test.features),
+        'windows': len(windows),
         'max_abs_diff': float(np.abs(logits - reference).max()),
         'argmax_agreement': float((logits.argmax(-1) == reference.argmax(-1)).mean()),
     }

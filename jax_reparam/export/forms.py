@@ -13,7 +13,18 @@ import jax
 import numpy as np
 
 from jax_reparam.deploy.ops import Norm
-from jax_reparam.export import biases, convert, convolutions, flatbuffer, gates, interpret, manifest, mixed, rounding
+from jax_reparam.export import (
+    biases,
+    convert,
+    convolutions,
+    flatbuffer,
+    gates,
+    interpret,
+    manifest,
+    mixed,
+    rounding,
+    twin,
+)
 from jax_reparam.export.samples import Windows
 from jax_reparam.export.tidy import tidy
 
@@ -87,7 +98,9 @@ def quantised(
     Raises:
       ConversionError: TensorFlow refused the graph.
     """
-    return rounding.rounded(convert.quantise(function, windows, activations), float32, inputs)
+    # The converter takes its time over each window, and most hold no least or greatest value.
+    spanning = windows[twin.extremes(float32, windows)]
+    return rounding.rounded(convert.quantise(function, spanning, activations), float32, inputs)
 
 
 def finished(quantised: bytes, float32: bytes, windows: np.ndarray, *, mix: bool = False) -> bytes:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from jax_reparam import threads
 from jax_reparam.export import flatbuffer
 
 LINEAR = ('FULLY_CONNECTED', 'CONV_2D', 'DEPTHWISE_CONV_2D')
+# What these make holds all values that they read, and no other.
+SAME_VALUES = ('RESHAPE', 'TRANSPOSE', 'EXPAND_DIMS')
+
+# Interpreters that run at the same time, each with all its tensors in memory.
+WORKERS = min(4, os.cpu_count() or 1)
 
 
 def pairs(quantised: Any, float32: Any) -> list[tuple[str, Any, Any]]:
@@ -49,12 +56,15 @@ def layers(quantised: Any, float32: Any) -> list[tuple[str, Any, Any]]:
 
 
 def observe(model: bytes, tensors: Sequence[int], windows: np.ndarray) -> Iterator[dict[int, np.ndarray]]:
-    """Runs a model over windows `[W, frames, n_mels]`; yields, for each, the real values of some tensors by index."""
-    content = flatbuffer.tree(model)
-    source = int(content.subgraphs[0].inputs[0])
-    port = flatbuffer.port(content.subgraphs[0].tensors[source])
-    for found in run(model, ({source: port.encode(window[None])} for window in windows), tensors):
-        yield {tensor: real(content, tensor, values) for tensor, values in found.items()}
+    """Runs a model over windows `[W, frames, n_mels]`; yields, for each, what some tensors hold, by index.
+
+    Values are real ones, as `flatbuffer.Port.real` gives them.
+    """
+    subgraph = flatbuffer.tree(model).subgraphs[0]
+    source = int(subgraph.inputs[0])
+    ports = {tensor: flatbuffer.port(subgraph.tensors[tensor]) for tensor in {source, *tensors}}
+    for found in run(model, ({source: ports[source].encode(window[None])} for window in windows), tensors):
+        yield {tensor: ports[tensor].real(values) for tensor, values in found.items()}
 
 
 def run(
@@ -78,9 +88,21 @@ def run(
         yield {tensor: interpreter.get_tensor(tensor) for tensor in tensors}
 
 
-def real(content: Any, tensor: int, values: np.ndarray) -> np.ndarray:
-    """What a tensor of a tree holds as real values: float64 where it is quantised."""
-    port = flatbuffer.port(content.subgraphs[0].tensors[tensor])
-    if port.scale is None or port.zero_point is None:
-        return values
-    return (values.astype(np.float64) - port.zero_point) * port.scale
+def extremes(model: bytes, windows: np.ndarray) -> np.ndarray:
+    """Of windows `[W, frames, n_mels]` those in which some tensor is least or greatest, as indices in rising order.
+
+    They span the same ranges as all windows do.
+    """
+    content = flatbuffer.tree(model)
+    subgraph = content.subgraphs[0]
+    named = zip(flatbuffer.operator_names(content), subgraph.operators, strict=True)
+    tensors = [int(subgraph.inputs[0]), *(int(node.outputs[0]) for name, node in named if name not in SAME_VALUES)]
+
+    def spans(part: np.ndarray) -> np.ndarray:
+        seen = observe(model, tensors, part)
+        return np.array([[(values.min(), values.max()) for values in each.values()] for each in seen])
+
+    parts = np.array_split(windows, min(len(windows), WORKERS))
+    with threads.pool(len(parts)) as executor:
+        least, greatest = np.moveaxis(np.concatenate(list(executor.map(spans, parts))), 2, 0)
+    return np.union1d(least.argmin(axis=0), greatest.argmax(axis=0))
