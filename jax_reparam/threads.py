@@ -1,10 +1,15 @@
-"""Threads over clips. Decoding, resampling, hashing and NumPy let go of Python's lock, so they keep all cores busy."""
+"""Threads over clips and windows.
+
+Decoding, resampling, hashing, NumPy and LiteRT let go of Python's lock, so they keep all cores busy.
+"""
 
 from __future__ import annotations
 
 import collections
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+import os
+import queue
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -12,6 +17,7 @@ import numpy as np
 
 _T = TypeVar('_T')
 _R = TypeVar('_R')
+_E = TypeVar('_E')
 
 # More than what a clip needs at a time.
 _KEPT = 31 << 20
@@ -34,6 +40,11 @@ def pool(workers: int) -> Iterator[ThreadPoolExecutor]:
             raise
 
 
+def cores(at_most: int) -> int:
+    """How many cores there are, or `at_most`."""
+    return min(at_most, os.cpu_count() or 1)
+
+
 def in_order(function: Callable[[_T], _R], items: Iterable[_T], workers: int) -> Iterator[_R]:
     """Runs `function` in threads and gives the results in the order of the items.
 
@@ -47,3 +58,19 @@ def in_order(function: Callable[[_T], _R], items: Iterable[_T], workers: int) ->
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()
+
+
+def in_order_by(engines: Sequence[_E], function: Callable[[_E, _T], _R], items: Iterable[_T]) -> Iterator[_R]:
+    """As `in_order`, with a thread for each engine; no engine is given two items at a time."""
+    free: queue.SimpleQueue[_E] = queue.SimpleQueue()
+    for engine in engines:
+        free.put(engine)
+
+    def run(item: _T) -> _R:
+        engine = free.get()
+        try:
+            return function(engine, item)
+        finally:
+            free.put(engine)
+
+    return in_order(run, items, len(engines))

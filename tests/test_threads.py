@@ -51,3 +51,23 @@ def test_a_failure_comes_through_and_what_waits_is_not_begun():
     with pytest.raises(ValueError, match='item 0'):
         list(threads.in_order(fail, range(20), 1))
     assert len(begun) < 4  # of the five that it was given
+
+
+def test_an_engine_has_one_item_at_a_time():
+    busy = set()
+
+    def use(engine, item):
+        assert engine not in busy
+        busy.add(engine)
+        time.sleep(0.001)
+        busy.remove(engine)
+        if item == 30:
+            raise ValueError('item 30')
+        return engine, item
+
+    results = threads.in_order_by(['a', 'b', 'c'], use, range(31))
+    found = [next(results) for _ in range(30)]
+    assert [item for _, item in found] == list(range(30))
+    assert {engine for engine, _ in found} == {'a', 'b', 'c'}
+    with pytest.raises(ValueError, match='item 30'):
+        next(results)

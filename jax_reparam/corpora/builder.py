@@ -26,7 +26,7 @@ __all__ = ['Clip', 'Found', 'Part', 'Published', 'SpeechBuilder', 'first_missing
 # Audio in a file of records, 64 MiB: TFDS keeps the records of a file in memory until it is written.
 SHARD_SECONDS = 2048.0
 
-WORKERS = min(8, os.cpu_count() or 1)
+WORKERS = threads.cores(8)
 
 
 class SpeechBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ignore[call-arg]

@@ -21,7 +21,6 @@ import hashlib
 import json
 import math
 import os
-import queue
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -220,21 +219,11 @@ def render_all(clips: Sequence[Spec], *, workers: int = 0) -> Iterator[np.ndarra
     Raises:
       InputError: eSpeak NG is missing or did not speak; the message names the clip.
     """
-    workers = min(len(clips), workers or min(4, os.cpu_count() or 1))
-    engines: queue.SimpleQueue[_Engine] = queue.SimpleQueue()
-
-    def make(spec: Spec) -> np.ndarray:
-        engine = engines.get()
-        try:
-            speech = engine.speak(spec)
-        finally:
-            engines.put(engine)
-        return record(speech, engine.sample_rate, spec)
-
+    workers = min(len(clips), workers or threads.cores(4))
+    make = lambda engine, spec: record(engine.speak(spec), engine.sample_rate, spec)
     with contextlib.ExitStack() as stack:
-        for _ in range(workers):
-            engines.put(stack.enter_context(_Engine()))
-        yield from threads.in_order(make, clips, workers)
+        engines = [stack.enter_context(_Engine()) for _ in range(workers)]
+        yield from threads.in_order_by(engines, make, clips)
 
 
 def versions() -> dict[str, str]:

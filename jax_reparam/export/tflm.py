@@ -24,6 +24,7 @@ from typing import IO
 
 import numpy as np
 
+from jax_reparam import threads
 from jax_reparam.errors import InputError
 from jax_reparam.export import flatbuffer
 from jax_reparam.export.tflm_child import READY
@@ -33,6 +34,8 @@ CHILD = 'jax_reparam.export.tflm_child'
 # What the model needs of it is what counts. TFLM's default grows with the file, and is too small for a small model with
 # long windows.
 ARENA_BYTES = 64 * 2**20
+# For fewer it does not pay to start another.
+WINDOWS_A_CHILD = 16
 
 
 class TFLMError(RuntimeError):
@@ -181,7 +184,7 @@ def started(model: bytes, *, arena_bytes: int = ARENA_BYTES, timeout: float = 60
 def run(
     model: bytes, windows: np.ndarray, *, progress: Callable[[], None] = lambda: None, timeout: float = 60.0
 ) -> Outcome:
-    """Runs a model over windows.
+    """Runs a model over windows, many of them in several child processes.
 
     Args:
       model: the .tflite file.
@@ -193,11 +196,13 @@ def run(
       TFLMError: TFLM refused the model, ended its process, or did not come back.
     """
     logits = []
-    with started(model, timeout=timeout) as session:
-        for window in windows:
-            logits.append(session.run(window))
+    with contextlib.ExitStack() as stack:
+        children = threads.cores(min(4, math.ceil(len(windows) / WINDOWS_A_CHILD)))
+        sessions = [stack.enter_context(started(model, timeout=timeout)) for _ in range(children)]
+        for found in threads.in_order_by(sessions, Session.run, windows):
+            logits.append(found)
             progress()
-    return Outcome(np.stack(logits), session.arena_bytes)
+    return Outcome(np.stack(logits), sessions[0].arena_bytes)
 
 
 def fits(model: bytes, arena_bytes: int) -> bool:

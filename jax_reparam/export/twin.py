@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ LINEAR = ('FULLY_CONNECTED', 'CONV_2D', 'DEPTHWISE_CONV_2D')
 SAME_VALUES = ('RESHAPE', 'TRANSPOSE', 'EXPAND_DIMS')
 
 # Interpreters that run at the same time, each with all its tensors in memory.
-WORKERS = min(4, os.cpu_count() or 1)
+WORKERS = threads.cores(4)
 
 
 def pairs(quantised: Any, float32: Any) -> list[tuple[str, Any, Any]]:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jax_reparam import threads
 from jax_reparam.export import convert, flatbuffer, interpret, tflm
 
 needs_tflm = pytest.mark.skipif(tflm.missing() is not None, reason=str(tflm.missing()))
@@ -43,6 +44,19 @@ def test_tflm_and_litert_agree(exported, windows, form):
     np.testing.assert_allclose(outcome.logits, expected, atol=steps)
     assert len(done) == len(windows)
     assert outcome.arena_bytes == exported.manifest['forms'][form]['tflm']['arena_bytes']
+
+
+@needs_tflm
+def test_many_windows_run_in_several_children_and_come_back_in_order(exported, windows, monkeypatch):
+    model = (exported.path / 'model_int8.tflite').read_bytes()
+    started, alone = [], tflm.run(model, windows[:8])
+    monkeypatch.setattr(tflm, 'WINDOWS_A_CHILD', 4)
+    monkeypatch.setattr(threads, 'cores', lambda at_most: at_most)
+    monkeypatch.setattr(tflm, 'started', lambda *a, start=tflm.started, **k: started.append(a) or start(*a, **k))
+    together = tflm.run(model, windows[:8])
+    np.testing.assert_array_equal(together.logits, alone.logits)
+    assert len(np.unique(alone.logits, axis=0)) == 8
+    assert (len(started), together.arena_bytes) == (2, alone.arena_bytes)
 
 
 @needs_tflm
