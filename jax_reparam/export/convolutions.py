@@ -23,6 +23,8 @@ from jax_reparam.export import flatbuffer
 
 # In 8 bits the kernel sums each layer's weights first: of fewer rows it makes too little.
 LEAST_ROWS = 8
+# Of an output, over all rows: for its 8 bytes of memory it has to save some 0.6 instructions times as many.
+LEAST_MACS = 10_000
 # CMSIS-NN before 2024 has no fast kernel for 16 bits and more inputs.
 LARGEST_DEPTH = 511
 
@@ -44,7 +46,7 @@ def of_one_channel(content: Any) -> None:
 
 
 def of_rows(content: Any) -> None:
-    """Makes a CONV_2D of each quantised FULLY_CONNECTED with enough rows; changes `content`, from `flatbuffer.tree`.
+    """Makes a CONV_2D of each quantised FULLY_CONNECTED for which it pays; changes `content`, from `flatbuffer.tree`.
 
     Its matrix `[T, D]` is seen as an image `[1, 1, T, D]`.
     """
@@ -77,9 +79,9 @@ def _pays(content: Any, node: Any) -> bool:
         return False
     *rows, outputs = flatbuffer.shape(content, int(node.outputs[0]))
     depth = flatbuffer.shape(content, int(node.inputs[1]))[1]
+    enough = math.prod(rows) >= LEAST_ROWS and math.prod(rows) * depth >= LEAST_MACS
     # The last of an odd number of outputs is computed without SIMD.
-    enough = math.prod(rows) >= LEAST_ROWS and outputs % 2 == 0
-    return enough and (source == 'int8' or (source == 'int16' and depth <= LARGEST_DEPTH))
+    return enough and outputs % 2 == 0 and (source == 'int8' or (source == 'int16' and depth <= LARGEST_DEPTH))
 
 
 def _convolution(content: Any, node: Any, inputs: Sequence[int], output: int | None = None) -> Any:

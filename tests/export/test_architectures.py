@@ -11,7 +11,7 @@ import pytest
 
 from helpers import TINY_MODELS, drawn, quick_jit
 from jax_reparam import deploy, models
-from jax_reparam.export import convert, cost, flatbuffer, forms, interpret, tflm
+from jax_reparam.export import convert, convolutions, cost, flatbuffer, forms, interpret, tflm
 from jax_reparam.export.tidy import tidy
 
 FRAMES, BANDS = 61, 12
@@ -31,6 +31,14 @@ def prepared(name):
     with jax.enable_x64(True):
         params = jax.tree.map(np.float32, deploy.prepare(fields, variables, FRAMES))
     return windows, quick_jit(plain.apply)(jax.tree.map(np.float32, variables), windows), params
+
+
+@pytest.fixture(scope='module', autouse=True)
+def small_layers_count():
+    """Of models this small, no linear layer is worth the memory of a convolution."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(convolutions, 'LEAST_MACS', 0)
+        yield
 
 
 @pytest.fixture(scope='module', params=TINY_MODELS)

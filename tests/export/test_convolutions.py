@@ -19,6 +19,12 @@ KERNELS = [
 BIAS = RNG.standard_normal((1, WIDTH)).astype(np.float32)
 
 
+@pytest.fixture(autouse=True)
+def small_layers_count(monkeypatch):
+    """These are all of fewer multiplications than pay for the memory."""
+    monkeypatch.setattr(convolutions, 'LEAST_MACS', 0)
+
+
 def windows(*shape):
     return np.random.default_rng(1).standard_normal((6, *shape)).astype(np.float32)
 
@@ -112,6 +118,14 @@ def test_layers_with_rows_enough_are_convolutions(models):
 )
 def test_which_layers(rows, outputs, made):
     model = convert.quantise(lambda x: pooled(x[0] @ KERNELS[0][:, :outputs] + 1), windows(rows, WIDTH))
+    assert count(tidy.tidy(model, fast=True), 'CONV_2D') == made
+
+
+@pytest.mark.parametrize(('rows', 'made'), [(13, 1), (12, 0)])
+@pytest.mark.parametrize('activations', ['int8', 'int16'])
+def test_an_output_of_few_multiplications_is_not_worth_its_memory(monkeypatch, activations, rows, made):
+    monkeypatch.setattr(convolutions, 'LEAST_MACS', 13 * WIDTH)
+    model = convert.quantise(lambda x: pooled(x[0] @ KERNELS[0] + 1), windows(rows, WIDTH), activations)
     assert count(tidy.tidy(model, fast=True), 'CONV_2D') == made
 
 
