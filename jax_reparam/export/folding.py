@@ -118,56 +118,37 @@ def fold_and_export(
         reference, validation_reference = np.split(compared, [len(test.features)])
         tell(f'compared on {len(compared)} windows: logits differ by at most {fold_entry["max_abs_diff"]:.1e}')
 
-        passed: dict[str, Any] = {}
-        failed: dict[str, Any] = {}
         params, function = deployed(trained, folded, frames=data.window.frames)
         maker = forms.Maker(function, calibration, validation, validation_reference)
-        rows: dict[str, list[layers.Row]] = {}
-        placed, for_npu = None, b''
-        # mixed comes last: it has to save time against int8 and int16.
-        for name in sorted(manifest.FORM_FILES, key='mixed'.__eq__):
-            if name == manifest.NPU_FORM and accelerator is None:
-                continue
-            try:
-                if name == 'mixed' and not _saves(maker.sketch(), (passed | failed).values()):
-                    tell('mixed would save too little')
-                    continue
-                made = maker.make(name)
-            except convert.ConversionError as error:
-                failed[name] = {'reasons': [f'{name}: {error}']}
-                continue
-            model = metadata.attach(made.model, trained.labels, _input(trained, data))
-            tell(f'exported {name}: {len(model):,} bytes')
-            if name == manifest.NPU_FORM:
-                for_npu = model
-            entry, reasons = verify(name, model, reference, test, show_progress=show_progress)
-            entry['made'] = made.how
-            if name != 'float32' and entry['litert']:
-                some = samples.evenly(test.features, layers.WINDOWS)
-                rows[name] = layers.report(made.untidied, made.float32, some, params=params)
-                entry['layers'] = [row.as_json() for row in layers.computed(rows[name])[: layers.WORST]]
-            tell(f'verified {name} in LiteRT and TFLM' if entry['tflm'] else f'verified {name} in LiteRT only')
-            if reasons and name in accept and _ran(entry):
-                entry['accepted'], reasons = reasons, []
-            if reasons:
-                failed[name] = {**entry, 'reasons': reasons}
-                continue
-            passed[name] = entry
-            (place / entry['file']).write_bytes(model)
+        inputs = _input(trained, data)
+        made = _make_forms(
+            maker,
+            test,
+            reference,
+            [name for name in manifest.FORM_FILES if accelerator is not None or name != manifest.NPU_FORM],
+            attach=lambda model: metadata.attach(model, trained.labels, inputs),
+            accept=accept,
+            params=params,
+            tell=tell,
+        )
+        for name, entry in made.passed.items():
+            (place / entry['file']).write_bytes(made.files[name])
 
-        recommended = manifest.recommended(passed, prefer)
+        recommended = manifest.recommended(made.passed, prefer)
         extras, extras_failed = device.write(
             place,
             form=recommended,
             logits=lambda features: function(features, 'l2'),
             labels=trained.labels,
-            inputs=_input(trained, data),
+            inputs=inputs,
             clips=[data.corpus.audio(index) for index in data.clips('test')[: device.CLIPS]],
         )
-        failed |= extras_failed
+        failed = made.failed | extras_failed
         tell(f'for devices: {", ".join(name for name, entry in extras.items() if entry) or "nothing"}')
-        if accelerator is not None and for_npu:
-            placed, npu_failed = npu.write(place, for_npu, accelerator, passed=manifest.NPU_FORM in passed)
+        placed = None
+        if accelerator is not None and manifest.NPU_FORM in made.files:
+            for_npu, passed = made.files[manifest.NPU_FORM], manifest.NPU_FORM in made.passed
+            placed, npu_failed = npu.write(place, for_npu, accelerator, passed=passed)
             failed |= npu_failed
             tell(f'compiled for {accelerator}' if placed else f'nothing for {accelerator}')
         kernels = layers.sites(trained.variables)
@@ -176,13 +157,13 @@ def fold_and_export(
             'format': manifest.FORMAT,
             'model': trained.config['model'],
             'labels': list(trained.labels),
-            'input': _input(trained, data).as_json(),
+            'input': inputs.as_json(),
             'params': {
                 'training': weights.count(trained.variables['params']),
                 'folded': weights.count(folded['params']),
             },
             'fold': fold_entry,
-            'forms': _in_order(passed),
+            'forms': _in_order(made.passed),
             'recommended': recommended,
             'failed': failed,
             'device': extras,
@@ -204,15 +185,73 @@ def fold_and_export(
         weights.write_checkpoint(place / folder.CHECKPOINT, folded, trained)
         weights.write_safetensors(place / folder.SAFETENSORS, folded, trained)
         (place / folder.LABELS).write_text(''.join(f'{label}\n' for label in trained.labels))
-        (place / folder.LAYERS).write_text(layers.text(kernels, _in_order(rows)))
+        (place / folder.LAYERS).write_text(layers.text(kernels, _in_order(made.rows)))
         (place / folder.CARD).write_text(card.text(content, trained.config))
         (place / manifest.FILE).write_text(manifest.dumps(content))
     return Exported(
         out,
         content,
         failures=[reason for entry in failed.values() for reason in entry['reasons']],
-        accepted=[reason for entry in passed.values() for reason in entry.get('accepted', ())],
+        accepted=[reason for entry in made.passed.values() for reason in entry.get('accepted', ())],
     )
+
+
+@dataclasses.dataclass
+class _Forms:
+    """What was made, by form.
+
+    Attributes:
+      files: the .tflite files.
+      passed: the manifest's entries of those that are kept.
+      failed: and of the others, with their `reasons`; some have no file.
+      rows: of quantised ones, how far each tensor lies from float32.
+    """
+
+    files: dict[str, bytes] = dataclasses.field(default_factory=dict)
+    passed: dict[str, Any] = dataclasses.field(default_factory=dict)
+    failed: dict[str, Any] = dataclasses.field(default_factory=dict)
+    rows: dict[str, list[layers.Row]] = dataclasses.field(default_factory=dict)
+
+
+def _make_forms(
+    maker: forms.Maker,
+    test: samples.Windows,
+    reference: np.ndarray,
+    names: Iterable[str],
+    *,
+    attach: Callable[[bytes], bytes],
+    accept: Collection[str],
+    params: Any,
+    tell: _Teller,
+) -> _Forms:
+    """Makes forms, and verifies each on test windows against the trained model's logits `[W, C]`."""
+    found = _Forms()
+    # mixed comes last: it has to save time against int8 and int16.
+    for name in sorted(names, key='mixed'.__eq__):
+        try:
+            if name == 'mixed' and not _saves(maker.sketch(), (found.passed | found.failed).values()):
+                tell('mixed would save too little')
+                continue
+            made = maker.make(name)
+        except convert.ConversionError as error:
+            found.failed[name] = {'reasons': [f'{name}: {error}']}
+            continue
+        model = found.files[name] = attach(made.model)
+        tell(f'exported {name}: {len(model):,} bytes')
+        entry, reasons = verify(name, model, reference, test, show_progress=tell.enabled)
+        entry['made'] = made.how
+        if name != 'float32' and entry['litert']:
+            some = samples.evenly(test.features, layers.WINDOWS)
+            rows = found.rows[name] = layers.report(made.untidied, made.float32, some, params=params)
+            entry['layers'] = [row.as_json() for row in layers.computed(rows)[: layers.WORST]]
+        tell(f'verified {name} in LiteRT and TFLM' if entry['tflm'] else f'verified {name} in LiteRT only')
+        if reasons and name in accept and _ran(entry):
+            entry['accepted'], reasons = reasons, []
+        if reasons:
+            found.failed[name] = {**entry, 'reasons': reasons}
+        else:
+            found.passed[name] = entry
+    return found
 
 
 def _in_order(entries: Mapping[str, Any]) -> dict[str, Any]:
@@ -339,10 +378,10 @@ class _Teller:
     """Says on standard error what was done and how long it took."""
 
     def __init__(self, enabled: bool) -> None:
-        self._enabled, self._since = enabled, time.monotonic()
+        self.enabled, self._since = enabled, time.monotonic()
 
     def __call__(self, text: str) -> None:
         now = time.monotonic()
-        if self._enabled:
+        if self.enabled:
             print(f'{text} ({now - self._since:.1f} s)', file=sys.stderr, flush=True)
         self._since = now
