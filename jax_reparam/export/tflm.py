@@ -35,7 +35,7 @@ CHILD = 'jax_reparam.export.tflm_child'
 # long windows.
 ARENA_BYTES = 64 * 2**20
 # For fewer it does not pay to start another.
-WINDOWS_A_CHILD = 16
+WINDOWS_A_CHILD = 32
 
 
 class TFLMError(RuntimeError):
