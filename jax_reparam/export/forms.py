@@ -98,7 +98,7 @@ def quantised(
     Raises:
       ConversionError: TensorFlow refused the graph.
     """
-    # The converter takes its time over each window, and half of them hold no least or greatest value.
+    # The converter takes its time over each window, and many hold no least or greatest value.
     spanning = windows[twin.extremes(float32, windows)]
     return rounding.rounded(convert.quantise(function, spanning, activations), float32, inputs)
 
