@@ -98,9 +98,7 @@ def quantised(
     Raises:
       ConversionError: TensorFlow refused the graph.
     """
-    # The converter takes its time over each window, and many hold no least or greatest value.
-    spanning = windows[twin.extremes(float32, windows)]
-    return rounding.rounded(convert.quantise(function, spanning, activations), float32, inputs)
+    return rounding.rounded(convert.quantise(function, windows, activations), float32, inputs)
 
 
 def finished(quantised: bytes, float32: bytes, windows: np.ndarray, *, mix: bool = False) -> bytes:
@@ -133,9 +131,10 @@ class Maker:
     def __init__(self, function: Deployed, calibration: np.ndarray, validation: Windows, reference: np.ndarray) -> None:
         self._function, self._calibration = function, calibration
         self._validation, self._reference = validation, reference
-        # Neither depends on a way but for its graph.
+        # What several forms share.
         self._float32: dict[Norm, bytes] = {}
         self._inputs: dict[Norm, rounding.Covariances] = {}
+        self._spanning: dict[Way, np.ndarray] = {}
         self._quantised: dict[tuple[convert.Activations, Way], bytes] = {}
         self._tried: dict[tuple[str, Way], tuple[bytes, gates.Score]] = {}
 
@@ -192,7 +191,7 @@ class Maker:
         if (activations, way) not in self._quantised:
             self._quantised[activations, way] = quantised(
                 self._bound(way.norm),
-                self._ranges(way),
+                self._extremes(way),
                 activations,
                 float32=self._graph(way.norm),
                 inputs=self._covariances(way.norm),
@@ -211,6 +210,13 @@ class Maker:
 
     def _bound(self, norm: Norm) -> convert.Function:
         return lambda features: self._function(features, norm)
+
+    def _extremes(self, way: Way) -> np.ndarray:
+        """Of the windows that set the ranges those that the converter has to see: it takes its time over each."""
+        if way not in self._spanning:
+            windows = self._ranges(way)
+            self._spanning[way] = windows[twin.extremes(self._graph(way.norm), windows)]
+        return self._spanning[way]
 
     def _ranges(self, way: Way) -> np.ndarray:
         return self._calibration[:: round(1 / way.share)]

@@ -15,21 +15,29 @@ def score(snr, differing):
 
 
 def stand_in(monkeypatch, quantised, finished):
-    """For all that takes time: a model is one byte, and its logits. Returns the graphs whose inputs are watched."""
-    watched = []
+    """For all that takes time: a model is one byte, and its logits. Returns the graphs that are watched.
+
+    First those whose inputs are, then those whose ranges are.
+    """
+    watched, spanned = [], []
 
     def covariances(float32, windows):
         watched.append(float32)
         return float32, len(windows)
+
+    def extremes(float32, windows):
+        spanned.append((float32, len(windows)))
+        return np.arange(len(windows))
 
     monkeypatch.setattr(forms, 'quantised', quantised)
     monkeypatch.setattr(forms, 'finished', finished)
     monkeypatch.setattr(forms, 'tidy', lambda model, fast=False: model)
     monkeypatch.setattr(forms.convert, 'to_float32', lambda function, shape: function(np.zeros(shape)))
     monkeypatch.setattr(forms.rounding, 'covariances', covariances)
+    monkeypatch.setattr(forms.twin, 'extremes', extremes)
     monkeypatch.setattr(forms.interpret, 'load', lambda model, reference: lambda windows: model[0])
     monkeypatch.setattr(gates, 'uar', lambda logits, windows: 0.8)
-    return watched
+    return watched, spanned
 
 
 @pytest.mark.parametrize(
@@ -76,7 +84,7 @@ def test_two_forms_share_what_was_tried(monkeypatch):
         mixed.append(mix)
         return model
 
-    watched = stand_in(monkeypatch, quantised, finished)
+    watched, spanned = stand_in(monkeypatch, quantised, finished)
     monkeypatch.setattr(gates, 'score', lambda reference, logits, windows: score(30, 9))
     calibration = np.zeros((16, 3, 2), np.float32)
     validation = Windows(calibration[:4], np.arange(4), np.zeros(4, int))
@@ -92,8 +100,25 @@ def test_two_forms_share_what_was_tried(monkeypatch):
     maker.make('mixed')
     assert made[5:] == [('int8', 16)]
     assert mixed[5:] == [True]
-    # And each graph was watched once.
+    # And each graph was watched once, for its ranges once for all windows and once for fewer.
     assert sorted(watched) == ['l2', 'mixed', 'rsqrt']
+    assert sorted(spanned) == [('l2', 2), ('l2', 16), ('mixed', 16), ('rsqrt', 2), ('rsqrt', 16)]
+
+
+def test_the_converter_sees_the_windows_that_span_the_ranges(monkeypatch):
+    seen = []
+
+    def quantised(function, windows, activations, *, float32, inputs):
+        seen.append(windows[:, 0, 0].tolist())
+        return b'1'
+
+    stand_in(monkeypatch, quantised, lambda model, float32, windows, *, mix: model)
+    monkeypatch.setattr(forms.twin, 'extremes', lambda float32, windows: np.array([1, 5]))
+    monkeypatch.setattr(gates, 'score', lambda reference, logits, windows: score(30, 0))
+    calibration = np.arange(16, dtype=np.float32)[:, None, None] * np.ones((1, 3, 2), np.float32)
+    validation = Windows(calibration[:4], np.arange(4), np.zeros(4, int))
+    found = forms.Maker(lambda features, norm: norm, calibration, validation, np.zeros((4, 2))).make('int8')
+    assert (seen, found.how['ranges']) == ([[1, 5]], 16)
 
 
 def test_fewer_windows_give_narrower_ranges():
