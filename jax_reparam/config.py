@@ -13,7 +13,13 @@ from jax_reparam.features import FrontendConfig
 # What a corpus changes in a recipe; `configs/NAME.py:emodb` picks one.
 CORPORA: dict[str, dict[str, Any]] = {
     'synth': {'train.steps': 400},
-    'emodb': {'train.batch_size': 16, 'train.steps': 1000},
+    'emodb': {
+        'train.batch_size': 16,
+        'train.steps': 3000,
+        'train.eval_every': 150,
+        'augment.stretch': 0.15,
+        'augment.warp': 0.1,
+    },
     'ravdess': {'train.steps': 2400, 'train.eval_every': 100},
     # The following are where to start: none of these corpora was at hand to tune on.
     'iemocap': {'window.seconds': 6.0, 'window.hop_seconds': 3.0, 'train.steps': 3000, 'train.eval_every': 100},

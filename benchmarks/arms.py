@@ -1,0 +1,262 @@
+"""Compares training recipes over all folds and several seeds: python benchmarks/arms.py CONFIG[:CORPUS] --arm KEY=VALUE,...
+
+An arm is the recipe with some keys changed ('' is the recipe as it is). All folds and seeds of an arm are trained at
+once, `vmap`ped into one program, which a GPU needs hardly longer for than for one of them; the step is that of
+`train.py`. Batches are drawn as there (all clips in a new order each epoch, one window of each), in an order of NumPy's,
+and what is scored is the moving average at the last step: no checkpoint is chosen.
+
+One line of JSON an arm, in --out and on the terminal: UAR of each seed and fold on the validation speaker and, with
+--test, on the test speaker; their mean and, over the seeds' means, its standard error; and `flips`, the share of
+validation windows that would be decided otherwise if noise were added to the logits, 36 dB below them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import math
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_reparam import evaluation, models, pipeline, training, windows
+from jax_reparam.augment import AugmentConfig
+from jax_reparam.optimizer import TrainConfig, adamw
+from jax_reparam.summary import load_recipe
+
+CHUNK = 100  # steps a call
+NOISE_DB = 36.0  # what int8 leaves in the logits of these models (docs/export.md)
+
+
+def convolve(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **how: Any) -> jax.Array:
+    """What the models ask of `jax.lax.conv_general_dilated`, as products that `vmap` only makes wider.
+
+    Of a convolution it makes one with a group for each run, which cuDNN is slow at.
+
+    Args:
+      x: `[B, ..., I]`.
+      kernel: `[..., I, O]`, or `[..., 1, I]` of a depthwise convolution.
+      strides: along each axis between.
+      padding: (before, behind) of each.
+      **how: the number of groups; else what makes no difference here.
+    """
+    spatial = kernel.shape[:-2]
+    x = jnp.pad(x, [(0, 0), *padding, (0, 0)])
+    taps = []
+    for tap in np.ndindex(spatial):
+        at = (slice(t, t + n - k + 1, s) for t, n, k, s in zip(tap, x.shape[1:-1], spatial, strides, strict=True))
+        taps.append(x[(slice(None), *at)])
+    if how['feature_group_count'] > 1:
+        return sum(part * kernel[tap][0] for part, tap in zip(taps, np.ndindex(spatial), strict=True))
+    return jnp.concatenate(taps, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
+
+
+def with_changes(recipe: dict[str, Any], arm: str) -> dict[str, Any]:
+    """A copy of a recipe with `section.key=value,...` changed; values are Python's literals."""
+    recipe = {name: dict(part) if isinstance(part, dict) else part for name, part in recipe.items()}
+    for change in filter(None, arm.split(',')):
+        (section, key), value = change.partition('=')[0].split('.'), change.partition('=')[2]
+        if key not in recipe[section]:
+            raise SystemExit(f'--arm: expected keys of the recipe, found {change!r}')
+        recipe[section][key] = ast.literal_eval(value)
+    return recipe
+
+
+def draw(data: pipeline.Data, steps: int, batch: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Clips `[steps, batch]` to train on and the frame at which the window of each starts."""
+    rng = np.random.default_rng(seed)
+    clips = data.clips('train')
+    epochs = -(-steps * batch // len(clips))
+    order = np.concatenate([rng.permutation(clips) for _ in range(epochs)])[: steps * batch]
+    slack = np.maximum(data.log_mel.lengths[order] - data.window.frames, 0)
+    return order.reshape(steps, batch), rng.integers(slack + 1).reshape(steps, batch)
+
+
+@flax.struct.dataclass
+class Bank:
+    """The features of a corpus on the device.
+
+    Attributes:
+      clips: `[n, T, M]`, each clip repeated so that a window never runs over its end.
+      label: `[n]` int32.
+      mean: `[folds, M]`, of the training speakers.
+      std: likewise.
+      frames: length of a window.
+    """
+
+    clips: jax.Array
+    label: jax.Array
+    mean: jax.Array
+    std: jax.Array
+    frames: int = flax.struct.field(pytree_node=False)
+
+    @classmethod
+    def load(cls, folds: list[pipeline.Data]) -> Bank:
+        data = folds[0]
+        longest = max(data.window.frames, int(data.log_mel.lengths.max()))
+        return cls(
+            clips=jnp.asarray(np.stack([windows.cut(data.log_mel[i], 0, longest) for i in range(len(data.corpus))])),
+            label=jnp.asarray(data.corpus.label.astype(np.int32)),
+            mean=jnp.asarray(np.stack([fold.mean for fold in folds])),
+            std=jnp.asarray(np.stack([fold.std for fold in folds])),
+            frames=data.window.frames,
+        )
+
+    def read(self, fold: jax.Array, clips: jax.Array, starts: jax.Array) -> jax.Array:
+        """Standardised windows `[b, frames, M]`."""
+        size = (self.frames, self.clips.shape[-1])
+        cut = lambda clip, start: jax.lax.dynamic_slice(self.clips[clip], (start, 0), size)
+        return (jax.vmap(cut)(clips, starts) - self.mean[fold]) / self.std[fold]
+
+
+def train(recipe: dict[str, Any], bank: Bank, folds: list[pipeline.Data], seeds: int, say: Any) -> tuple[Any, Any]:
+    """Trains `seeds` times all folds; returns the averaged variables, `[seeds * folds, ...]`, and the model."""
+    settings, hrf = TrainConfig(**recipe['train']), recipe['hrf']
+    model = models.build(recipe['model'], hrf, n_classes=len(folds[0].corpus.labels))
+    optimizer = adamw(settings, hrf['decay'])
+    fold = jnp.tile(jnp.arange(len(folds)), seeds)
+    seed = jnp.repeat(jnp.arange(seeds), len(folds))
+    drawn = [draw(data, settings.steps, settings.batch_size, s) for s in range(seeds) for data in folds]
+    clips, starts = (jnp.asarray(np.stack(part), jnp.int32) for part in zip(*drawn, strict=True))
+    weights = None
+    if settings.class_weights:
+        of = [training.balanced_weights(data.labels('train'), len(data.corpus.labels)) for data in folds]
+        weights = jnp.tile(jnp.asarray(np.stack(of)), (seeds, 1))
+
+    def init(seed: jax.Array) -> training.State:
+        return training.init_state(model, optimizer, jnp.zeros((1, bank.frames, bank.clips.shape[-1])), seed)
+
+    def steps(bank: Bank, state: Any, seed: Any, fold: Any, weights: Any, clips: Any, starts: Any) -> Any:
+        step = training.make_step(
+            model,
+            optimizer,
+            label_smoothing=settings.label_smoothing,
+            class_weights=weights,
+            augmentation=AugmentConfig(**recipe['augment']),
+            average=settings.average,
+            seed=seed,
+        )
+
+        def one(state: Any, what: Any) -> Any:
+            x, labels = bank.read(fold, *what), bank.label[what[0]]
+            return step(state, {'features': x, 'mask': jnp.ones(x.shape[:2], bool), 'labels': labels})
+
+        state, metrics = jax.lax.scan(one, state, (clips, starts))
+        return state, metrics['loss'].mean()
+
+    state = jax.block_until_ready(jax.jit(jax.vmap(init))(seed))
+    say('starts')
+    run = jax.jit(jax.vmap(steps, in_axes=(None, 0, 0, 0, None if weights is None else 0, 0, 0)), donate_argnums=1)
+    for first in range(0, settings.steps, CHUNK):
+        part = slice(first, first + CHUNK)
+        state, loss = run(bank, state, seed, fold, weights, clips[:, part], starts[:, part])
+        say(f'step {min(first + CHUNK, settings.steps)}/{settings.steps}, loss {float(loss.mean()):.3f}')
+    return state.average, model
+
+
+def logits_of(
+    variables: Any, model: Any, bank: Bank, folds: list[pipeline.Data], part: pipeline.Part, seeds: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Of each run the logits `[W, C]` of all windows of a part, and their clips by position, `[W]`."""
+    found = []
+    for data in folds:
+        lengths = data.log_mel.lengths[data.clips(part)]
+        begin = [windows.starts(int(length), data.window) for length in lengths]
+        position = np.repeat(np.arange(len(begin)), [len(b) for b in begin])
+        found.append((position, data.clips(part)[position], np.concatenate(begin)))
+    most = -(-max(len(position) for position, *_ in found) // 16) * 16
+    fill = lambda a: np.resize(a, most)
+    clips, starts = (np.stack([fill(f[i]) for f in found]).reshape(len(folds), -1, 16) for i in (1, 2))
+
+    def apply(bank: Bank, variables: Any, fold: Any, clips: Any, starts: Any) -> Any:
+        read = lambda what: model.apply(variables, bank.read(fold, *what), None, train=False)
+        return jax.lax.map(read, (clips, starts)).reshape(most, -1)
+
+    tiled = (jnp.asarray(np.tile(a, (seeds, 1, 1)), jnp.int32) for a in (clips, starts))
+    logits = np.asarray(
+        jax.jit(jax.vmap(apply, in_axes=(None, 0, 0, 0, 0)))(
+            bank, variables, jnp.tile(jnp.arange(len(folds)), seeds), *tiled
+        )
+    )
+    return [(rows[: len(found[i % len(folds)][0])], found[i % len(folds)][0]) for i, rows in enumerate(logits)]
+
+
+def flips(logits: np.ndarray) -> float:
+    """The share of rows `[W, C]` expected to change sides under noise `NOISE_DB` below them, two classes looked at."""
+    noise = np.sqrt(np.square(logits).mean()) * 10 ** (-NOISE_DB / 20)
+    second, first = np.sort(logits, axis=-1)[:, -2:].T
+    return float(np.mean([0.5 * math.erfc(gap / (2 * noise)) for gap in first - second]))
+
+
+def measure(
+    recipe: dict[str, Any], bank: Bank, folds: list[pipeline.Data], seeds: int, parts: list[pipeline.Part], say: Any
+) -> dict[str, Any]:
+    start = time.monotonic()
+    variables, model = train(recipe, bank, folds, seeds, say)
+    row: dict[str, Any] = {}
+    for part in parts:
+        scores, flipped = [], []
+        for i, (logits, clip) in enumerate(logits_of(variables, model, bank, folds, part, seeds)):
+            data = folds[i % len(folds)]
+            probabilities = data.decide(part, evaluation.clip_probabilities(logits, clip))
+            scores.append(evaluation.metrics(data.truth(part), probabilities, data.corpus.labels)['uar'])
+            flipped.append(flips(logits))
+        uar = 100 * np.array(scores).reshape(seeds, -1)
+        row[part] = {
+            'uar': float(uar.mean()),
+            'error': float(uar.mean(axis=1).std(ddof=1) / math.sqrt(seeds)) if seeds > 1 else None,
+            'flips': float(np.mean(flipped)),
+            'each': uar.round(2).tolist(),
+        }
+    return {**row, 'seconds': round(time.monotonic() - start, 1)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='a recipe, and its corpus behind a colon')
+    parser.add_argument('--source', default='', help="the corpus's folder")
+    parser.add_argument('--arm', action='append', default=[], metavar='KEY=VALUE,...', help='may be repeated')
+    parser.add_argument('--seeds', type=int, default=1)
+    parser.add_argument('--folds', type=int, default=0, help='the first so many; 0 is all')
+    parser.add_argument('--test', action='store_true', help='score the test speakers, too')
+    parser.add_argument('--jobs', type=int, default=1, help='arms at a time')
+    parser.add_argument('--out', type=Path, help='lines are added to this file; arms that are in it are left out')
+    args = parser.parse_args()
+    path, _, corpus = args.config.partition(':')
+    recipe = load_recipe(path, corpus)
+    recipe['data']['source'] = args.source
+    count = args.folds or pipeline.count_folds(recipe, show_progress=False)
+    folds = [
+        pipeline.load_data({**recipe, 'data': {**recipe['data'], 'fold': str(fold)}}, show_progress=False)
+        for fold in range(count)
+    ]
+    bank = Bank.load(folds)
+    parts: list[pipeline.Part] = ['validation', 'test'] if args.test else ['validation']
+    done = args.out.read_text().splitlines() if args.out and args.out.exists() else []
+    had = {(line['config'], line['arm'], line['seeds']) for line in map(json.loads, done)}
+
+    def compare(arm: str) -> None:
+        begun = time.monotonic()
+        say = lambda note: print(f'{time.monotonic() - begun:6.1f} s  {arm or "as it is"}: {note}', flush=True)
+        row = measure(with_changes(recipe, arm), bank, folds, args.seeds, parts, say)
+        line = {'config': args.config, 'arm': arm, 'seeds': args.seeds, 'device': jax.devices()[0].device_kind, **row}
+        say(json.dumps({part: {k: v for k, v in row[part].items() if k != 'each'} for part in parts}))
+        if args.out:
+            with args.out.open('a') as file:
+                file.write(json.dumps(line) + '\n')
+
+    arms = [arm for arm in args.arm or [''] if (args.config, arm, args.seeds) not in had]
+    with mock.patch.object(jax.lax, 'conv_general_dilated', convolve), ThreadPoolExecutor(args.jobs) as pool:
+        list(pool.map(compare, arms))
+
+
+if __name__ == '__main__':
+    main()
