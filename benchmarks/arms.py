@@ -1,13 +1,16 @@
-"""Compares training recipes over all folds and several seeds: python benchmarks/arms.py CONFIG[:CORPUS] --arm KEY=VALUE,...
+"""Compares training recipes over all folds and several seeds: python benchmarks/arms.py CONFIG[:CORPUS] --arm K=V,...
 
 An arm is the recipe with some keys changed ('' is the recipe as it is). All folds and seeds of an arm are trained at
 once, `vmap`ped into one program, which a GPU needs hardly longer for than for one of them; the step is that of
-`train.py`. Batches are drawn as there (all clips in a new order each epoch, one window of each), in an order of NumPy's,
-and what is scored is the moving average at the last step: no checkpoint is chosen.
+`train.py`. Batches are drawn as there (all clips in a new order each epoch, one window of each), in NumPy's order, and
+what is scored is the moving average at the last step: no checkpoint is chosen.
 
 One line of JSON an arm, in --out and on the terminal: UAR of each seed and fold on the validation speaker and, with
 --test, on the test speaker; their mean and, over the seeds' means, its standard error; and `flips`, the share of
-validation windows that would be decided otherwise if noise were added to the logits, 36 dB below them.
+windows that would be decided otherwise if noise were added to the logits, 36 dB below them.
+
+On a GPU most of the time is compilation; this shortens it:
+XLA_FLAGS='--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false'
 """
 
 from __future__ import annotations
@@ -100,6 +103,7 @@ class Bank:
 
     @classmethod
     def load(cls, folds: list[pipeline.Data]) -> Bank:
+        """Of the folds of one corpus."""
         data = folds[0]
         longest = max(data.window.frames, int(data.log_mel.lengths.max()))
         return cls(
