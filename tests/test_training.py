@@ -175,6 +175,16 @@ def test_predictor_fills_its_last_batch(rng):
     np.testing.assert_allclose(got, model.apply(variables, x), atol=1e-5)
 
 
+def test_predictor_multiplies_in_float32_on_every_device(rng):
+    model = models.build(TINY, {}, n_classes=3)
+    x = rng.standard_normal((4, 32, 12)).astype(np.float32)
+    variables = model.init(jax.random.key(0), x)
+    lowered = training.Predictor(model, batch=4)._apply.lower(variables, x, np.ones(x.shape[:2], bool)).as_text()
+    products = [line for line in lowered.splitlines() if 'dot_general' in line or 'stablehlo.convolution' in line]
+    assert len(products) > 5
+    assert [line for line in products if 'HIGHEST' not in line] == []
+
+
 # Killed in the middle of an epoch, while a checkpoint is being written, and between a checkpoint and its log line.
 KILLS = {
     'step': """
