@@ -19,6 +19,7 @@ import argparse
 import ast
 import json
 import math
+import operator
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,6 +30,7 @@ import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from jax_reparam import evaluation, models, pipeline, training, windows
 from jax_reparam.augment import AugmentConfig
@@ -36,7 +38,8 @@ from jax_reparam.optimizer import TrainConfig, adamw
 from jax_reparam.summary import load_recipe
 
 CHUNK = 100  # steps a call
-NOISE_DB = 36.0  # what int8 leaves in the logits of these models (docs/export.md)
+NOISE_DB = 36.0  # of the order of int8's (docs/export.md)
+SECTIONS = ('model', 'hrf', 'augment', 'train')  # what an arm may change
 
 
 def convolve(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **how: Any) -> jax.Array:
@@ -64,13 +67,17 @@ def convolve(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **how:
 
 def with_changes(recipe: dict[str, Any], arm: str) -> dict[str, Any]:
     """A copy of a recipe with `section.key=value,...` changed; values are Python's literals."""
-    recipe = {name: dict(part) if isinstance(part, dict) else part for name, part in recipe.items()}
-    for change in filter(None, arm.split(',')):
-        (section, key), value = change.partition('=')[0].split('.'), change.partition('=')[2]
-        if key not in recipe[section]:
-            raise SystemExit(f'--arm: expected keys of the recipe, found {change!r}')
-        recipe[section][key] = ast.literal_eval(value)
-    return recipe
+    changes = dict(change.split('=', 1) for change in filter(None, arm.split(',')))
+    for key in changes:
+        # The data are loaded once, for all arms.
+        if key.partition('.')[0] not in SECTIONS:
+            raise SystemExit(f'--arm: expected keys of {", ".join(SECTIONS)}, found {key!r}')
+    changed = ConfigDict(recipe).lock()
+    try:
+        changed.update_from_flattened_dict({key: ast.literal_eval(value) for key, value in changes.items()})
+    except KeyError as error:
+        raise SystemExit(f'--arm: expected keys of the recipe, found {error}') from error
+    return changed.to_dict()
 
 
 def draw(data: pipeline.Data, steps: int, batch: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -156,41 +163,13 @@ def train(recipe: dict[str, Any], bank: Bank, folds: list[pipeline.Data], seeds:
         state, metrics = jax.lax.scan(one, state, (clips, starts))
         return state, metrics['loss'].mean()
 
-    state = jax.block_until_ready(jax.jit(jax.vmap(init))(seed))
-    say('starts')
+    state = jax.jit(jax.vmap(init))(seed)
     run = jax.jit(jax.vmap(steps, in_axes=(None, 0, 0, 0, None if weights is None else 0, 0, 0)), donate_argnums=1)
     for first in range(0, settings.steps, CHUNK):
         part = slice(first, first + CHUNK)
         state, loss = run(bank, state, seed, fold, weights, clips[:, part], starts[:, part])
         say(f'step {min(first + CHUNK, settings.steps)}/{settings.steps}, loss {float(loss.mean()):.3f}')
     return state.average, model
-
-
-def logits_of(
-    variables: Any, model: Any, bank: Bank, folds: list[pipeline.Data], part: pipeline.Part, seeds: int
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Of each run the logits `[W, C]` of all windows of a part, and their clips by position, `[W]`."""
-    found = []
-    for data in folds:
-        lengths = data.log_mel.lengths[data.clips(part)]
-        begin = [windows.starts(int(length), data.window) for length in lengths]
-        position = np.repeat(np.arange(len(begin)), [len(b) for b in begin])
-        found.append((position, data.clips(part)[position], np.concatenate(begin)))
-    most = -(-max(len(position) for position, *_ in found) // 16) * 16
-    fill = lambda a: np.resize(a, most)
-    clips, starts = (np.stack([fill(f[i]) for f in found]).reshape(len(folds), -1, 16) for i in (1, 2))
-
-    def apply(bank: Bank, variables: Any, fold: Any, clips: Any, starts: Any) -> Any:
-        read = lambda what: model.apply(variables, bank.read(fold, *what), None, train=False)
-        return jax.lax.map(read, (clips, starts)).reshape(most, -1)
-
-    tiled = (jnp.asarray(np.tile(a, (seeds, 1, 1)), jnp.int32) for a in (clips, starts))
-    logits = np.asarray(
-        jax.jit(jax.vmap(apply, in_axes=(None, 0, 0, 0, 0)))(
-            bank, variables, jnp.tile(jnp.arange(len(folds)), seeds), *tiled
-        )
-    )
-    return [(rows[: len(found[i % len(folds)][0])], found[i % len(folds)][0]) for i, rows in enumerate(logits)]
 
 
 def flips(logits: np.ndarray) -> float:
@@ -205,11 +184,14 @@ def measure(
 ) -> dict[str, Any]:
     start = time.monotonic()
     variables, model = train(recipe, bank, folds, seeds, say)
+    predict = training.Predictor(model)
     row: dict[str, Any] = {}
     for part in parts:
         scores, flipped = [], []
-        for i, (logits, clip) in enumerate(logits_of(variables, model, bank, folds, part, seeds)):
-            data = folds[i % len(folds)]
+        for run in range(seeds * len(folds)):
+            data = folds[run % len(folds)]
+            features, clip = data.windows(part)
+            logits = predict(jax.tree.map(operator.itemgetter(run), variables), features)
             probabilities = data.decide(part, evaluation.clip_probabilities(logits, clip))
             scores.append(evaluation.metrics(data.truth(part), probabilities, data.corpus.labels)['uar'])
             flipped.append(flips(logits))
