@@ -51,7 +51,7 @@ class HRFConfig:
     expansion: float = 4.0
     forward: Literal['composed', 'two_step'] = 'composed'
     init: Literal['lecun', 'orthonormal'] = 'lecun'
-    decay: Literal['none', 'factors', 'product'] = 'none'
+    decay: Literal['none', 'factors', 'product'] = 'product'
     sites: tuple[Site, ...] = ('ffn_in',)
 
     def __post_init__(self) -> None:

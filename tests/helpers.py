@@ -82,7 +82,7 @@ def fold64(tree):
 # A recipe that trains in seconds on `tones`, with windows of 64 frames of 12 bands.
 RECIPE = {
     'model': {**TINY, 'layers': 1, 'dropout': 0.1, 'attention_dropout': 0.1},
-    'hrf': {'expansion': 4.0, 'forward': 'composed', 'init': 'lecun', 'decay': 'none'},
+    'hrf': {'expansion': 4.0, 'forward': 'composed', 'init': 'lecun', 'decay': 'product'},
     'frontend': dataclasses.asdict(FrontendConfig(n_mels=12)),
     'window': {'seconds': 0.64, 'hop_seconds': 0.32},
     'data': {'corpus': 'folder', 'source': '', 'cache': '', 'protocol': '', 'fold': '0'},
