@@ -11,7 +11,6 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
@@ -22,18 +21,17 @@ def rng():
     return np.random.default_rng(0)
 
 
-@pytest.fixture(scope='module')
-def compiled_once(tmp_path_factory):
-    """What a test compiles, the following ones of its file take from disk: the folds of a protocol are one program."""
+@pytest.fixture(scope='session', autouse=True)
+def compiled(tmp_path_factory):
+    """What a test or its child process compiles, later ones take from disk: many train the same small models.
+
+    Each worker has its own folder, since JAX does not write its files whole.
+    """
     options = {
         'jax_compilation_cache_dir': str(tmp_path_factory.mktemp('compiled')),
-        'jax_persistent_cache_min_compile_time_secs': 0.0,
+        'jax_persistent_cache_min_compile_time_secs': 0.1,
         'jax_persistent_cache_min_entry_size_bytes': -1,
     }
-    before = {name: getattr(jax.config, name) for name in options}
-    for values in (options, before):
-        for name, value in values.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
-        if values is options:
-            yield
+    os.environ.update({name.upper(): str(value) for name, value in options.items()})
+    for name, value in options.items():
+        jax.config.update(name, value)

@@ -6,15 +6,12 @@ import csv
 import json
 
 import numpy as np
-import pytest
 import soundfile
 
 import trees
 from helpers import recipe
 from jax_reparam import checkpoint, pipeline, predict, training
 from jax_reparam.export import folding, interpret, samples
-
-pytestmark = pytest.mark.usefixtures('compiled_once')
 
 # What takes long to compile, and is tested elsewhere.
 PLAIN = {'freq_masks': 0, 'time_masks': 0, 'stretch': 0.0, 'warp': 0.0}

@@ -24,6 +24,8 @@ def together(command, count):
         found.bind(('localhost', 0))
         address = f'localhost:{found.getsockname()[1]}'
     env = {**os.environ, 'XLA_FLAGS': '', 'JAX_COORDINATOR_ADDRESS': address, processes.COUNT: str(count)}
+    # One would read what another is about to write.
+    env['JAX_ENABLE_COMPILATION_CACHE'] = 'false'
     pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'text': True, 'cwd': ROOT}
     started = [subprocess.Popen(command, env={**env, processes.INDEX: str(i)}, **pipes) for i in range(count)]
     try:

@@ -193,7 +193,7 @@ def test_a_poisoned_test_fold_reaches_nothing_that_training_or_export_takes(name
     jax.tree.map(np.testing.assert_array_equal, handed(clean), handed(other))
 
 
-def test_a_poisoned_test_fold_changes_nothing_of_the_model(tmp_path, grouped, compiled_once):
+def test_a_poisoned_test_fold_changes_nothing_of_the_model(tmp_path, grouped):
     found = []
     for run, (config, _) in zip(('clean', 'poisoned'), clean_and_poisoned('interviews_test', tmp_path), strict=True):
         training.train(config, tmp_path / f'w_{run}', show_progress=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -105,7 +104,7 @@ def test_batch_size_must_fit_the_devices(trained, tmp_path):
         training.train(config, tmp_path / 'w', show_progress=False)
 
 
-def test_all_folds_are_pooled(tmp_path, compiled_once):
+def test_all_folds_are_pooled(tmp_path):
     source = tones(tmp_path / 'source', speakers=3)
     config = recipe(source, tmp_path / 'cache', data__fold='all', train__steps=2, train__eval_every=2)
     result = training.train_folds(config, tmp_path / 'w', show_progress=False)
@@ -223,14 +222,7 @@ kill = lambda: os.kill(os.getpid(), signal.SIGKILL)
 {KILLS[kill]}
 training.train(json.loads({json.dumps(config)!r}), workdir, show_progress=False)
 """
-    # The runs are one program: what the first has compiled, the others take from disk.
-    cache = {
-        'JAX_COMPILATION_CACHE_DIR': str(workdir.parent / 'compiled'),
-        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-        'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
-    }
-    env = {**os.environ, **cache}
-    done = subprocess.run([sys.executable, '-c', code], check=False, capture_output=True, text=True, env=env)
+    done = subprocess.run([sys.executable, '-c', code], check=False, capture_output=True, text=True)
     expected = 0 if kill is None else -signal.SIGKILL
     assert done.returncode == expected, done.stderr[-2000:]
 
