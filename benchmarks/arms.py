@@ -6,8 +6,10 @@ once, `vmap`ped into one program, which a GPU needs hardly longer for than for o
 what is scored is the moving average at the last step: no checkpoint is chosen.
 
 One line of JSON an arm, in --out and on the terminal: UAR of each seed and fold on the validation speaker and, with
---test, on the test speaker; their mean and, over the seeds' means, its standard error; and `flips`, the share of
-windows that would be decided otherwise if noise were added to the logits, 36 dB below them.
+--test, on the test speaker; their mean and, over the seeds' means, its standard error; their mean cross-entropy; and
+`flips`, the share of windows that would be decided otherwise if noise were added to the logits, 36 dB below them.
+
+With --keep, what was scored lies in FOLDER/CONFIG[-ARM]/seed_S/fold_K, for fold.py. `train.py` cannot go on with it.
 
 On a GPU most of the time is compilation; this shortens it:
 XLA_FLAGS='--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false'
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import json
 import math
 import operator
@@ -34,6 +37,7 @@ from ml_collections import ConfigDict
 
 from jax_reparam import evaluation, models, pipeline, training, windows
 from jax_reparam.augment import AugmentConfig
+from jax_reparam.checkpoint import FOLDER, Checkpoints
 from jax_reparam.optimizer import TrainConfig, adamw
 from jax_reparam.summary import load_recipe
 
@@ -179,11 +183,26 @@ def flips(logits: np.ndarray) -> float:
     return float(np.mean([0.5 * math.erfc(gap / (2 * noise)) for gap in first - second]))
 
 
+def keep(workdir: Path, recipe: dict[str, Any], data: pipeline.Data, variables: Any, score: float) -> None:
+    """Writes one run's averaged variables as a checkpoint of its last step."""
+    with contextlib.closing(Checkpoints(workdir / FOLDER)) as checkpoints:
+        meta = training.describe(recipe, data)
+        checkpoints.save(recipe['train']['steps'], variables=variables, state=None, meta=meta, score=score, error=0.0)
+
+
 def measure(
-    recipe: dict[str, Any], bank: Bank, folds: list[pipeline.Data], seeds: int, parts: list[pipeline.Part], say: Any
+    recipe: dict[str, Any],
+    bank: Bank,
+    folds: list[pipeline.Data],
+    seeds: int,
+    parts: list[pipeline.Part],
+    folder: Path | None,
+    say: Any,
 ) -> dict[str, Any]:
+    """Trains an arm and scores it on `parts`; with a `folder`, keeps its runs there."""
     start = time.monotonic()
     variables, model = train(recipe, bank, folds, seeds, say)
+    variables = jax.device_get(variables)
     predict = training.Predictor(model)
     row: dict[str, Any] = {}
     for part in parts:
@@ -193,15 +212,22 @@ def measure(
             features, clip = data.windows(part)
             logits = predict(jax.tree.map(operator.itemgetter(run), variables), features)
             probabilities = data.decide(part, evaluation.clip_probabilities(logits, clip))
-            scores.append(evaluation.metrics(data.truth(part), probabilities, data.corpus.labels)['uar'])
+            scores.append(evaluation.metrics(data.truth(part), probabilities, data.corpus.labels))
             flipped.append(flips(logits))
-        uar = 100 * np.array(scores).reshape(seeds, -1)
+        uar = 100 * np.array([score['uar'] for score in scores]).reshape(seeds, -1)
         row[part] = {
             'uar': float(uar.mean()),
             'error': float(uar.mean(axis=1).std(ddof=1) / math.sqrt(seeds)) if seeds > 1 else None,
+            'nll': float(np.mean([score['nll'] for score in scores])),
             'flips': float(np.mean(flipped)),
             'each': uar.round(2).tolist(),
         }
+    if folder:
+        for run, uar in enumerate(np.ravel(row['validation']['each'])):
+            seed, fold = divmod(run, len(folds))
+            of_run = {**recipe, 'data': {**recipe['data'], 'fold': str(fold)}, 'seed': seed}
+            workdir = folder / f'seed_{seed}' / f'fold_{fold}'
+            keep(workdir, of_run, folds[fold], jax.tree.map(operator.itemgetter(run), variables), uar / 100)
     return {**row, 'seconds': round(time.monotonic() - start, 1)}
 
 
@@ -214,6 +240,7 @@ def main() -> None:
     parser.add_argument('--folds', type=int, default=0, help='the first so many; 0 is all')
     parser.add_argument('--test', action='store_true', help='score the test speakers, too')
     parser.add_argument('--jobs', type=int, default=1, help='arms at a time')
+    parser.add_argument('--keep', type=Path, metavar='FOLDER', help='write the trained models there')
     parser.add_argument('--out', type=Path, help='lines are added to this file; arms that are in it are left out')
     args = parser.parse_args()
     path, _, corpus = args.config.partition(':')
@@ -232,7 +259,8 @@ def main() -> None:
     def compare(arm: str) -> None:
         begun = time.monotonic()
         say = lambda note: print(f'{time.monotonic() - begun:6.1f} s  {arm or "as it is"}: {note}', flush=True)
-        row = measure(with_changes(recipe, arm), bank, folds, args.seeds, parts, say)
+        folder = args.keep and args.keep / '-'.join(filter(None, [Path(path).stem, arm]))
+        row = measure(with_changes(recipe, arm), bank, folds, args.seeds, parts, folder, say)
         line = {'config': args.config, 'arm': arm, 'seeds': args.seeds, 'device': jax.devices()[0].device_kind, **row}
         say(json.dumps({part: {k: v for k, v in row[part].items() if k != 'each'} for part in parts}))
         if args.out:

@@ -105,7 +105,7 @@ class Checkpoints:
         Args:
           step: the training step.
           variables: `params` and `batch_stats` to evaluate and to fold.
-          state: all that training needs to go on, a pytree of arrays.
+          state: all that training needs to go on, a pytree of arrays; None: it will not.
           meta: see `Trained`.
           score: on validation; the larger the better.
           error: standard error of the score.
@@ -114,13 +114,11 @@ class Checkpoints:
           OSError: it cannot be written (a full disk, say); the checkpoints before it stay whole.
         """
         args = self._ocp.args
-        items = args.Composite(
-            variables=args.StandardSave(variables),
-            state=args.StandardSave(state),
-            meta=args.JsonSave({'format': FORMAT, **meta}),
-        )
+        items = {'variables': args.StandardSave(variables), 'meta': args.JsonSave({'format': FORMAT, **meta})}
+        if state is not None:
+            items['state'] = args.StandardSave(state)
         try:
-            self._manager.save(step, args=items, metrics=self._rank(step, score, error))
+            self._manager.save(step, args=args.Composite(**items), metrics=self._rank(step, score, error))
         except ValueError as refused:  # TensorStore's name for what the system refused
             reason = one_line(refused)
             raise OSError(

@@ -169,6 +169,19 @@ def balanced_weights(labels: np.ndarray, n_classes: int) -> np.ndarray:
     return np.where(counts > 0, len(labels) / np.maximum(counts, 1) / (counts > 0).sum(), 0.0).astype(np.float32)
 
 
+def describe(config: Mapping[str, Any], data: pipeline.Data) -> dict[str, Any]:
+    """What travels in every checkpoint of a run (`checkpoint.Trained.meta`)."""
+    return {
+        'config': config,
+        'labels': list(data.corpus.labels),
+        'mean': data.mean.tolist(),
+        'std': data.std.tolist(),
+        'split': data.split.info,
+        'corpus': {'name': data.corpus.name, 'key': data.corpus.key, 'synthetic': data.corpus.synthetic},
+        'versions': report.versions(),
+    }
+
+
 def train(config: Mapping[str, Any], workdir: Path, *, show_progress: bool = True) -> dict[str, Any]:
     """Trains what a recipe says, or goes on with it, and scores the best checkpoint on the test part.
 
@@ -211,15 +224,7 @@ def train(config: Mapping[str, Any], workdir: Path, *, show_progress: bool = Tru
         average=settings.average,
         seed=config['seed'],
     )
-    meta = {
-        'config': config,
-        'labels': list(labels),
-        'mean': data.mean.tolist(),
-        'std': data.std.tolist(),
-        'split': data.split.info,
-        'corpus': {'name': data.corpus.name, 'key': data.corpus.key, 'synthetic': data.corpus.synthetic},
-        'versions': report.versions(),
-    }
+    meta = describe(config, data)
     example = jnp.zeros((1, data.window.frames, config['frontend']['n_mels']))
     init = functools.partial(init_state, model, optimizer, example, config['seed'])
     state = jax.jit(init, out_shardings=NamedSharding(data_mesh(), P()))()
