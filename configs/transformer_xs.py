@@ -17,4 +17,4 @@ def get_config(corpus: str = '') -> ConfigDict:
         dropout=0.1,
         attention_dropout=0.0,
     )
-    return config.for_corpus(recipe, corpus)
+    return config.for_corpus(recipe, corpus, xs=True)

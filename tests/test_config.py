@@ -35,6 +35,8 @@ def test_recipes_fit_the_library(path, corpus):
     FrontendConfig(**recipe['frontend'])
     # The two places that say how HRF is trained agree; recipes cannot import the other, which loads jax.
     assert HRFConfig(**recipe['hrf']) == HRFConfig()
+    decay = (0.5 if path.stem.endswith('_xs') else 1.0) if corpus == 'emodb' else 0.01
+    assert recipe['train']['weight_decay'] == decay
     seconds = {'iemocap': 6, 'iemocap/all': 6, 'daic_woz': 8, 'crema_d': 3, 'nemo': 3}.get(corpus, 4)
     assert pipeline.window_config(recipe) == windows.WindowConfig(100 * seconds, 50 * seconds)
 
