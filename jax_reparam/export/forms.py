@@ -22,6 +22,7 @@ from jax_reparam.export import (
     interpret,
     manifest,
     mixed,
+    ranges,
     rounding,
     twin,
 )
@@ -84,7 +85,7 @@ def quantised(
     float32: bytes,
     inputs: rounding.Covariances,
 ) -> bytes:
-    """Makes a form that computes in integers, as the converter leaves it, with its weights rounded anew.
+    """Makes a form that computes in integers, as the converter leaves it but for ranges and the rounding of weights.
 
     Its biases are wrong until `finished`.
 
@@ -98,7 +99,10 @@ def quantised(
     Raises:
       ConversionError: TensorFlow refused the graph.
     """
-    return rounding.rounded(convert.quantise(function, windows, activations), float32, inputs)
+    made = convert.quantise(function, windows, activations)
+    if activations == 'int8':
+        made = ranges.of_terms(made, float32, windows)
+    return rounding.rounded(made, float32, inputs)
 
 
 def finished(quantised: bytes, float32: bytes, windows: np.ndarray, *, mix: bool = False) -> bytes:
