@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -71,8 +72,10 @@ def test_a_layer_that_others_read_keeps_its_range(windows):
     """Of what is reshaped, too, steps have to be the same before and behind."""
 
     def function(features):
-        term = features[0] @ np.full((WIDTH, WIDTH), 0.02, np.float32) + np.ones((1, WIDTH), np.float32)
-        return (features[0] + term).reshape(1, -1) @ np.ones((12 * WIDTH, 3), np.float32) + term.reshape(1, -1)[:, :3]
+        x = features[0] @ WEIGHTS[0] + ONES
+        inner = jax.nn.relu(x @ WEIGHTS[1] + ONES) @ (0.05 * WEIGHTS[2])
+        both = jnp.concatenate([(x + inner) @ WEIGHTS[3] + ONES, inner.reshape(-1, WIDTH)[::-1]])
+        return both.reshape(1, -1)
 
     plain, own, _ = made(function, windows)
     assert scales(own) == scales(plain)
