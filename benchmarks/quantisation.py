@@ -2,10 +2,11 @@
 
 python benchmarks/quantisation.py W [W ...]
 
-W is what fold.py takes. Steps: what the converter makes, with weights rounded together (`export.rounding`), with biases
-corrected (`export.biases`), with both. All test windows run in LiteRT's reference kernels. A line a model, form and
-step, and at the end the windows of all models together. SNR is of the logits; windows that decide otherwise are few, so
-that a difference of one or two says nothing.
+W is what fold.py takes. Steps, each with those before: what the converter makes, with biases corrected
+(`export.biases`), with weights rounded together (`export.rounding`), and in int8 with own ranges for the terms of sums
+(`export.ranges`). All test windows run in LiteRT's reference kernels. A line a model, form and step, and at the end the
+windows of all models together. SNR is of the logits; windows that decide otherwise are few, so that a difference of one
+or two says nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from absl import logging
 
 from jax_reparam import checkpoint
 from jax_reparam.deploy.ops import Norm
-from jax_reparam.export import biases, convert, folding, gates, interpret, rounding, samples
+from jax_reparam.export import biases, convert, folding, gates, interpret, ranges, rounding, samples
 
 FORMS: dict[convert.Activations, Norm] = {'int8': 'l2', 'int16': 'rsqrt'}
 # A quantised model, the float32 one and calibration windows to a quantised one.
@@ -31,11 +32,12 @@ def together(model: bytes, float32: bytes, windows: np.ndarray) -> bytes:
     return rounding.rounded(model, float32, rounding.covariances(float32, windows))
 
 
-STEPS: dict[str, Step] = {
-    'converter': lambda model, float32, windows: model,
-    'weights together': together,
-    'biases corrected': biases.corrected,
-    'both': lambda model, float32, windows: biases.corrected(together(model, float32, windows), float32, windows),
+# In the order in which they are taken, which is not that in which they came.
+STEPS: dict[str, tuple[Step, ...]] = {
+    'converter': (),
+    'biases corrected': (biases.corrected,),
+    'weights together': (together, biases.corrected),
+    'own ranges': (ranges.of_terms, together, biases.corrected),
 }
 
 
@@ -57,9 +59,12 @@ def main() -> None:
         for form, norm in FORMS.items():
             bound = functools.partial(function, norm=norm)
             float32 = convert.to_float32(bound, (1, *calibration.shape[1:]))
-            model = convert.quantise(bound, calibration, form)
-            for name, step in STEPS.items():
-                logits = interpret.load(step(model, float32, calibration), reference=True)(test.features)
+            made = convert.quantise(bound, calibration, form)
+            for name, steps in STEPS.items():
+                if form == 'int16' and ranges.of_terms in steps:
+                    continue
+                model = functools.reduce(lambda model, step: step(model, float32, calibration), steps, made)
+                logits = interpret.load(model, reference=True)(test.features)
                 score = gates.score(reference, logits, test)
                 total[form, name].append(score)
                 print(f'{source}  {form:5}  {name:16}  {score.snr_db:5.1f} dB  {score.differing} differ', flush=True)

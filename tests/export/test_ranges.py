@@ -79,3 +79,9 @@ def test_a_layer_that_others_read_keeps_its_range(windows):
 
     plain, own, _ = made(function, windows)
     assert scales(own) == scales(plain)
+
+
+def test_a_term_nearly_as_wide_as_the_sum_keeps_its_range(windows):
+    """A constant that is added to it, in the same steps, is added exactly: so for the sum of a row's squares."""
+    plain, own, _ = made(lambda features: stream(features, size=1.0), windows)
+    assert scales(own) == scales(plain)
