@@ -2,12 +2,14 @@
 
 Folders are pooled by their names up to the last `_`. All figures are those of the manifests: on test windows in TFLM,
 and the noise on the validation windows by which a form was made too. A form that missed its gates counts like the
-others. UAR is the mean over folds, with its standard deviation over them.
+others. UAR is the mean over folds, with its standard deviation over them. The last row of a recipe has of each fold the
+form that the manifest recommends; test windows had a say in which one that is.
 """
 
 from __future__ import annotations
 
 import argparse
+import collections
 import itertools
 import math
 from collections.abc import Iterable, Sequence
@@ -19,9 +21,9 @@ import numpy as np
 from jax_reparam.export import manifest
 
 
-def cells(recipe: str, form: str, folds: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """One form's row, by column."""
-    entries = [(fold['forms'] | fold['failed'])[form] for fold in folds]
+def cells(recipe: str, name: str, folds: Sequence[dict[str, Any]], forms: Sequence[str]) -> dict[str, str]:
+    """A row, by column: of each fold one form."""
+    entries = [(fold['forms'] | fold['failed'])[form] for fold, form in zip(folds, forms, strict=True)]
     ran = [entry['tflm'] for entry in entries]
     chosen = [
         next(tried for tried in made['tried'] if all(tried[key] == made[key] for key in ('norm', 'ranges')))
@@ -31,7 +33,7 @@ def cells(recipe: str, form: str, folds: Sequence[dict[str, Any]]) -> dict[str, 
     most = lambda values: f'{max(values):,}'
     return {
         'recipe': f'`{recipe}`',
-        'form': form,
+        'form': name,
         'bytes': most(entry['bytes'] for entry in entries),
         'ops': most(sum(entry['ops'].values()) for entry in entries),
         'arena': most(run['arena_bytes'] for run in ran),
@@ -42,8 +44,7 @@ def cells(recipe: str, form: str, folds: Sequence[dict[str, Any]]) -> dict[str, 
         'UAR': spread(run['uar'] for run in ran),
         'SNR dB': decibels(ran),
         'on validation windows': f'{sum(tried["differing"] for tried in chosen)}, {decibels(chosen)}',
-        'passed its gates': f'{sum(form in fold["forms"] for fold in folds)}',
-        'recommended': f'{sum(fold["recommended"] == form for fold in folds)}',
+        'passed its gates': f'{sum(form in fold["forms"] for fold, form in zip(folds, forms, strict=True))}',
     }
 
 
@@ -69,7 +70,12 @@ def main() -> None:
         for form in manifest.GATED:
             of_form = [fold for fold in folds if 'tflm' in (fold['forms'] | fold['failed']).get(form, {})]
             if len(of_form) > 1:
-                rows.append(cells(recipe, form, of_form))
+                rows.append(cells(recipe, form, of_form, [form] * len(of_form)))
+        recommended = [fold['recommended'] for fold in folds]
+        counts = collections.Counter(recommended)
+        if len(folds) > 1 and None not in counts:
+            name = ', '.join(f'{form} {counts[form]}' for form in manifest.QUANTISED if form in counts)
+            rows.append(cells(recipe, f'recommended ({name})', folds, recommended))
     for row in [list(rows[0]), ['---'] * len(rows[0]), *(list(row.values()) for row in rows)] if rows else []:
         print('| ' + ' | '.join(row) + ' |')
 
