@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import resource
 import shutil
@@ -105,6 +106,15 @@ def test_restore_gives_the_state_back(workdir):
     checkpoints = Checkpoints(workdir / 'checkpoints')
     assert int(checkpoints.restore(3, {'step': jnp.asarray(0)})['step']) == 3
     checkpoints.close()
+
+
+def test_variables_alone_can_be_kept(tmp_path):
+    with contextlib.closing(Checkpoints(tmp_path / 'w' / 'checkpoints')) as checkpoints:
+        checkpoints.save(7, variables={'params': {'a': jnp.ones(3)}}, state=None, meta=META, score=0.5, error=0.0)
+    found = checkpoint.load(tmp_path / 'w')
+    assert (found.step, list(found.variables)) == (7, ['params'])
+    np.testing.assert_array_equal(found.variables['params']['a'], np.ones(3))
+    assert not (found.path / 'state').exists()
 
 
 def test_nothing_there(tmp_path):
