@@ -257,9 +257,11 @@ def main() -> None:
     had = {(line['config'], line['arm'], line['seeds']) for line in map(json.loads, done)}
 
     def compare(arm: str) -> None:
+        folder = args.keep and args.keep / '-'.join(filter(None, [Path(path).stem, arm]))
+        if folder and folder.exists():
+            raise SystemExit(f'{folder}: expected a new folder, found one')
         begun = time.monotonic()
         say = lambda note: print(f'{time.monotonic() - begun:6.1f} s  {arm or "as it is"}: {note}', flush=True)
-        folder = args.keep and args.keep / '-'.join(filter(None, [Path(path).stem, arm]))
         row = measure(with_changes(recipe, arm), bank, folds, args.seeds, parts, folder, say)
         line = {'config': args.config, 'arm': arm, 'seeds': args.seeds, 'device': jax.devices()[0].device_kind, **row}
         say(json.dumps({part: {k: v for k, v in row[part].items() if k != 'each'} for part in parts}))
