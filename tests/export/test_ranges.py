@@ -10,15 +10,13 @@ import pytest
 from jax_reparam.export import biases, convert, flatbuffer, interpret, ranges
 
 WIDTH = 16
+WEIGHTS = np.random.default_rng(1).standard_normal((4, WIDTH, WIDTH)).astype(np.float32) / 4
+ONES = np.ones((1, WIDTH), np.float32)
 
 
 @pytest.fixture(scope='module')
 def windows():
     return np.random.default_rng(0).standard_normal((24, 12, WIDTH)).astype(np.float32)
-
-
-WEIGHTS = np.random.default_rng(1).standard_normal((4, WIDTH, WIDTH)).astype(np.float32) / 4
-ONES = np.ones((1, WIDTH), np.float32)
 
 
 def stream(features, size=0.05, shift=0.0):
