@@ -36,7 +36,7 @@ def forms(recipe: dict[str, Any], classes: int) -> tuple[dict[str, convert.Funct
     params = jax.tree.map(np.asarray, deploy.prepare(recipe['model'], variables, frames))
     return {
         'as trained': lambda features: plain.apply(variables, features),
-        'deploy': lambda features: deploy.apply(recipe['model'], params, features),
+        'deploy': lambda features: deploy.apply(recipe['model'], params, features, norm=deploy.unit(recipe['model'])),
     }, windows
 
 

@@ -17,7 +17,7 @@ import collections
 import numpy as np
 from absl import logging
 
-from jax_reparam import checkpoint
+from jax_reparam import checkpoint, deploy
 from jax_reparam.export import convert, flatbuffer, folding, layers, ranges, samples, twin
 
 WINDOWS = 64
@@ -75,7 +75,7 @@ def study(source: str) -> None:
     data = folding.load_data(trained, show_progress=False)
     validation, (calibration, _) = samples.of_part(data, 'validation', WINDOWS), samples.calibration(data)
     _, function = folding.deployed(trained, folding.fold(trained, plain=True), frames=data.window.frames)
-    bound = lambda features: function(features, 'l2')
+    bound = lambda features: function(features, deploy.unit(trained.config['model']))
     float32 = convert.to_float32(bound, (1, *calibration.shape[1:]))
     int8 = ranges.of_terms(convert.quantise(bound, calibration), float32, calibration)
     found = noise(float32, int8, validation.features)

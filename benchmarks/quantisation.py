@@ -19,11 +19,10 @@ from collections.abc import Callable
 import numpy as np
 from absl import logging
 
-from jax_reparam import checkpoint
+from jax_reparam import checkpoint, deploy
 from jax_reparam.deploy.ops import Norm
 from jax_reparam.export import biases, convert, folding, gates, interpret, ranges, rounding, samples
 
-FORMS: dict[convert.Activations, Norm] = {'int8': 'l2', 'int16': 'rsqrt'}
 # A quantised model, the float32 one and calibration windows to a quantised one.
 Step = Callable[[bytes, bytes, np.ndarray], bytes]
 
@@ -56,7 +55,8 @@ def main() -> None:
         windows += len(test.features)
         reference, _ = folding.compare(trained, folded, test.features)
         _, function = folding.deployed(trained, folded, frames=data.window.frames)
-        for form, norm in FORMS.items():
+        norms: dict[convert.Activations, Norm] = {'int8': deploy.unit(trained.config['model']), 'int16': 'rsqrt'}
+        for form, norm in norms.items():
             bound = functools.partial(function, norm=norm)
             float32 = convert.to_float32(bound, (1, *calibration.shape[1:]))
             made = convert.quantise(bound, calibration, form)

@@ -87,6 +87,16 @@ def scaled(layer: Layer, factor: float) -> dict[str, Array]:
     return {name: factor * leaf for name, leaf in layer.items()}
 
 
+def centred(layer: Layer) -> dict[str, Array]:
+    """A layer whose outputs have their mean taken off, a token's over all F: `kernel` `[D, F]`, `bias` `[F]`."""
+    return {name: leaf - leaf.mean(axis=-1, keepdims=True) for name, leaf in layer.items()}
+
+
+def less(layer: Layer, weight: float | Array) -> dict[str, Array]:
+    """A layer with one more input, `[D, F]` to `[D + 1, F]`, of which `weight` times is taken off every output."""
+    return {**layer, 'kernel': jnp.pad(layer['kernel'], ((0, 1), (0, 0))).at[-1].set(-weight)}
+
+
 def without_value_bias(value: Layer, out: Layer) -> tuple[dict[str, Array], dict[str, Array]]:
     """Attention's value and output projections, the first one's bias moved into the second one's.
 

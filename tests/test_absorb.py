@@ -87,6 +87,17 @@ def test_a_value_bias_goes_through_attention(rng):
     np.testing.assert_allclose(linear(out, weights @ linear(value, x)), expected, rtol=0, atol=1e-12)
 
 
+def test_the_mean_of_a_sum_is_an_input_of_what_is_added(rng):
+    """residual + layer(x), its mean taken off, where the layer is given the residual's mean, 3 times as large."""
+    x, residual, layer = rng.standard_normal((5, 4)), rng.standard_normal((5, 6)), layer_of(rng, 4, 6)
+    expected = residual + linear(layer, x)
+    expected -= expected.mean(axis=-1, keepdims=True)
+    with jax.enable_x64(True):
+        ready = absorb.less(absorb.centred(layer), 1 / 3)
+    got = residual + linear(ready, np.concatenate([x, 3 * residual.mean(axis=-1, keepdims=True)], axis=-1))
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-12)
+
+
 def test_batch_norm_goes_into_the_convolution(rng):
     x, kernel = rng.standard_normal((20, 9)), rng.standard_normal((3, 3, 1, 4))
     layer = {'kernel': kernel, 'bias': rng.standard_normal(4)}

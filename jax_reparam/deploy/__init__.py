@@ -14,7 +14,7 @@ import jax
 
 from jax_reparam import models
 from jax_reparam.deploy import conformer, conv_transformer, speech_former
-from jax_reparam.deploy.ops import Norm
+from jax_reparam.deploy.ops import Norm, Unit
 
 _FORMS = {'conv_transformer': conv_transformer, 'conformer': conformer, 'speech_former': speech_former}
 
@@ -50,3 +50,9 @@ def apply(model: Mapping[str, Any], params: Any, features: jax.Array, *, norm: N
     """
     name, config = models.parse(model)
     return _FORMS[name].apply(config, params, features, norm)
+
+
+def unit(model: Mapping[str, Any]) -> Unit:
+    """How normalisations are written in int8 with the least noise, of `ops.unit`'s ways: by architecture."""
+    name, _ = models.parse(model)
+    return _FORMS[name].UNIT

@@ -17,6 +17,9 @@ from jax_reparam.models.conformer import ConformerConfig
 
 Tree = Any
 
+# See `deploy.unit`: what is divided by its length is the stream, in which quiet tokens are short.
+UNIT: ops.Unit = 'l2'
+
 
 def prepare(config: ConformerConfig, variables: Tree, frames: int) -> Tree:
     """See `deploy.prepare`. A block's last normalisation becomes one linear layer into the next block's stream."""

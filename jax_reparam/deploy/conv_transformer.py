@@ -16,6 +16,9 @@ from jax_reparam.models.conv_transformer import ConvTransformerConfig
 
 Tree = Any
 
+# See `deploy.unit`: what is divided by its length is the stream, in which quiet tokens are short.
+UNIT: ops.Unit = 'l2'
+
 
 def prepare(config: ConvTransformerConfig, variables: Tree, frames: int) -> Tree:
     """See `deploy.prepare`. Biases and positions of the projection become one constant `[T', D]`."""

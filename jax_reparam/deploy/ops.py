@@ -31,13 +31,15 @@ def linear(layer: Layer, x: Array) -> Array:
 def unit(x: Array, norm: Unit, *, slot: float = 0.0) -> Array:
     """`[T, D]` with every row divided by its Euclidean length, to which `slot` counts as one more element.
 
-    `l2` converts to the one operator L2_NORMALIZATION, whose int8 kernel sums squares in 32 bits; `rsqrt` to four that
-    any runtime and 16-bit activations have, at the price of two more tensors to quantise, whose values differ widely
-    from token to token (docs/export.md).
+    `l2` converts to the one operator L2_NORMALIZATION, whose int8 output has steps of 1/128 whatever its range. `rsqrt`
+    converts to operators that any runtime and 16-bit activations have: a product of each row with itself, which sums
+    squares in 32 bits too, and a multiplication, whose output has steps of its own; in between a number for each token
+    is rounded to one scale for all of them, which costs where they differ widely (docs/export.md).
     """
     width = x.shape[-1]
     if norm == 'rsqrt':
-        return x * jax.lax.rsqrt((x * x) @ jnp.ones((width, 1), x.dtype) + slot**2)
+        rows = x[:, None]
+        return x * jax.lax.rsqrt(_rows_by_rows(rows, rows)[:, 0] + slot**2)
     if slot:
         x = jnp.pad(x, ((0, 0), (0, 1)), constant_values=slot)
     return (x / jnp.sqrt(jnp.sum(x * x, axis=-1, keepdims=True)))[:, :width]

@@ -1,8 +1,8 @@
 """SpeechFormer as it is exported.
 
 Its layers are post-norm: what is added to the residual is a normalisation's output with scale and bias, so the stream
-has no basis in which it stays of mean 0. Means are taken off by a product with a constant column, and epsilon is added
-where a row is divided by its length.
+has no basis in which it stays of mean 0. The layers that are added to the residual take its mean off: it is one more of
+their inputs, and what they add has mean 0. Epsilon is added where a row is divided by its length.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from jax_reparam.deploy import ops
 from jax_reparam.models.speech_former import STAGES, SpeechFormerConfig, frame_positions, spans
 
 Tree = Any
+
+# See `deploy.unit`: tokens are about equally long here.
+UNIT: ops.Unit = 'rsqrt'
 
 
 def prepare(config: SpeechFormerConfig, variables: Tree, frames: int) -> Tree:
@@ -33,7 +36,7 @@ def prepare(config: SpeechFormerConfig, variables: Tree, frames: int) -> Tree:
             norm = _root(layer['ffn_norm'])
         ready: dict[str, Any] = {'layers': layers}
         if f'{stage}_merge' in params:
-            ready['merge'] = {'norm': norm, 'project': params[f'{stage}_merge']['project']}
+            ready['merge'] = {'norm': norm, 'project': absorb.centred(params[f'{stage}_merge']['project'])}
             # The merge's own normalisation and the next stage's follow each other.
             ready['merge']['affine'] = _root(params[f'{stage}_merge']['norm'])
         stages.append(ready)
@@ -60,19 +63,42 @@ def _layer(config: SpeechFormerConfig, norm: Tree, layer: Tree, stage: str) -> T
         absorb.read_affine(read, {'kernel': kernel, 'bias': bias}) for kernel, bias in zip(kernels, biases, strict=True)
     )
     middle = _root(layer['attention_norm'])
-    out, ffn_out = layer['attention']['out'], layer['ffn']['ffn_out']
+    out = layer['attention']['out']
     if stage == STAGES[-1]:  # elsewhere the zeros behind the ends take a share of the weights
         value, out = absorb.without_value_bias(value, out)
+    ffn_in, ffn_out = absorb.read_affine(middle, layer['ffn']['ffn_in']), layer['ffn']['ffn_out']
+    mean, out = _mean(norm, norm['scale'][:, None] * kernels[-1], out)
+    ffn_mean, ffn_out = _mean(middle, ffn_in['kernel'], ffn_out)
+    # A hidden unit is ReLU's: the mean is the difference of two.
+    for sign in (1, -1):
+        ffn_in = {name: jnp.concatenate([leaf, sign * ffn_mean[name]], axis=-1) for name, leaf in ffn_in.items()}
+    ffn_out = absorb.less(ffn_out, ffn_out['kernel'][-1, 0])
     return {
         'scale': norm['scale'],
         'query': absorb.scaled(query, depth**-0.5),
         'key': key,
         'value': value,
-        'out': {**out, 'bias': out['bias'] + norm['bias']},
+        'mean': mean,
+        'out': out,
         'ffn_scale': middle['scale'],
-        'ffn_in': absorb.read_affine(middle, layer['ffn']['ffn_in']),
-        'ffn_out': {**ffn_out, 'bias': ffn_out['bias'] + middle['bias']},
+        'ffn_in': ffn_in,
+        'ffn_out': ffn_out,
     }
+
+
+def _mean(norm: Tree, beside: jax.Array, out: Tree) -> tuple[Tree, Tree]:
+    """The layer `[C, 1]` that gives the residual's mean, and `out` `[F + 1, C]`, which takes it off with its own.
+
+    Args:
+      norm: the residual is a normalisation, of this scale and bias.
+      beside: the kernel `[C, F]` that makes the other inputs of `out` of the normalisation: the mean is made about as
+        large as they are, since all have one step in int8.
+      out: `[F, C]`, added to the residual.
+    """
+    column = norm['scale'][:, None] / len(norm['scale'])
+    gain = jnp.sqrt(jnp.mean(jnp.sum(beside**2, axis=0)) / jnp.sum(column**2))
+    mean = {'kernel': gain * column, 'bias': jnp.zeros_like(column[0])}
+    return mean, absorb.less(absorb.centred({**out, 'bias': out['bias'] + norm['bias']}), 1 / gain)
 
 
 def apply(config: SpeechFormerConfig, params: Tree, features: jax.Array, norm: ops.Norm) -> jax.Array:
@@ -81,7 +107,7 @@ def apply(config: SpeechFormerConfig, params: Tree, features: jax.Array, norm: o
     x = features[0, :, : params['positions'].shape[-1]]
     first, norm = ops.norms(norm)
     for index, stage in enumerate(params['stages']):
-        x = _standardise(x, norm if index else first)
+        x = _unit(x - x @ jnp.full((x.shape[-1], 1), 1 / x.shape[-1], x.dtype), norm if index else first)
         for layer in stage['layers']:
             residual = x * layer['scale'].reshape(1, -1)
             y = residual + params['positions'] if index == 0 else x
@@ -89,13 +115,14 @@ def apply(config: SpeechFormerConfig, params: Tree, features: jax.Array, norm: o
                 mixed = ops.windowed_attention(layer, y, config.heads, windows[index])
             else:
                 mixed = ops.attention(layer, y, config.heads)
-            x = _standardise(residual + ops.linear(layer['out'], mixed), norm)
+            mixed = jnp.concatenate([mixed, ops.linear(layer['mean'], x)], axis=1)
+            x = _unit(residual + ops.linear(layer['out'], mixed), norm)
             ffn = ops.linear(layer['ffn_out'], jax.nn.relu(ops.linear(layer['ffn_in'], x)))
-            x = _standardise(x * layer['ffn_scale'].reshape(1, -1) + ffn, norm)
+            x = _unit(x * layer['ffn_scale'].reshape(1, -1) + ffn, norm)
         if 'merge' in stage:
             merge = stage['merge']
             x = ops.merge(_affine(merge['norm'], x), merges[index])
-            x = _affine(merge['affine'], _standardise(ops.linear(merge['project'], x), norm))
+            x = _affine(merge['affine'], _unit(ops.linear(merge['project'], x), norm))
     return ops.head(params['head'], ops.mean_over_time(x))
 
 
@@ -103,8 +130,6 @@ def _affine(norm: Tree, x: jax.Array) -> jax.Array:
     return x * norm['scale'].reshape(1, -1) + norm['bias'].reshape(1, -1)
 
 
-def _standardise(x: jax.Array, norm: ops.Unit) -> jax.Array:
-    """`[T, C]`: mean taken off and divided by the length, epsilon included, over the last axis."""
-    width = x.shape[-1]
-    x = x - x @ jnp.full((width, 1), 1 / width, x.dtype)
-    return ops.unit(x, norm, slot=absorb.slot(width))
+def _unit(x: jax.Array, norm: ops.Unit) -> jax.Array:
+    """Rows of mean 0, `[T, C]`, divided by their length, epsilon included."""
+    return ops.unit(x, norm, slot=absorb.slot(x.shape[-1]))

@@ -119,7 +119,9 @@ def fold_and_export(
         tell(f'compared on {len(compared)} windows: logits differ by at most {fold_entry["max_abs_diff"]:.1e}')
 
         params, function = deployed(trained, folded, frames=data.window.frames)
-        maker = forms.Maker(function, calibration, validation, validation_reference)
+        maker = forms.Maker(
+            function, calibration, validation, validation_reference, unit=deploy.unit(trained.config['model'])
+        )
         inputs = _input(trained, data)
         made = _make_forms(
             maker,

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jax_reparam.deploy.ops import Norm
+from jax_reparam.deploy.ops import Norm, Unit
 from jax_reparam.export import (
     biases,
     convert,
@@ -47,16 +47,22 @@ class Way:
     share: float = 1.0
 
 
-# int16 and Ethos-U have no L2_NORMALIZATION, nor has mixed in its front. mixed, then int16, are the remedies where int8
-# loses too much in all ways.
+# int16 and Ethos-U have no L2_NORMALIZATION, nor has mixed in its front. Of int8 see `ways`. mixed, then int16, are the
+# remedies where int8 loses too much in all ways.
 WAYS: dict[str, tuple[Way, ...]] = {
-    'int8': (Way('l2'), Way('rsqrt'), Way('l2', share=1 / 8)),
     'mixed': (Way('mixed'),),
     'int16': (Way('rsqrt'),),
     manifest.NPU_FORM: (Way('rsqrt'), Way('rsqrt', share=1 / 8)),
 }
 # Forms in which time counts for more than the last bytes of memory (`tidy`).
 FAST = ('mixed', 'int16')
+
+
+def ways(form: str, unit: Unit) -> tuple[Way, ...]:
+    """How a quantised form may be made, in the order in which it is tried; `unit` is what int8 begins with."""
+    if form == 'int8':
+        return Way(unit), Way('rsqrt' if unit == 'l2' else 'l2'), Way(unit, share=1 / 8)
+    return WAYS[form]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,10 +136,19 @@ class Maker:
       calibration: training windows, `[W, frames, n_mels]`.
       validation: what a way is chosen on.
       reference: the trained model's logits of `validation`, `[V, C]`.
+      unit: how int8 writes normalisations, see `deploy.unit`.
     """
 
-    def __init__(self, function: Deployed, calibration: np.ndarray, validation: Windows, reference: np.ndarray) -> None:
-        self._function, self._calibration = function, calibration
+    def __init__(
+        self,
+        function: Deployed,
+        calibration: np.ndarray,
+        validation: Windows,
+        reference: np.ndarray,
+        *,
+        unit: Unit = 'l2',
+    ) -> None:
+        self._function, self._calibration, self._unit = function, calibration, unit
         self._validation, self._reference = validation, reference
         # What several forms share.
         self._float32: dict[Norm, bytes] = {}
@@ -145,7 +160,7 @@ class Maker:
     def make(self, name: str) -> Made:
         """Makes one of `manifest.FORM_FILES`.
 
-        A quantised form is made in the first way of `WAYS`, if that keeps the decisions and the UAR of the validation
+        A quantised form is made in the first of its `ways`, if that keeps the decisions and the UAR of the validation
         windows (`gates`); else in the one with the best signal-to-noise ratio there.
 
         Raises:
@@ -153,10 +168,10 @@ class Maker:
         """
         if name == 'float32':
             return Made(tidy(self._graph('l2')), {'norm': 'l2'}, self._graph('l2'), self._graph('l2'))
-        ways = self._ways(name)
-        tried = [next(ways)]
+        attempts = self._attempts(name)
+        tried = [next(attempts)]
         if gates.failures(name, 'validation', tried[0][2], gates.uar(self._reference, self._validation)):
-            tried += ways
+            tried += attempts
         # Not the first that passes: it may pass by luck, since only undecided windows change sides.
         model, way, _ = max(tried, key=lambda result: result[2].snr_db or 0.0)
         scores = [{**self._describe(way), **score.as_json()} for _, way, score in tried]
@@ -170,14 +185,14 @@ class Maker:
         Raises:
           ConversionError: TensorFlow refused the graph.
         """
-        way = WAYS['int8'][0]
+        way, *_ = ways('int8', self._unit)
         content = flatbuffer.tree(mixed.widened(self._unfinished('int8', way), self._graph(way.norm)))
         convolutions.of_rows(content)
         return flatbuffer.pack(content)
 
-    def _ways(self, name: str) -> Iterator[tuple[bytes, Way, gates.Score]]:
+    def _attempts(self, name: str) -> Iterator[tuple[bytes, Way, gates.Score]]:
         kind = 'int8' if name == manifest.NPU_FORM else name
-        for way in WAYS[name]:
+        for way in ways(name, self._unit):
             # Two forms may be made in the same way.
             if (kind, way) not in self._tried:
                 self._tried[kind, way] = self._try(kind, way)

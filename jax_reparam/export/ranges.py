@@ -1,9 +1,10 @@
 """Own ranges for the terms of a sum: the converter gives a layer in front of an addition the range of the sum.
 
 What a block adds to its stream may be a small part of it, as each half-step FFN of a Conformer is: of 256 steps it
-would use a few, and its rounding would be as large as that of the sum. Kernels take a scale for each input of a sum,
-so the range that the layer itself has costs nothing. With 16-bit activations nothing is gained: the rounding of the
-stream is no longer what counts.
+would use a few, and its rounding would be as large as that of the sum. So it is with a normalisation's scale and bias:
+the converter gives what they are applied to, in rows of length 1, the range of the outcome. Kernels take a scale for
+each input of a sum or product, so the range that a term itself has costs nothing. With 16-bit activations nothing is
+gained: the rounding of the stream is no longer what counts.
 """
 
 from __future__ import annotations
@@ -12,12 +13,16 @@ import numpy as np
 
 from jax_reparam.export import flatbuffer, twin
 
-# Of the range that a layer has: where its own is wider, little is gained, and a sum of equal steps rounds less.
+# Kernels that take a scale for each input, and have none for constants that follows from it.
+TAKERS = {'ADD', 'SUB', 'MUL'}
+# Of the range that a term has: where its own is wider, little is gained, and a sum of equal steps rounds less.
 NARROW = 0.5
 
 
 def of_terms(quantised: bytes, float32: bytes, windows: np.ndarray) -> bytes:
-    """Gives what linear layers and convolutions add to sums the range that it has in the float32 model, if far less.
+    """Gives terms and factors the range that they have in the float32 model, if far less: see above.
+
+    They are what linear layers, convolutions and multiplications make for additions and multiplications alone.
 
     Args:
       quantised: the .tflite file, in int8.
@@ -32,7 +37,7 @@ def of_terms(quantised: bytes, float32: bytes, windows: np.ndarray) -> bytes:
     terms = {
         int(node.outputs[0]): int(other.outputs[0])
         for name, node, other in twin.pairs(content, flatbuffer.tree(float32))
-        if name in twin.LINEAR and {names[place] for place in readers[int(node.outputs[0])]} in ({'ADD'}, {'SUB'})
+        if name in {*twin.LINEAR, 'MUL'} and set() < {names[place] for place in readers[int(node.outputs[0])]} <= TAKERS
     }
     least, greatest = dict.fromkeys(terms.values(), 0.0), dict.fromkeys(terms.values(), 0.0)
     for seen in twin.observe(float32, sorted(least), windows):

@@ -40,16 +40,17 @@ def stand_in(monkeypatch, quantised, finished):
     return watched, spanned
 
 
+@pytest.mark.parametrize('unit', ['l2', 'rsqrt'])
 @pytest.mark.parametrize(
-    ('scores', 'norm', 'ranges', 'tried'),
+    ('scores', 'first', 'ranges', 'tried'),
     [
-        ([score(30, 1)], 'l2', 16, 1),
-        ([score(30, 2), score(25, 0), score(29, 3)], 'l2', 16, 3),
-        ([score(30, 2), score(33, 3), score(29, 0)], 'rsqrt', 16, 3),
-        ([score(30, 2), score(25, 0), score(31, 2)], 'l2', 2, 3),
+        ([score(30, 1)], True, 16, 1),
+        ([score(30, 2), score(25, 0), score(29, 3)], True, 16, 3),
+        ([score(30, 2), score(33, 3), score(29, 0)], False, 16, 3),
+        ([score(30, 2), score(25, 0), score(31, 2)], True, 2, 3),
     ],
 )
-def test_the_choice(monkeypatch, scores, norm, ranges, tried):
+def test_the_choice(monkeypatch, unit, scores, first, ranges, tried):
     made = []
 
     def quantised(function, windows, activations, *, float32, inputs):
@@ -65,7 +66,9 @@ def test_the_choice(monkeypatch, scores, norm, ranges, tried):
     monkeypatch.setattr(gates, 'score', lambda reference, logits, windows: scores[logits - 1])
     calibration = np.zeros((16, 3, 2), np.float32)
     validation = Windows(calibration[:4], np.arange(4), np.zeros(4, int))
-    found = forms.Maker(lambda features, norm: norm, calibration, validation, np.zeros((4, 2))).make('int8')
+    maker = forms.Maker(lambda features, norm: norm, calibration, validation, np.zeros((4, 2)), unit=unit)
+    found = maker.make('int8')
+    norm = unit if first else {'l2': 'rsqrt', 'rsqrt': 'l2'}[unit]
     assert (found.how['norm'], found.how['ranges'], len(found.how['tried'])) == (norm, ranges, tried)
     assert len(made) == tried
     chosen = next(i for i, way in enumerate(found.how['tried']) if (way['norm'], way['ranges']) == (norm, ranges))
@@ -132,7 +135,7 @@ def test_fewer_windows_give_narrower_ranges():
     inputs = rounding.covariances(float32, windows)
     models = [
         forms.quantised(function, windows[:: round(1 / way.share)], 'int8', float32=float32, inputs=inputs)
-        for way in (forms.WAYS['int8'][0], forms.WAYS['int8'][2])
+        for way in forms.ways('int8', 'l2')[::2]
     ]
     scales = [flatbuffer.graph(model).input.scale for model in models]
     assert scales[1] < scales[0] / 4

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jax_reparam.deploy import ops
 from jax_reparam.export import biases, convert, flatbuffer, interpret, ranges
 
 WIDTH = 16
@@ -64,6 +65,22 @@ def test_the_sum_comes_nearer(windows):
     ]
     # Of the roundings along the way one is gone (0.876 here).
     assert errors[1] < 0.92 * errors[0]
+
+
+def test_a_normalisation_has_its_own_range_before_scale_and_bias(windows):
+    """Rows of length 1, and what is 4 times as large and shifted by 2: to the converter all of it has one range."""
+
+    def function(features):
+        y = ops.unit(features[0] @ WEIGHTS[0] + ONES, 'rsqrt') * (4 * ONES) + 2 * ONES
+        return (y @ WEIGHTS[3] + ONES).reshape(1, -1)
+
+    plain, own, _ = made(function, windows)
+    [changed] = [place for place, pair in enumerate(zip(scales(plain), scales(own), strict=True)) if pair[0] != pair[1]]
+    [before, after] = [scales(model)[changed : changed + 3] for model in (plain, own)]
+    assert [name for name, _ in after] == ['MUL', 'MUL', 'ADD']
+    assert before[0][1][0] == before[2][1][0]
+    # From -1 to 1 at most.
+    assert after[0][1][0] <= 2 / 255 < before[0][1][0]
 
 
 def test_a_layer_that_others_read_keeps_its_range(windows):
