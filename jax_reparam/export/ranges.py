@@ -1,9 +1,9 @@
 """Own ranges for the terms of a sum: the converter gives a layer in front of an addition the range of the sum.
 
 What a block adds to its stream may be a small part of it, as each half-step FFN of a Conformer is: of 256 steps it
-would use a few, and its rounding would be as large as that of the sum. So it is with a normalisation's scale and bias:
-the converter gives what they are applied to, in rows of length 1, the range of the outcome. Kernels take a scale for
-each input of a sum or product, so the range that a term itself has costs nothing. With 16-bit activations nothing is
+would use a few, and its rounding would be as large as that of the sum. So it is with a product of products: rows of
+length 1 would have the range that they have behind a normalisation's scale. Kernels take a scale for each input of a
+sum or product, so the range that a term itself has costs nothing. With 16-bit activations nothing is
 gained: the rounding of the stream is no longer what counts.
 """
 
