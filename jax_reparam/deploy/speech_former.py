@@ -7,6 +7,7 @@ their inputs, and what they add has mean 0. Epsilon is added where a row is divi
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -26,6 +27,8 @@ def prepare(config: SpeechFormerConfig, variables: Tree, frames: int) -> Tree:
     """See `deploy.prepare`. Biases of normalisations go where their sums are formed; q, k and v are three layers."""
     params = variables['params']
     width = len(params['frame_norm']['scale'])
+    positions = jnp.asarray(frame_positions(frames, width), params['frame_norm']['scale'].dtype)
+    _, merges = spans(config.hop_ms)
     stages = []
     for index, stage in enumerate(STAGES):
         norm = _root(params[f'{stage}_norm'])
@@ -36,13 +39,15 @@ def prepare(config: SpeechFormerConfig, variables: Tree, frames: int) -> Tree:
             norm = _root(layer['ffn_norm'])
         ready: dict[str, Any] = {'layers': layers}
         if f'{stage}_merge' in params:
-            ready['merge'] = {'norm': norm, 'project': absorb.centred(params[f'{stage}_merge']['project'])}
+            merge = params[f'{stage}_merge']
             # The merge's own normalisation and the next stage's follow each other.
-            ready['merge']['affine'] = _root(params[f'{stage}_merge']['norm'])
+            ready['merge'] = {'project': _project(norm, merge['project'], frames, merges[index])}
+            ready['merge']['affine'] = _root(merge['norm'])
+            frames = math.ceil(frames / merges[index])
         stages.append(ready)
     head = params['head']
     return {
-        'positions': jnp.asarray(frame_positions(frames, width), params['frame_norm']['scale'].dtype),
+        'positions': positions,
         'stages': stages,
         'head': {**head, 'hidden_0': absorb.read_affine(norm, head['hidden_0'])},
     }
@@ -86,6 +91,21 @@ def _layer(config: SpeechFormerConfig, norm: Tree, layer: Tree, stage: str) -> T
     }
 
 
+def _project(norm: Tree, layer: Tree, frames: int, group: int) -> Tree:
+    """A merge's projection, given means of rows without the scale and bias of `norm`; what it makes has mean 0.
+
+    Zeros stand for the rows that the last group lacks, so of the bias it has a share.
+    """
+    ready = absorb.centred(absorb.read_affine(norm, layer))
+    lacking = -frames % group
+    if lacking:
+        without = absorb.centred(layer)['bias']
+        last = ready['bias'] + lacking / group * (without - ready['bias'])
+        rows = math.ceil(frames / group)
+        ready['bias'] = jnp.concatenate([jnp.tile(ready['bias'], (rows - 1, 1)), last.reshape(1, -1)])
+    return ready
+
+
 def _mean(norm: Tree, beside: jax.Array, out: Tree) -> tuple[Tree, Tree]:
     """The layer `[C, 1]` that gives the residual's mean, and `out` `[F + 1, C]`, which takes it off with its own.
 
@@ -121,13 +141,9 @@ def apply(config: SpeechFormerConfig, params: Tree, features: jax.Array, norm: o
             x = _unit(x * layer['ffn_scale'].reshape(1, -1) + ffn, norm)
         if 'merge' in stage:
             merge = stage['merge']
-            x = ops.merge(_affine(merge['norm'], x), merges[index])
-            x = _affine(merge['affine'], _unit(ops.linear(merge['project'], x), norm))
+            x = _unit(ops.linear(merge['project'], ops.merge(x, merges[index])), norm)
+            x = x * merge['affine']['scale'].reshape(1, -1) + merge['affine']['bias'].reshape(1, -1)
     return ops.head(params['head'], ops.mean_over_time(x))
-
-
-def _affine(norm: Tree, x: jax.Array) -> jax.Array:
-    return x * norm['scale'].reshape(1, -1) + norm['bias'].reshape(1, -1)
 
 
 def _unit(x: jax.Array, norm: ops.Unit) -> jax.Array:
