@@ -180,6 +180,16 @@ def test_mixed_is_not_made_where_it_saves_too_little(exported, workdir, tmp_path
     assert (out.manifest['recommended'], out.manifest['device']['firmware']['form']) == ('int16', 'int16')
 
 
+def test_int8_begins_with_what_the_architecture_says(workdir, tmp_path, monkeypatch):
+    def maker(*args, unit):
+        raise RuntimeError(f'stopped: {unit}')
+
+    monkeypatch.setattr(deploy.conv_transformer, 'UNIT', 'rsqrt')
+    monkeypatch.setattr(folding.forms, 'Maker', maker)
+    with pytest.raises(RuntimeError, match='stopped: rsqrt'):
+        folding.fold_and_export(workdir, tmp_path / 'out', limit=2, show_progress=False)
+
+
 @pytest.mark.parametrize('name', ['npu', manifest.NPU_FORM])
 def test_an_npu_model_that_was_asked_for_and_is_not_there_is_a_failure(exported, name):
     assert exported.usable
