@@ -94,7 +94,7 @@ def apply(config: ConformerConfig, params: Tree, features: jax.Array, norm: ops.
     def ffn(layer: Tree, x: jax.Array, norm: ops.Unit) -> jax.Array:
         return ops.linear(layer['out'], activation(ops.linear(layer['in'], ops.unit(x, norm))))
 
-    first, norm = ops.norms(norm)
+    first, norm = ops.norms(norm, UNIT)
     x = ops.linear(params['stem']['project'], ops.subsample(params['stem'], features))
     for index, block in enumerate(params['blocks']):
         attention, conv = block['attention'], block['conv']

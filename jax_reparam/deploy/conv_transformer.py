@@ -60,7 +60,7 @@ def _layer(config: ConvTransformerConfig, layer: Tree) -> Tree:
 
 def apply(config: ConvTransformerConfig, params: Tree, features: jax.Array, norm: ops.Norm) -> jax.Array:
     """See `deploy.apply`."""
-    first, norm = ops.norms(norm)
+    first, norm = ops.norms(norm, UNIT)
     x = ops.linear(params['stem']['project'], ops.subsample(params['stem'], features))
     for index, layer in enumerate(params['layers']):
         y = ops.unit(x, norm if index else first)

@@ -45,12 +45,12 @@ def unit(x: Array, norm: Unit, *, slot: float = 0.0) -> Array:
     return (x / jnp.sqrt(jnp.sum(x * x, axis=-1, keepdims=True)))[:, :width]
 
 
-def norms(norm: Norm) -> tuple[Unit, Unit]:
+def norms(norm: Norm, behind: Unit) -> tuple[Unit, Unit]:
     """How a graph's first normalisation is written, which reads what the front makes, and how all others are (`unit`).
 
-    `mixed` has RSQRT in front, for 16 bits (`export.mixed`), and L2_NORMALIZATION behind, for 8.
+    `mixed` has RSQRT in front, for 16 bits (`export.mixed`), and behind, for 8, what the architecture has in int8.
     """
-    return ('rsqrt', 'l2') if norm == 'mixed' else (norm, norm)
+    return ('rsqrt', behind) if norm == 'mixed' else (norm, norm)
 
 
 def mean_over_time(x: Array) -> Array:

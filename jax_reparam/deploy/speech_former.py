@@ -125,7 +125,7 @@ def apply(config: SpeechFormerConfig, params: Tree, features: jax.Array, norm: o
     """See `deploy.apply`."""
     windows, merges = spans(config.hop_ms)
     x = features[0, :, : params['positions'].shape[-1]]
-    first, norm = ops.norms(norm)
+    first, norm = ops.norms(norm, UNIT)
     for index, stage in enumerate(params['stages']):
         x = _unit(x - x @ jnp.full((x.shape[-1], 1), 1 / x.shape[-1], x.dtype), norm if index else first)
         for layer in stage['layers']:

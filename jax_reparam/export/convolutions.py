@@ -23,8 +23,10 @@ from jax_reparam.export import flatbuffer
 
 # In 8 bits the kernel sums each layer's weights first: of fewer rows it makes too little.
 LEAST_ROWS = 8
-# Of an output, over all rows: for its 8 bytes of memory it has to save some 0.6 instructions times as many.
+# Of an output, over all rows: for its 8 bytes of memory it has to save some 0.6 instructions times as many. The second
+# is for forms that are made for small memories.
 LEAST_MACS = 10_000
+LEAST_MACS_SMALL = 50_000
 # CMSIS-NN before 2024 has no fast kernel for 16 bits and more inputs.
 LARGEST_DEPTH = 511
 
@@ -45,16 +47,16 @@ def of_one_channel(content: Any) -> None:
         subgraph.operators[place] = _convolution(content, node, [source, kernel, *node.inputs[2:]])
 
 
-def of_rows(content: Any) -> None:
+def of_rows(content: Any, least_macs: int) -> None:
     """Makes a CONV_2D of each quantised FULLY_CONNECTED for which it pays; changes `content`, from `flatbuffer.tree`.
 
-    Its matrix `[T, D]` is seen as an image `[1, 1, T, D]`.
+    Its matrix `[T, D]` is seen as an image `[1, 1, T, D]`; `least_macs` (T times D) are what makes it pay.
     """
     subgraph = content.subgraphs[0]
     images: dict[tuple[int, tuple[int, ...]], int] = {}
     nodes: list[Any] = []
     for name, node in zip(flatbuffer.operator_names(content), subgraph.operators, strict=True):
-        if name != 'FULLY_CONNECTED' or not _pays(content, node):
+        if name != 'FULLY_CONNECTED' or not _pays(content, node, least_macs):
             nodes.append(node)
             continue
         source, weights, output = int(node.inputs[0]), int(node.inputs[1]), int(node.outputs[0])
@@ -73,13 +75,13 @@ def of_rows(content: Any) -> None:
     _join_reshapes(content)
 
 
-def _pays(content: Any, node: Any) -> bool:
+def _pays(content: Any, node: Any, least_macs: int) -> bool:
     source, weights = (flatbuffer.type_name(content.subgraphs[0].tensors[index].type) for index in node.inputs[:2])
     if weights != 'int8' or not flatbuffer.is_constant(content, int(node.inputs[1])):
         return False
     *rows, outputs = flatbuffer.shape(content, int(node.outputs[0]))
     depth = flatbuffer.shape(content, int(node.inputs[1]))[1]
-    enough = math.prod(rows) >= LEAST_ROWS and math.prod(rows) * depth >= LEAST_MACS
+    enough = math.prod(rows) >= LEAST_ROWS and math.prod(rows) * depth >= least_macs
     # The last of an odd number of outputs is computed without SIMD.
     return enough and outputs % 2 == 0 and (source == 'int8' or (source == 'int16' and depth <= LARGEST_DEPTH))
 

@@ -187,7 +187,7 @@ class Maker:
         """
         way, *_ = ways('int8', self._unit)
         content = flatbuffer.tree(mixed.widened(self._unfinished('int8', way), self._graph(way.norm)))
-        convolutions.of_rows(content)
+        convolutions.of_rows(content, convolutions.LEAST_MACS)
         return flatbuffer.pack(content)
 
     def _attempts(self, name: str) -> Iterator[tuple[bytes, Way, gates.Score]]:

@@ -29,8 +29,9 @@ _HEAD = ('FULLY_CONNECTED', 'RESHAPE', 'TRANSPOSE')
 def widened(quantised: bytes, float32: bytes) -> bytes:
     """Makes 16 bits of the 8 in the front, in the head, in sigmoids, and around each softmax from product to product.
 
-    The front is all from a linear layer to a normalisation that is written with RSQRT (`deploy.ops.unit`), the head the
-    linear layers at the end, whose output then has 16 bits. Ranges stay those of the int8 tensors, around 0.
+    The front is all from a linear layer, or the input, to the first normalisation that is written with RSQRT
+    (`deploy.ops.norms`), the head the linear layers at the end, whose output then has 16 bits. Ranges stay those of the
+    int8 tensors, around 0.
 
     Args:
       quantised: an int8 model, as the converter leaves it.
@@ -86,9 +87,9 @@ def _places(content: Any, names: list[str]) -> set[int]:
     before = lambda place: [maker[tensor] for tensor in map(int, nodes[place].inputs) if tensor in maker]
     behind = lambda place: readers[int(nodes[place].outputs[0])]
     named = lambda *kinds: {place for place, name in enumerate(names) if name in kinds}
-    everything, softmaxes, roots = set(range(len(nodes))), named('SOFTMAX'), named('RSQRT')
+    everything, softmaxes, roots = set(range(len(nodes))), named('SOFTMAX'), set(sorted(named('RSQRT'))[:1])
     between, products, layers = named(*_BETWEEN), named('BATCH_MATMUL'), named('FULLY_CONNECTED')
-    # The sum of a row's squares is a layer of one output.
+    # A mean is a layer of one output.
     sums = {place for place in layers if flatbuffer.shape(content, int(nodes[place].outputs[0]))[-1] == 1}
     found = named(*_UNIT) | roots | {reader for root in roots for reader in behind(root)}
     for follow in (before, behind):

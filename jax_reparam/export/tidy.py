@@ -21,7 +21,7 @@ def tidy(model: bytes, *, fast: bool = False) -> bytes:
     - No RESHAPE before a FULLY_CONNECTED, which reads rows of its own width, whatever the shape.
     - Constants on the right of a product as TFLM multiplies by them: of others it keeps a transposed copy in its arena.
     - Parts in place of a whole where much memory can be saved (`tile`).
-    - Convolutions where these are faster (`convolutions`): in place of linear layers only with `fast`, since that takes
+    - Convolutions where these are faster (`convolutions`): in place of more linear layers with `fast`, since that takes
       a little more memory.
     - Nodes in the order, and tensors at the places, that need the least memory (`memory`). The converter's own order
       computes all that can be computed, and keeps it.
@@ -36,8 +36,7 @@ def tidy(model: bytes, *, fast: bool = False) -> bytes:
     _read_through_reshapes(content)
     convolutions.of_one_channel(content)
     content = tile.tile(content)
-    if fast:
-        convolutions.of_rows(content)
+    convolutions.of_rows(content, convolutions.LEAST_MACS if fast else convolutions.LEAST_MACS_SMALL)
     _drop_unused(content)
     memory.arrange(content)
     return flatbuffer.pack(content)

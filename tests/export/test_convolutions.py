@@ -123,10 +123,11 @@ def test_which_layers(rows, outputs, made):
 
 @pytest.mark.parametrize(('rows', 'made'), [(13, 1), (12, 0)])
 @pytest.mark.parametrize('activations', ['int8', 'int16'])
-def test_an_output_of_few_multiplications_is_not_worth_its_memory(monkeypatch, activations, rows, made):
-    monkeypatch.setattr(convolutions, 'LEAST_MACS', 13 * WIDTH)
+@pytest.mark.parametrize(('fast', 'least'), [(True, 'LEAST_MACS'), (False, 'LEAST_MACS_SMALL')])
+def test_an_output_of_few_multiplications_is_not_worth_its_memory(monkeypatch, fast, least, activations, rows, made):
+    monkeypatch.setattr(convolutions, least, 13 * WIDTH)
     model = convert.quantise(lambda x: pooled(x[0] @ KERNELS[0] + 1), windows(rows, WIDTH), activations)
-    assert count(tidy.tidy(model, fast=True), 'CONV_2D') == made
+    assert count(tidy.tidy(model, fast=fast), 'CONV_2D') == made
 
 
 def test_float32_stays():
