@@ -79,7 +79,8 @@ def test_mixed_has_16_bits_from_product_to_product_and_is_near_the_model(exporte
     content = flatbuffer.tree(files['mixed'])
     types = {'SOFTMAX': set(), 'BATCH_MATMUL': set(), 'LOGISTIC': set(), 'FULLY_CONNECTED': set()}
     for name, node in zip(flatbuffer.operator_names(content), content.subgraphs[0].operators, strict=True):
-        if name in types:
+        # A row with itself is a normalisation's, behind the front in int8.
+        if name in types and (name != 'BATCH_MATMUL' or node.inputs[0] != node.inputs[1]):
             types[name] |= {flatbuffer.port(content.subgraphs[0].tensors[node.outputs[0]]).dtype}
     assert types['SOFTMAX'] == types['BATCH_MATMUL'] == {'int16'}
     assert types['LOGISTIC'] <= {'int16'}
@@ -113,7 +114,7 @@ def test_normalisations_are_written_as_the_form_wants(exported):
     for form, model in files.items():
         ops = flatbuffer.graph(model).ops
         roots = 1 if form == 'mixed' else 0  # the first one is in 16 bits there
-        if form == 'int8' and fields['name'] == 'speech_former':
+        if form != 'float32' and deploy.unit(fields) == 'rsqrt':
             roots = normalisations
         assert (ops.get('L2_NORMALIZATION', 0), ops.get('RSQRT', 0)) == (normalisations - roots, roots)
         assert not {'SQUARED_DIFFERENCE', 'SUM', 'MEAN', 'SELECT_V2', 'GATHER'} & ops.keys()

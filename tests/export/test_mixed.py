@@ -29,11 +29,11 @@ TABLE = np.random.default_rng(3).standard_normal((HEADS, 2 * TIME - 1, WIDTH // 
 RELATIVE = {'relative': {'table': TABLE, 'bias': np.full(WIDTH, 0.5, np.float32)}}
 
 
-def ends(x):
-    """A layer, the front, a layer with a residual, the head."""
+def ends(x, behind='l2'):
+    """A layer, the front, a layer with a residual, a normalisation written as `behind` says, the head."""
     x = ops.linear(LAYER['query'], jax.nn.relu(ops.linear(LAYER['key'], x[0])))
     x = x + ops.linear(LAYER['value'], ops.unit(x, 'rsqrt'))
-    return ops.head({'hidden_0': LAYER['key'], 'classifier': LAYER['query']}, ops.mean_over_time(ops.unit(x, 'l2')))
+    return ops.head({'hidden_0': LAYER['key'], 'classifier': LAYER['query']}, ops.mean_over_time(ops.unit(x, behind)))
 
 
 FUNCTIONS = {
@@ -88,21 +88,35 @@ def test_all_is_16_bits_wide_between_the_products(forms):
         }
 
 
-def test_front_and_head_are_16_bits_wide_and_what_lies_between_is_not(windows):
-    int8, float32 = convert.quantise(ends, windows), convert.to_float32(ends, (1, TIME, WIDTH))
+@pytest.mark.parametrize(
+    ('behind', 'unit'),
+    [
+        ('l2', [('L2_NORMALIZATION', ['int8'], 'int8')]),
+        (
+            'rsqrt',
+            [
+                ('BATCH_MATMUL', ['int8', 'int8'], 'int8'),
+                ('RSQRT', ['int8'], 'int8'),
+                ('MUL', ['int8', 'int8'], 'int8'),
+            ],
+        ),
+    ],
+)
+def test_front_and_head_are_16_bits_wide_and_what_lies_between_is_not(windows, behind, unit):
+    function = lambda x: ends(x, behind)
+    int8, float32 = convert.quantise(function, windows), convert.to_float32(function, (1, TIME, WIDTH))
     found = nodes(mixed.widened(int8, float32))
     moves = ('QUANTIZE', 'RESHAPE', 'TRANSPOSE')
     wide, narrow = ['int16', 'int8', 'int64'], ['int8', 'int8', 'int32']
     assert [(op, reads, makes) for op, reads, makes in found if op not in moves] == [
         ('FULLY_CONNECTED', narrow, 'int8'),
         ('FULLY_CONNECTED', wide, 'int16'),
-        ('MUL', ['int16', 'int16'], 'int16'),
-        ('FULLY_CONNECTED', mock.ANY, 'int16'),  # the sum of squares
+        ('BATCH_MATMUL', ['int16', 'int16'], 'int16'),  # the sum of squares
         ('RSQRT', ['int16'], 'int16'),
         ('MUL', ['int16', 'int16'], 'int16'),
         ('FULLY_CONNECTED', narrow, 'int8'),
         ('ADD', ['int8', 'int8'], 'int8'),
-        ('L2_NORMALIZATION', ['int8'], 'int8'),
+        *unit,
         ('FULLY_CONNECTED', mock.ANY, 'int16'),  # the mean
         ('FULLY_CONNECTED', wide, 'int16'),
         ('FULLY_CONNECTED', wide, 'int16'),
