@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from helpers import recipe, tones
+from helpers import MIXED_PAYS, recipe, tones
 from jax_reparam import checkpoint, training, verify
 from jax_reparam.errors import InputError, run
 from jax_reparam.evaluation import softmax
@@ -26,7 +26,8 @@ needs_tflm = pytest.mark.skipif(tflm.missing() is not None, reason='needs tflite
 def trained(tmp_path_factory):
     """(recipe, training folder)"""
     root = tmp_path_factory.mktemp('verify')
-    config = recipe(tones(root / 'clips'), root / 'cache', train__steps=30, train__eval_every=30, train__average=0.0)
+    changes = {'train__steps': 30, 'train__eval_every': 30, 'train__average': 0.0}
+    config = recipe(tones(root / 'clips'), root / 'cache', **changes, **MIXED_PAYS)
     training.train(config, root / 'w', show_progress=False)
     return root / 'clips', root / 'w'
 

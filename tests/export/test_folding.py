@@ -13,7 +13,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from helpers import moved, recipe, tones
+from helpers import MIXED_PAYS, moved, recipe, tones
 from jax_reparam import checkpoint, deploy, models, reparam
 from jax_reparam.errors import InputError
 from jax_reparam.export import (
@@ -306,13 +306,13 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path, config, variables, d
     other = copy.deepcopy(config)
     other['model']['ffn_width'] = 32
     save(tmp_path / 'w', other, variables, data)
-    message = r'params/layer_0/ffn/ffn_in/hrf/bias_v: expected \(32,\) by its recipe, found \(24,\)'
+    message = r'params/layer_0/ffn/ffn_in/hrf/bias_v: expected \(32,\) by its recipe, found \(160,\)'
     with pytest.raises(InputError, match=message):
         folding.fold_and_export(tmp_path / 'w', tmp_path / 'out', show_progress=False)
 
 
 def test_another_corpus_is_refused(tmp_path, config, variables, data):
-    other = recipe(tones(tmp_path / 'source', speakers=4), tmp_path / 'cache')
+    other = recipe(tones(tmp_path / 'source', speakers=4), tmp_path / 'cache', **MIXED_PAYS)
     save(tmp_path / 'w', other, variables, data)
     with pytest.raises(InputError, match='expected the corpus and split that it was trained on, found another'):
         folding.fold_and_export(tmp_path / 'w', tmp_path / 'out', show_progress=False)
