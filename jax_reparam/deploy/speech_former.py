@@ -117,7 +117,8 @@ def _mean(norm: Tree, beside: jax.Array, out: Tree) -> tuple[Tree, Tree]:
       out: `[F, C]`, added to the residual.
     """
     column = norm['scale'][:, None] / len(norm['scale'])
-    gain = jnp.sqrt(jnp.mean(jnp.sum(beside**2, axis=0)) / jnp.sum(column**2))
+    sizes = jnp.mean(jnp.sum(beside**2, axis=0)), jnp.sum(column**2)
+    gain = jnp.where((sizes[0] > 0) & (sizes[1] > 0), jnp.sqrt(sizes[0] / sizes[1]), 1.0)
     mean = {'kernel': gain * column, 'bias': jnp.zeros_like(column[0])}
     return mean, absorb.less(absorb.centred({**out, 'bias': out['bias'] + norm['bias']}), 1 / gain)
 

@@ -65,6 +65,20 @@ def test_epsilon_counts(rng, name):
         np.testing.assert_allclose(got, apply(small, x), rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize('path', ['frame_norm/scale', 'frame_0/attention_norm/scale', 'frame_0/attention/qkv/kernel'])
+def test_what_is_zero_divides_nothing(rng, path):
+    """SpeechFormer's means are scaled by the size of scales and kernels."""
+    apply, variables = plain('speech_former')
+    zeroed = jax.tree_util.tree_map_with_path(
+        lambda keys, leaf: leaf * ('/'.join(key.key for key in keys) != f'params/{path}'), variables
+    )
+    assert any(not np.any(leaf) for leaf in jax.tree.leaves(zeroed))
+    with jax.enable_x64(True):
+        x = rng.standard_normal((1, 33, 12))
+        got = deployed('speech_former')(deploy.prepare(TINY_MODELS['speech_former'], zeroed, 33), x)
+        np.testing.assert_allclose(got, apply(zeroed, x), rtol=0, atol=1e-11)
+
+
 def test_prepare_is_pure_and_traceable():
     _, variables = plain('conformer')
     before = jax.tree.map(np.copy, variables)
