@@ -9,10 +9,11 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import soundfile
 
-from jax_reparam import reparam
+from jax_reparam import deploy, models, reparam
 from jax_reparam.features import FrontendConfig
 
 # Models that train in seconds, of 12 mel bands.
@@ -147,3 +148,15 @@ def run_without(module, arguments, names):
     found = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False, env=os.environ)
     assert found.stderr.strip() == ''
     return found.stdout
+
+
+def drawn_case(name, frames):
+    """(windows, logits of the plain model, deploy form's parameters) of one of `TINY_MODELS` with random weights."""
+    fields = TINY_MODELS[name]
+    plain = models.build(fields, n_classes=3)
+    variables = drawn(jax.eval_shape(plain.init, jax.random.key(0), jnp.zeros((1, 8, 12))))
+    rng = np.random.default_rng(0)
+    windows = 2 * (rng.standard_normal((12, frames, 12)) + rng.standard_normal((12, 1, 12))).astype(np.float32)
+    with jax.enable_x64(True):
+        params = jax.tree.map(np.float32, deploy.prepare(fields, variables, frames))
+    return windows, quick_jit(plain.apply)(jax.tree.map(np.float32, variables), windows), params

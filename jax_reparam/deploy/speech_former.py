@@ -75,9 +75,8 @@ def _layer(config: SpeechFormerConfig, norm: Tree, layer: Tree, stage: str) -> T
     mean, out = _mean(norm, norm['scale'][:, None] * kernels[-1], out)
     ffn_mean, ffn_out = _mean(middle, ffn_in['kernel'], ffn_out)
     # A hidden unit is ReLU's: the mean is the difference of two.
-    for sign in (1, -1):
-        ffn_in = {name: jnp.concatenate([leaf, sign * ffn_mean[name]], axis=-1) for name, leaf in ffn_in.items()}
-    ffn_out = absorb.less(ffn_out, ffn_out['kernel'][-1, 0])
+    ffn_in = {name: jnp.concatenate([leaf, ffn_mean[name], -ffn_mean[name]], axis=-1) for name, leaf in ffn_in.items()}
+    ffn_out = {**ffn_out, 'kernel': jnp.concatenate([ffn_out['kernel'], -ffn_out['kernel'][-1:]])}
     return {
         'scale': norm['scale'],
         'query': absorb.scaled(query, depth**-0.5),

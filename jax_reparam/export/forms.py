@@ -47,22 +47,22 @@ class Way:
     share: float = 1.0
 
 
-# int16 and Ethos-U have no L2_NORMALIZATION, nor has mixed in its front. Of int8 see `ways`. mixed, then int16, are the
-# remedies where int8 loses too much in all ways.
-WAYS: dict[str, tuple[Way, ...]] = {
-    'mixed': (Way('mixed'),),
-    'int16': (Way('rsqrt'),),
-    manifest.NPU_FORM: (Way('rsqrt'), Way('rsqrt', share=1 / 8)),
-}
 # Forms in which time counts for more than the last bytes of memory (`tidy`).
 FAST = ('mixed', 'int16')
 
 
 def ways(form: str, unit: Unit) -> tuple[Way, ...]:
-    """How a quantised form may be made, in the order in which it is tried; `unit` is what int8 begins with."""
-    if form == 'int8':
-        return Way(unit), Way('rsqrt' if unit == 'l2' else 'l2'), Way(unit, share=1 / 8)
-    return WAYS[form]
+    """How a quantised form may be made, in the order in which it is tried; `unit` is what int8 begins with.
+
+    int16 and Ethos-U have no L2_NORMALIZATION, nor has mixed in its front. mixed, then int16, are the remedies where
+    int8 loses too much in all ways.
+    """
+    return {
+        'int8': (Way(unit), Way('rsqrt' if unit == 'l2' else 'l2'), Way(unit, share=1 / 8)),
+        'mixed': (Way('mixed'),),
+        'int16': (Way('rsqrt'),),
+        manifest.NPU_FORM: (Way('rsqrt'), Way('rsqrt', share=1 / 8)),
+    }[form]
 
 
 @dataclasses.dataclass(frozen=True)

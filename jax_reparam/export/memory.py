@@ -26,7 +26,7 @@ VERSION, SUBGRAPH, ONLINE = 1, 0, -1
 # Of a tensor's place, in bytes: what TFLM gives.
 ALIGNMENT = 16
 # Partial orders kept at a time.
-BEAM = 128
+BEAM = 64
 # How often the groups that reach highest are tried earlier.
 ROUNDS = 40
 

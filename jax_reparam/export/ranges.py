@@ -3,8 +3,8 @@
 What a block adds to its stream may be a small part of it, as each half-step FFN of a Conformer is: of 256 steps it
 would use a few, and its rounding would be as large as that of the sum. So it is with a product of products: rows of
 length 1 would have the range that they have behind a normalisation's scale. Kernels take a scale for each input of a
-sum or product, so the range that a term itself has costs nothing. With 16-bit activations nothing is
-gained: the rounding of the stream is no longer what counts.
+sum or product, so the range that a term itself has costs nothing. With 16-bit activations nothing is gained: the
+rounding of the stream is no longer what counts.
 """
 
 from __future__ import annotations

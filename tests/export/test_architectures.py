@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import functools
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from helpers import TINY_MODELS, drawn, quick_jit
-from jax_reparam import deploy, models
+from helpers import TINY_MODELS, drawn_case
+from jax_reparam import deploy
 from jax_reparam.export import convert, convolutions, cost, flatbuffer, forms, interpret, tflm
 from jax_reparam.export.tidy import tidy
 
@@ -19,18 +17,6 @@ FRAMES, BANDS = 61, 12
 
 def snr(logits, expected):
     return 10 * np.log10((expected**2).sum() / ((logits - expected) ** 2).sum())
-
-
-def prepared(name):
-    """(windows, logits of the plain model, deploy form's parameters) of one architecture."""
-    fields = TINY_MODELS[name]
-    plain = models.build(fields, n_classes=3)
-    variables = drawn(jax.eval_shape(plain.init, jax.random.key(0), jnp.zeros((1, 8, BANDS))))
-    rng = np.random.default_rng(0)
-    windows = 2 * (rng.standard_normal((12, FRAMES, BANDS)) + rng.standard_normal((12, 1, BANDS))).astype(np.float32)
-    with jax.enable_x64(True):
-        params = jax.tree.map(np.float32, deploy.prepare(fields, variables, FRAMES))
-    return windows, quick_jit(plain.apply)(jax.tree.map(np.float32, variables), windows), params
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -44,7 +30,7 @@ def small_layers_count():
 @pytest.fixture(scope='module', params=TINY_MODELS)
 def exported(request):
     """(name, windows, logits of the plain model, form to file) of one architecture."""
-    windows, expected, params = prepared(request.param)
+    windows, expected, params = drawn_case(request.param, FRAMES)
     function = lambda features, norm='l2': deploy.apply(TINY_MODELS[request.param], params, features, norm=norm)
     files = {
         'float32': tidy(convert.to_float32(function, (1, FRAMES, BANDS))),
@@ -123,7 +109,7 @@ def test_normalisations_are_written_as_the_form_wants(exported):
 @pytest.mark.parametrize('name', ['conv_transformer', 'conformer', 'speech_former'])
 def test_without_l2_normalization_it_is_the_same_function(name):
     """The other way to write a normalisation, for what does not have that operator; int16 needs it."""
-    windows, expected, params = prepared(name)
+    windows, expected, params = drawn_case(name, FRAMES)
     function = lambda features: deploy.apply(TINY_MODELS[name], params, features, norm='rsqrt')
     float32 = convert.to_float32(function, (1, FRAMES, BANDS))
     assert not {'L2_NORMALIZATION', 'PADV2'} & flatbuffer.graph(float32).ops.keys()

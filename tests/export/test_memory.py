@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from helpers import TINY, drawn
-from jax_reparam import deploy, models
+from helpers import TINY, drawn_case
+from jax_reparam import deploy
 from jax_reparam.export import convert, flatbuffer, forms, memory, tflm
 from jax_reparam.export.memory import ALIGNMENT, Memory, Node, Plan, schedule
 from jax_reparam.export.tidy import tidy
@@ -193,11 +192,9 @@ def test_which_slices_are_one_piece(rng):
 
 @pytest.mark.skipif(tflm.missing() is not None, reason=str(tflm.missing()))
 @pytest.mark.parametrize('form', ['int8', 'int16', 'float32'])
-def test_tflm_follows_the_plan_and_computes_the_same(rng, form):
+def test_tflm_follows_the_plan_and_computes_the_same(form):
     """A plan that puts everything in one place gives other logits, so the plan is read."""
-    windows = rng.standard_normal((6, 64, 12)).astype(np.float32)
-    shapes = jax.eval_shape(models.build(TINY, n_classes=3).init, jax.random.key(0), windows[:1])
-    params = jax.tree.map(np.float32, deploy.prepare(TINY, jax.tree.map(np.float32, drawn(shapes)), 64))
+    windows, _, params = drawn_case('conv_transformer', 64)
     function = lambda x: deploy.apply(TINY, params, x, norm='rsqrt' if form == 'int16' else 'l2')
     float32 = form == 'float32'
     model = tidy(convert.to_float32(function, (1, 64, 12))) if float32 else forms.integer(function, windows, form)
