@@ -2,11 +2,11 @@
 
 python benchmarks/quantisation.py W [W ...]
 
-W is what fold.py takes. Steps, each with those before: what the converter makes, with biases corrected
-(`export.biases`), with weights rounded together (`export.rounding`), and in int8 with own ranges for the terms of sums
-(`export.ranges`); int8 in both ways to write normalisations (`deploy.ops.unit`). All validation windows run in LiteRT's
-reference kernels. A line a model, form and step, and at the end the windows of all models together. SNR is of the
-logits; windows that decide otherwise are few, so that a difference of one or two says nothing.
+W is what fold.py takes. Steps, each with those before: what TensorFlow's quantisers make, with biases corrected
+(`export.biases`), with weights rounded together (`export.rounding`); int8 in both ways to write normalisations
+(`deploy.ops.unit`). All validation windows run in LiteRT's reference kernels. A line a model, form and step, and at the
+end the windows of all models together. SNR is of the logits; windows that decide otherwise are few, so that a
+difference of one or two says nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from absl import logging
 
 from jax_reparam import checkpoint
 from jax_reparam.deploy.ops import Norm
-from jax_reparam.export import biases, convert, folding, forms, gates, interpret, ranges, rounding, samples, twin
+from jax_reparam.export import biases, convert, folding, forms, gates, interpret, ranges, rounding, samples
 
 FORMS: tuple[tuple[convert.Activations, Norm], ...] = (('int8', 'l2'), ('int8', 'rsqrt'), ('int16', 'rsqrt'))
 # A quantised model, the float32 one and calibration windows to a quantised one.
@@ -34,10 +34,9 @@ def together(model: bytes, float32: bytes, windows: np.ndarray) -> bytes:
 
 # In the order in which they are taken, which is not that in which they came.
 STEPS: dict[str, tuple[Step, ...]] = {
-    'converter': (),
+    'quantiser': (),
     'biases corrected': (biases.corrected,),
     'weights together': (together, biases.corrected),
-    'own ranges': (ranges.of_terms, together, biases.corrected),
 }
 
 
@@ -45,12 +44,10 @@ def stepwise(
     function: forms.Deployed, norm: Norm, calibration: np.ndarray, form: convert.Activations
 ) -> Iterator[tuple[str, bytes]]:
     """The model behind each step."""
-    bound = lambda features: function(features, norm)
-    float32 = convert.to_float32(bound, (1, *calibration.shape[1:]))
-    made = convert.quantise(bound, calibration[twin.extremes(float32, calibration)], form)
+    float32 = convert.to_float32(lambda features: function(features, norm), (1, *calibration.shape[1:]))
+    made = forms.quantised(float32, calibration, ranges.measured(float32, calibration), form)
     for name, steps in STEPS.items():
-        if form == 'int8' or ranges.of_terms not in steps:
-            yield name, functools.reduce(lambda model, step: step(model, float32, calibration), steps, made)
+        yield name, functools.reduce(lambda model, step: step(model, float32, calibration), steps, made)
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import soundfile
 
 from jax_reparam import deploy, models, reparam
+from jax_reparam.export import convert, forms, ranges
 from jax_reparam.features import FrontendConfig
 
 # Models that train in seconds, of 12 mel bands.
@@ -160,3 +161,9 @@ def drawn_case(name, frames):
     with jax.enable_x64(True):
         params = jax.tree.map(np.float32, deploy.prepare(fields, variables, frames))
     return windows, quick_jit(plain.apply)(jax.tree.map(np.float32, variables), windows), params
+
+
+def quantise(function, windows, activations='int8'):
+    """What TensorFlow's quantisers make of a function of one window; the windows set the ranges."""
+    float32 = convert.to_float32(function, (1, *windows.shape[1:]))
+    return forms.quantised(float32, windows, ranges.measured(float32, windows), activations)

@@ -24,7 +24,6 @@ from jax_reparam.export import (
     mixed,
     ranges,
     rounding,
-    twin,
 )
 from jax_reparam.export.samples import Windows
 from jax_reparam.export.tidy import tidy
@@ -39,12 +38,12 @@ class Way:
 
     Attributes:
       norm: how normalisations are written (`deploy.ops.unit`).
-      share: of the calibration windows, those that set the ranges: of fewer, ranges are narrower, and what is rare is
+      every: how many-th of the calibration windows set the ranges: of fewer, ranges are narrower, and what is rare is
         clipped to them.
     """
 
     norm: Norm
-    share: float = 1.0
+    every: int = 1
 
 
 # Forms in which time counts for more than the last bytes of memory (`tidy`).
@@ -58,10 +57,10 @@ def ways(form: str, unit: Unit) -> tuple[Way, ...]:
     int8 loses too much in all ways.
     """
     return {
-        'int8': (Way(unit), Way('rsqrt' if unit == 'l2' else 'l2'), Way(unit, share=1 / 8)),
+        'int8': (Way(unit), Way('rsqrt' if unit == 'l2' else 'l2'), Way(unit, every=8)),
         'mixed': (Way('mixed'),),
         'int16': (Way('rsqrt'),),
-        manifest.NPU_FORM: (Way('rsqrt'), Way('rsqrt', share=1 / 8)),
+        manifest.NPU_FORM: (Way('rsqrt'), Way('rsqrt', every=8)),
     }[form]
 
 
@@ -83,44 +82,33 @@ class Made:
     float32: bytes
 
 
-def quantised(
-    function: convert.Function,
-    windows: np.ndarray,
-    activations: convert.Activations,
-    *,
-    float32: bytes,
-    inputs: rounding.Covariances,
-) -> bytes:
-    """Makes a form that computes in integers, as the converter leaves it but for ranges and the rounding of weights.
-
-    Its biases are wrong until `finished`.
+def quantised(float32: bytes, windows: np.ndarray, seen: ranges.Ranges, activations: convert.Activations) -> bytes:
+    """Makes a form that computes in integers, as TensorFlow's quantisers leave it.
 
     Args:
-      function: features `[1, frames, n_mels]` to logits `[1, C]`, with its parameters inside.
+      float32: what `convert.to_float32` makes of a model.
       windows: those that set the ranges, `[W, frames, n_mels]`.
-      activations: see `convert.quantise`.
-      float32: what `convert.to_float32` makes of the function.
-      inputs: `rounding.covariances` of that.
+      seen: what its tensors hold on these (`ranges.measured`).
+      activations: of 8 bits, or of 16.
 
     Raises:
       ConversionError: TensorFlow refused the graph.
     """
-    made = convert.quantise(function, windows, activations)
     if activations == 'int8':
-        made = ranges.of_terms(made, float32, windows)
-    return rounding.rounded(made, float32, inputs)
+        return convert.to_int8(ranges.noted(float32, seen))
+    return convert.to_int16(float32, windows[seen.extremes()])
 
 
 def finished(quantised: bytes, float32: bytes, windows: np.ndarray, *, mix: bool = False) -> bytes:
-    """What `quantised` made with its biases corrected; `mix` widens parts of int8 to 16 bits before (`mixed`)."""
+    """What `rounding` made with its biases corrected; `mix` widens parts of int8 to 16 bits before (`mixed`)."""
     return biases.corrected(mixed.widened(quantised, float32) if mix else quantised, float32, windows)
 
 
 def integer(function: convert.Function, windows: np.ndarray, form: str = 'int8') -> bytes:
     """Quantises a function as one of `manifest.QUANTISED` and makes it ready for a device (`tidy`); see `quantised`."""
     float32 = convert.to_float32(function, (1, *windows.shape[1:]))
-    inputs = rounding.covariances(float32, windows)
-    made = quantised(function, windows, _activations(form), float32=float32, inputs=inputs)
+    seen, inputs = ranges.measured(float32, windows), rounding.covariances(float32, windows)
+    made = rounding.rounded(quantised(float32, windows, seen, _activations(form)), float32, inputs)
     return tidy(finished(made, float32, windows, mix=form == 'mixed'), fast=form in FAST)
 
 
@@ -153,8 +141,8 @@ class Maker:
         # What several forms share.
         self._float32: dict[Norm, bytes] = {}
         self._inputs: dict[Norm, rounding.Covariances] = {}
-        self._spanning: dict[Way, np.ndarray] = {}
-        self._quantised: dict[tuple[convert.Activations, Way], bytes] = {}
+        self._seen: dict[Norm, ranges.Ranges] = {}
+        self._rounded: dict[tuple[convert.Activations, Way], bytes] = {}
         self._tried: dict[tuple[str, Way], tuple[bytes, gates.Score]] = {}
 
     def make(self, name: str) -> Made:
@@ -186,7 +174,7 @@ class Maker:
           ConversionError: TensorFlow refused the graph.
         """
         way, *_ = ways('int8', self._unit)
-        content = flatbuffer.tree(mixed.widened(self._unfinished('int8', way), self._graph(way.norm)))
+        content = flatbuffer.tree(mixed.widened(self._round('int8', way), self._graph(way.norm)))
         convolutions.of_rows(content, convolutions.LEAST_MACS)
         return flatbuffer.pack(content)
 
@@ -200,26 +188,23 @@ class Maker:
             yield model, way, score
 
     def _try(self, kind: str, way: Way) -> tuple[bytes, gates.Score]:
-        unfinished = self._unfinished(_activations(kind), way)
-        model = finished(unfinished, self._graph(way.norm), self._calibration, mix=kind == 'mixed')
+        made = self._round(_activations(kind), way)
+        model = finished(made, self._graph(way.norm), self._calibration, mix=kind == 'mixed')
         # As TFLM rounds, nearly, and several times as fast.
         logits = interpret.load(model, reference=True)(self._validation.features)
         return model, gates.score(self._reference, logits, self._validation)
 
-    def _unfinished(self, activations: convert.Activations, way: Way) -> bytes:
-        if (activations, way) not in self._quantised:
-            self._quantised[activations, way] = quantised(
-                self._bound(way.norm),
-                self._extremes(way),
-                activations,
-                float32=self._graph(way.norm),
-                inputs=self._covariances(way.norm),
-            )
-        return self._quantised[activations, way]
+    def _round(self, activations: convert.Activations, way: Way) -> bytes:
+        if (activations, way) not in self._rounded:
+            float32, seen = self._graph(way.norm), self._ranges(way.norm).of_every(way.every)
+            made = quantised(float32, self._calibration[:: way.every], seen, activations)
+            self._rounded[activations, way] = rounding.rounded(made, float32, self._covariances(way.norm))
+        return self._rounded[activations, way]
 
     def _graph(self, norm: Norm) -> bytes:
         if norm not in self._float32:
-            self._float32[norm] = convert.to_float32(self._bound(norm), (1, *self._calibration.shape[1:]))
+            bound = lambda features: self._function(features, norm)
+            self._float32[norm] = convert.to_float32(bound, (1, *self._calibration.shape[1:]))
         return self._float32[norm]
 
     def _covariances(self, norm: Norm) -> rounding.Covariances:
@@ -227,18 +212,10 @@ class Maker:
             self._inputs[norm] = rounding.covariances(self._graph(norm), self._calibration)
         return self._inputs[norm]
 
-    def _bound(self, norm: Norm) -> convert.Function:
-        return lambda features: self._function(features, norm)
-
-    def _extremes(self, way: Way) -> np.ndarray:
-        """Of the windows that set the ranges those that the converter has to see: it takes its time over each."""
-        if way not in self._spanning:
-            windows = self._ranges(way)
-            self._spanning[way] = windows[twin.extremes(self._graph(way.norm), windows)]
-        return self._spanning[way]
-
-    def _ranges(self, way: Way) -> np.ndarray:
-        return self._calibration[:: round(1 / way.share)]
+    def _ranges(self, norm: Norm) -> ranges.Ranges:
+        if norm not in self._seen:
+            self._seen[norm] = ranges.measured(self._graph(norm), self._calibration)
+        return self._seen[norm]
 
     def _describe(self, way: Way) -> dict[str, Any]:
-        return {'norm': way.norm, 'ranges': len(self._ranges(way))}
+        return {'norm': way.norm, 'ranges': len(self._calibration[:: way.every])}

@@ -1,53 +1,75 @@
-"""Own ranges for the terms of a sum: the converter gives a layer in front of an addition the range of the sum.
+"""The range of each tensor of a model: its true minimum and maximum over calibration windows.
 
-What a block adds to its stream may be a small part of it, as each half-step FFN of a Conformer is: of 256 steps it
-would use a few, and its rounding would be as large as that of the sum. So it is with a product of products: rows of
-length 1 would have the range that they have behind a normalisation's scale. Kernels take a scale for each input of a
-sum or product, so the range that a term itself has costs nothing. With 16-bit activations nothing is gained: the
-rounding of the stream is no longer what counts.
+Every tensor gets its own, also a term of a sum and a factor of a product, to which TensorFlow's calibration gives the
+range of the result. What a block adds to its stream may be a small part of it, as each half-step FFN of a Conformer
+is: of the sum's 256 steps it would use a few, and its rounding would be as large as that of the sum. Kernels take a
+scale for each input, so it costs nothing.
 """
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
+from jax_reparam import threads
 from jax_reparam.export import flatbuffer, twin
 
-# Kernels that take a scale for each input, and have none for constants that follows from it.
-TAKERS = {'ADD', 'SUB', 'MUL'}
-# Of the range that a term has: where its own is wider, little is gained, and a sum of equal steps rounds less.
-NARROW = 0.5
+# What these make holds all values that they read, and no other.
+SAME_VALUES = ('RESHAPE', 'TRANSPOSE', 'EXPAND_DIMS')
 
 
-def of_terms(quantised: bytes, float32: bytes, windows: np.ndarray) -> bytes:
-    """Gives terms and factors the range that they have in the float32 model, if far less: see above.
+@dataclasses.dataclass(frozen=True)
+class Ranges:
+    """What the tensors of a model hold, window by window.
 
-    They are what linear layers, convolutions and multiplications make for additions and multiplications alone.
-
-    Args:
-      quantised: the .tflite file, in int8.
-      float32: the same graph in float32.
-      windows: those that set all ranges, `[W, frames, n_mels]`.
-
-    Raises:
-      ValueError: the two are not the same graph.
+    Attributes:
+      tensors: indices of all that are given or computed, but for those that only show another one's values.
+      least, greatest: of each, `[W, tensors]`.
     """
-    content = flatbuffer.tree(quantised)
-    names, readers = flatbuffer.operator_names(content), flatbuffer.readers(content)
-    terms = {
-        int(node.outputs[0]): int(other.outputs[0])
-        for name, node, other in twin.pairs(content, flatbuffer.tree(float32))
-        if name in {*twin.LINEAR, 'MUL'} and set() < {names[place] for place in readers[int(node.outputs[0])]} <= TAKERS
-    }
-    least, greatest = dict.fromkeys(terms.values(), 0.0), dict.fromkeys(terms.values(), 0.0)
-    for seen in twin.observe(float32, sorted(least), windows):
-        for tensor, values in seen.items():
-            least[tensor] = min(least[tensor], float(values.min()))
-            greatest[tensor] = max(greatest[tensor], float(values.max()))
-    for term, other in terms.items():
-        tensor = content.subgraphs[0].tensors[term]
-        scale = (greatest[other] - least[other]) / 255
-        if 0 < scale <= NARROW * tensor.quantization.scale[0]:
-            tensor.quantization.scale = np.array([scale], np.float32)
-            tensor.quantization.zeroPoint = np.array([round(-128 - least[other] / scale)], np.int64)
+
+    tensors: tuple[int, ...]
+    least: np.ndarray
+    greatest: np.ndarray
+
+    def of_every(self, step: int) -> Ranges:
+        """The same of every `step`-th window."""
+        return Ranges(self.tensors, self.least[::step], self.greatest[::step])
+
+    def extremes(self) -> np.ndarray:
+        """The windows in which some tensor is least or greatest, in rising order: they span the same ranges as all."""
+        return np.union1d(self.least.argmin(axis=0), self.greatest.argmax(axis=0))
+
+
+def measured(float32: bytes, windows: np.ndarray) -> Ranges:
+    """Runs a float32 .tflite file over windows `[W, frames, n_mels]`."""
+    content = flatbuffer.tree(float32)
+    subgraph = content.subgraphs[0]
+    named = zip(flatbuffer.operator_names(content), subgraph.operators, strict=True)
+    tensors = (int(subgraph.inputs[0]), *(int(node.outputs[0]) for name, node in named if name not in SAME_VALUES))
+
+    def spans(part: np.ndarray) -> np.ndarray:
+        seen = twin.observe(float32, tensors, part)
+        return np.array([[(values.min(), values.max()) for values in each.values()] for each in seen])
+
+    parts = np.array_split(windows, min(len(windows), twin.WORKERS))
+    with threads.pool(len(parts)) as executor:
+        least, greatest = np.moveaxis(np.concatenate(list(executor.map(spans, parts))), 2, 0)
+    return Ranges(tensors, least, greatest)
+
+
+def noted(float32: bytes, ranges: Ranges) -> bytes:
+    """The file with the range of each tensor in it, as TensorFlow's calibration notes them."""
+    from ai_edge_litert.schema_py_generated import QuantizationParametersT
+
+    content = flatbuffer.tree(float32)
+    subgraph = content.subgraphs[0]
+    least, greatest = ranges.least.min(axis=0), ranges.greatest.max(axis=0)
+    spans = dict(zip(ranges.tensors, zip(least, greatest, strict=True), strict=True))
+    for name, node in zip(flatbuffer.operator_names(content), subgraph.operators, strict=True):
+        if name in SAME_VALUES and int(node.inputs[0]) in spans:
+            spans[int(node.outputs[0])] = spans[int(node.inputs[0])]
+    for tensor, span in spans.items():
+        subgraph.tensors[tensor].quantization = entry = QuantizationParametersT()
+        entry.min, entry.max = (np.array([value], np.float32) for value in span)
     return flatbuffer.pack(content)

@@ -11,8 +11,6 @@ from jax_reparam import threads
 from jax_reparam.export import flatbuffer
 
 LINEAR = ('FULLY_CONNECTED', 'CONV_2D', 'DEPTHWISE_CONV_2D')
-# What these make holds all values that they read, and no other.
-SAME_VALUES = ('RESHAPE', 'TRANSPOSE', 'EXPAND_DIMS')
 
 # Interpreters that run at the same time, each with all its tensors in memory.
 WORKERS = threads.cores(4)
@@ -85,23 +83,3 @@ def run(
             interpreter.set_tensor(source, values[source])
         interpreter.invoke()
         yield {tensor: interpreter.get_tensor(tensor) for tensor in tensors}
-
-
-def extremes(model: bytes, windows: np.ndarray) -> np.ndarray:
-    """Of windows `[W, frames, n_mels]` those in which some tensor is least or greatest, as indices in rising order.
-
-    They span the same ranges as all windows do.
-    """
-    content = flatbuffer.tree(model)
-    subgraph = content.subgraphs[0]
-    named = zip(flatbuffer.operator_names(content), subgraph.operators, strict=True)
-    tensors = [int(subgraph.inputs[0]), *(int(node.outputs[0]) for name, node in named if name not in SAME_VALUES)]
-
-    def spans(part: np.ndarray) -> np.ndarray:
-        seen = observe(model, tensors, part)
-        return np.array([[(values.min(), values.max()) for values in each.values()] for each in seen])
-
-    parts = np.array_split(windows, min(len(windows), WORKERS))
-    with threads.pool(len(parts)) as executor:
-        least, greatest = np.moveaxis(np.concatenate(list(executor.map(spans, parts))), 2, 0)
-    return np.union1d(least.argmin(axis=0), greatest.argmax(axis=0))

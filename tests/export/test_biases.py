@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from helpers import quantise
 from jax_reparam.export import biases, convert, flatbuffer, interpret
 
 
@@ -37,7 +38,7 @@ def function():
 @pytest.fixture(scope='module', params=['int8', 'int16'])
 def forms(request, function, windows):
     """(quantised without correction, with it)"""
-    plain = convert.quantise(function, windows, request.param)
+    plain = quantise(function, windows, request.param)
     return plain, biases.corrected(plain, convert.to_float32(function, (1, *windows.shape[1:])), windows)
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from helpers import quantise
 from jax_reparam.export import convert, flatbuffer, interpret
 
 
@@ -31,7 +32,7 @@ def test_float32_is_the_function(function, windows):
 def test_int8_is_int8_throughout(function, windows):
     from ai_edge_litert import schema_py_generated as schema
 
-    model = convert.quantise(function, windows)
+    model = quantise(function, windows)
     tree = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(model, 0))
     kinds = {tensor.type for tensor in tree.subgraphs[0].tensors}
     assert kinds <= {schema.TensorType.INT8, schema.TensorType.INT32}  # int32: biases and axes
@@ -41,7 +42,7 @@ def test_int8_is_int8_throughout(function, windows):
 
 def test_ranges_are_the_true_minimum_and_maximum(function, windows):
     windows = np.concatenate([windows, np.full((1, 6, 4), 9, np.float32)])  # an average would forget it
-    graph = flatbuffer.graph(convert.quantise(function, windows))
+    graph = flatbuffer.graph(quantise(function, windows))
     assert graph.input.scale == pytest.approx((9 - windows.min()) / 255, rel=1e-3)
     lowest, highest = graph.input.decode(np.array([-128, 127]))
     assert lowest == pytest.approx(windows.min(), abs=graph.input.scale)
@@ -55,5 +56,5 @@ def test_what_cannot_be_converted_is_one_line(windows):
 
 
 def test_the_converter_is_silent(function, windows, capfd):
-    convert.quantise(function, windows)
+    quantise(function, windows)
     assert capfd.readouterr() == ('', '')

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from helpers import quantise
 from jax_reparam.export import convert, convolutions, cost, flatbuffer, interpret, tflm, tidy
 
 TIME, WIDTH = 12, 8
@@ -78,7 +79,7 @@ def models(request):
     """(the converter's model, how many of its linear layers have rows enough)"""
     name, activations = request.param
     function, layers = FUNCTIONS[name]
-    return convert.quantise(function, windows(TIME, WIDTH), activations), layers
+    return quantise(function, windows(TIME, WIDTH), activations), layers
 
 
 def count(model, op):
@@ -117,7 +118,7 @@ def test_layers_with_rows_enough_are_convolutions(models):
     ids=['enough', 'few rows', 'odd outputs'],
 )
 def test_which_layers(rows, outputs, made):
-    model = convert.quantise(lambda x: pooled(x[0] @ KERNELS[0][:, :outputs] + 1), windows(rows, WIDTH))
+    model = quantise(lambda x: pooled(x[0] @ KERNELS[0][:, :outputs] + 1), windows(rows, WIDTH))
     assert count(tidy.tidy(model, fast=True), 'CONV_2D') == made
 
 
@@ -126,7 +127,7 @@ def test_which_layers(rows, outputs, made):
 @pytest.mark.parametrize(('fast', 'least'), [(True, 'LEAST_MACS'), (False, 'LEAST_MACS_SMALL')])
 def test_an_output_of_few_multiplications_is_not_worth_its_memory(monkeypatch, fast, least, activations, rows, made):
     monkeypatch.setattr(convolutions, least, 13 * WIDTH)
-    model = convert.quantise(lambda x: pooled(x[0] @ KERNELS[0] + 1), windows(rows, WIDTH), activations)
+    model = quantise(lambda x: pooled(x[0] @ KERNELS[0] + 1), windows(rows, WIDTH), activations)
     assert count(tidy.tidy(model, fast=fast), 'CONV_2D') == made
 
 
@@ -140,13 +141,13 @@ def test_many_inputs_in_16_bits(activations, made):
     """CMSIS-NN before 2024 has no fast kernel for them."""
     kernel = np.full((convolutions.LARGEST_DEPTH + 1, 4), 0.01, np.float32)
     x = windows(TIME, len(kernel))
-    model = convert.quantise(lambda x: pooled(x[0] @ kernel + 1), x, activations)
+    model = quantise(lambda x: pooled(x[0] @ kernel + 1), x, activations)
     assert count(tidy.tidy(model, fast=True), 'CONV_2D') == made
 
 
 def test_weights_that_two_layers_share_stay_for_the_other():
     function = lambda x: pooled(x[0] @ KERNELS[0]) + pooled(x[0])[:, :WIDTH] @ KERNELS[0]
-    model = convert.quantise(function, windows(TIME, WIDTH))
+    model = quantise(function, windows(TIME, WIDTH))
     plain, fast = (tidy.tidy(model, fast=fast) for fast in (False, True))
     x = windows(TIME, WIDTH)
     np.testing.assert_array_equal(*(interpret.load(m, reference=True)(x) for m in (fast, plain)))
@@ -158,7 +159,7 @@ def test_weights_that_two_layers_share_stay_for_the_other():
 def test_reshapes_that_follow_each_other_are_one():
     """Nothing is left of them between two layers."""
     function = lambda x: pooled(jax.nn.relu(x[0] @ KERNELS[1] + 1) @ KERNELS[1].T + BIAS)
-    fast = flatbuffer.tree(tidy.tidy(convert.quantise(function, windows(TIME, WIDTH)), fast=True))
+    fast = flatbuffer.tree(tidy.tidy(quantise(function, windows(TIME, WIDTH)), fast=True))
     assert flatbuffer.operator_names(fast)[:4] == ['RESHAPE', 'CONV_2D', 'CONV_2D', 'RESHAPE']
 
 
@@ -174,7 +175,7 @@ def test_a_depthwise_convolution_of_one_channel_in_16_bits(activations):
         return jax.nn.relu(y + BIAS[:, :4].reshape(1, 1, 1, 4)).reshape(1, -1)
 
     x = windows(TIME, WIDTH)
-    model = convert.quantise(function, x, activations) if activations else convert.to_float32(function, x[:1].shape)
+    model = quantise(function, x, activations) if activations else convert.to_float32(function, x[:1].shape)
     tidied = tidy.tidy(model)
     assert count(model, 'DEPTHWISE_CONV_2D') == 1
     assert count(tidied, 'CONV_2D') == (activations == 'int16')

@@ -28,6 +28,7 @@ from jax_reparam.export import (
     manifest,
     metadata,
     npu,
+    ranges,
     tflm,
     weights,
 )
@@ -213,9 +214,10 @@ def test_each_quantised_form_has_its_worst_tensors(exported, variables):
 
 
 def test_a_wrong_form_is_left_out_unless_it_is_accepted(workdir, tmp_path, monkeypatch):
-    real = convert.quantise
+    real, measured = forms.quantised, ranges.measured
     # Calibrated on next to nothing: every range is far too small, yet the graph loads and runs.
-    monkeypatch.setattr(convert, 'quantise', lambda function, windows, kind: real(function, 1e-3 * windows, kind))
+    monkeypatch.setattr(ranges, 'measured', lambda float32, windows: measured(float32, 1e-3 * windows))
+    monkeypatch.setattr(forms, 'quantised', lambda float32, windows, *rest: real(float32, 1e-3 * windows, *rest))
     out = folding.fold_and_export(workdir, tmp_path / 'out', accept=['int16'], show_progress=False)
     assert any(reason.startswith('int8 in TFLM: expected the same decision') for reason in out.failures)
     assert list(out.manifest['forms']) == ['float32', 'int16']
@@ -233,14 +235,10 @@ def test_a_wrong_form_is_left_out_unless_it_is_accepted(workdir, tmp_path, monke
 
 
 def test_a_form_that_the_converter_refuses_is_named(workdir, tmp_path, monkeypatch):
-    real = convert.quantise
+    def refuse(float32):
+        raise convert.ConversionError('TensorFlow refused the graph: no such operator')
 
-    def refuse(function, windows, activations):
-        if activations == 'int8':
-            raise convert.ConversionError('TensorFlow refused the graph: no such operator')
-        return real(function, windows, activations)
-
-    monkeypatch.setattr(convert, 'quantise', refuse)
+    monkeypatch.setattr(convert, 'to_int8', refuse)
     out = folding.fold_and_export(workdir, tmp_path / 'out', show_progress=False)
     assert out.failures == [f'{name}: TensorFlow refused the graph: no such operator' for name in ('int8', 'mixed')]
     assert list(out.manifest['forms']) == ['float32', 'int16']

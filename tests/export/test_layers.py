@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from helpers import quantise
 from jax_reparam import checkpoint, reparam
 from jax_reparam.export import convert, flatbuffer, folding, interpret, layers
 
@@ -23,7 +24,7 @@ def apply(x):
 
 @pytest.fixture(scope='module')
 def forms(windows):
-    return convert.quantise(apply, windows), convert.to_float32(apply, (1, 6, 8))
+    return quantise(apply, windows), convert.to_float32(apply, (1, 6, 8))
 
 
 def test_each_tensor_is_compared_with_its_twin(forms, windows):
@@ -68,7 +69,7 @@ def test_int8_and_float32_of_an_export_are_the_same_graph(exported, data):
     params, function = folding.deployed(found, found.variables, frames=64)
     bound = lambda features: function(features, 'l2')
     files = (
-        convert.quantise(bound, data.windows('train')[0][:8]),
+        quantise(bound, data.windows('train')[0][:8]),
         convert.to_float32(bound, (1, 64, found.config['frontend']['n_mels'])),
     )
     told = []

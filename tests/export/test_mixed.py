@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from helpers import quantise
 from jax_reparam.deploy import ops
 from jax_reparam.export import convert, flatbuffer, interpret, mixed, tflm
 
@@ -49,7 +50,7 @@ FUNCTIONS = {
 def forms(request, windows):
     """(name, function, int8, mixed)"""
     function = FUNCTIONS[request.param]
-    int8, float32 = convert.quantise(function, windows), convert.to_float32(function, (1, TIME, WIDTH))
+    int8, float32 = quantise(function, windows), convert.to_float32(function, (1, TIME, WIDTH))
     return request.param, function, int8, mixed.widened(int8, float32)
 
 
@@ -104,7 +105,7 @@ def test_all_is_16_bits_wide_between_the_products(forms):
 )
 def test_front_and_head_are_16_bits_wide_and_what_lies_between_is_not(windows, behind, unit):
     function = lambda x: ends(x, behind)
-    int8, float32 = convert.quantise(function, windows), convert.to_float32(function, (1, TIME, WIDTH))
+    int8, float32 = quantise(function, windows), convert.to_float32(function, (1, TIME, WIDTH))
     found = nodes(mixed.widened(int8, float32))
     moves = ('QUANTIZE', 'RESHAPE', 'TRANSPOSE')
     wide, narrow = ['int16', 'int8', 'int64'], ['int8', 'int8', 'int32']
@@ -175,7 +176,7 @@ def test_tflm_computes_the_same(forms, windows):
 
 def test_without_any_of_these_nothing_changes(windows):
     function = lambda x: jax.nn.relu(ops.unit(ops.linear(LAYER['value'], x[0]), 'l2')).reshape(1, -1)
-    int8 = convert.quantise(function, windows)
+    int8 = quantise(function, windows)
     assert nodes(mixed.widened(int8, convert.to_float32(function, (1, TIME, WIDTH)))) == nodes(int8)
 
 

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from helpers import quantise
 from jax_reparam.export import biases, convert, flatbuffer, interpret, rounding
 
 
@@ -63,7 +64,7 @@ def test_the_output_comes_nearer(layer, windows):
     seen, others = windows[: rounding.WINDOWS], windows[rounding.WINDOWS :]
     float32 = convert.to_float32(function, (1, *windows.shape[1:]))
     assert operator in flatbuffer.graph(float32).ops
-    plain = convert.quantise(function, windows, 'int16')
+    plain = quantise(function, windows, 'int16')
     models = [biases.corrected(model, float32, seen) for model in (plain, rounded(plain, float32, seen))]
     before, after = (spread(function, model, others) for model in models)
     assert after < before / (1.5 if operator == 'FULLY_CONNECTED' else 2)
@@ -73,7 +74,7 @@ def test_what_never_varies_does_not_count(windows):
     """`biases` takes it off."""
     kernel = np.random.default_rng(1).standard_normal(KERNELS['FULLY_CONNECTED']).astype(np.float32)
     function = lambda features: features[0] @ kernel + np.ones((1, 8), np.float32)
-    model, float32 = convert.quantise(function, windows), convert.to_float32(function, (1, *windows.shape[1:]))
+    model, float32 = quantise(function, windows), convert.to_float32(function, (1, *windows.shape[1:]))
     trees = [flatbuffer.tree(rounded(model, float32, some)) for some in (windows, windows + 10)]
     weights = [flatbuffer.constant(tree, tree.subgraphs[0].operators[-1].inputs[1]) for tree in trees]
     np.testing.assert_array_equal(*weights)
@@ -82,7 +83,7 @@ def test_what_never_varies_does_not_count(windows):
 @pytest.mark.parametrize('activations', ['int8', 'int16'])
 def test_nothing_but_weights_changes(layer, windows, activations):
     _, function = layer
-    model = convert.quantise(function, windows, activations)
+    model = quantise(function, windows, activations)
     found = rounded(model, convert.to_float32(function, (1, *windows.shape[1:])), windows)
     before, after = (flatbuffer.tree(file) for file in (model, found))
     assert flatbuffer.operator_names(before) == flatbuffer.operator_names(after)
@@ -149,6 +150,6 @@ def test_an_input_that_is_always_the_same_and_a_channel_of_zeros(rng):
 
 def test_another_graph_is_refused(windows):
     function, other = (lambda x: x.sum(axis=1)), (lambda x: x @ np.ones((16, 2), np.float32))
-    model = convert.quantise(function, windows)
+    model = quantise(function, windows)
     with pytest.raises(ValueError, match='expected the operators of the float32 graph'):
         rounded(model, convert.to_float32(other, (1, *windows.shape[1:])), windows)

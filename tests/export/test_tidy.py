@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from helpers import quantise
 from jax_reparam.export import convert, flatbuffer, interpret, tflm, tidy
 
 
@@ -52,7 +53,7 @@ def test_linear_layers_read_through_reshapes(rng):
         return jnp.concatenate([(gated @ kernels[2]).reshape(1, 12), twice], axis=1)
 
     windows = rng.standard_normal((3, 6, 4)).astype(np.float32)
-    for model in (convert.to_float32(function, (1, 6, 4)), convert.quantise(function, windows)):
+    for model in (convert.to_float32(function, (1, 6, 4)), quantise(function, windows)):
         tidied = tidy.tidy(model)
         before, after = flatbuffer.graph(model).ops, flatbuffer.graph(tidied).ops
         assert before['RESHAPE'] - after['RESHAPE'] == 1

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from helpers import quantise
 from jax_reparam.deploy import ops
 from jax_reparam.export import convert, flatbuffer, interpret, memory, tile
 
@@ -37,7 +38,7 @@ def attention(rng, heads=4):
 def models(function, windows):
     yield convert.to_float32(function, (1, *windows.shape[1:]))
     for activations in ('int8', 'int16'):
-        yield convert.quantise(function, windows, activations)
+        yield quantise(function, windows, activations)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +66,7 @@ def test_parts_compute_the_same(rng, make, frames, more):
 )
 def test_what_cannot_or_need_not_be_split_is_left(rng, make, frames):
     windows = rng.standard_normal((4, frames, 16)).astype(np.float32)
-    content = flatbuffer.tree(convert.quantise(make(rng), windows))
+    content = flatbuffer.tree(quantise(make(rng), windows))
     assert tile.tile(content) is content
 
 
