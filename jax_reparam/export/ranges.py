@@ -9,6 +9,8 @@ scale for each input, so it costs nothing.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -63,13 +65,22 @@ def noted(float32: bytes, ranges: Ranges) -> bytes:
     from ai_edge_litert.schema_py_generated import QuantizationParametersT
 
     content = flatbuffer.tree(float32)
-    subgraph = content.subgraphs[0]
+    tensors = content.subgraphs[0].tensors
     least, greatest = ranges.least.min(axis=0), ranges.greatest.max(axis=0)
     spans = dict(zip(ranges.tensors, zip(least, greatest, strict=True), strict=True))
-    for name, node in zip(flatbuffer.operator_names(content), subgraph.operators, strict=True):
-        if name in SAME_VALUES and int(node.inputs[0]) in spans:
-            spans[int(node.outputs[0])] = spans[int(node.inputs[0])]
+    for name, node in zip(flatbuffer.operator_names(content), content.subgraphs[0].operators, strict=True):
+        known, made = [int(tensor) for tensor in node.inputs if int(tensor) in spans], int(node.outputs[0])
+        if name in SAME_VALUES and known:
+            spans[made] = spans[known[0]]
+        elif name == 'ADD' and len(known) == 1 and _one_number(content, node.inputs):
+            # As the epsilon of a normalisation: in equal steps, and a number is exact in its own, nothing is rounded.
+            both = np.array([spans[made], spans[known[0]]])
+            spans[made] = spans[known[0]] = (both[:, 0].min(), both[:, 1].max())
     for tensor, span in spans.items():
-        subgraph.tensors[tensor].quantization = entry = QuantizationParametersT()
+        tensors[tensor].quantization = entry = QuantizationParametersT()
         entry.min, entry.max = (np.array([value], np.float32) for value in span)
     return flatbuffer.pack(content)
+
+
+def _one_number(content: Any, tensors: Sequence[int]) -> bool:
+    return any(flatbuffer.is_constant(content, i) and flatbuffer.constant(content, i).size == 1 for i in tensors)

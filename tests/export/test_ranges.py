@@ -136,6 +136,18 @@ def test_rows_of_length_1_have_their_own_range_before_their_scale(windows):
     assert second.scale > 2 * first.scale
 
 
+@pytest.mark.parametrize(('added', 'equal'), [(np.full((1, 1), 0.25), True), (np.linspace(-1, 1, 12)[None], False)])
+def test_a_number_that_is_added_changes_no_step(windows, added, equal):
+    def function(features):
+        x = features[0] @ WEIGHTS[0] + ONES
+        return (jax.nn.softmax(x @ x.T + np.float32(added)) @ x).reshape(1, -1)
+
+    content = flatbuffer.tree(quantise(function, windows))
+    add = content.subgraphs[0].operators[flatbuffer.operator_names(content).index('ADD')]
+    source, total = (flatbuffer.port(content.subgraphs[0].tensors[end[0]]) for end in (add.inputs, add.outputs))
+    assert (source.scale == total.scale and source.zero_point == total.zero_point) == equal
+
+
 def test_what_is_joined_has_one_range(windows):
     """As its kernel wants it, also where a part is a term of a sum."""
 
