@@ -71,6 +71,7 @@ class Graph:
     output: Port
 
 
+@functools.lru_cache(maxsize=8)
 def graph(model: bytes) -> Graph:
     """Reads the graph of a .tflite file.
 

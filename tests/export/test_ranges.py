@@ -136,11 +136,13 @@ def test_rows_of_length_1_have_their_own_range_before_their_scale(windows):
     assert second.scale > 2 * first.scale
 
 
-@pytest.mark.parametrize(('added', 'equal'), [(np.full((1, 1), 0.25), True), (np.linspace(-1, 1, 12)[None], False)])
+@pytest.mark.parametrize(
+    ('added', 'equal'), [(np.full((1, 1, 1), 0.25), True), (np.linspace(-1, 1, 6)[None, None], False)]
+)
 def test_a_number_that_is_added_changes_no_step(windows, added, equal):
     def function(features):
-        x = features[0] @ WEIGHTS[0] + ONES
-        return (jax.nn.softmax(x @ x.T + np.float32(added)) @ x).reshape(1, -1)
+        x = (features[0] @ WEIGHTS[0] + ONES).reshape(2, 6, WIDTH)
+        return (jax.nn.softmax(x @ jnp.swapaxes(x, 1, 2) + np.float32(added)) @ x).reshape(1, -1)
 
     content = flatbuffer.tree(quantise(function, windows))
     add = content.subgraphs[0].operators[flatbuffer.operator_names(content).index('ADD')]
