@@ -18,7 +18,7 @@ import numpy as np
 from absl import logging
 
 from jax_reparam import checkpoint, deploy
-from jax_reparam.export import convert, flatbuffer, folding, layers, ranges, samples, twin
+from jax_reparam.export import convert, flatbuffer, folding, forms, layers, ranges, samples, twin
 
 WINDOWS = 64
 SHOWN = 12
@@ -77,7 +77,7 @@ def study(source: str) -> None:
     _, function = folding.deployed(trained, folding.fold(trained, plain=True), frames=data.window.frames)
     bound = lambda features: function(features, deploy.unit(trained.config['model']))
     float32 = convert.to_float32(bound, (1, *calibration.shape[1:]))
-    int8 = ranges.of_terms(convert.quantise(bound, calibration), float32, calibration)
+    int8 = forms.quantised(float32, calibration, ranges.measured(float32, calibration), 'int8')
     found = noise(float32, int8, validation.features)
     total = sum(found.values())
     line = lambda power: f'{-10 * np.log10(power):6.1f} dB  {power / total:6.1%}'

@@ -6,6 +6,7 @@ Which way a quantised form is made is decided on validation windows: test window
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -105,15 +106,48 @@ def finished(quantised: bytes, float32: bytes, windows: np.ndarray, *, mix: bool
 
 
 def integer(function: convert.Function, windows: np.ndarray, form: str = 'int8') -> bytes:
-    """Quantises a function as one of `manifest.QUANTISED` and makes it ready for a device (`tidy`); see `quantised`."""
-    float32 = convert.to_float32(function, (1, *windows.shape[1:]))
-    seen, inputs = ranges.measured(float32, windows), rounding.covariances(float32, windows)
-    made = rounding.rounded(quantised(float32, windows, seen, _activations(form)), float32, inputs)
-    return tidy(finished(made, float32, windows, mix=form == 'mixed'), fast=form in FAST)
+    """Quantises a function as one of `manifest.QUANTISED` and makes it ready for a device (`tidy`).
+
+    Args:
+      function: features `[1, frames, n_mels]` to logits `[1, C]`, with its parameters inside.
+      windows: for calibration, `[W, frames, n_mels]`.
+      form: the form's name.
+
+    Raises:
+      ConversionError: TensorFlow refused the graph.
+    """
+    graph = _Graph(function, windows)
+    made = finished(graph.rounded(_activations(form)), graph.float32, windows, mix=form == 'mixed')
+    return tidy(made, fast=form in FAST)
 
 
 def _activations(form: str) -> convert.Activations:
     return 'int16' if form == 'int16' else 'int8'
+
+
+class _Graph:
+    """A function as a float32 .tflite file, and what it holds on calibration windows `[W, frames, n_mels]`."""
+
+    def __init__(self, function: convert.Function, calibration: np.ndarray) -> None:
+        self._function, self._calibration = function, calibration
+
+    @functools.cached_property
+    def float32(self) -> bytes:
+        return convert.to_float32(self._function, (1, *self._calibration.shape[1:]))
+
+    @functools.cached_property
+    def _ranges(self) -> ranges.Ranges:
+        return ranges.measured(self.float32, self._calibration)
+
+    @functools.cached_property
+    def _inputs(self) -> rounding.Covariances:
+        return rounding.covariances(self.float32, self._calibration)
+
+    def rounded(self, activations: convert.Activations, every: int = 1) -> bytes:
+        """Quantised with the ranges of every so many-th window, weights rounded together, biases not yet corrected."""
+        seen = self._ranges.of_every(every)
+        made = quantised(self.float32, self._calibration[::every], seen, activations)
+        return rounding.rounded(made, self.float32, self._inputs)
 
 
 class Maker:
@@ -139,9 +173,7 @@ class Maker:
         self._function, self._calibration, self._unit = function, calibration, unit
         self._validation, self._reference = validation, reference
         # What several forms share.
-        self._float32: dict[Norm, bytes] = {}
-        self._inputs: dict[Norm, rounding.Covariances] = {}
-        self._seen: dict[Norm, ranges.Ranges] = {}
+        self._graphs: dict[Norm, _Graph] = {}
         self._rounded: dict[tuple[convert.Activations, Way], bytes] = {}
         self._tried: dict[tuple[str, Way], tuple[bytes, gates.Score]] = {}
 
@@ -155,7 +187,8 @@ class Maker:
           ConversionError: TensorFlow refused the graph.
         """
         if name == 'float32':
-            return Made(tidy(self._graph('l2')), {'norm': 'l2'}, self._graph('l2'), self._graph('l2'))
+            float32 = self._graph('l2').float32
+            return Made(tidy(float32), {'norm': 'l2'}, float32, float32)
         attempts = self._attempts(name)
         tried = [next(attempts)]
         if gates.failures(name, 'validation', tried[0][2], gates.uar(self._reference, self._validation)):
@@ -163,9 +196,8 @@ class Maker:
         # Not the first that passes: it may pass by luck, since only undecided windows change sides.
         model, way, _ = max(tried, key=lambda result: result[2].snr_db or 0.0)
         scores = [{**self._describe(way), **score.as_json()} for _, way, score in tried]
-        return Made(
-            tidy(model, fast=name in FAST), {**self._describe(way), 'tried': scores}, model, self._graph(way.norm)
-        )
+        how = {**self._describe(way), 'tried': scores}
+        return Made(tidy(model, fast=name in FAST), how, model, self._graph(way.norm).float32)
 
     def sketch(self) -> bytes:
         """What the mixed form costs, nearly: it but for its front, of what int8 was made of, with biases still wrong.
@@ -174,7 +206,7 @@ class Maker:
           ConversionError: TensorFlow refused the graph.
         """
         way, *_ = ways('int8', self._unit)
-        content = flatbuffer.tree(mixed.widened(self._round('int8', way), self._graph(way.norm)))
+        content = flatbuffer.tree(mixed.widened(self._round('int8', way), self._graph(way.norm).float32))
         convolutions.of_rows(content, convolutions.LEAST_MACS)
         return flatbuffer.pack(content)
 
@@ -189,33 +221,20 @@ class Maker:
 
     def _try(self, kind: str, way: Way) -> tuple[bytes, gates.Score]:
         made = self._round(_activations(kind), way)
-        model = finished(made, self._graph(way.norm), self._calibration, mix=kind == 'mixed')
+        model = finished(made, self._graph(way.norm).float32, self._calibration, mix=kind == 'mixed')
         # As TFLM rounds, nearly, and several times as fast.
         logits = interpret.load(model, reference=True)(self._validation.features)
         return model, gates.score(self._reference, logits, self._validation)
 
     def _round(self, activations: convert.Activations, way: Way) -> bytes:
         if (activations, way) not in self._rounded:
-            float32, seen = self._graph(way.norm), self._ranges(way.norm).of_every(way.every)
-            made = quantised(float32, self._calibration[:: way.every], seen, activations)
-            self._rounded[activations, way] = rounding.rounded(made, float32, self._covariances(way.norm))
+            self._rounded[activations, way] = self._graph(way.norm).rounded(activations, way.every)
         return self._rounded[activations, way]
 
-    def _graph(self, norm: Norm) -> bytes:
-        if norm not in self._float32:
-            bound = lambda features: self._function(features, norm)
-            self._float32[norm] = convert.to_float32(bound, (1, *self._calibration.shape[1:]))
-        return self._float32[norm]
-
-    def _covariances(self, norm: Norm) -> rounding.Covariances:
-        if norm not in self._inputs:
-            self._inputs[norm] = rounding.covariances(self._graph(norm), self._calibration)
-        return self._inputs[norm]
-
-    def _ranges(self, norm: Norm) -> ranges.Ranges:
-        if norm not in self._seen:
-            self._seen[norm] = ranges.measured(self._graph(norm), self._calibration)
-        return self._seen[norm]
+    def _graph(self, norm: Norm) -> _Graph:
+        if norm not in self._graphs:
+            self._graphs[norm] = _Graph(lambda features: self._function(features, norm), self._calibration)
+        return self._graphs[norm]
 
     def _describe(self, way: Way) -> dict[str, Any]:
         return {'norm': way.norm, 'ranges': len(self._calibration[:: way.every])}
