@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+import functools
 import json
 import math
 import operator
@@ -65,7 +66,8 @@ def convolve(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **how:
         at = (slice(t, t + n - k + 1, s) for t, n, k, s in zip(tap, x.shape[1:-1], spatial, strides, strict=True))
         taps.append(x[(slice(None), *at)])
     if how['feature_group_count'] > 1:
-        return sum(part * kernel[tap][0] for part, tap in zip(taps, np.ndindex(spatial), strict=True))
+        parts = (part * kernel[tap][0] for part, tap in zip(taps, np.ndindex(spatial), strict=True))
+        return functools.reduce(operator.add, parts)
     return jnp.concatenate(taps, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
 
 

@@ -51,7 +51,7 @@ class FrameStage(nn.Module):
 
 def compile_step(kind: str, batch: int, frames: int) -> tuple[Any, Any, jax.Array]:
     """The compiled step, its parameters and its input."""
-    model = FrameStage(spans(SpeechFormerConfig().hop_ms)[0][0] if kind == 'windowed' else None)
+    model: Any = FrameStage(spans(SpeechFormerConfig().hop_ms)[0][0] if kind == 'windowed' else None)
     x = np.random.default_rng(0).standard_normal((batch, frames, WIDTH)).astype(np.float32)
     params = jax.jit(model.init)(jax.random.key(0), x[:1, :8])
     step = jax.jit(jax.value_and_grad(lambda params, x: jnp.mean(jnp.square(model.apply(params, x)))))

@@ -7,10 +7,12 @@ numbers, bit for bit. Needs g++, arm-none-eabi-g++ with newlib, and qemu-system-
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -37,19 +39,17 @@ def main(out: str, kissfft: str) -> None:
         (place / 'data.h').write_text(header(chosen.input, frames))
         code = ['-x', 'c++', HERE / 'board_features.cc', *fft]
         sources = [f'-I{kissfft}', f'-I{place}', *code, '-lm', '-o', place / 'run']
-        subprocess.run(['g++', '-O2', *sources], check=True)
-        show('host', bits(subprocess.run([place / 'run'], capture_output=True, check=True)), wanted, port)
+        call('g++', '-O2', *sources)
+        show('host', bits(call(place / 'run')), wanted, port)
         for board, (processor, memory) in BOARDS.items():
             for more in ([], ['-ffp-contract=off']):
                 chip = [f'-mcpu={processor}', '-mthumb', '-mfloat-abi=hard', '-mfpu=auto', '-O2', *more]
                 start = [*chip, '-c', BOARD / 'start.c', '-o', place / 'start.o']
-                subprocess.run(['arm-none-eabi-gcc', *start], check=True)
+                call('arm-none-eabi-gcc', *start)
                 link = ['--specs=rdimon.specs', '-T', BOARD / 'board.ld', f'-Wl,--defsym=RAM_AT={memory}']
-                program = ['arm-none-eabi-g++', *chip, '-fno-exceptions', place / 'start.o', *link, *sources]
-                subprocess.run(program, check=True)
+                call('arm-none-eabi-g++', *chip, '-fno-exceptions', place / 'start.o', *link, *sources)
                 machine = ['qemu-system-arm', '-M', board, '-display', 'none', '-serial', 'none', '-monitor', 'none']
-                command = [*machine, '-semihosting-config', 'enable=on,target=native', '-kernel', place / 'run']
-                done = subprocess.run(command, capture_output=True, check=True)
+                done = call(*machine, '-semihosting-config', 'enable=on,target=native', '-kernel', place / 'run')
                 show(' '.join([processor, *more]), bits(done), wanted, port)
 
 
@@ -57,7 +57,7 @@ def header(inputs: manifest.Input, frames: np.ndarray) -> str:
     """The frames and the frontend's constants as C++."""
     config, mel = inputs.frontend, mel_matrix(inputs.frontend)
     sizes = {'Frames': len(frames), 'Length': config.frame_length, 'Fft': config.n_fft, 'Bands': config.n_mels}
-    arrays = {
+    arrays: dict[str, Any] = {
         'Window': window(config) / np.float32(32768),
         'Mel': np.repeat(mel, 2, axis=1),
         'Mean': inputs.mean,
@@ -72,6 +72,10 @@ def header(inputs: manifest.Input, frames: np.ndarray) -> str:
     return '\n'.join(lines) + '\n'
 
 
+def call(*words: object) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run([str(word) for word in words], capture_output=True, check=True)
+
+
 def bits(done: subprocess.CompletedProcess[bytes]) -> np.ndarray:
     """What the program printed, `[T * M]` float32."""
     return np.array([int(word, 16) for word in done.stdout.split()], np.uint32).view(np.float32)
@@ -79,8 +83,9 @@ def bits(done: subprocess.CompletedProcess[bytes]) -> np.ndarray:
 
 def show(name: str, found: np.ndarray, wanted: np.ndarray, port: flatbuffer.Port) -> None:
     """Prints how far features are from TFLM's on this host; int16 has steps of a 256th."""
+    step = port.scale or math.nan
     line = [f'{name}: {np.abs(found - wanted).max():.2g} at most']
-    for form, scale in (('int8', port.scale), ('int16', port.scale / 256)):
+    for form, scale in (('int8', step), ('int16', step / 256)):
         apart = np.abs(np.rint(found / scale) - np.rint(wanted / scale))
         line.append(f'{form}: {np.count_nonzero(apart)} of {len(wanted)} another step, by {apart.max():.0f} at most')
     print('; '.join(line))

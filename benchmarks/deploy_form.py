@@ -27,7 +27,7 @@ def forms(recipe: dict[str, Any], classes: int) -> tuple[dict[str, convert.Funct
     frames, bands = pipeline.window_config(recipe).frames, recipe['frontend']['n_mels']
     rng = np.random.default_rng(0)
     windows = rng.standard_normal((4, frames, bands)).astype(np.float32)
-    plain = models.build(recipe['model'], n_classes=classes)
+    plain: Any = models.build(recipe['model'], n_classes=classes)
     fresh = jax.jit(plain.init)(jax.random.key(0), windows[:1])
     # A bias of zero would be dropped, a scale of one would vanish.
     variables = jax.tree.map(

@@ -25,10 +25,14 @@ from jax_reparam.optimizer import TrainConfig, adamw
 from jax_reparam.summary import load_recipe
 
 CONFIGS = Path(__file__).parent.parent / 'configs'
-VARIANTS = {'plain': {'expansion': 0.0}, 'composed': {'forward': 'composed'}, 'two_step': {'forward': 'two_step'}}
+VARIANTS: dict[str, dict[str, Any]] = {
+    'plain': {'expansion': 0.0},
+    'composed': {'forward': 'composed'},
+    'two_step': {'forward': 'two_step'},
+}
 
 
-def compile_step(config: dict[str, Any], batch: dict[str, np.ndarray], classes: int) -> tuple[Any, training.State]:
+def compile_step(config: dict[str, Any], batch: training.Batch, classes: int) -> tuple[Any, training.State]:
     model = models.build(config['model'], config['hrf'], n_classes=classes)
     settings = TrainConfig(**config['train'])
     optimizer = adamw(settings, config['hrf']['decay'])

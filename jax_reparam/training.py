@@ -59,7 +59,9 @@ def data_mesh() -> Mesh:
     return jax.make_mesh((jax.device_count(),), ('data',), axis_types=(AxisType.Auto,))
 
 
-def init_state(model: nn.Module, optimizer: optax.GradientTransformation, example: jax.Array, seed: int) -> State:
+def init_state(
+    model: nn.Module, optimizer: optax.GradientTransformation, example: jax.Array, seed: int | jax.Array
+) -> State:
     """The state at step 0, from features like `example` `[B, T, M]`."""
     variables = model.init(jax.random.key(seed), example)
     average = jax.tree.map(jnp.copy, variables)

@@ -66,11 +66,15 @@ def build(cmsis: Path, tflm: Path, include: list[Path], optimize: str, place: Pa
         objects.append(place / f'{source.stem}.o')
         language = ['-std=c99'] if source.suffix == '.c' else CPP
         command = ['arm-none-eabi-g++' if language is CPP else 'arm-none-eabi-gcc', *CHIP, *COMMON, *level, *language]
-        subprocess.run([*command, *headers, '-c', source, '-o', objects[-1]], check=True)
+        call(*command, *headers, '-c', source, '-o', objects[-1])
     program = place / 'kernels'
     linked = ['--specs=rdimon.specs', '-T', BOARD / 'board.ld', '-Wl,--defsym=RAM_AT=0x21000000', '-lm']
-    subprocess.run(['arm-none-eabi-g++', *CHIP, *objects, *linked, '-o', program], check=True)
+    call('arm-none-eabi-g++', *CHIP, *objects, *linked, '-o', program)
     return program
+
+
+def call(*words: object) -> None:
+    subprocess.run([str(word) for word in words], check=True)
 
 
 def run(program: Path) -> list[tuple[str, str, int, int, int]]:
