@@ -58,6 +58,8 @@ def test_int8_is_near_the_model(exported):
     _, windows, expected, files = exported
     for logits in run_everywhere(files['int8'], windows).values():
         assert snr(logits, np.asarray(expected)) > 15
+    # What only moves values about keeps their steps (`ranges.noted`).
+    assert 'QUANTIZE' not in flatbuffer.graph(files['int8']).ops
 
 
 def test_mixed_has_16_bits_from_product_to_product_and_is_near_the_model(exported):

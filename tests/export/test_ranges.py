@@ -163,16 +163,3 @@ def test_what_is_joined_has_one_range(windows):
     join = content.subgraphs[0].operators[flatbuffer.operator_names(content).index('CONCATENATION')]
     scales = {flatbuffer.port(content.subgraphs[0].tensors[tensor]).scale for tensor in (*join.inputs, *join.outputs)}
     assert len(scales) == 1
-
-
-def test_what_is_moved_about_keeps_its_steps(windows):
-    """Nothing is converted between a product of heads and the layer behind it."""
-
-    def function(features):
-        x = (features[0] @ WEIGHTS[0] + ONES).reshape(12, 2, 8).swapaxes(0, 1)
-        mixed = jax.nn.softmax(x @ jnp.swapaxes(x, 1, 2)) @ x
-        return (mixed.swapaxes(0, 1).reshape(12, WIDTH) @ WEIGHTS[1] + ONES).reshape(1, -1)
-
-    graph = flatbuffer.graph(quantise(function, windows))
-    assert {'TRANSPOSE', 'RESHAPE', 'BATCH_MATMUL'} <= set(graph.ops)
-    assert 'QUANTIZE' not in graph.ops
