@@ -1,7 +1,7 @@
 """From a JAX function to .tflite files: jax2tf, then TensorFlow's converter. The one place that imports TensorFlow.
 
 Its quantisers are called by themselves, and not through the converter, which would convert the function once more for
-each form.
+each form. They are no part of TensorFlow's public names, as is the option for one scale a linear layer that they take.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def to_int16(float32: bytes, windows: np.ndarray) -> bytes:
 
         return bytes(
             _unless_refused(
-                Calibrator(float32).calibrate_and_quantize,
+                _unless_refused(Calibrator, float32).calibrate_and_quantize,
                 lambda: ([window[None]] for window in windows),
                 tf.int16,
                 tf.int16,
