@@ -8,7 +8,7 @@ import pytest
 from helpers import MIXED_PAYS, recipe, tones
 from jax_reparam import checkpoint, pipeline, training
 from jax_reparam.checkpoint import FOLDER, Checkpoints
-from jax_reparam.export import folding
+from jax_reparam.export import folding, forms, ranges
 from jax_reparam.export.manifest import Input
 
 
@@ -65,3 +65,11 @@ def exported(workdir, tmp_path_factory):
 def inputs(exported):
     """How audio becomes the input of `exported`."""
     return Input.from_json(exported.manifest['input'])
+
+
+@pytest.fixture
+def far_too_narrow(monkeypatch):
+    """Quantised forms are calibrated on next to nothing: they load and run, and are wrong."""
+    quantised, measured = forms.quantised, ranges.measured
+    monkeypatch.setattr(ranges, 'measured', lambda float32, windows: measured(float32, 1e-3 * windows))
+    monkeypatch.setattr(forms, 'quantised', lambda float32, windows, *rest: quantised(float32, 1e-3 * windows, *rest))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from jax_reparam import errors
-from jax_reparam.export import convert, npu, tflm
+from jax_reparam.export import npu, tflm
 
 COMMAND = Path(__file__).parents[2] / 'fold.py'
 
@@ -55,9 +55,8 @@ def test_success_prints_the_models(fold, workdir, tmp_path):
     assert (tmp_path / 'out' / 'labels.txt').read_text() == 'high\nlow\n'
 
 
-def test_a_failed_form_is_exit_code_1(fold, workdir, tmp_path, monkeypatch):
-    real = convert.quantise
-    monkeypatch.setattr(convert, 'quantise', lambda function, windows, kind: real(function, 1e-3 * windows, kind))
+@pytest.mark.usefixtures('far_too_narrow')
+def test_a_failed_form_is_exit_code_1(fold, workdir, tmp_path):
     code, out, err = fold(workdir, tmp_path / 'out', '--quiet')
     assert code == 1
     assert 'failed: int8 in TFLM: expected' in err

@@ -28,7 +28,6 @@ from jax_reparam.export import (
     manifest,
     metadata,
     npu,
-    ranges,
     tflm,
     weights,
 )
@@ -213,11 +212,8 @@ def test_each_quantised_form_has_its_worst_tensors(exported, variables):
     assert site['kernel']['largest'] == pytest.approx(np.abs(reparam.compose(ffn_in['hrf'])['kernel']).max(), rel=1e-5)
 
 
-def test_a_wrong_form_is_left_out_unless_it_is_accepted(workdir, tmp_path, monkeypatch):
-    real, measured = forms.quantised, ranges.measured
-    # Calibrated on next to nothing: every range is far too small, yet the graph loads and runs.
-    monkeypatch.setattr(ranges, 'measured', lambda float32, windows: measured(float32, 1e-3 * windows))
-    monkeypatch.setattr(forms, 'quantised', lambda float32, windows, *rest: real(float32, 1e-3 * windows, *rest))
+@pytest.mark.usefixtures('far_too_narrow')
+def test_a_wrong_form_is_left_out_unless_it_is_accepted(workdir, tmp_path):
     out = folding.fold_and_export(workdir, tmp_path / 'out', accept=['int16'], show_progress=False)
     assert any(reason.startswith('int8 in TFLM: expected the same decision') for reason in out.failures)
     assert list(out.manifest['forms']) == ['float32', 'int16']
