@@ -6,8 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from helpers import quantise
-from jax_reparam.export import flatbuffer, forms, gates, ranges
+from jax_reparam.export import convert, flatbuffer, forms, gates, ranges
 from jax_reparam.export.samples import Windows
 
 
@@ -108,6 +107,14 @@ def test_two_forms_share_what_was_tried(monkeypatch):
     assert sorted(watched) == sorted(spanned) == ['l2', 'mixed', 'rsqrt']
 
 
+def test_the_older_quantiser_sees_the_windows_that_span_the_ranges(monkeypatch):
+    monkeypatch.setattr(forms.convert, 'to_int16', lambda float32, windows: windows[:, 0, 0].tolist())
+    windows = np.arange(16, dtype=np.float32)[:, None, None] * np.ones((1, 3, 2), np.float32)
+    values = np.zeros((16, 1))
+    values[1], values[5] = -1, 1
+    assert forms.quantised(b'', windows, ranges.Ranges((0,), values, values), 'int16') == [1, 5]
+
+
 def test_fewer_windows_give_narrower_ranges():
     """The third way clips what only windows that it does not see hold."""
     rng = np.random.default_rng(0)
@@ -115,7 +122,11 @@ def test_fewer_windows_give_narrower_ranges():
     windows[1] *= 9
     kernel = rng.standard_normal((4, 3)).astype(np.float32)
     function = lambda x: jax.nn.relu(x @ kernel + 0.1).mean(axis=1)
-    scales = [
-        flatbuffer.graph(quantise(function, windows[:: way.every])).input.scale for way in forms.ways('int8', 'l2')[::2]
+    float32 = convert.to_float32(function, (1, 6, 4))
+    seen = ranges.measured(float32, windows)
+    models = [
+        forms.quantised(float32, windows[:: way.every], seen.of_every(way.every), 'int8')
+        for way in forms.ways('int8', 'l2')[::2]
     ]
+    scales = [flatbuffer.graph(model).input.scale for model in models]
     assert scales[1] < scales[0] / 4
