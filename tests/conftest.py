@@ -1,10 +1,17 @@
-"""Two CPU devices, strict shapes, and small things that many tests need."""
+"""Two CPU devices, quick compilation, strict shapes, and small things that many tests need."""
 
 from __future__ import annotations
 
 import os
 
-os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count=2'.strip()
+# Most programs here run a few times: compiling them takes longer than they do, and a third of it without LLVM's passes.
+os.environ['XLA_FLAGS'] = ' '.join(
+    (
+        '--xla_force_host_platform_device_count=2',
+        '--xla_backend_optimization_level=0',
+        os.environ.get('XLA_FLAGS', ''),
+    )
+)
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 

@@ -33,11 +33,6 @@ TINY_MODELS = {
 }
 
 
-def quick_jit(function):
-    """`function` under jit for a few calls at most: of what compiling an optimized program would take, half is left."""
-    return jax.jit(function, compiler_options={'xla_backend_optimization_level': 0})
-
-
 def moved(tree, seed=0, scale=0.1):
     """The tree with every leaf moved: a fresh bias is zero, and a fold that loses a zero looks right."""
     leaves, structure = jax.tree.flatten(tree)
@@ -160,7 +155,7 @@ def drawn_case(name, frames):
     windows = 2 * (rng.standard_normal((12, frames, 12)) + rng.standard_normal((12, 1, 12))).astype(np.float32)
     with jax.enable_x64(True):
         params = jax.tree.map(np.float32, deploy.prepare(fields, variables, frames))
-    return windows, quick_jit(plain.apply)(jax.tree.map(np.float32, variables), windows), params
+    return windows, jax.jit(plain.apply)(jax.tree.map(np.float32, variables), windows), params
 
 
 def quantise(function, windows, activations='int8'):

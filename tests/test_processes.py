@@ -23,7 +23,8 @@ def together(command, count):
     with socket.socket() as found:
         found.bind(('localhost', 0))
         address = f'localhost:{found.getsockname()[1]}'
-    env = {**os.environ, 'XLA_FLAGS': '', 'JAX_COORDINATOR_ADDRESS': address, processes.COUNT: str(count)}
+    env = {**os.environ, 'JAX_COORDINATOR_ADDRESS': address, processes.COUNT: str(count)}
+    env['XLA_FLAGS'] = '--xla_backend_optimization_level=0'
     # One would read what another is about to write.
     env['JAX_ENABLE_COMPILATION_CACHE'] = 'false'
     pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'text': True, 'cwd': ROOT}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -26,9 +27,11 @@ SMALL = [
 ]
 
 
-def train(*args):
-    command = [sys.executable, 'train.py', *map(str, args)]
-    return subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+def train(*args, start=('train.py',)):
+    """Runs the command as a user does: optimized, and with the devices that there are."""
+    env = {name: value for name, value in os.environ.items() if name != 'XLA_FLAGS'}
+    command = [sys.executable, *map(str, (*start, *args))]
+    return subprocess.run(command, cwd=ROOT, env=env, check=False, capture_output=True, text=True)
 
 
 def test_help_answers_without_heavy_imports():
@@ -92,16 +95,14 @@ def test_a_run_without_tensorflow(tmp_path):
     (tmp_path / 'blocked' / 'tensorflow').mkdir(parents=True)
     (tmp_path / 'blocked' / 'tensorflow' / '__init__.py').write_text("raise ImportError('not on the training path')")
     code = "import sys; sys.path.insert(0, sys.argv.pop(1)); sys.argv[0] = 'train.py'; exec(open('train.py').read())"
-    command = [sys.executable, '-c', code, tmp_path / 'blocked', '--config', 'configs/transformer_xs.py:folder']
-    done = subprocess.run(
-        [*map(str, command), *flags, f'--workdir={tmp_path}/w'], cwd=ROOT, check=False, capture_output=True, text=True
-    )
+    run = ['--config', 'configs/transformer_xs.py:folder', *flags, f'--workdir={tmp_path}/w']
+    done = train(*run, start=('-c', code, tmp_path / 'blocked'))
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads((tmp_path / 'w' / 'result.json').read_text())
     assert f'test UAR {100 * result["uar"]:.1f}' in done.stdout
     assert 'step/s' in done.stderr
     assert 'overlap' not in done.stdout
-    again = train('--config', 'configs/transformer_xs.py:folder', *flags, f'--workdir={tmp_path}/w')
+    again = train(*run)
     assert again.stdout == done.stdout
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from helpers import TINY, TINY_MODELS, drawn, quick_jit
+from helpers import TINY, TINY_MODELS, drawn
 from jax_reparam import deploy, models
 
 # Not a multiple of any stride or merge, and a single frame.
@@ -21,12 +21,12 @@ def plain(name):
     """The plain model under jit, and its variables in float64."""
     model = models.build(TINY_MODELS[name], n_classes=3)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 12)))
-    return quick_jit(model.apply), drawn(shapes)
+    return jax.jit(model.apply), drawn(shapes)
 
 
 def deployed(name, **options):
     """The deploy form under jit: maps its parameters and features to logits."""
-    return quick_jit(functools.partial(deploy.apply, TINY_MODELS[name], **options))
+    return jax.jit(functools.partial(deploy.apply, TINY_MODELS[name], **options))
 
 
 @pytest.mark.parametrize('norm', ['l2', 'rsqrt', 'mixed'])

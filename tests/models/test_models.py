@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from helpers import TINY, TINY_MODELS, drawn, moved, quick_jit
+from helpers import TINY, TINY_MODELS, drawn, moved
 from jax_reparam import models, reparam
 from jax_reparam.layers import SITES
 from jax_reparam.models import speech_former
@@ -110,8 +110,8 @@ def test_folded_logits_equal_in_float64(rng, forward, expansion):
         trained = models.build(TINY, {'expansion': expansion, 'forward': forward}, n_classes=5)
         variables = drawn(shapes(trained, 12))
         folded = reparam.dehrf(variables, strict=True)
-        got = quick_jit(models.build(TINY, n_classes=5).apply)(folded, x)
-        np.testing.assert_allclose(got, quick_jit(trained.apply)(variables, x), rtol=0, atol=1e-11)
+        got = jax.jit(models.build(TINY, n_classes=5).apply)(folded, x)
+        np.testing.assert_allclose(got, jax.jit(trained.apply)(variables, x), rtol=0, atol=1e-11)
 
 
 @pytest.mark.parametrize('name', TINY_MODELS)
@@ -119,8 +119,8 @@ def test_folded_logits_equal_in_float32(rng, name):
     x = rng.standard_normal((3, 37, 12)).astype(np.float32)
     trained = models.build(TINY_MODELS[name], {'sites': SITES}, n_classes=5)
     variables = jax.tree.map(np.float32, drawn(shapes(trained, 12)))
-    got = quick_jit(models.build(TINY_MODELS[name], n_classes=5).apply)(reparam.dehrf(variables), x)
-    np.testing.assert_allclose(got, quick_jit(trained.apply)(variables, x), atol=1e-5)
+    got = jax.jit(models.build(TINY_MODELS[name], n_classes=5).apply)(reparam.dehrf(variables), x)
+    np.testing.assert_allclose(got, jax.jit(trained.apply)(variables, x), atol=1e-5)
 
 
 @pytest.mark.parametrize('name', TINY_MODELS)
@@ -128,7 +128,7 @@ def test_what_is_padded_behind_a_clip_changes_nothing(rng, name):
     """200 pairs of length and padding: a clip's logits are those of the clip alone, whatever stands behind it."""
     model = models.build(TINY_MODELS[name], n_classes=3)
     variables = jax.tree.map(np.float32, drawn(shapes(model, 12)))
-    apply = quick_jit(model.apply)
+    apply = jax.jit(model.apply)
     longest, pairs = 48, 200
     lengths = rng.integers(1, longest + 1, pairs)
     clips = rng.standard_normal((pairs, longest, 12)).astype(np.float32)
@@ -151,10 +151,10 @@ def test_what_is_padded_behind_a_clip_changes_nothing(rng, name):
 def test_padding_does_not_reach_the_batch_statistics(rng, name):
     model = models.build({**TINY_MODELS[name], 'dropout': 0.0, 'attention_dropout': 0.0}, n_classes=3)
     x = rng.standard_normal((2, 20, 12)).astype(np.float32)
-    variables = moved(quick_jit(model.init)(jax.random.key(0), x))
+    variables = moved(jax.jit(model.init)(jax.random.key(0), x))
     mask = np.broadcast_to(np.arange(32)[None] < 20, (2, 32))
 
-    @quick_jit
+    @jax.jit
     def statistics(x, mask):
         rngs = {'dropout': jax.random.key(1)}
         return model.apply(variables, x, mask, train=True, rngs=rngs, mutable=['batch_stats'])[1]

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from helpers import drawn, quick_jit
+from helpers import drawn
 from jax_reparam import models
 
 from . import reference
@@ -59,7 +59,7 @@ def built(case):
     name, config, bands = CASES[case]
     model = models.build({'name': name, **config}, n_classes=3)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, bands)))
-    return quick_jit(model.apply), drawn(shapes)
+    return jax.jit(model.apply), drawn(shapes)
 
 
 def clips(case, batch, frames, seed=1):
