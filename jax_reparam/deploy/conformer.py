@@ -69,20 +69,37 @@ def _ffn(norm: Tree, ffn: Tree) -> Tree:
 
 def _attention(config: ConformerConfig, norm: Tree, attention: Tree, tokens: int) -> Tree:
     depth = config.width // config.heads
-    query = attention['query']
+    query, key = attention['query'], absorb.read(norm, attention['key'])
     value, out = absorb.without_value_bias(absorb.read(norm, attention['value']), attention['out'])
-    ready: dict[str, Any] = {'key': absorb.read(norm, attention['key']), 'value': value, 'out': absorb.write(out)}
-    if config.positions == 'relative':
-        u, v = attention['content_bias'].reshape(-1), attention['position_bias'].reshape(-1)
-        kernel = attention['position']['kernel']
-        distances = jnp.asarray(sinusoids(np.arange(tokens - 1, -tokens, -1), config.width), kernel.dtype)
-        table = jnp.matmul(distances, kernel, precision=jax.lax.Precision.HIGHEST)
-        query = {'kernel': query['kernel'], 'bias': query['bias'] + u}
-        ready['relative'] = {
-            'table': table.reshape(-1, config.heads, depth).transpose(1, 0, 2),
-            'bias': (v - u) * depth**-0.5,
-        }
-    return {**ready, 'query': absorb.read(norm, absorb.scaled(query, depth**-0.5))}
+    ready: dict[str, Any] = {'value': value, 'out': absorb.write(out)}
+    if config.positions == 'none':
+        return {**ready, 'query': absorb.read(norm, absorb.scaled(query, depth**-0.5)), 'key': key}
+    u, v = attention['content_bias'], attention['position_bias']
+    query = {'kernel': query['kernel'], 'bias': query['bias'] + u.reshape(-1)}
+    query = absorb.read(norm, absorb.scaled(query, depth**-0.5))
+    kernel = attention['position']['kernel']
+    distances = jnp.asarray(sinusoids(np.arange(tokens - 1, -tokens, -1), config.width), kernel.dtype)
+    table = jnp.matmul(distances, kernel, precision=jax.lax.Precision.HIGHEST)
+    table = table.reshape(-1, config.heads, depth).transpose(1, 0, 2)
+    # (q + v) r = (q + u) r + (v - u) r: a constant at the end of each query meets the second term, and keys have a zero
+    # there. So one query serves both products. The constant is the least for which the table's range stays as it is.
+    term = jnp.einsum('hpd,hd->hp', table, (v - u) * depth**-0.5, precision=jax.lax.Precision.HIGHEST)
+    constant = jnp.abs(term).max(axis=-1) / jnp.abs(table).max()
+    constant = jnp.where(constant > 0, constant, 1)
+    return {
+        **ready,
+        'query': _one_more(query, constant),
+        'key': _one_more(key, jnp.zeros_like(constant)),
+        'positions': jnp.concatenate([table, (term / constant[:, None])[..., None]], axis=-1),
+    }
+
+
+def _one_more(layer: Tree, constants: jax.Array) -> Tree:
+    """A projection `[D, H d]` with one output more for each head, a constant of `[H]`: `[D, H (d + 1)]`."""
+    heads = len(constants)
+    kernel, bias = (leaf.reshape(*leaf.shape[:-1], heads, -1) for leaf in (layer['kernel'], layer['bias']))
+    kernel = jnp.pad(kernel, ((0, 0), (0, 0), (0, 1))).reshape(len(kernel), -1)
+    return {'kernel': kernel, 'bias': jnp.concatenate([bias, constants[:, None]], axis=-1).reshape(-1)}
 
 
 def apply(config: ConformerConfig, params: Tree, features: jax.Array, norm: ops.Norm) -> jax.Array:

@@ -112,9 +112,8 @@ def attention(layer: Mapping[str, Any], x: Array, heads: int, *, groups: int = 1
     """Attention of all tokens to all, up to the output projection.
 
     Args:
-      layer: `query` (scaled), `key` and `value`, `[D, D]` each; with relative positions also `relative`, that holds
-        `table` `[H, 2T - 1, d]`, the projected sinusoids of the distances T - 1 to 1 - T, and `bias` `[D]`, what is
-        added to a query before it meets them.
+      layer: `query` (scaled), `key` and `value`, from `[T, D]` to H times their own depth; with relative positions
+        also `positions`, `[H, 2T - 1, depth of a query]`: what stands for the distances T - 1 to 1 - T.
       x: `[T, D]`.
       heads: H.
       groups: into how many groups the heads are split, one after the other: the scores of one group are all that lies
@@ -123,25 +122,22 @@ def attention(layer: Mapping[str, Any], x: Array, heads: int, *, groups: int = 1
     Returns:
       `[T, D]`.
     """
-    time, width = x.shape
+    time = len(x)
     if time == 1:  # nothing to choose from; the converter would spell out the softmax of one score, with an int8 EXP
         return linear(layer['value'], x)
-    size, depth = heads // groups, width // heads
+    size = heads // groups
     mixed = []
     for first in range(0, heads, size):
-        columns = slice(first * depth, (first + size) * depth)
-        q, k, v = (
-            linear({name: leaf[..., columns] for name, leaf in layer[projection].items()}, x)
-            for projection in ('query', 'key', 'value')
-        )
-        scores = _rows_by_rows(_by_head(q, size), _by_head(k, size))
-        if 'relative' in layer:
-            relative = layer['relative']
-            shifted = q + relative['bias'][columns].reshape(1, -1)
-            scores += relative_shift(_rows_by_rows(_by_head(shifted, size), relative['table'][first : first + size]))
-        v = v.reshape(time, size, depth).transpose(1, 2, 0)
-        mixed.append(_rows_by_rows(jax.nn.softmax(scores), v).transpose(1, 0, 2).reshape(time, size * depth))
-    return jnp.concatenate(mixed, axis=1)
+        some = slice(first, first + size)
+        q, k, v = (linear(_of_heads(layer[name], heads, some), x) for name in ('query', 'key', 'value'))
+        q, k = (_by_head(rows, size) for rows in (q, k))
+        scores = _rows_by_rows(q, k)
+        if 'positions' in layer:
+            scores += relative_shift(_rows_by_rows(q, layer['positions'][some]))
+        v = v.reshape(time, size, -1).transpose(1, 2, 0)
+        mixed.append(_rows_by_rows(jax.nn.softmax(scores), v).transpose(1, 0, 2))
+    # Of what is joined before it is transposed the converter would make one product for all heads.
+    return jnp.concatenate(mixed, axis=1).reshape(time, -1)
 
 
 def windowed_attention(layer: Mapping[str, Layer], x: Array, heads: int, window: int) -> Array:
@@ -200,6 +196,12 @@ def from_band(weights: Array, seen: int) -> Array:
     count, queries, window = weights.shape
     line = jnp.pad(weights, ((0, 0), (0, 0), (0, seen + 1 - window))).reshape(count, queries * (seen + 1))
     return line[:, : queries * seen].reshape(count, queries, seen)
+
+
+def _of_heads(layer: Layer, heads: int, some: slice) -> dict[str, Array]:
+    """The part of a layer that makes some of its heads."""
+    by_head = {name: leaf.reshape(*leaf.shape[:-1], heads, -1) for name, leaf in layer.items()}
+    return {name: leaf[..., some, :].reshape(*leaf.shape[:-2], -1) for name, leaf in by_head.items()}
 
 
 def _by_head(x: Array, heads: int) -> Array:

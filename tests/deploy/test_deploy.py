@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -65,17 +66,26 @@ def test_epsilon_counts(rng, name):
         np.testing.assert_allclose(got, apply(small, x), rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize('path', ['frame_norm/scale', 'frame_0/attention_norm/scale', 'frame_0/attention/qkv/kernel'])
-def test_what_is_zero_divides_nothing(rng, path):
-    """SpeechFormer's means are scaled by the size of scales and kernels."""
-    apply, variables = plain('speech_former')
+@pytest.mark.parametrize(
+    ('name', 'path'),
+    [
+        ('speech_former', 'frame_norm/scale'),
+        ('speech_former', 'frame_0/attention_norm/scale'),
+        ('speech_former', 'frame_0/attention/qkv/kernel'),
+        ('conformer', 'layer_0/attention/position/kernel'),
+        ('conformer', 'layer_0/attention/(content|position)_bias'),
+    ],
+)
+def test_what_is_zero_divides_nothing(rng, name, path):
+    """SpeechFormer's means are scaled by the size of scales and kernels, Conformer's position biases by their own."""
+    apply, variables = plain(name)
     zeroed = jax.tree_util.tree_map_with_path(
-        lambda keys, leaf: leaf * ('/'.join(key.key for key in keys) != f'params/{path}'), variables
+        lambda keys, leaf: leaf * (not re.fullmatch(f'params/{path}', '/'.join(key.key for key in keys))), variables
     )
     assert any(not np.any(leaf) for leaf in jax.tree.leaves(zeroed))
     with jax.enable_x64(True):
         x = rng.standard_normal((1, 33, 12))
-        got = deployed('speech_former')(deploy.prepare(TINY_MODELS['speech_former'], zeroed, 33), x)
+        got = deployed(name)(deploy.prepare(TINY_MODELS[name], zeroed, 33), x)
         np.testing.assert_allclose(got, apply(zeroed, x), rtol=0, atol=1e-11)
 
 

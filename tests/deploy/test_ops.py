@@ -77,9 +77,9 @@ def test_attention_by_plain_loops(rng, time, relative, groups):
     width, heads, depth = 8, 4, 2
     layer, x = projections(rng, width), rng.standard_normal((time, width))
     q, k, v = project(layer, x)
-    table, bias = rng.standard_normal((heads, 2 * time - 1, depth)), rng.standard_normal(width)
+    table = rng.standard_normal((heads, 2 * time - 1, depth))
     if relative:
-        layer['relative'] = {'table': table, 'bias': bias}
+        layer['positions'] = table
     got = ops.attention(layer, x, heads, groups=groups)
     for head in range(heads):
         s = slice(depth * head, depth * head + depth)
@@ -87,7 +87,7 @@ def test_attention_by_plain_loops(rng, time, relative, groups):
             logits = np.array([q[i, s] @ k[j, s] for j in range(time)])
             if relative:
                 # The table begins with the largest distance i - j = T - 1.
-                logits += [(q[i, s] + bias[s]) @ table[head, time - 1 - (i - j)] for j in range(time)]
+                logits += [q[i, s] @ table[head, time - 1 - (i - j)] for j in range(time)]
             np.testing.assert_allclose(got[i, s], softmax(logits) @ v[:, s], rtol=0, atol=1e-12)
 
 
