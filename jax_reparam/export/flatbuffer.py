@@ -231,6 +231,17 @@ def add_like(content: Any, index: int, shape: Sequence[int] | None = None) -> in
     return len(tensors) - 1
 
 
+def add_int16(content: Any, index: int, scale: float) -> int:
+    """The index of a new tensor in a tree that is like another one, but in 16 bits around 0, and without content."""
+    from ai_edge_litert.schema_py_generated import TensorType
+
+    made = add_like(content, index)
+    tensor = content.subgraphs[0].tensors[made]
+    tensor.type, tensor.buffer = TensorType.INT16, 0
+    tensor.quantization.scale, tensor.quantization.zeroPoint = np.array([scale], np.float32), np.array([0])
+    return made
+
+
 def bias_scale(content: Any, source: int, weights: int) -> np.ndarray:
     """The scale of a layer's bias, `[1]` or one a channel, float64: its input's times its weights'."""
     tensors = content.subgraphs[0].tensors

@@ -25,6 +25,7 @@ from jax_reparam.export import (
     mixed,
     ranges,
     rounding,
+    tables,
 )
 from jax_reparam.export.samples import Windows
 from jax_reparam.export.tidy import tidy
@@ -100,9 +101,11 @@ def quantised(float32: bytes, windows: np.ndarray, seen: ranges.Ranges, activati
     return convert.to_int16(float32, windows[seen.extremes()])
 
 
-def finished(quantised: bytes, float32: bytes, windows: np.ndarray, *, mix: bool = False) -> bytes:
-    """What `rounding` made with its biases corrected; `mix` widens parts of int8 to 16 bits before (`mixed`)."""
-    return biases.corrected(mixed.widened(quantised, float32) if mix else quantised, float32, windows)
+def widened(rounded: bytes, float32: bytes, form: str) -> bytes:
+    """What `rounding` made, with 16 bits where a form has them: of mixed (`mixed`), and of int8 (`tables`)."""
+    if form == 'mixed':
+        return mixed.widened(rounded, float32)
+    return tables.taken(rounded) if form == 'int8' else rounded
 
 
 def integer(function: convert.Function, windows: np.ndarray, form: str = 'int8') -> bytes:
@@ -117,8 +120,8 @@ def integer(function: convert.Function, windows: np.ndarray, form: str = 'int8')
       ConversionError: TensorFlow refused the graph.
     """
     graph = _Graph(function, windows)
-    made = finished(graph.rounded(_activations(form)), graph.float32, windows, mix=form == 'mixed')
-    return tidy(made, fast=form in FAST)
+    wide = widened(graph.rounded(_activations(form)), graph.float32, form)
+    return tidy(biases.corrected(wide, graph.float32, windows), fast=form in FAST)
 
 
 def _activations(form: str) -> convert.Activations:
@@ -175,7 +178,7 @@ class Maker:
         # What several forms share.
         self._graphs: dict[Norm, _Graph] = {}
         self._rounded: dict[tuple[convert.Activations, Way], bytes] = {}
-        self._tried: dict[tuple[str, Way], tuple[bytes, gates.Score]] = {}
+        self._tried: dict[bytes, tuple[bytes, gates.Score]] = {}
 
     def make(self, name: str) -> Made:
         """Makes one of `manifest.FORM_FILES`.
@@ -211,17 +214,17 @@ class Maker:
         return flatbuffer.pack(content)
 
     def _attempts(self, name: str) -> Iterator[tuple[bytes, Way, gates.Score]]:
-        kind = 'int8' if name == manifest.NPU_FORM else name
         for way in ways(name, self._unit):
+            float32 = self._graph(way.norm).float32
+            wide = widened(self._round(_activations(name), way), float32, name)
             # Two forms may be made in the same way.
-            if (kind, way) not in self._tried:
-                self._tried[kind, way] = self._try(kind, way)
-            model, score = self._tried[kind, way]
+            if wide not in self._tried:
+                self._tried[wide] = self._try(wide, float32)
+            model, score = self._tried[wide]
             yield model, way, score
 
-    def _try(self, kind: str, way: Way) -> tuple[bytes, gates.Score]:
-        made = self._round(_activations(kind), way)
-        model = finished(made, self._graph(way.norm).float32, self._calibration, mix=kind == 'mixed')
+    def _try(self, wide: bytes, float32: bytes) -> tuple[bytes, gates.Score]:
+        model = biases.corrected(wide, float32, self._calibration)
         # As TFLM rounds, nearly, and several times as fast.
         logits = interpret.load(model, reference=True)(self._validation.features)
         return model, gates.score(self._reference, logits, self._validation)

@@ -5,7 +5,8 @@ TFLM plans its arena itself, a place of its own for each tensor. It takes anothe
 
 - A tensor that is another one seen differently (RESHAPE, a slice of whole rows) needs no memory, and neither do rows
   that are joined (CONCATENATION), if they are made where they end up. The kernels then copy bytes onto themselves.
-- SOFTMAX, additions and the like read an element, or a row, before they write it: they work in place.
+- SOFTMAX, additions and the like read an element, or a row, before they write it: they work in place. So does a
+  conversion to fewer bits from where its input begins, and one to more bits towards where its input ends.
 - Rows that nothing reads any more are free, though other rows of the same tensor are not.
 """
 
@@ -25,6 +26,8 @@ NAME = 'OfflineMemoryAllocation'
 VERSION, SUBGRAPH, ONLINE = 1, 0, -1
 # Of a tensor's place, in bytes: what TFLM gives.
 ALIGNMENT = 16
+# What it keeps for a node, about, and for the two tables of 513 numbers of a 16-bit softmax.
+PER_NODE, PER_SOFTMAX = 160, 2 * 513 * 2
 # Partial orders kept at a time.
 BEAM = 64
 # How often the groups that reach highest are tried earlier.
@@ -45,14 +48,15 @@ class Node:
       makes: tensors that it makes.
       views: `(tensor, offset)` for what its output only shows again: the output is the tensor's bytes from `offset`.
       parts: `(tensor, offset)` for what it joins: the tensor's bytes are the output's from `offset`.
-      in_place: tensors that its output may overwrite as they are read.
+      in_place: `(tensor, offset)` for what its output may overwrite as it is read: the tensor's bytes are the output's
+        from `offset`, as far as both go.
     """
 
     reads: tuple[int, ...]
     makes: tuple[int, ...]
     views: tuple[tuple[int, int], ...] = ()
     parts: tuple[tuple[int, int], ...] = ()
-    in_place: tuple[int, ...] = ()
+    in_place: tuple[tuple[int, int], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +120,11 @@ def _node(content: Any, name: str, node: Any, sizes: dict[int, int]) -> Node:
         return plain if any(start % ALIGNMENT for _, start in parts) else dataclasses.replace(plain, parts=parts)
     if name in IN_PLACE:
         kind = lambda tensor: (flatbuffer.shape(content, tensor), tensors[tensor].type)
-        return dataclasses.replace(plain, in_place=tuple(dict.fromkeys(i for i in reads if kind(i) == kind(made))))
+        alike = dict.fromkeys(tensor for tensor in reads if kind(tensor) == kind(made))
+        return dataclasses.replace(plain, in_place=tuple((tensor, 0) for tensor in alike))
+    if name == 'QUANTIZE':
+        offset = max(0, sizes[made] - sizes[reads[0]])
+        return plain if offset % ALIGNMENT else dataclasses.replace(plain, in_place=((reads[0], offset),))
     return plain
 
 
@@ -240,6 +248,19 @@ def peak(content: Any) -> int:
     return Plan(memory.in_order(schedule(memory))).places()[1]
 
 
+def arena(content: Any) -> int:
+    """About how much arena TFLM takes for a graph that is arranged: its tensors, and what it keeps for each node."""
+    return Plan(read(content)).places()[1] + PER_NODE * len(content.subgraphs[0].operators) + tables(content)
+
+
+def tables(content: Any) -> int:
+    """Bytes that TFLM keeps for the tables of 16-bit softmaxes: each has its own."""
+    tensors = content.subgraphs[0].tensors
+    named = zip(flatbuffer.operator_names(content), content.subgraphs[0].operators, strict=True)
+    wide = lambda node: flatbuffer.type_name(tensors[node.inputs[0]].type) == 'int16'
+    return PER_SOFTMAX * sum(name == 'SOFTMAX' and wide(node) for name, node in named)
+
+
 class Plan:
     """Groups of tensors that share memory, for nodes in a given order."""
 
@@ -263,8 +284,8 @@ class Plan:
             for tensor, offset in node.parts:
                 self._join(node.makes[0], tensor, offset)
         for node in memory.nodes:
-            for tensor in node.in_place:
-                if self._join(tensor, node.makes[0], 0):
+            for tensor, offset in node.in_place:
+                if self._join(tensor, node.makes[0], -offset):
                     break
 
     def places(self) -> tuple[dict[int, int], int]:
@@ -324,9 +345,9 @@ class Plan:
         if low >= high or p.last < q.first or q.last < p.first:
             return False
         before, behind = (p, q) if p.first <= q.first else (q, p)
-        if before.last == behind.first and (before.offset, before.size) == (behind.offset, behind.size):
+        if before.last == behind.first < len(self._memory.nodes):
             node = self._memory.nodes[before.last]
-            if behind.tensor in node.makes and before.tensor in node.in_place:
+            if behind.tensor in node.makes and (before.tensor, before.offset - behind.offset) in node.in_place:
                 return False
         return _cut(self._pieces[p.tensor], low - p.offset, high - p.offset, p.offset) != _cut(
             self._pieces[q.tensor], low - q.offset, high - q.offset, q.offset

@@ -59,7 +59,7 @@ def widened(quantised: bytes, float32: bytes) -> bytes:
                 elif len(inputs) == 2:
                     tensor = _bias(content, tensor, inputs, flatbuffer.constant(reference, other))
             elif tensor >= 0 and tensor not in wide:
-                wide[tensor] = _int16(content, tensor, _scale(content, tensor))
+                wide[tensor] = flatbuffer.add_int16(content, tensor, _scale(content, tensor))
                 nodes.append(flatbuffer.node(content, 'QUANTIZE', [tensor], wide[tensor]))
             inputs.append(wide.get(tensor, tensor))
         output = int(node.outputs[0])
@@ -69,7 +69,7 @@ def widened(quantised: bytes, float32: bytes) -> bytes:
             scale = float(subgraph.tensors[inputs[0]].quantization.scale[0])
         else:
             scale = _scale(content, output)
-        wide[output] = _int16(content, output, scale)
+        wide[output] = flatbuffer.add_int16(content, output, scale)
         node.inputs, node.outputs = np.array(inputs, np.int32), np.array([wide[output]], np.int32)
         nodes.append(node)
         if not places.issuperset(readers[output]):
@@ -121,23 +121,12 @@ def _scale(content: Any, tensor: int) -> float:
     return port.scale * max(127 - port.zero_point, 128 + port.zero_point) / 32767
 
 
-def _int16(content: Any, tensor: int, scale: float) -> int:
-    """The index of a new tensor like another one, in 16 bits."""
-    from ai_edge_litert.schema_py_generated import TensorType
-
-    index = flatbuffer.add_like(content, tensor)
-    made = content.subgraphs[0].tensors[index]
-    made.type, made.buffer = TensorType.INT16, 0
-    made.quantization.scale, made.quantization.zeroPoint = np.array([scale], np.float32), np.array([0])
-    return index
-
-
 def _constant(content: Any, tensor: int, values: np.ndarray) -> int:
     """The index of a constant's int16 twin; of the constant itself where it is a shape or the like."""
     if flatbuffer.constant(content, tensor).dtype != np.int8:
         return tensor
     scale = float(np.abs(values).max()) / 32767 or 1.0
-    made = _int16(content, tensor, scale)
+    made = flatbuffer.add_int16(content, tensor, scale)
     flatbuffer.set_constant(content, made, np.rint(values / scale).astype(np.int16))
     return made
 

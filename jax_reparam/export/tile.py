@@ -28,7 +28,8 @@ def tile(content: Any) -> Any:
             split(other)
             if len(other.subgraphs[0].operators) > len(graph.subgraphs[0].operators):
                 graphs.append(other)
-    return min(graphs, key=lambda graph: memory.peak(graph) + BYTES_PER_NODE * len(graph.subgraphs[0].operators))
+    needed = lambda graph: memory.peak(graph) + memory.tables(graph)
+    return min(graphs, key=lambda graph: needed(graph) + BYTES_PER_NODE * len(graph.subgraphs[0].operators))
 
 
 # Nodes of which each one alone reads what the one before makes, as its first input.
@@ -83,15 +84,17 @@ def _takes_every_second(content: Any, node: Any) -> bool:
 
 def _split_attention(content: Any) -> None:
     """Attention of the first half of the queries, then of the others."""
-    for chain in _chains(content, [{'BATCH_MATMUL'}, {'SOFTMAX'}, {'BATCH_MATMUL'}]):
+    product, softmax, convert = {'BATCH_MATMUL'}, {'SOFTMAX'}, {'QUANTIZE'}
+    plain, by_tables = [product, softmax, product], [product, convert, softmax, convert, product]
+    for chain in [*_chains(content, plain), *_chains(content, by_tables)]:
         *_, count, _ = shape = flatbuffer.shape(content, chain[0].inputs[0])
-        turned = any(node.builtinOptions.adjX for node in (chain[0], chain[2]))
+        turned = any(node.builtinOptions.adjX for node in (chain[0], chain[-1]))
         if count < 2 or turned or flatbuffer.is_constant(content, chain[0].inputs[0]):
             continue
         half = (count + 1) // 2
         split = _Split(content, chain, axis=len(shape) - 2)
-        split.part(0, half, [half] * 3)
-        split.part(half, count - half, [count - half] * 3)
+        split.part(0, half, [half] * len(chain))
+        split.part(half, count - half, [count - half] * len(chain))
         split.join()
 
 

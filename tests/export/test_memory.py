@@ -67,7 +67,7 @@ def random_graph(rng, length):
     sizes, nodes = {0: 16 * int(rng.integers(4, 12))}, []
     for made in range(1, length + 1):
         reads = [int(t) for t in rng.choice(list(sizes), size=min(len(sizes), int(rng.integers(1, 4))), replace=False)]
-        one, kind = reads[0], rng.choice(['new', 'view', 'join', 'in_place'])
+        one, kind = reads[0], rng.choice(['new', 'view', 'join', 'in_place', 'narrow', 'widen'])
         if kind == 'view':
             rows = sizes[one] // 16
             start = int(rng.integers(0, rows))
@@ -80,12 +80,24 @@ def random_graph(rng, length):
         elif kind == 'in_place':
             sizes[made] = sizes[one]
             alike = tuple(t for t in reads if sizes[t] == sizes[one])
-            nodes.append(Node(alike, (made,), in_place=alike))
+            nodes.append(Node(alike, (made,), in_place=tuple((t, 0) for t in alike)))
+        elif kind == 'widen' or (kind == 'narrow' and sizes[one] % 32 == 0):
+            sizes[made] = 2 * sizes[one] if kind == 'widen' else sizes[one] // 2
+            nodes.append(Node((one,), (made,), in_place=((one, max(0, sizes[made] - sizes[one])),)))
         else:
             sizes[made] = 16 * int(rng.integers(1, 12))
             nodes.append(Node(tuple(reads), (made,)))
     read = {t for node in nodes for t in node.reads}
     return Memory(nodes, sizes, frozenset({0}), frozenset(sizes.keys() - read - {0}) | {length})
+
+
+def requantise(arena, source, length, target, size):
+    """To twice as many bits or half as many, one element after the other, as TFLM does."""
+    for index in range(min(length, size)):
+        if size > length:
+            arena[target + 2 * index : target + 2 * index + 2] = arena[source + index]
+        else:
+            arena[target + index] = arena[source + 2 * index]
 
 
 def run(graph, places, top):
@@ -115,6 +127,10 @@ def run(graph, places, top):
             for (tensor, offset), part in zip(node.parts, values, strict=True):
                 np.testing.assert_array_equal(seen(tensor), part)  # not overwritten by the parts before it
                 arena[places[made] + offset :][: len(part)] = part
+        elif node.in_place and size != len(values[0]):
+            requantise(arena, places[node.reads[0]], len(values[0]), places[made], size)
+            truth[made] = np.repeat(values[0], 2) if size > len(values[0]) else values[0][::2]
+            seen(made)
         elif node.in_place:
             write(made, sum(value.astype(int) for value in values).astype(np.uint8) * 3 + 1)
         else:
@@ -144,8 +160,8 @@ def test_views_joins_and_what_works_in_place_need_no_memory():
     nodes = [
         Node((0,), (1,), views=((0, 0),)),
         Node((0,), (2,), views=((0, 64),)),
-        Node((1,), (3,), in_place=(1,)),
-        Node((2,), (4,), in_place=(2,)),
+        Node((1,), (3,), in_place=((1, 0),)),
+        Node((2,), (4,), in_place=((2, 0),)),
         Node((3, 4), (5,), parts=((3, 0), (4, 64))),
     ]
     graph = Memory(nodes, {0: 128, 1: 64, 2: 64, 3: 64, 4: 64, 5: 128}, frozenset({0}), frozenset({5}))
@@ -154,8 +170,17 @@ def test_views_joins_and_what_works_in_place_need_no_memory():
     run(graph, places, top)
 
 
+def test_conversions_work_in_place():
+    """There and back: 16 bits lie where the 8 were, and reach below where these begin."""
+    nodes = [Node((0,), (1,), in_place=((0, 64),)), Node((1,), (2,), in_place=((1, 0),))]
+    graph = Memory(nodes, {0: 64, 1: 128, 2: 64}, frozenset({0}), frozenset({2}))
+    places, top = Plan(graph).places()
+    assert (places, top) == ({0: 64, 1: 0, 2: 0}, 128)
+    run(graph, places, top)
+
+
 def test_what_is_read_later_is_not_worked_on_in_place():
-    nodes = [Node((0,), (1,), in_place=(0,)), Node((0, 1), (2,), in_place=(0, 1))]
+    nodes = [Node((0,), (1,), in_place=((0, 0),)), Node((0, 1), (2,), in_place=((0, 0), (1, 0)))]
     graph = Memory(nodes, {0: 64, 1: 64, 2: 64}, frozenset({0}), frozenset({2}))
     places, top = Plan(graph).places()
     assert places[0] != places[1]
