@@ -15,11 +15,12 @@ def score(snr, differing):
 
 
 def stand_in(monkeypatch, quantised, scores):
-    """For all that takes time: a model is one byte, which says what its score is.
+    """For all that takes time: a model's first byte says what its score is.
 
-    Returns the graphs whose inputs are watched, those whose ranges are, and which models are mixed.
+    Returns the graphs whose inputs are watched, those whose ranges are, of which form each model is widened, and which
+    are tried.
     """
-    watched, spanned, mixed = [], [], []
+    watched, spanned, wide, tried = [], [], [], []
 
     def covariances(float32, windows):
         watched.append(float32)
@@ -33,12 +34,17 @@ def stand_in(monkeypatch, quantised, scores):
         assert inputs == (float32, 16)  # of all windows, also where fewer set the ranges
         return model
 
-    def finished(model, float32, windows, *, mix):
-        mixed.append(mix)
+    def widened(model, float32, form):
+        wide.append(form)
+        return model
+
+    def corrected(model, float32, windows):
+        tried.append(model)
         return model
 
     monkeypatch.setattr(forms, 'quantised', quantised)
-    monkeypatch.setattr(forms, 'finished', finished)
+    monkeypatch.setattr(forms, 'widened', widened)
+    monkeypatch.setattr(forms.biases, 'corrected', corrected)
     monkeypatch.setattr(forms, 'tidy', lambda model, fast=False: model)
     monkeypatch.setattr(forms.convert, 'to_float32', lambda function, shape: function(np.zeros(shape)))
     monkeypatch.setattr(forms.rounding, 'covariances', covariances)
@@ -47,7 +53,7 @@ def stand_in(monkeypatch, quantised, scores):
     monkeypatch.setattr(forms.interpret, 'load', lambda model, reference: lambda windows: model[0])
     monkeypatch.setattr(gates, 'uar', lambda logits, windows: 0.8)
     monkeypatch.setattr(gates, 'score', lambda reference, logits, windows: scores[logits - 1])
-    return watched, spanned, mixed
+    return watched, spanned, wide, tried
 
 
 def maker(unit='l2'):
@@ -73,11 +79,11 @@ def test_the_choice(monkeypatch, unit, scores, first, count, tried):
         made.append(windows)
         return bytes([len(made)])
 
-    *_, mixed = stand_in(monkeypatch, quantised, scores)
+    *_, wide, _ = stand_in(monkeypatch, quantised, scores)
     found = maker(unit).make('int8')
     norm = unit if first else {'l2': 'rsqrt', 'rsqrt': 'l2'}[unit]
     assert (found.how['norm'], found.how['ranges'], len(found.how['tried'])) == (norm, count, tried)
-    assert mixed == [False] * tried
+    assert wide == ['int8'] * tried
     chosen = next(i for i, way in enumerate(found.how['tried']) if (way['norm'], way['ranges']) == (norm, count))
     assert found.model == bytes([chosen + 1])
 
@@ -88,21 +94,21 @@ def test_two_forms_share_what_was_tried(monkeypatch):
     def quantised(float32, windows, seen, activations):
         assert len(windows) == len(seen.least)
         made.append((activations, float32, len(windows)))
-        return bytes([1])
+        return bytes([1, len(made)])
 
-    watched, spanned, mixed = stand_in(monkeypatch, quantised, [score(30, 9)])
+    watched, spanned, wide, tried = stand_in(monkeypatch, quantised, [score(30, 9)])
     some = maker()
     some.make('int8')
     found = some.make('int8_npu')
     assert {way['norm'] for way in found.how['tried']} == {'rsqrt'}
-    # For int8, three; only rsqrt of fewer windows is new.
+    # For int8, three; only rsqrt of fewer windows is new, since neither has tables here.
     assert made == [('int8', 'l2', 16), ('int8', 'rsqrt', 16), ('int8', 'l2', 2), ('int8', 'rsqrt', 2)]
     some.make('int16')
     assert made[4:] == [('int16', 'rsqrt', 16)]
-    assert mixed == [False] * 5
     some.make('mixed')
     assert made[5:] == [('int8', 'mixed', 16)]
-    assert mixed[5:] == [True]
+    assert tried == [bytes([1, number]) for number in range(1, 7)]
+    assert wide == 3 * ['int8'] + 2 * ['int8_npu'] + ['int16', 'mixed']
     # And each graph was watched once.
     assert sorted(watched) == sorted(spanned) == ['l2', 'mixed', 'rsqrt']
 

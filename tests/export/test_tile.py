@@ -9,7 +9,7 @@ import pytest
 
 from helpers import quantise
 from jax_reparam.deploy import ops
-from jax_reparam.export import convert, flatbuffer, interpret, memory, tile
+from jax_reparam.export import convert, flatbuffer, interpret, memory, tables, tile
 
 
 def front(rng, channels=8):
@@ -53,6 +53,17 @@ def test_parts_compute_the_same(rng, make, frames, more):
         assert len(tiled.subgraphs[0].operators) == len(content.subgraphs[0].operators) + more
         assert memory.peak(tiled) <= memory.peak(content) - more * tile.BYTES_PER_NODE
         np.testing.assert_array_equal(interpret.load(flatbuffer.pack(tiled))(windows), interpret.load(model)(windows))
+
+
+def test_a_softmax_by_tables_is_split_where_that_saves_more_than_its_tables(rng, monkeypatch):
+    windows = rng.standard_normal((4, 100, 16)).astype(np.float32)
+    wide = tables.widened(quantise(attention(rng), windows))
+    content = flatbuffer.tree(wide)
+    tiled = tile.tile(content)
+    assert memory.tables(tiled) == 2 * memory.tables(content) > 4000
+    np.testing.assert_array_equal(interpret.load(flatbuffer.pack(tiled))(windows), interpret.load(wide)(windows))
+    monkeypatch.setattr(memory, 'PER_SOFTMAX', memory.peak(content) - memory.peak(tiled))
+    assert tile.tile(content) is content
 
 
 @pytest.mark.parametrize(
