@@ -1,12 +1,13 @@
 """What models cost on a Cortex-M4F (estimated) and an Ethos-U55 (by Vela): python benchmarks/processors.py SOURCE ...
 
-A source is a folder of `fold.py`, or a recipe, whose weights are then fresh. For the NPU an int8 form without
-L2_NORMALIZATION is made too. Both are calibrated on random windows: work, placement and memory depend on no values.
+A source is a folder of `fold.py`, or a recipe, whose weights are then fresh. Of the int8 form, as it is made first, and
+of the NPU's. Both are calibrated on random windows: work, placement and memory depend on no values.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import jax
 import numpy as np
 
 from jax_reparam import checkpoint, deploy, models, pipeline, summary
-from jax_reparam.export import cost, forms, npu
+from jax_reparam.export import cost, forms, manifest, npu
 
 CLASSES = 4  # of a recipe without a corpus
 
@@ -31,15 +32,16 @@ def source(path: Path) -> tuple[dict[str, Any], Mapping[str, Any]]:
 
 
 def forms_of(path: Path) -> dict[str, bytes]:
-    """The int8 form by how normalisations are written."""
+    """int8, and the form for an NPU."""
     config, variables = source(path)
     recipe = config['model']
     frames, bands = pipeline.window_config(config).frames, config['frontend']['n_mels']
     windows = np.random.default_rng(0).standard_normal((4, frames, bands)).astype(np.float32)
     params = jax.tree.map(np.asarray, deploy.prepare(recipe, variables, frames))
     return {
-        'l2': forms.integer(lambda x: deploy.apply(recipe, params, x, norm='l2'), windows),
-        'rsqrt': forms.integer(lambda x: deploy.apply(recipe, params, x, norm='rsqrt'), windows),
+        name: forms.integer(functools.partial(deploy.apply, recipe, params, norm=way.norm), windows, name)
+        for name in ('int8', manifest.NPU_FORM)
+        for way in forms.ways(name, deploy.unit(recipe))[:1]
     }
 
 
@@ -49,10 +51,10 @@ def main() -> None:
     parser.add_argument('--npu', default='ethos-u55-128', choices=npu.ACCELERATORS)
     args = parser.parse_args()
     for path in args.sources:
-        for norm, model in forms_of(path).items():
+        for name, model in forms_of(path).items():
             found, placed = cost.of_model(model), npu.compiled(model, args.npu)
             shares = ', '.join(f'{row.op} {row.share:.1%}' for row in found.rows[:5])
-            print(f'{path.stem} {norm}: {found.macs / 1e6:.1f} M MACs, {found.instructions / 1e6:.1f} M instructions,')
+            print(f'{path.stem} {name}: {found.macs / 1e6:.1f} M MACs, {found.instructions / 1e6:.1f} M instructions,')
             print(f'  {found.instructions / found.macs:.2f} a MAC, assumed {found.as_json()["assumed"]:.1%}: {shares}')
             print(f'  {args.npu}: {placed.share:.1%} placed, SRAM {placed.sram_bytes:,}, flash {placed.flash_bytes:,},')
             print(f'  {placed.milliseconds:.1f} ms estimated', *placed.failures(), sep='\n  ', flush=True)

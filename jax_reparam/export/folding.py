@@ -79,6 +79,7 @@ def fold_and_export(
     accelerator: str | None = None,
     accept: Collection[str] = (),
     prefer: str | None = None,
+    tables: bool = True,
     show_progress: bool = True,
 ) -> Exported:
     """Folds a trained model, exports it, verifies every form on test windows, and writes what passed.
@@ -92,6 +93,8 @@ def fold_and_export(
       accept: forms (`manifest.GATED`) to keep where they run and give finite logits, but miss their gates.
       prefer: the form (`manifest.QUANTISED`) to recommend and build the firmware around, if it passes; None is the one
         that passes and needs the least memory.
+      tables: int8 may look up softmaxes and sigmoids in 16 bits, where that saves enough time for the memory that it
+        takes (`tables`).
       show_progress: report on standard error.
 
     Raises:
@@ -119,9 +122,8 @@ def fold_and_export(
         tell(f'compared on {len(compared)} windows: logits differ by at most {fold_entry["max_abs_diff"]:.1e}')
 
         params, function = deployed(trained, folded, frames=data.window.frames)
-        maker = forms.Maker(
-            function, calibration, validation, validation_reference, unit=deploy.unit(trained.config['model'])
-        )
+        unit = deploy.unit(trained.config['model'])
+        maker = forms.Maker(function, calibration, validation, validation_reference, unit=unit, by_tables=tables)
         inputs = _input(trained, data)
         made = _make_forms(
             maker,

@@ -101,11 +101,11 @@ def quantised(float32: bytes, windows: np.ndarray, seen: ranges.Ranges, activati
     return convert.to_int16(float32, windows[seen.extremes()])
 
 
-def widened(rounded: bytes, float32: bytes, form: str) -> bytes:
+def widened(rounded: bytes, float32: bytes, form: str, *, by_tables: bool = True) -> bytes:
     """What `rounding` made, with 16 bits where a form has them: of mixed (`mixed`), and of int8 (`tables`)."""
     if form == 'mixed':
         return mixed.widened(rounded, float32)
-    return tables.taken(rounded) if form == 'int8' else rounded
+    return tables.taken(rounded) if form == 'int8' and by_tables else rounded
 
 
 def integer(function: convert.Function, windows: np.ndarray, form: str = 'int8') -> bytes:
@@ -162,6 +162,7 @@ class Maker:
       validation: what a way is chosen on.
       reference: the trained model's logits of `validation`, `[V, C]`.
       unit: how int8 writes normalisations, see `deploy.unit`.
+      by_tables: whether int8 may have tables (`tables`).
     """
 
     def __init__(
@@ -172,8 +173,9 @@ class Maker:
         reference: np.ndarray,
         *,
         unit: Unit = 'l2',
+        by_tables: bool = True,
     ) -> None:
-        self._function, self._calibration, self._unit = function, calibration, unit
+        self._function, self._calibration, self._unit, self._by_tables = function, calibration, unit, by_tables
         self._validation, self._reference = validation, reference
         # What several forms share.
         self._graphs: dict[Norm, _Graph] = {}
@@ -216,7 +218,7 @@ class Maker:
     def _attempts(self, name: str) -> Iterator[tuple[bytes, Way, gates.Score]]:
         for way in ways(name, self._unit):
             float32 = self._graph(way.norm).float32
-            wide = widened(self._round(_activations(name), way), float32, name)
+            wide = widened(self._round(_activations(name), way), float32, name, by_tables=self._by_tables)
             # Two forms may be made in the same way.
             if wide not in self._tried:
                 self._tried[wide] = self._try(wide, float32)

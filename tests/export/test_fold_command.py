@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from jax_reparam import errors
-from jax_reparam.export import npu, tflm
+from jax_reparam.export import folding, npu, tflm
 
 COMMAND = Path(__file__).parents[2] / 'fold.py'
 
@@ -113,6 +113,19 @@ def test_without_vela_nothing_begins(fold, tmp_path, monkeypatch):
         2,
         "error: --npu: expected the package ethos-u-vela, found none; pip install 'jax-reparam[npu]'\n",
     )
+
+
+def test_tables_can_be_declined(fold, monkeypatch):
+    asked = []
+
+    def fold_and_export(*args, tables, **options):
+        asked.append(tables)
+        raise errors.InputError('stopped')
+
+    monkeypatch.setattr(folding, 'fold_and_export', fold_and_export)
+    for flags in ([], ['--no-tables']):
+        assert fold('w', 'out', *flags)[0] == 2
+    assert asked == [True, False]
 
 
 def test_an_unknown_accelerator_is_bad_input(fold):

@@ -34,7 +34,8 @@ def stand_in(monkeypatch, quantised, scores):
         assert inputs == (float32, 16)  # of all windows, also where fewer set the ranges
         return model
 
-    def widened(model, float32, form):
+    def widened(model, float32, form, *, by_tables):
+        assert by_tables
         wide.append(form)
         return model
 
@@ -111,6 +112,14 @@ def test_two_forms_share_what_was_tried(monkeypatch):
     assert wide == 3 * ['int8'] + 2 * ['int8_npu'] + ['int16', 'mixed']
     # And each graph was watched once.
     assert sorted(watched) == sorted(spanned) == ['l2', 'mixed', 'rsqrt']
+
+
+@pytest.mark.parametrize(('form', 'made'), [('int8', b'tables'), ('int8_npu', b'8'), ('int16', b'8'), ('mixed', b'16')])
+def test_where_a_form_has_16_bits(monkeypatch, form, made):
+    monkeypatch.setattr(forms.tables, 'taken', lambda model: b'tables')
+    monkeypatch.setattr(forms.mixed, 'widened', lambda model, float32: b'16')
+    assert forms.widened(b'8', b'', form) == made
+    assert forms.widened(b'8', b'', form, by_tables=False) == (b'8' if form == 'int8' else made)
 
 
 def test_the_older_quantiser_sees_the_windows_that_span_the_ranges(monkeypatch):
