@@ -38,10 +38,10 @@ def forms_of(path: Path) -> dict[str, bytes]:
     frames, bands = pipeline.window_config(config).frames, config['frontend']['n_mels']
     windows = np.random.default_rng(0).standard_normal((4, frames, bands)).astype(np.float32)
     params = jax.tree.map(np.asarray, deploy.prepare(recipe, variables, frames))
+    first = {name: forms.ways(name, deploy.unit(recipe))[0] for name in ('int8', manifest.NPU_FORM)}
     return {
         name: forms.integer(functools.partial(deploy.apply, recipe, params, norm=way.norm), windows, name)
-        for name in ('int8', manifest.NPU_FORM)
-        for way in forms.ways(name, deploy.unit(recipe))[:1]
+        for name, way in first.items()
     }
 
 

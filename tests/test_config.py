@@ -60,7 +60,7 @@ def test_recipes_train_a_step_and_fold(rng, path):
     """One step with all four kinds of sites moves every leaf that it should; the folded logits are the same.
 
     A layer of each stack is enough: more of them are alike, and take as much longer to compile. The smallest recipe of
-    each architecture starts from its fresh values, the others from leaves that NumPy draws, likewise.
+    each architecture starts from its fresh values, the others from leaves that NumPy draws: `init` takes long too.
     """
     recipe = load_recipe(path)
     model = {**recipe['model'], 'layers': jax.tree.map(lambda _: 1, recipe['model']['layers'])}

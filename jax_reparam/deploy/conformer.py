@@ -69,27 +69,36 @@ def _ffn(norm: Tree, ffn: Tree) -> Tree:
 
 def _attention(config: ConformerConfig, norm: Tree, attention: Tree, tokens: int) -> Tree:
     depth = config.width // config.heads
-    query, key = attention['query'], absorb.read(norm, attention['key'])
+    relative = config.positions == 'relative'
+    query = attention['query']
+    if relative:
+        query = {'kernel': query['kernel'], 'bias': query['bias'] + attention['content_bias'].reshape(-1)}
     value, out = absorb.without_value_bias(absorb.read(norm, attention['value']), attention['out'])
-    ready: dict[str, Any] = {'value': value, 'out': absorb.write(out)}
-    if config.positions == 'none':
-        return {**ready, 'query': absorb.read(norm, absorb.scaled(query, depth**-0.5)), 'key': key}
+    ready = {
+        'query': absorb.read(norm, absorb.scaled(query, depth**-0.5)),
+        'key': absorb.read(norm, attention['key']),
+        'value': value,
+        'out': absorb.write(out),
+    }
+    return {**ready, **_positions(attention, ready, tokens)} if relative else ready
+
+
+def _positions(attention: Tree, ready: Tree, tokens: int) -> Tree:
+    """The table of relative positions, and queries and keys that meet it; queries have the content bias."""
     u, v = attention['content_bias'], attention['position_bias']
-    query = {'kernel': query['kernel'], 'bias': query['bias'] + u.reshape(-1)}
-    query = absorb.read(norm, absorb.scaled(query, depth**-0.5))
+    heads, depth = u.shape
     kernel = attention['position']['kernel']
-    distances = jnp.asarray(sinusoids(np.arange(tokens - 1, -tokens, -1), config.width), kernel.dtype)
+    distances = jnp.asarray(sinusoids(np.arange(tokens - 1, -tokens, -1), len(kernel)), kernel.dtype)
     table = jnp.matmul(distances, kernel, precision=jax.lax.Precision.HIGHEST)
-    table = table.reshape(-1, config.heads, depth).transpose(1, 0, 2)
+    table = table.reshape(-1, heads, depth).transpose(1, 0, 2)
     # (q + v) r = (q + u) r + (v - u) r: a constant at the end of each query meets the second term, and keys have a zero
     # there. So one query serves both products. The constant is the least for which the table's range stays as it is.
     term = jnp.einsum('hpd,hd->hp', table, (v - u) * depth**-0.5, precision=jax.lax.Precision.HIGHEST)
     constant = jnp.abs(term).max(axis=-1) / jnp.abs(table).max()
     constant = jnp.where(constant > 0, constant, 1)
     return {
-        **ready,
-        'query': _one_more(query, constant),
-        'key': _one_more(key, jnp.zeros_like(constant)),
+        'query': _one_more(ready['query'], constant),
+        'key': _one_more(ready['key'], jnp.zeros_like(constant)),
         'positions': jnp.concatenate([table, (term / constant[:, None])[..., None]], axis=-1),
     }
 

@@ -249,8 +249,12 @@ def peak(content: Any) -> int:
 
 
 def arena(content: Any) -> int:
-    """About how much arena TFLM takes for a graph that is arranged: its tensors, and what it keeps for each node."""
-    return Plan(read(content)).places()[1] + PER_NODE * len(content.subgraphs[0].operators) + tables(content)
+    """About how much arena TFLM takes for a graph: its tensors, as `arrange` planned them, and what each node needs."""
+    plan = flatbuffer.note(content, NAME)
+    assert plan is not None
+    places = plan.view(np.int32)[3:]
+    top = max(places[tensor] + size for tensor, size in read(content).sizes.items())
+    return int(top) + PER_NODE * len(content.subgraphs[0].operators) + tables(content)
 
 
 def tables(content: Any) -> int:
@@ -345,7 +349,7 @@ class Plan:
         if low >= high or p.last < q.first or q.last < p.first:
             return False
         before, behind = (p, q) if p.first <= q.first else (q, p)
-        if before.last == behind.first < len(self._memory.nodes):
+        if before.last == behind.first:
             node = self._memory.nodes[before.last]
             if behind.tensor in node.makes and (before.tensor, before.offset - behind.offset) in node.in_place:
                 return False

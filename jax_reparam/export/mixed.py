@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from jax_reparam.export import flatbuffer, twin
+from jax_reparam.export import flatbuffer, tables, twin
 
 # These may lie between a softmax and the products before and behind it; all but the first two move values alone.
 _BETWEEN = ('ADD', 'CONCATENATION', 'PAD', 'RESHAPE', 'SLICE', 'STRIDED_SLICE', 'TRANSPOSE')
@@ -64,7 +64,7 @@ def widened(quantised: bytes, float32: bytes) -> bytes:
             inputs.append(wide.get(tensor, tensor))
         output = int(node.outputs[0])
         if name in _UNIT:
-            scale = 2.0**-15
+            scale = tables.STEP
         elif name in _MOVES:
             scale = float(subgraph.tensors[inputs[0]].quantization.scale[0])
         else:

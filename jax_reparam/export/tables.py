@@ -15,8 +15,9 @@ import numpy as np
 from jax_reparam.export import cost, flatbuffer, memory
 from jax_reparam.export.tidy import tidy
 
-# Operators whose int16 kernels look up; they make what lies within 1 of 0, in steps of 2^-15.
+# Operators whose int16 kernels look up; they make what lies within 1 of 0, in steps of this size alone.
 OPERATORS = ('SOFTMAX', 'LOGISTIC', 'TANH')
+STEP = 2.0**-15
 # Shares of all instructions that one operator has to save for its two conversions, and that all have to save together.
 ONE_SAVES, ALL_SAVE = 0.01, 1 / 6
 # How much more arena that may take.
@@ -46,7 +47,7 @@ def widened(model: bytes) -> bytes:
             continue
         # A value is up to 255 steps from zero, of which 128 times as many fit: nothing is rounded.
         read = flatbuffer.add_int16(content, source, port.scale / 128)
-        made = flatbuffer.add_int16(content, output, 2.0**-15)
+        made = flatbuffer.add_int16(content, output, STEP)
         node.inputs, node.outputs = np.array([read], np.int32), np.array([made], np.int32)
         nodes += [
             flatbuffer.node(content, 'QUANTIZE', [source], read),
