@@ -265,7 +265,7 @@ def sinusoids(positions: np.ndarray, width: int) -> np.ndarray:
 def relative_shift(x: jax.Array) -> jax.Array:
     """From scores by distance to scores by key: `[..., Q, T + Q - 1]` to `[..., Q, T]`.
 
-    Column c of row i is the score of the distance Q - 1 - c + i, so key j of row i lies in column Q - 1 - i + j. Read
+    Column c is the score of the distance i - j = Q - 1 - c of row i to key j, which so lies in column Q - 1 - i + j. Read
     as one line, the rows that are wanted start T + Q - 2 values apart: reshapes and slices alone, nothing is computed.
     """
     queries, distances = x.shape[-2:]

@@ -114,8 +114,8 @@ def _one_more(layer: Tree, constants: jax.Array) -> Tree:
 def apply(config: ConformerConfig, params: Tree, features: jax.Array, norm: ops.Norm) -> jax.Array:
     """See `deploy.apply`."""
     activation = ACTIVATIONS[config.activation]
-    # Scores by distance are twice as many as scores by key, and lie in memory twice: half of the heads at a time.
-    groups = math.gcd(config.heads, 2) if config.positions == 'relative' else 1
+    # Scores by distance are more than scores by key, and lie in memory twice: half of the queries at a time.
+    blocks = 2 if config.positions == 'relative' else 1
 
     def ffn(layer: Tree, x: jax.Array, norm: ops.Unit) -> jax.Array:
         return ops.linear(layer['out'], activation(ops.linear(layer['in'], ops.unit(x, norm))))
@@ -125,7 +125,7 @@ def apply(config: ConformerConfig, params: Tree, features: jax.Array, norm: ops.
     for index, block in enumerate(params['blocks']):
         attention, conv = block['attention'], block['conv']
         x = x + ffn(block['ffn_0'], x, norm if index else first)
-        x = x + ops.linear(attention['out'], ops.attention(attention, ops.unit(x, norm), config.heads, groups=groups))
+        x = x + ops.linear(attention['out'], ops.attention(attention, ops.unit(x, norm), config.heads, blocks=blocks))
         y = ops.unit(x, norm)
         y = ops.linear(conv['value'], y) * jax.nn.sigmoid(ops.linear(conv['gate'], y))
         x = x + ops.linear(conv['out'], activation(ops.depthwise(conv['depthwise'], y)))

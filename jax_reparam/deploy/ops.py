@@ -108,7 +108,7 @@ def _convolve(
     )
 
 
-def attention(layer: Mapping[str, Any], x: Array, heads: int, *, groups: int = 1) -> Array:
+def attention(layer: Mapping[str, Any], x: Array, heads: int, *, blocks: int = 1) -> Array:
     """Attention of all tokens to all, up to the output projection.
 
     Args:
@@ -116,8 +116,8 @@ def attention(layer: Mapping[str, Any], x: Array, heads: int, *, groups: int = 1
         also `positions`, `[H, 2T - 1, depth of a query]`: what stands for the distances T - 1 to 1 - T.
       x: `[T, D]`.
       heads: H.
-      groups: into how many groups the heads are split, one after the other: the scores of one group are all that lies
-        in memory at a time. Each projects for itself, which costs nothing and gives it scales of its own.
+      blocks: into how many blocks the queries are split, one after the other: the scores of one block are all that lies
+        in memory at a time, and it meets only those distances that its queries have to a token.
 
     Returns:
       `[T, D]`.
@@ -125,19 +125,21 @@ def attention(layer: Mapping[str, Any], x: Array, heads: int, *, groups: int = 1
     time = len(x)
     if time == 1:  # nothing to choose from; the converter would spell out the softmax of one score, with an int8 EXP
         return linear(layer['value'], x)
-    size = heads // groups
+    q, k, v = (linear(layer[name], x).reshape(time, heads, -1) for name in ('query', 'key', 'value'))
+    q, k, v = q.transpose(1, 0, 2), k.transpose(1, 0, 2), v.transpose(1, 2, 0)
+    size = math.ceil(time / blocks)
     mixed = []
-    for first in range(0, heads, size):
-        some = slice(first, first + size)
-        q, k, v = (linear(_of_heads(layer[name], heads, some), x) for name in ('query', 'key', 'value'))
-        q, k = (_by_head(rows, size) for rows in (q, k))
-        scores = _rows_by_rows(q, k)
+    for start in range(0, time, size):
+        block = q[:, start : start + size]
+        count = block.shape[1]
+        scores = _rows_by_rows(block, k)
         if 'positions' in layer:
-            scores += relative_shift(_rows_by_rows(q, layer['positions'][some]))
-        v = v.reshape(time, size, -1).transpose(1, 2, 0)
-        mixed.append(_rows_by_rows(jax.nn.softmax(scores), v).transpose(1, 0, 2))
-    # Of what is joined before it is transposed the converter would make one product for all heads.
-    return jnp.concatenate(mixed, axis=1).reshape(time, -1)
+            first = time - start - count  # the distance of the block's last query to the first token
+            positions = layer['positions'][:, first : first + time + count - 1]
+            scores += relative_shift(_rows_by_rows(block, positions))
+        # Of what is joined before it is transposed the converter would make one product for all blocks.
+        mixed.append(_rows_by_rows(jax.nn.softmax(scores), v).transpose(1, 0, 2).reshape(count, -1))
+    return jnp.concatenate(mixed)
 
 
 def windowed_attention(layer: Mapping[str, Layer], x: Array, heads: int, window: int) -> Array:
@@ -196,17 +198,6 @@ def from_band(weights: Array, seen: int) -> Array:
     count, queries, window = weights.shape
     line = jnp.pad(weights, ((0, 0), (0, 0), (0, seen + 1 - window))).reshape(count, queries * (seen + 1))
     return line[:, : queries * seen].reshape(count, queries, seen)
-
-
-def _of_heads(layer: Layer, heads: int, some: slice) -> dict[str, Array]:
-    """The part of a layer that makes some of its heads."""
-    by_head = {name: leaf.reshape(*leaf.shape[:-1], heads, -1) for name, leaf in layer.items()}
-    return {name: leaf[..., some, :].reshape(*leaf.shape[:-2], -1) for name, leaf in by_head.items()}
-
-
-def _by_head(x: Array, heads: int) -> Array:
-    """`[T, D]` to `[H, T, d]`."""
-    return x.reshape(x.shape[0], heads, -1).transpose(1, 0, 2)
 
 
 def _rows_by_rows(a: Array, b: Array) -> Array:

@@ -85,10 +85,14 @@ def _takes_every_second(content: Any, node: Any) -> bool:
 def _split_attention(content: Any) -> None:
     """Attention of the first half of the queries, then of the others."""
     product, softmax, convert = {'BATCH_MATMUL'}, {'SOFTMAX'}, {'QUANTIZE'}
-    plain, by_tables = [product, softmax, product], [product, convert, softmax, convert, product]
-    for chain in [*_chains(content, plain), *_chains(content, by_tables)]:
+    wide = [convert, softmax, product, convert]
+    chains = [*_chains(content, [product, softmax, product]), *_chains(content, [product, *wide])]
+    # Where scores are sums, they are what is cut.
+    whole = {id(chain[-1]) for chain in chains}
+    chains += [chain for chain in _chains(content, wide) if id(chain[-1]) not in whole]
+    for chain in chains:
         *_, count, _ = shape = flatbuffer.shape(content, chain[0].inputs[0])
-        turned = any(node.builtinOptions.adjX for node in (chain[0], chain[-1]))
+        turned = any(getattr(node.builtinOptions, 'adjX', False) for node in chain)
         if count < 2 or turned or flatbuffer.is_constant(content, chain[0].inputs[0]):
             continue
         half = (count + 1) // 2

@@ -70,17 +70,17 @@ def test_depthwise_by_plain_loops(rng, time):
         np.testing.assert_allclose(got[t], expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize('groups', [1, 2, 4])
+@pytest.mark.parametrize('blocks', [1, 2, 4])
 @pytest.mark.parametrize('relative', [False, True])
 @pytest.mark.parametrize('time', [1, 2, 7])
-def test_attention_by_plain_loops(rng, time, relative, groups):
+def test_attention_by_plain_loops(rng, time, relative, blocks):
     width, heads, depth = 8, 4, 2
     layer, x = projections(rng, width), rng.standard_normal((time, width))
     q, k, v = project(layer, x)
     table = rng.standard_normal((heads, 2 * time - 1, depth))
     if relative:
         layer['positions'] = table
-    got = ops.attention(layer, x, heads, groups=groups)
+    got = ops.attention(layer, x, heads, blocks=blocks)
     for head in range(heads):
         s = slice(depth * head, depth * head + depth)
         for i in range(time):
