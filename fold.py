@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
         metavar='FORM',
         help='the form to build the firmware around, if it passes: ' + ', '.join(manifest.QUANTISED),
     )
-    command.add_argument('--no-tables', action='store_true', help='int8 in the least arena, whatever time it takes')
+    command.add_argument('--only-int8', action='store_true', help='int8 without operators of 16 bits: the least arena')
     command.add_argument('--quiet', action='store_true', help='no progress on standard error')
     return command
 
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             accelerator=args.npu,
             accept=args.accept,
             prefer=args.prefer,
-            tables=not args.no_tables,
+            only_int8=args.only_int8,
             show_progress=not args.quiet,
         )
     except folding.FoldError as error:

@@ -40,7 +40,7 @@ def forms_of(path: Path) -> dict[str, bytes]:
     params = jax.tree.map(np.asarray, deploy.prepare(recipe, variables, frames))
     first = {name: forms.ways(name, deploy.unit(recipe))[0] for name in ('int8', manifest.NPU_FORM)}
     return {
-        name: forms.integer(functools.partial(deploy.apply, recipe, params, norm=way.norm), windows, name)
+        name: forms.integer(functools.partial(deploy.apply, recipe, params, norm=way.norm), windows, name, way.norm)
         for name, way in first.items()
     }
 

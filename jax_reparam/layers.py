@@ -265,8 +265,8 @@ def sinusoids(positions: np.ndarray, width: int) -> np.ndarray:
 def relative_shift(x: jax.Array) -> jax.Array:
     """From scores by distance to scores by key: `[..., Q, T + Q - 1]` to `[..., Q, T]`.
 
-    Column c is the score of the distance i - j = Q - 1 - c of row i to key j, which so lies in column Q - 1 - i + j. Read
-    as one line, the rows that are wanted start T + Q - 2 values apart: reshapes and slices alone, nothing is computed.
+    Column c is the score of the distance Q - 1 - c, so key j of row i, at i - j, lies in column Q - 1 - i + j. Read as
+    one line, the rows that are wanted start T + Q - 2 values apart: reshapes and slices alone, nothing is computed.
     """
     queries, distances = x.shape[-2:]
     time, stride = distances + 1 - queries, distances - 1

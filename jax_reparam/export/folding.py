@@ -39,7 +39,7 @@ from jax_reparam.training import Predictor
 Variables = dict[str, Any]
 
 # Share of instructions that the mixed form has to save, against whichever of int8 and int16 takes fewer. What its front
-# takes, a few hundredths, is left out (`forms.Maker.sketch`).
+# takes, a few hundredths, may be left out (`forms.Maker.sketch`).
 MIXED_SAVES = 1 / 12
 
 
@@ -79,7 +79,7 @@ def fold_and_export(
     accelerator: str | None = None,
     accept: Collection[str] = (),
     prefer: str | None = None,
-    tables: bool = True,
+    only_int8: bool = False,
     show_progress: bool = True,
 ) -> Exported:
     """Folds a trained model, exports it, verifies every form on test windows, and writes what passed.
@@ -93,8 +93,8 @@ def fold_and_export(
       accept: forms (`manifest.GATED`) to keep where they run and give finite logits, but miss their gates.
       prefer: the form (`manifest.QUANTISED`) to recommend and build the firmware around, if it passes; None is the one
         that passes and needs the least memory.
-      tables: int8 may look up softmaxes and sigmoids in 16 bits, where that saves enough time for the memory that it
-        takes (`tables`).
+      only_int8: int8 is to have operators of 8 bits alone, for the least arena or a runtime that lacks others; else it
+        has 16 bits where they pay (`wide`).
       show_progress: report on standard error.
 
     Raises:
@@ -123,7 +123,7 @@ def fold_and_export(
 
         params, function = deployed(trained, folded, frames=data.window.frames)
         unit = deploy.unit(trained.config['model'])
-        maker = forms.Maker(function, calibration, validation, validation_reference, unit=unit, by_tables=tables)
+        maker = forms.Maker(function, calibration, validation, validation_reference, unit=unit, narrow=only_int8)
         inputs = _input(trained, data)
         made = _make_forms(
             maker,

@@ -22,10 +22,9 @@ from jax_reparam.export import (
     gates,
     interpret,
     manifest,
-    mixed,
     ranges,
     rounding,
-    tables,
+    wide,
 )
 from jax_reparam.export.samples import Windows
 from jax_reparam.export.tidy import tidy
@@ -52,14 +51,20 @@ class Way:
 FAST = ('mixed', 'int16')
 
 
-def ways(form: str, unit: Unit) -> tuple[Way, ...]:
-    """How a quantised form may be made, in the order in which it is tried; `unit` is what int8 begins with.
+def ways(form: str, unit: Unit, *, narrow: bool = False) -> tuple[Way, ...]:
+    """How a quantised form may be made, in the order in which it is tried.
 
-    int16 and Ethos-U have no L2_NORMALIZATION, nor has mixed in its front. mixed, then int16, are the remedies where
+    int16 and Ethos-U have no L2_NORMALIZATION, nor has a front of 16 bits. mixed, then int16, are the remedies where
     int8 loses too much in all ways.
+
+    Args:
+      form: the form's name.
+      unit: how int8 writes normalisations, see `deploy.unit`.
+      narrow: int8 is to have 8 bits alone.
     """
+    first: Norm = 'mixed' if unit == 'l2' and not narrow else unit
     return {
-        'int8': (Way(unit), Way('rsqrt' if unit == 'l2' else 'l2'), Way(unit, every=8)),
+        'int8': (Way(first), Way('rsqrt' if unit == 'l2' else 'l2'), Way(first, every=8)),
         'mixed': (Way('mixed'),),
         'int16': (Way('rsqrt'),),
         manifest.NPU_FORM: (Way('rsqrt'), Way('rsqrt', every=8)),
@@ -101,27 +106,28 @@ def quantised(float32: bytes, windows: np.ndarray, seen: ranges.Ranges, activati
     return convert.to_int16(float32, windows[seen.extremes()])
 
 
-def widened(rounded: bytes, float32: bytes, form: str, *, by_tables: bool = True) -> bytes:
-    """What `rounding` made, with 16 bits where a form has them: of mixed (`mixed`), and of int8 (`tables`)."""
+def widened(rounded: bytes, float32: bytes, form: str, norm: Norm) -> bytes:
+    """What `rounding` made, with 16 bits where a form has them (`wide`)."""
     if form == 'mixed':
-        return mixed.widened(rounded, float32)
-    return tables.taken(rounded) if form == 'int8' and by_tables else rounded
+        return wide.widened(rounded, float32, front=True)
+    return wide.taken(rounded, float32, front=norm == 'mixed') if form == 'int8' else rounded
 
 
-def integer(function: convert.Function, windows: np.ndarray, form: str = 'int8') -> bytes:
+def integer(function: convert.Function, windows: np.ndarray, form: str = 'int8', norm: Norm = 'l2') -> bytes:
     """Quantises a function as one of `manifest.QUANTISED` and makes it ready for a device (`tidy`).
 
     Args:
       function: features `[1, frames, n_mels]` to logits `[1, C]`, with its parameters inside.
       windows: for calibration, `[W, frames, n_mels]`.
       form: the form's name.
+      norm: how the function writes normalisations.
 
     Raises:
       ConversionError: TensorFlow refused the graph.
     """
     graph = _Graph(function, windows)
-    wide = widened(graph.rounded(_activations(form)), graph.float32, form)
-    return tidy(biases.corrected(wide, graph.float32, windows), fast=form in FAST)
+    made = widened(graph.rounded(_activations(form)), graph.float32, form, norm)
+    return tidy(biases.corrected(made, graph.float32, windows), fast=form in FAST)
 
 
 def _activations(form: str) -> convert.Activations:
@@ -162,7 +168,7 @@ class Maker:
       validation: what a way is chosen on.
       reference: the trained model's logits of `validation`, `[V, C]`.
       unit: how int8 writes normalisations, see `deploy.unit`.
-      by_tables: whether int8 may have tables (`tables`).
+      narrow: int8 is to have 8 bits alone, and not 16 where these pay (`wide`).
     """
 
     def __init__(
@@ -173,9 +179,9 @@ class Maker:
         reference: np.ndarray,
         *,
         unit: Unit = 'l2',
-        by_tables: bool = True,
+        narrow: bool = False,
     ) -> None:
-        self._function, self._calibration, self._unit, self._by_tables = function, calibration, unit, by_tables
+        self._function, self._calibration, self._unit, self._narrow = function, calibration, unit, narrow
         self._validation, self._reference = validation, reference
         # What several forms share.
         self._graphs: dict[Norm, _Graph] = {}
@@ -205,28 +211,32 @@ class Maker:
         return Made(tidy(model, fast=name in FAST), how, model, self._graph(way.norm).float32)
 
     def sketch(self) -> bytes:
-        """What the mixed form costs, nearly: it but for its front, of what int8 was made of, with biases still wrong.
+        """What the mixed form costs, with biases still wrong; nearly, where its front is not that of int8.
 
         Raises:
           ConversionError: TensorFlow refused the graph.
         """
-        way, *_ = ways('int8', self._unit)
-        content = flatbuffer.tree(mixed.widened(self._round('int8', way), self._graph(way.norm).float32))
+        way, *_ = ways('int8', self._unit, narrow=self._narrow)
+        float32 = self._graph(way.norm).float32
+        made = wide.widened(self._round('int8', way), float32, front=way.norm == 'mixed')
+        content = flatbuffer.tree(made)
         convolutions.of_rows(content, convolutions.LEAST_MACS)
         return flatbuffer.pack(content)
 
     def _attempts(self, name: str) -> Iterator[tuple[bytes, Way, gates.Score]]:
-        for way in ways(name, self._unit):
+        for way in ways(name, self._unit, narrow=self._narrow):
             float32 = self._graph(way.norm).float32
-            wide = widened(self._round(_activations(name), way), float32, name, by_tables=self._by_tables)
+            made = self._round(_activations(name), way)
+            if not (name == 'int8' and self._narrow):
+                made = widened(made, float32, name, way.norm)
             # Two forms may be made in the same way.
-            if wide not in self._tried:
-                self._tried[wide] = self._try(wide, float32)
-            model, score = self._tried[wide]
+            if made not in self._tried:
+                self._tried[made] = self._try(made, float32)
+            model, score = self._tried[made]
             yield model, way, score
 
-    def _try(self, wide: bytes, float32: bytes) -> tuple[bytes, gates.Score]:
-        model = biases.corrected(wide, float32, self._calibration)
+    def _try(self, made: bytes, float32: bytes) -> tuple[bytes, gates.Score]:
+        model = biases.corrected(made, float32, self._calibration)
         # As TFLM rounds, nearly, and several times as fast.
         logits = interpret.load(model, reference=True)(self._validation.features)
         return model, gates.score(self._reference, logits, self._validation)

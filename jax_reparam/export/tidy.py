@@ -19,7 +19,7 @@ def tidy(model: bytes, *, fast: bool = False) -> bytes:
       a tensor's name. The input is named `features`, the output `logits`.
     - Widths of paddings in 32 bits: TFLM reads the 64 bits that come out of jax2tf as twice as many numbers.
     - No RESHAPE before a FULLY_CONNECTED, which reads rows of its own width, whatever the shape.
-    - Constants on the right of a product as TFLM multiplies by them: of others it keeps a transposed copy in its arena.
+    - What stands on the right of a product as TFLM multiplies by it: else it keeps a transposed copy in its arena.
     - Parts in place of a whole where much memory can be saved (`tile`).
     - Convolutions where these are faster (`convolutions`): in place of more linear layers with `fast`, since that takes
       a little more memory.
@@ -32,7 +32,7 @@ def tidy(model: bytes, *, fast: bool = False) -> bytes:
     content = flatbuffer.tree(model)
     _drop_names(content)
     _narrow_paddings(content)
-    _transpose_constants(content)
+    _transpose_right(content)
     _read_through_reshapes(content)
     convolutions.of_one_channel(content)
     content = tile.tile(content)
@@ -61,14 +61,35 @@ def _narrow_paddings(content: Any) -> None:
                 flatbuffer.set_constant(content, node.inputs[1], paddings.astype(np.int32))
 
 
-def _transpose_constants(content: Any) -> None:
-    readers = flatbuffer.readers(content)
-    for name, node in zip(flatbuffer.operator_names(content), content.subgraphs[0].operators, strict=True):
-        if name != 'BATCH_MATMUL' or node.builtinOptions.adjY or not flatbuffer.is_constant(content, node.inputs[1]):
+def _transpose_right(content: Any) -> None:
+    subgraph, names, readers = content.subgraphs[0], flatbuffer.operator_names(content), flatbuffer.readers(content)
+    nodes = subgraph.operators
+    maker = {int(node.outputs[0]): place for place, node in enumerate(nodes)}
+    for right, places in list(readers.items()):
+        products = [nodes[place] for place in places]
+        if any(names[place] != 'BATCH_MATMUL' for place in places) or any(
+            node.builtinOptions.adjY or right == node.inputs[0] for node in products
+        ):
             continue
-        if len(readers[int(node.inputs[1])]) == 1:
-            turned = np.swapaxes(flatbuffer.constant(content, node.inputs[1]), -1, -2)
-            flatbuffer.set_constant(content, node.inputs[1], turned)
+        if flatbuffer.is_constant(content, right):
+            flatbuffer.set_constant(content, right, np.swapaxes(flatbuffer.constant(content, right), -1, -2))
+        else:
+            made = [right]
+            while made[-1] in maker and names[maker[made[-1]]] == 'QUANTIZE':
+                made.append(int(nodes[maker[made[-1]]].inputs[0]))
+            if made[-1] not in maker or names[maker[made[-1]]] != 'TRANSPOSE':
+                continue
+            if any(len(readers[tensor]) > 1 for tensor in made[1:]):
+                continue
+            turn = nodes[maker[made[-1]]]
+            *outer, last, inner = flatbuffer.constant(content, turn.inputs[1])
+            turn.inputs = np.array(
+                [turn.inputs[0], flatbuffer.add_constant(content, np.array([*outer, inner, last], np.int32))], np.int32
+            )
+            for tensor in map(subgraph.tensors.__getitem__, made):
+                *outer, last, inner = tensor.shape
+                tensor.shape, tensor.shapeSignature = np.array([*outer, inner, last], np.int32), None
+        for node in products:
             node.builtinOptions.adjY = True
 
 

@@ -7,6 +7,7 @@ because the converter joins such parts again, and gives each a scale of its own.
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,16 +17,18 @@ from jax_reparam.export import flatbuffer, memory
 
 # What a node more has to save. One takes some 150 bytes of arena and, as it copies, some thousand instructions.
 BYTES_PER_NODE = 512
+# What is tried.
+ATTENTION_PARTS, CONVOLUTION_PARTS = (2,), (2, 3, 4)
 
 
 def tile(content: Any) -> Any:
-    """The same graph with convolutions, attention or both in two parts, where that saves memory enough."""
+    """The same graph with convolutions, attention or both in parts, where that saves memory enough."""
     graphs = [content]
     # One may be of use only with the other.
-    for split in (_split_attention, _split_convolutions):
-        for graph in tuple(graphs):
+    for split, counts in ((_split_attention, ATTENTION_PARTS), (_split_convolutions, CONVOLUTION_PARTS)):
+        for graph, count in itertools.product(tuple(graphs), counts):
             other = copy.deepcopy(graph)
-            split(other)
+            split(other, count)
             if len(other.subgraphs[0].operators) > len(graph.subgraphs[0].operators):
                 graphs.append(other)
     needed = lambda graph: memory.peak(graph) + memory.tables(graph)
@@ -56,22 +59,23 @@ def _chains(content: Any, names: Sequence[set[str]]) -> list[Chain]:
     return [chain for index in range(len(operators)) if (chain := follow(index, names))]
 
 
-def _split_convolutions(content: Any) -> None:
-    """Two convolutions over time and band, each of every second place: the first half of the tokens, then the others.
+def _split_convolutions(content: Any, count: int) -> None:
+    """Two convolutions over time and band, each of every second place: of some tokens after the other.
 
-    The first half is given four frames too many, and its last token, which met the padding instead of the frames behind
-    these, is dropped.
+    Each part but the last is given four frames too many, and its last token, which met the padding instead of the
+    frames behind these, is dropped.
     """
     kinds = {'CONV_2D', 'DEPTHWISE_CONV_2D'}
     for chain in _chains(content, [kinds, kinds]):
         frames, tokens = (flatbuffer.shape(content, end)[1] for end in (chain[0].inputs[0], chain[1].outputs[0]))
         # A quarter, so both pad, and behind an even length only.
-        if frames != 4 * tokens or tokens < 3 or not all(_takes_every_second(content, node) for node in chain):
+        if frames != 4 * tokens or tokens <= count or not all(_takes_every_second(content, node) for node in chain):
             continue
-        half = (tokens - 1) // 2
-        split = _Split(content, chain, axis=1)
-        split.part(0, 4 * half + 4, [2 * half + 2, half + 1], keep=half)
-        split.part(4 * half, frames - 4 * half, [frames // 2 - 2 * half, tokens - half])
+        split, size = _Split(content, chain, axis=1), (tokens - 1) // count
+        for first in range(0, size * (count - 1), size):
+            split.part(4 * first, 4 * size + 4, [2 * size + 2, size + 1], keep=size)
+        left = tokens - size * (count - 1)
+        split.part(frames - 4 * left, 4 * left, [2 * left, left])
         split.join()
 
 
@@ -82,23 +86,18 @@ def _takes_every_second(content: Any, node: Any) -> bool:
     return flatbuffer.shape(content, node.inputs[1])[1:3] == (3, 3) and steps == (2, 2, 1, 1)
 
 
-def _split_attention(content: Any) -> None:
-    """Attention of the first half of the queries, then of the others."""
+def _split_attention(content: Any, count: int) -> None:
+    """Attention of some queries after the other."""
     product, softmax, convert = {'BATCH_MATMUL'}, {'SOFTMAX'}, {'QUANTIZE'}
-    wide = [convert, softmax, product, convert]
-    chains = [*_chains(content, [product, softmax, product]), *_chains(content, [product, *wide])]
-    # Where scores are sums, they are what is cut.
-    whole = {id(chain[-1]) for chain in chains}
-    chains += [chain for chain in _chains(content, wide) if id(chain[-1]) not in whole]
-    for chain in chains:
-        *_, count, _ = shape = flatbuffer.shape(content, chain[0].inputs[0])
+    same, wide = [product, softmax, product], [product, convert, softmax, product, convert]
+    for chain in [*_chains(content, same), *_chains(content, wide)]:
+        *_, queries, _ = shape = flatbuffer.shape(content, chain[0].inputs[0])
         turned = any(getattr(node.builtinOptions, 'adjX', False) for node in chain)
-        if count < 2 or turned or flatbuffer.is_constant(content, chain[0].inputs[0]):
+        if queries < count or turned or flatbuffer.is_constant(content, chain[0].inputs[0]):
             continue
-        half = (count + 1) // 2
         split = _Split(content, chain, axis=len(shape) - 2)
-        split.part(0, half, [half] * len(chain))
-        split.part(half, count - half, [count - half] * len(chain))
+        for part in np.array_split(np.arange(queries), count):
+            split.part(part[0], len(part), [len(part)] * len(chain))
         split.join()
 
 
