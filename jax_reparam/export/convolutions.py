@@ -24,9 +24,8 @@ from jax_reparam.export import cost, flatbuffer
 # In 8 bits the kernel sums each layer's weights first: of fewer rows it makes too little.
 LEAST_ROWS = 8
 # Of an output, over all rows: some 0.6 instructions times as many are saved, for its 8 bytes of memory. The second is
-# for forms that are made for small memories, at `cost.PER_BYTE`.
-LEAST_MACS = 10_000
-LEAST_MACS_SMALL = round(8 * cost.PER_BYTE / 0.6)
+# for forms that are made for small memories.
+LEAST_MACS, LEAST_MACS_SMALL = (round(8 * worth / 0.6) for worth in (cost.PER_BYTE_FAST, cost.PER_BYTE))
 # CMSIS-NN before 2024 has no fast kernel for 16 bits and more inputs.
 LARGEST_DEPTH = 511
 

@@ -14,9 +14,8 @@ from typing import Any, Literal
 
 from jax_reparam.export import flatbuffer
 
-# What a byte of arena is worth in forms for small memories: instructions a window that it has to save. (Of what our
-# recipes are offered, nothing lies near it: docs/export.md.)
-PER_BYTE = 1250
+# What a byte of arena is worth: instructions a window that it has to save, in forms for small memories and in others.
+PER_BYTE, PER_BYTE_FAST = 1250, 600
 _MAC_OPS = ('FULLY_CONNECTED', 'BATCH_MATMUL', 'CONV_2D', 'DEPTHWISE_CONV_2D')
 # These cost what they read; all others what they write.
 _READERS = ('SUM', 'MEAN', 'REDUCE_MAX')

@@ -30,7 +30,7 @@ _HEAD = ('FULLY_CONNECTED', *_MOVES)
 
 def taken(quantised: bytes, float32: bytes, *, front: bool) -> bytes:
     """An int8 model with wide ends, and with tables if the time they save is worth the memory (`cost.PER_BYTE`)."""
-    narrow, wide = (widened(quantised, float32, front=front, tables=tables) for tables in (False, True))
+    narrow, wide = (widened(quantised, float32, front=front, worth=worth) for worth in (math.inf, cost.PER_BYTE))
     if narrow == wide:
         return narrow
     price = {form: _price(tidy(form)) for form in (narrow, wide)}
@@ -42,19 +42,19 @@ def _price(model: bytes) -> float:
     return cost.of_model(model).instructions + cost.PER_BYTE * memory.arena(flatbuffer.tree(model))
 
 
-def widened(quantised: bytes, float32: bytes, *, front: bool, tables: bool = True) -> bytes:
+def widened(quantised: bytes, float32: bytes, *, front: bool, worth: float = 0) -> bytes:
     """Makes 16 bits of the 8 in the head and, as asked, in the front and in what is looked up then.
 
     The front is all from a linear layer, or the input, to the first normalisation that is written with RSQRT
     (`deploy.ops.norms`), the head the linear layers at the end, whose output then has 16 bits. Of softmaxes and
-    sigmoids it is those that save time enough for what each takes; a softmax with the product that reads it. Where
-    8 bits become 16, nothing is rounded.
+    sigmoids it is those that save time enough; a softmax with the product that reads it. Where 8 bits become 16,
+    nothing is rounded.
 
     Args:
       quantised: an int8 model, as the converter leaves it.
       float32: the same graph in float32, of which constants are rounded anew; but for the weights of linear layers.
       front: whether the front is written for it.
-      tables: whether softmaxes and sigmoids may be wide.
+      worth: instructions that a softmax or sigmoid has to save for each byte that its nodes take; inf: none is wide.
 
     Raises:
       ValueError: the two are not the same graph.
@@ -62,7 +62,7 @@ def widened(quantised: bytes, float32: bytes, *, front: bool, tables: bool = Tru
     content, reference = flatbuffer.tree(quantised), flatbuffer.tree(float32)
     subgraph, names = content.subgraphs[0], flatbuffer.operator_names(content)
     graph, readers = _Graph(content, names), flatbuffer.readers(content)
-    places = graph.head() | (graph.front() if front else set()) | (graph.tables() if tables else set())
+    places = graph.head() | (graph.front() if front else set()) | graph.tables(worth)
     twins = {id(node): other for _, node, other in twin.pairs(content, reference)}
     # By int8 tensor its int16 twin, made by a node or by conversion.
     wide: dict[int, int] = {}
@@ -125,13 +125,13 @@ class _Graph:
         head = self._named(*_HEAD)
         return last | _reached(last, self._before, passed=head, taken=head)
 
-    def tables(self) -> set[int]:
+    def tables(self, worth: float) -> set[int]:
         """Of softmaxes and sigmoids those that save enough, and products of a softmax's weights."""
-        found = {place for place in self._named(*TABLES) if self._pays(place)}
+        found = {place for place in self._named(*TABLES) if self._pays(place, worth)}
         products = self._named('BATCH_MATMUL')
         return found | {reader for place in found for reader in self._behind(place)} & products
 
-    def _pays(self, place: int) -> bool:
+    def _pays(self, place: int, worth: float) -> bool:
         name, node = self._names[place], self._nodes[place]
         port = flatbuffer.port(self._content.subgraphs[0].tensors[node.inputs[0]])
         if port.dtype != 'int8' or port.scale is None:
@@ -139,7 +139,7 @@ class _Graph:
         wide = sum(cost.INT16[kind].instructions for kind in (name, 'QUANTIZE')) + cost.INT8['QUANTIZE'].instructions
         saved = math.prod(self._made(place)) * (cost.INT8[name].instructions - wide)
         takes = 2 * memory.PER_NODE + (memory.PER_SOFTMAX if name == 'SOFTMAX' else 0)
-        return saved >= cost.PER_BYTE * takes
+        return saved >= worth * takes
 
     def _named(self, *kinds: str) -> set[int]:
         return {place for place, name in enumerate(self._names) if name in kinds}

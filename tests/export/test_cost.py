@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import re
 
 import jax
@@ -108,6 +109,7 @@ def test_a_convolution_of_single_pixels_has_a_price_of_its_own(size, stride, pri
 def test_a_node_has_the_price_of_the_type_it_reads(exported):
     price = lambda instructions: {'SOFTMAX': cost.Price(instructions, 'CMSIS-NN', 'measured')}
     prices = {'int8': price(10.0), 'int16': price(3.0)}
+    # Of a model this small, no softmax is worth its memory in int8.
     for form, dtype, instructions in (('int8', 'int8', 10), ('mixed', 'int16', 3), ('int16', 'int16', 3)):
         found = cost.of_model((exported.path / f'model_{form}.tflite').read_bytes(), prices)
         (row,) = (row for row in found.rows if row.op == 'SOFTMAX')
@@ -130,7 +132,10 @@ def test_every_quantised_form_has_a_cost(exported):
 def test_json_tells_how_much_is_assumed(exported):
     model = (exported.path / 'model_int8.tflite').read_bytes()
     found = cost.of_model(model).as_json()
-    assert {row['op']: row['nodes'] for row in found['ops']} == exported.manifest['forms']['int8']['ops']
+    nodes = collections.Counter()
+    for row in found['ops']:
+        nodes[row['op']] += row['nodes']
+    assert nodes == exported.manifest['forms']['int8']['ops']
     assumed = sum(row['instructions'] for row in found['ops'] if row['price']['source'] == 'assumed')
     assert found['assumed'] == pytest.approx(assumed / found['instructions'])
     assert found['instructions_per_mac'] == found['instructions'] / found['macs']
@@ -141,7 +146,8 @@ def test_table(exported):
     lines = cost.table(found)
     assert len(lines) == len(found.rows) + 2
     assert lines[0].split()[:3] == ['operator', 'nodes', 'MACs']
-    assert [line.endswith(' + 53.3 an output measured') for line in lines if 'FULLY_CONNECTED' in line] == [True]
+    (line,) = (line for line in lines if line.startswith('FULLY_CONNECTED') and ' int16 ' not in line)
+    assert line.endswith(' + 53.3 an output measured')
     assert lines[-1].split()[:3] == ['all', str(sum(row.nodes for row in found.rows)), f'{found.macs:,}']
 
 

@@ -115,17 +115,17 @@ def test_without_vela_nothing_begins(fold, tmp_path, monkeypatch):
     )
 
 
-def test_tables_can_be_declined(fold, monkeypatch):
+def test_16_bits_can_be_declined(fold, monkeypatch):
     asked = []
 
-    def fold_and_export(*args, tables, **options):
-        asked.append(tables)
+    def fold_and_export(*args, only_int8, **options):
+        asked.append(only_int8)
         raise errors.InputError('stopped')
 
     monkeypatch.setattr(folding, 'fold_and_export', fold_and_export)
-    for flags in ([], ['--no-tables']):
+    for flags in ([], ['--only-int8']):
         assert fold('w', 'out', *flags)[0] == 2
-    assert asked == [True, False]
+    assert asked == [False, True]
 
 
 def test_an_unknown_accelerator_is_bad_input(fold):

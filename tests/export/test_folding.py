@@ -184,15 +184,17 @@ def test_mixed_is_not_made_where_it_saves_too_little(exported, workdir, tmp_path
     assert (out.manifest['recommended'], out.manifest['device']['firmware']['form']) == ('int16', 'int16')
 
 
-@pytest.mark.parametrize('tables', [True, False])
-def test_int8_begins_with_what_the_architecture_says_and_has_tables_if_it_may(workdir, tmp_path, monkeypatch, tables):
-    def maker(*args, unit, by_tables):
-        raise RuntimeError(f'stopped: {unit}, {by_tables}')
+@pytest.mark.parametrize('only_int8', [True, False])
+def test_int8_begins_with_what_the_architecture_says_and_has_16_bits_if_it_may(
+    workdir, tmp_path, monkeypatch, only_int8
+):
+    def maker(*args, unit, narrow):
+        raise RuntimeError(f'stopped: {unit}, {narrow}')
 
     monkeypatch.setattr(deploy.conv_transformer, 'UNIT', 'rsqrt')
     monkeypatch.setattr(folding.forms, 'Maker', maker)
-    with pytest.raises(RuntimeError, match=f'stopped: rsqrt, {tables}'):
-        folding.fold_and_export(workdir, tmp_path / 'out', limit=2, tables=tables, show_progress=False)
+    with pytest.raises(RuntimeError, match=f'stopped: rsqrt, {only_int8}'):
+        folding.fold_and_export(workdir, tmp_path / 'out', limit=2, only_int8=only_int8, show_progress=False)
 
 
 @pytest.mark.parametrize('name', ['npu', manifest.NPU_FORM])

@@ -34,8 +34,8 @@ def stand_in(monkeypatch, quantised, scores):
         assert inputs == (float32, 16)  # of all windows, also where fewer set the ranges
         return model
 
-    def widened(model, float32, form, *, by_tables):
-        assert by_tables
+    def widened(model, float32, form, norm):
+        assert norm == float32
         wide.append(form)
         return model
 
@@ -57,10 +57,10 @@ def stand_in(monkeypatch, quantised, scores):
     return watched, spanned, wide, tried
 
 
-def maker(unit='l2'):
+def maker(unit='l2', **options):
     calibration = np.zeros((16, 3, 2), np.float32)
     validation = Windows(calibration[:4], np.arange(4), np.zeros(4, int))
-    return forms.Maker(lambda features, norm: norm, calibration, validation, np.zeros((4, 2)), unit=unit)
+    return forms.Maker(lambda features, norm: norm, calibration, validation, np.zeros((4, 2)), unit=unit, **options)
 
 
 @pytest.mark.parametrize('unit', ['l2', 'rsqrt'])
@@ -82,7 +82,7 @@ def test_the_choice(monkeypatch, unit, scores, first, count, tried):
 
     *_, wide, _ = stand_in(monkeypatch, quantised, scores)
     found = maker(unit).make('int8')
-    norm = unit if first else {'l2': 'rsqrt', 'rsqrt': 'l2'}[unit]
+    norm = {'l2': ('mixed', 'rsqrt'), 'rsqrt': ('rsqrt', 'l2')}[unit][not first]
     assert (found.how['norm'], found.how['ranges'], len(found.how['tried'])) == (norm, count, tried)
     assert wide == ['int8'] * tried
     chosen = next(i for i, way in enumerate(found.how['tried']) if (way['norm'], way['ranges']) == (norm, count))
@@ -102,24 +102,40 @@ def test_two_forms_share_what_was_tried(monkeypatch):
     some.make('int8')
     found = some.make('int8_npu')
     assert {way['norm'] for way in found.how['tried']} == {'rsqrt'}
-    # For int8, three; only rsqrt of fewer windows is new, since neither has tables here.
-    assert made == [('int8', 'l2', 16), ('int8', 'rsqrt', 16), ('int8', 'l2', 2), ('int8', 'rsqrt', 2)]
+    # For int8, three; only rsqrt of fewer windows is new, since neither is widened here.
+    assert made == [('int8', 'mixed', 16), ('int8', 'rsqrt', 16), ('int8', 'mixed', 2), ('int8', 'rsqrt', 2)]
     some.make('int16')
     assert made[4:] == [('int16', 'rsqrt', 16)]
     some.make('mixed')
-    assert made[5:] == [('int8', 'mixed', 16)]
-    assert tried == [bytes([1, number]) for number in range(1, 7)]
+    assert made[5:] == []  # begins as int8 did
+    assert tried == [bytes([1, number]) for number in range(1, 6)]
     assert wide == 3 * ['int8'] + 2 * ['int8_npu'] + ['int16', 'mixed']
     # And each graph was watched once.
-    assert sorted(watched) == sorted(spanned) == ['l2', 'mixed', 'rsqrt']
+    assert sorted(watched) == sorted(spanned) == ['mixed', 'rsqrt']
 
 
-@pytest.mark.parametrize(('form', 'made'), [('int8', b'tables'), ('int8_npu', b'8'), ('int16', b'8'), ('mixed', b'16')])
-def test_where_a_form_has_16_bits(monkeypatch, form, made):
-    monkeypatch.setattr(forms.tables, 'taken', lambda model: b'tables')
-    monkeypatch.setattr(forms.mixed, 'widened', lambda model, float32: b'16')
-    assert forms.widened(b'8', b'', form) == made
-    assert forms.widened(b'8', b'', form, by_tables=False) == (b'8' if form == 'int8' else made)
+@pytest.mark.parametrize(
+    ('form', 'norm', 'made'),
+    [
+        ('int8', 'mixed', b'pays, front'),
+        ('int8', 'rsqrt', b'pays'),
+        ('mixed', 'mixed', b'all, front'),
+        ('int8_npu', 'rsqrt', b'8'),
+        ('int16', 'rsqrt', b'8'),
+    ],
+)
+def test_where_a_form_has_16_bits(monkeypatch, form, norm, made):
+    says = lambda text: lambda model, float32, *, front: text + b', front' * front
+    monkeypatch.setattr(forms.wide, 'taken', says(b'pays'))
+    monkeypatch.setattr(forms.wide, 'widened', says(b'all'))
+    assert forms.widened(b'8', b'', form, norm) == made
+
+
+@pytest.mark.parametrize('unit', ['l2', 'rsqrt'])
+def test_int8_of_8_bits_alone_is_not_widened(monkeypatch, unit):
+    *_, wide, tried = stand_in(monkeypatch, lambda *args: bytes([1]), [score(30, 9)])
+    found = maker(unit, narrow=True).make('int8')
+    assert (found.how['norm'], wide, tried) == (unit, [], [bytes([1])])
 
 
 def test_the_older_quantiser_sees_the_windows_that_span_the_ranges(monkeypatch):

@@ -219,10 +219,10 @@ def test_which_slices_are_one_piece(rng):
 @pytest.mark.parametrize('form', ['int8', 'int16', 'float32'])
 def test_tflm_follows_the_plan_and_computes_the_same(form):
     """A plan that puts everything in one place gives other logits, so the plan is read."""
-    windows, _, params = drawn_case('conv_transformer', 64)
+    windows, _, params = drawn_case('conv_transformer', 128)
     function = lambda x: deploy.apply(TINY, params, x, norm='rsqrt' if form == 'int16' else 'l2')
     float32 = form == 'float32'
-    model = tidy(convert.to_float32(function, (1, 64, 12))) if float32 else forms.integer(function, windows, form)
+    model = tidy(convert.to_float32(function, (1, 128, 12))) if float32 else forms.integer(function, windows, form)
     content = flatbuffer.tree(model)
     assert content.metadata[0].name in (memory.NAME, memory.NAME.encode())
     notes, content.metadata = content.metadata, [note for note in content.metadata if note is not content.metadata[0]]

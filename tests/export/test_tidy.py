@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from helpers import quantise
-from jax_reparam.export import convert, flatbuffer, interpret, tflm, tidy
+from jax_reparam.deploy import ops
+from jax_reparam.export import convert, flatbuffer, interpret, tflm, tidy, wide
 
 
 @pytest.fixture(scope='module')
@@ -73,3 +74,41 @@ def test_constants_of_products_lie_as_tflm_wants_them(rng):
     if tflm.missing() is None:
         saved = tflm.run(model, windows).arena_bytes - tflm.run(tidied, windows).arena_bytes
         assert saved >= table.nbytes
+
+
+@pytest.mark.parametrize('bits', [8, 16])
+def test_what_several_products_read_is_turned_once(rng, bits):
+    """Of two blocks of queries, keys and values are on the right of two products; wide ones behind a conversion."""
+    layer = {
+        name: {'kernel': rng.standard_normal((16, 16)).astype(np.float32), 'bias': np.ones(16, np.float32)}
+        for name in ('query', 'key', 'value')
+    }
+    function = lambda x: ops.attention(layer, x[0], 2, blocks=2).reshape(1, -1)
+    windows = rng.standard_normal((3, 12, 16)).astype(np.float32)
+    model = quantise(function, windows)
+    if bits == 16:
+        model = wide.widened(model, convert.to_float32(function, (1, 12, 16)), front=False)
+    tidied = tidy.tidy(model)
+    turned = {form: [product.builtinOptions.adjY for product in products(form)] for form in (model, tidied)}
+    assert turned == {model: [False] * 4, tidied: [True] * 4}
+    assert len(flatbuffer.tree(tidied).subgraphs[0].operators) <= len(flatbuffer.tree(model).subgraphs[0].operators)
+    np.testing.assert_array_equal(interpret.load(tidied)(windows), interpret.load(model)(windows))
+
+
+def test_what_others_read_too_is_not_turned(rng):
+    kernel = rng.standard_normal((16, 16)).astype(np.float32)
+
+    def function(x):
+        y = (x[0] @ kernel).reshape(12, 2, 8).transpose(1, 2, 0)
+        return jnp.concatenate([(x[0].reshape(2, 12, 8) @ y).reshape(1, -1), jnp.tanh(y).reshape(1, -1)], axis=1)
+
+    windows = rng.standard_normal((3, 12, 16)).astype(np.float32)
+    model = quantise(function, windows)
+    assert [product.builtinOptions.adjY for product in products(tidy.tidy(model))] == [False]
+    np.testing.assert_array_equal(interpret.load(tidy.tidy(model))(windows), interpret.load(model)(windows))
+
+
+def products(model):
+    content = flatbuffer.tree(model)
+    named = zip(flatbuffer.operator_names(content), content.subgraphs[0].operators, strict=True)
+    return [node for name, node in named if name == 'BATCH_MATMUL']

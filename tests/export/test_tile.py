@@ -9,7 +9,7 @@ import pytest
 
 from helpers import quantise
 from jax_reparam.deploy import ops
-from jax_reparam.export import convert, flatbuffer, interpret, memory, tables, tile
+from jax_reparam.export import convert, flatbuffer, interpret, memory, tile, wide
 
 
 def front(rng, channels=8):
@@ -41,27 +41,43 @@ def models(function, windows):
         yield quantise(function, windows, activations)
 
 
-@pytest.mark.parametrize(
-    ('make', 'frames', 'more'), [(front, 400, 6), (front, 412, 6), (attention, 100, 6), (attention, 101, 6)]
-)
-def test_parts_compute_the_same(rng, make, frames, more):
+@pytest.mark.parametrize('parts', [2, 3, 4])
+@pytest.mark.parametrize(('make', 'frames'), [(front, 400), (front, 412), (attention, 100), (attention, 101)])
+def test_parts_compute_the_same(rng, monkeypatch, make, frames, parts):
+    monkeypatch.setattr(tile, 'ATTENTION_PARTS', (parts,))
+    monkeypatch.setattr(tile, 'CONVOLUTION_PARTS', (parts,))
     function = make(rng)
     windows = rng.standard_normal((4, frames, 16)).astype(np.float32)
     for model in models(function, windows):
         content = flatbuffer.tree(model)
         tiled = tile.tile(content)
+        # Each is cut out, and has its nodes; of convolutions all but the last drop a token; all are joined.
+        more = 4 * parts - 2
         assert len(tiled.subgraphs[0].operators) == len(content.subgraphs[0].operators) + more
         assert memory.peak(tiled) <= memory.peak(content) - more * tile.BYTES_PER_NODE
         np.testing.assert_array_equal(interpret.load(flatbuffer.pack(tiled))(windows), interpret.load(model)(windows))
 
 
-def test_a_softmax_by_tables_is_split_where_that_saves_more_than_its_tables(rng, monkeypatch):
+def test_as_many_parts_as_pay(rng, monkeypatch):
+    content = flatbuffer.tree(quantise(front(rng), rng.standard_normal((4, 400, 16)).astype(np.float32)))
+    count = lambda graph: len(graph.subgraphs[0].operators)
+    needed = lambda graph: memory.peak(graph) + tile.BYTES_PER_NODE * count(graph)
+    chosen, some = tile.tile(content), []
+    for parts in (2, 3, 4):
+        monkeypatch.setattr(tile, 'CONVOLUTION_PARTS', (parts,))
+        some.append(tile.tile(content))
+    assert needed(chosen) == min(map(needed, some))
+    assert len(set(map(count, some))) == 3
+
+
+def test_a_softmax_of_16_bits_is_split_where_that_saves_more_than_its_tables(rng, monkeypatch):
     windows = rng.standard_normal((4, 100, 16)).astype(np.float32)
-    wide = tables.widened(quantise(attention(rng), windows))
-    content = flatbuffer.tree(wide)
+    function = attention(rng)
+    made = wide.widened(quantise(function, windows), convert.to_float32(function, (1, 100, 16)), front=False)
+    content = flatbuffer.tree(made)
     tiled = tile.tile(content)
     assert memory.tables(tiled) == 2 * memory.tables(content) > 4000
-    np.testing.assert_array_equal(interpret.load(flatbuffer.pack(tiled))(windows), interpret.load(wide)(windows))
+    np.testing.assert_array_equal(interpret.load(flatbuffer.pack(tiled))(windows), interpret.load(made)(windows))
     monkeypatch.setattr(memory, 'PER_SOFTMAX', memory.peak(content) - memory.peak(tiled))
     assert tile.tile(content) is content
 

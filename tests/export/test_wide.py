@@ -1,4 +1,4 @@
-"""int8 with 16 bits at both ends, around softmaxes and in sigmoids: what is widened, and that it comes nearer."""
+"""int8 with 16 bits at both ends, in softmaxes and sigmoids: what is widened and when, and that it comes nearer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 
 from helpers import quantise
 from jax_reparam.deploy import ops
-from jax_reparam.export import convert, flatbuffer, interpret, mixed, tflm
+from jax_reparam.export import convert, cost, flatbuffer, interpret, memory, tflm, wide
+from jax_reparam.export.tidy import tidy
 
 WIDTH, TIME, HEADS = 8, 24, 2
 
@@ -23,6 +24,10 @@ def windows():
 def projection(seed):
     rng = np.random.default_rng(seed)
     return {'kernel': rng.standard_normal((WIDTH, WIDTH)).astype(np.float32) / 3, 'bias': np.ones(WIDTH, np.float32)}
+
+
+def widen(int8, function, **options):
+    return wide.widened(int8, convert.to_float32(function, (1, TIME, WIDTH)), **{'front': True, **options})
 
 
 LAYER = {name: projection(seed) for seed, name in enumerate(('query', 'key', 'value'))}
@@ -47,10 +52,10 @@ FUNCTIONS = {
 
 @pytest.fixture(scope='module', params=FUNCTIONS)
 def forms(request, windows):
-    """(name, function, int8, mixed)"""
+    """(name, function, int8, the same with all that can be wide)"""
     function = FUNCTIONS[request.param]
-    int8, float32 = quantise(function, windows), convert.to_float32(function, (1, TIME, WIDTH))
-    return request.param, function, int8, mixed.widened(int8, float32)
+    int8 = quantise(function, windows)
+    return request.param, function, int8, widen(int8, function)
 
 
 def nodes(model):
@@ -64,8 +69,8 @@ def nodes(model):
 
 
 def test_the_operators_stay_and_only_conversions_come(forms):
-    name, _, int8, wide = forms
-    before, after = (flatbuffer.graph(model) for model in (int8, wide))
+    name, _, int8, made = forms
+    before, after = (flatbuffer.graph(model) for model in (int8, made))
     without = lambda graph: {op: count for op, count in graph.ops.items() if op != 'QUANTIZE'}
     assert without(before) == without(after)
     assert after.ops['QUANTIZE'] > 0
@@ -73,19 +78,72 @@ def test_the_operators_stay_and_only_conversions_come(forms):
     assert after.output == before.output if name != 'ends' else after.output.dtype == 'int16'
 
 
-def test_all_is_16_bits_wide_between_the_products(forms):
-    name, _, _, wide = forms
-    for op, reads, makes in nodes(wide):
-        if op in ('SOFTMAX', 'BATCH_MATMUL', 'LOGISTIC'):
-            assert (set(reads), makes) == ({'int16'}, 'int16')
-        elif op in ('FULLY_CONNECTED', 'MUL') and name != 'ends':
-            assert makes == 'int8'
-        elif op == 'ADD' and name == 'relative':
-            assert set(reads) == {'int16'}
-    if name in ('relative', 'windowed'):  # positions and windows are moved about in 16 bits
-        assert {'int16'} <= {
-            makes for op, _, makes in nodes(wide) if op in ('SLICE', 'STRIDED_SLICE', 'PAD', 'RESHAPE')
-        }
+def test_a_softmax_is_16_bits_wide_with_the_product_that_reads_it_and_a_sigmoid_alone(forms):
+    name, _, _, made = forms
+    found = nodes(made)
+    kinds = lambda op: [(set(reads), makes) for other, reads, makes in found if other == op]
+    assert kinds('SOFTMAX') + kinds('LOGISTIC') == [({'int16'}, 'int16')] * (name != 'ends')
+    # The first is that of queries with keys. Behind windows' softmaxes zeros come between, which are dear in 16 bits.
+    product = {'attention': 'int16', 'relative': 'int16', 'windowed': 'int8'}
+    if name in product:
+        narrow = [({'int8'}, 'int8')] * (2 if name == 'relative' else 1)
+        assert kinds('BATCH_MATMUL') == [*narrow, ({product[name]}, product[name])]
+    if name != 'ends':
+        assert all(makes == 'int8' for op, _, makes in found if op in ('FULLY_CONNECTED', 'MUL', 'ADD', 'PAD'))
+
+
+def test_what_becomes_16_bits_wide_is_not_rounded(forms):
+    content = flatbuffer.tree(forms[3])
+    port = lambda tensor: flatbuffer.port(content.subgraphs[0].tensors[tensor])
+    count = 0
+    for name, node in zip(flatbuffer.operator_names(content), content.subgraphs[0].operators, strict=True):
+        source, made = port(node.inputs[0]), port(node.outputs[0])
+        if name == 'QUANTIZE' and source.dtype == 'int8':
+            values = source.decode(np.arange(-128, 128))
+            np.testing.assert_allclose(made.decode(made.encode(values)), values, rtol=1e-6)
+            assert (made.dtype, made.zero_point) == ('int16', 0)
+            count += 1
+        if name in wide.TABLES:
+            assert (made.dtype, made.scale, made.zero_point) == ('int16', 2.0**-15, 0)
+    assert count
+
+
+@pytest.mark.parametrize('name', ['attention', 'gate'])
+def test_what_saves_too_little_for_its_memory_stays(windows, name):
+    function = FUNCTIONS[name]
+    int8 = quantise(function, windows)
+    op = {'attention': 'SOFTMAX', 'gate': 'LOGISTIC'}[name]
+    elements = {'attention': HEADS * TIME * TIME, 'gate': TIME * WIDTH}[name]
+    wide_price = cost.INT16[op].instructions + cost.INT8['QUANTIZE'].instructions + cost.INT16['QUANTIZE'].instructions
+    saved = elements * (cost.INT8[op].instructions - wide_price)
+    takes = 2 * memory.PER_NODE + (memory.PER_SOFTMAX if op == 'SOFTMAX' else 0)
+    dtype = lambda model: next(makes for found, _, makes in nodes(model) if found == op)
+    assert dtype(widen(int8, function, worth=0.99 * saved / takes)) == 'int16'
+    assert dtype(widen(int8, function, worth=1.01 * saved / takes)) == 'int8'
+
+
+def test_tables_are_taken_where_the_time_is_worth_the_arena(windows, monkeypatch):
+    function = FUNCTIONS['attention']
+    int8, float32 = quantise(function, windows), convert.to_float32(function, (1, TIME, WIDTH))
+    narrow, made = (wide.widened(int8, float32, front=False, worth=worth) for worth in (np.inf, 0))
+    assert nodes(narrow) == nodes(int8)  # there is no head
+    slow, fast = (cost.of_model(tidy(model)).instructions for model in (narrow, made))
+    small, large = (memory.arena(flatbuffer.tree(tidy(model))) for model in (narrow, made))
+    exchange = (slow - fast) / (large - small)
+    assert exchange > 0
+    # What each softmax takes by itself is less.
+    for worth, expected in ((0.99 * exchange, made), (1.01 * exchange, narrow)):
+        monkeypatch.setattr(cost, 'PER_BYTE', worth)
+        assert wide.taken(int8, float32, front=False) == expected
+
+
+@pytest.mark.skipif(tflm.missing() is not None, reason='needs TFLM')
+@pytest.mark.parametrize('name', ['attention', 'ends'])
+def test_the_arena_is_foreseen(windows, name):
+    int8 = quantise(FUNCTIONS[name], windows)
+    for form in (tidy(int8), tidy(widen(int8, FUNCTIONS[name]))):
+        taken = tflm.run(form, windows[:1]).arena_bytes
+        assert taken - 2500 < memory.arena(flatbuffer.tree(form)) <= taken
 
 
 @pytest.mark.parametrize(
@@ -104,13 +162,13 @@ def test_all_is_16_bits_wide_between_the_products(forms):
 )
 def test_front_and_head_are_16_bits_wide_and_what_lies_between_is_not(windows, behind, unit):
     function = lambda x: ends(x, behind)
-    int8, float32 = quantise(function, windows), convert.to_float32(function, (1, TIME, WIDTH))
-    found = nodes(mixed.widened(int8, float32))
+    int8 = quantise(function, windows)
+    found = nodes(widen(int8, function))
     moves = ('QUANTIZE', 'RESHAPE', 'TRANSPOSE')
-    wide, narrow = ['int16', 'int8', 'int64'], ['int8', 'int8', 'int32']
+    layer, narrow = ['int16', 'int8', 'int64'], ['int8', 'int8', 'int32']
     assert [(op, reads, makes) for op, reads, makes in found if op not in moves] == [
         ('FULLY_CONNECTED', narrow, 'int8'),
-        ('FULLY_CONNECTED', wide, 'int16'),
+        ('FULLY_CONNECTED', layer, 'int16'),
         ('BATCH_MATMUL', ['int16', 'int16'], 'int16'),  # the sum of squares
         ('RSQRT', ['int16'], 'int16'),
         ('MUL', ['int16', 'int16'], 'int16'),
@@ -118,14 +176,24 @@ def test_front_and_head_are_16_bits_wide_and_what_lies_between_is_not(windows, b
         ('ADD', ['int8', 'int8'], 'int8'),
         *unit,
         ('FULLY_CONNECTED', mock.ANY, 'int16'),  # the mean
-        ('FULLY_CONNECTED', wide, 'int16'),
-        ('FULLY_CONNECTED', wide, 'int16'),
+        ('FULLY_CONNECTED', layer, 'int16'),
+        ('FULLY_CONNECTED', layer, 'int16'),
     ]
 
 
+def test_a_front_that_is_not_written_for_it_stays(windows):
+    function = lambda x: ends(x, 'rsqrt')
+    made = [
+        makes for op, _, makes in nodes(widen(quantise(function, windows), function, front=False)) if op != 'RESHAPE'
+    ]
+    first = made.index('int16')  # the head's conversion
+    assert set(made[first:]) == {'int16'}
+    assert made.index('int16') > len(made) - 7
+
+
 def test_a_bias_has_the_scale_of_its_layer(forms):
-    name, _, _, wide = forms
-    content = flatbuffer.tree(wide)
+    name, _, _, made = forms
+    content = flatbuffer.tree(made)
     ports = [flatbuffer.port(tensor) for tensor in content.subgraphs[0].tensors]
     layers = [node.inputs for node in content.subgraphs[0].operators if len(node.inputs) == 3 and node.inputs[2] >= 0]
     found = [inputs for inputs in layers if ports[inputs[2]].dtype == 'int64']
@@ -157,30 +225,30 @@ def test_all_that_is_made_is_read_and_what_is_moved_keeps_its_scale(forms):
 def test_it_comes_nearer(forms, windows):
     name, function, *models = forms
     expected = np.concatenate([function(window[None]) for window in windows])
-    int8, wide = (np.square(interpret.load(model, reference=True)(windows) - expected).sum() for model in models)
-    # A product and a sigmoid are rounded to int8 behind the 16 bits as they were before.
-    assert wide < int8 * {'attention': 0.7, 'relative': 0.7, 'windowed': 0.9, 'ends': 0.8}.get(name, 1.05)
+    int8, made = (np.square(interpret.load(model, reference=True)(windows) - expected).sum() for model in models)
+    # Here 0.79, 0.86 and 0.75; a product and a sigmoid are rounded to int8 behind the 16 bits as they were before.
+    assert made < int8 * {'attention': 0.9, 'relative': 0.95, 'ends': 0.85}.get(name, 1.05)
 
 
 @pytest.mark.skipif(tflm.missing() is not None, reason='needs TFLM')
 def test_tflm_computes_the_same(forms, windows):
-    wide = forms[3]
-    output = flatbuffer.graph(wide).output
+    made = forms[3]
+    output = flatbuffer.graph(made).output
     # The two round a few int16 values otherwise, and three layers follow: of 65,536 steps 3 at most here, 6 on five
-    # other draws of the windows. Of an int8 step nothing is left of that.
-    steps = 6.01 if output.dtype == 'int16' else 1.01
+    # other draws of the windows. Of int8 it is a score here and there, and so in one output of 2,304 two steps.
+    steps = 6.01 if output.dtype == 'int16' else 2.01
     np.testing.assert_allclose(
-        tflm.run(wide, windows).logits, interpret.load(wide, reference=True)(windows), atol=steps * output.scale
+        tflm.run(made, windows).logits, interpret.load(made, reference=True)(windows), atol=steps * output.scale
     )
 
 
 def test_without_any_of_these_nothing_changes(windows):
     function = lambda x: jax.nn.relu(ops.unit(ops.linear(LAYER['value'], x[0]), 'l2')).reshape(1, -1)
     int8 = quantise(function, windows)
-    assert nodes(mixed.widened(int8, convert.to_float32(function, (1, TIME, WIDTH)))) == nodes(int8)
+    assert nodes(widen(int8, function)) == nodes(int8)
 
 
 def test_another_graph_is_refused(forms, windows):
     other = convert.to_float32(lambda x: x + x.sum(axis=1, keepdims=True), (1, TIME, WIDTH))
     with pytest.raises(ValueError, match='expected the operators of the float32 graph'):
-        mixed.widened(forms[2], other)
+        wide.widened(forms[2], other, front=True)
