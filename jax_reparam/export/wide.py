@@ -52,7 +52,7 @@ def widened(quantised: bytes, float32: bytes, *, front: bool, worth: float = 0) 
 
     Args:
       quantised: an int8 model, as the converter leaves it.
-      float32: the same graph in float32, of which constants are rounded anew; but for the weights of linear layers.
+      float32: the same graph in float32, of which biases are rounded anew.
       front: whether the front is written for it.
       worth: instructions that a softmax or sigmoid has to save for each byte that its nodes take; inf: none is wide.
 
@@ -73,12 +73,10 @@ def widened(quantised: bytes, float32: bytes, *, front: bool, worth: float = 0) 
             continue
         inputs: list[int] = []
         for tensor, other in zip(map(int, node.inputs), map(int, twins[id(node)].inputs), strict=True):
-            if tensor >= 0 and flatbuffer.is_constant(content, tensor):
-                if name != 'FULLY_CONNECTED':
-                    tensor = _constant(content, tensor, flatbuffer.constant(reference, other))
-                elif len(inputs) == 2:
+            if name == 'FULLY_CONNECTED' and inputs:
+                if len(inputs) == 2 and tensor >= 0:
                     tensor = _bias(content, tensor, inputs, flatbuffer.constant(reference, other))
-            elif tensor >= 0 and tensor not in wide:
+            elif tensor not in wide and flatbuffer.port(subgraph.tensors[tensor]).dtype == 'int8':
                 # A value is up to 255 steps from zero, of which 128 times as many fit.
                 wide[tensor] = flatbuffer.add_int16(content, tensor, _scale(content, tensor) / 128)
                 nodes.append(flatbuffer.node(content, 'QUANTIZE', [tensor], wide[tensor]))
@@ -169,16 +167,6 @@ def _reached(
 
 def _scale(content: Any, tensor: int) -> float:
     return float(content.subgraphs[0].tensors[tensor].quantization.scale[0])
-
-
-def _constant(content: Any, tensor: int, values: np.ndarray) -> int:
-    """The index of a constant's int16 twin; of the constant itself where it is a shape or the like."""
-    if flatbuffer.constant(content, tensor).dtype != np.int8:
-        return tensor
-    scale = float(np.abs(values).max()) / 32767 or 1.0
-    made = flatbuffer.add_int16(content, tensor, scale)
-    flatbuffer.set_constant(content, made, np.rint(values / scale).astype(np.int16))
-    return made
 
 
 def _bias(content: Any, tensor: int, inputs: list[int], values: np.ndarray) -> int:
