@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from jax_reparam.export import flatbuffer
+from jax_reparam.export import flatbuffer, manifest
 from jax_reparam.firmware import ops
 
 
@@ -13,7 +13,8 @@ def tree(model):
     return flatbuffer.tree(model)
 
 
-def test_int8_operators_get_the_kernels_for_int8_alone(model):
+def test_int8_operators_get_the_kernels_for_int8_alone(convert):
+    model = convert(manifest.NPU_FORM)  # without 16 bits at the ends
     found = ops.registrations(model)
     assert 'AddFullyConnected(tflm::Register_FULLY_CONNECTED_INT8())' in found
     assert 'AddSoftmax(tflm::Register_SOFTMAX_INT8())' in found
@@ -39,9 +40,14 @@ def test_int16_operators_get_the_kernels_for_int16_alone(tree):
 
 def test_mixed_gets_those_of_16_bits_where_it_has_no_others(convert):
     found = set(ops.registrations(convert('mixed')))
-    assert {'AddSoftmax(tflm::Register_SOFTMAX_INT16())', 'AddBatchMatMul(tflm::Register_BATCH_MATMUL_INT16())'} < found
-    # Layers in 8 bits and, in front and head, in 16.
-    assert {'AddFullyConnected()', 'AddQuantize()', 'AddRsqrt()'} < found
+    assert 'AddSoftmax(tflm::Register_SOFTMAX_INT16())' in found
+    # Products and layers in 8 bits and in 16.
+    assert {'AddBatchMatMul()', 'AddFullyConnected()', 'AddQuantize()', 'AddRsqrt()'} < found
+
+
+def test_int8_gets_both_where_its_ends_have_16_bits(model):
+    found = set(ops.registrations(model))
+    assert {'AddSoftmax(tflm::Register_SOFTMAX_INT8())', 'AddFullyConnected()', 'AddQuantize()'} < found
 
 
 def test_one_node_of_another_type_asks_for_the_generic_kernel(tree):
