@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import hashlib
 import json
 
@@ -62,7 +63,7 @@ def test_manifest_has_the_schema_and_every_form_passed(exported, config, data, v
         assert form['bytes'] == len(model)
         assert form['sha256'] == hashlib.sha256(model).hexdigest()
         assert form['ops'] == flatbuffer.graph(model).ops
-        expected = ('int8', 'int16') if name == 'mixed' else (name, name)
+        expected = ('int8', 'int16') if name in ('int8', 'mixed') else (name, name)
         assert (form['input']['dtype'], form['output']['dtype']) == expected
         for runtime in ('litert', 'tflm'):
             assert form[runtime]['argmax_agreement'] >= 0.99
@@ -112,10 +113,10 @@ def test_the_folded_export_is_the_plain_one(exported, config, data):
     fresh = moved(plain.init(jax.random.key(1), windows[:1]))
     assert exported.manifest['params']['folded'] == weights.count(fresh['params'])
     ready = deploy.prepare(config['model'], fresh, windows.shape[1])
-    function = lambda x: deploy.apply(config['model'], ready, x)
+    function = lambda norm: functools.partial(deploy.apply, config['model'], ready, norm=norm)
     for name, model in (
-        ('float32', tidy(convert.to_float32(function, (1, *windows.shape[1:])))),
-        ('int8', forms.integer(function, windows[:4])),
+        ('float32', tidy(convert.to_float32(function('l2'), (1, *windows.shape[1:])))),
+        ('int8', forms.integer(function('mixed'), windows[:4], norm='mixed')),
     ):
         form = exported.manifest['forms'][name]
         assert flatbuffer.graph(model).ops == form['ops']
@@ -307,7 +308,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path, config, variables, d
     other = copy.deepcopy(config)
     other['model']['ffn_width'] = 32
     save(tmp_path / 'w', other, variables, data)
-    message = r'params/layer_0/ffn/ffn_in/hrf/bias_v: expected \(32,\) by its recipe, found \(160,\)'
+    message = r'params/layer_0/ffn/ffn_in/hrf/bias_v: expected \(32,\) by its recipe, found \(640,\)'
     with pytest.raises(InputError, match=message):
         folding.fold_and_export(tmp_path / 'w', tmp_path / 'out', show_progress=False)
 
