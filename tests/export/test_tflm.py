@@ -130,7 +130,7 @@ class Interpreter:
         print('Arena allocation total 5 bytes', file=sys.stderr)
 
     def get_input_details(self, index):
-        return {'shape': (1, 64, 12), 'dtype': np.int8}
+        return {'shape': (1, 64, 12), 'dtype': np.int16}
 
     def set_input(self, window, index):
         print('working', flush=True)
