@@ -1,4 +1,4 @@
-"""Exports recipes twice, as they are trained and in their deploy form, and prints what each costs in int8.
+"""Exports recipes twice, as they are trained and in their deploy form, and prints what each costs in 8 bits alone.
 
 python benchmarks/deploy_form.py [configs/transformer_xs.py ...] [--classes 7] [--json FILE]
 
@@ -17,14 +17,13 @@ import jax
 import numpy as np
 
 from jax_reparam import deploy, models, pipeline
-from jax_reparam.deploy.ops import Norm
-from jax_reparam.export import convert, flatbuffer, tflm
+from jax_reparam.export import convert, flatbuffer, manifest, tflm
 from jax_reparam.export import forms as made
 from jax_reparam.summary import load_recipe, recipes
 
 
-def forms(recipe: dict[str, Any], classes: int) -> tuple[dict[str, tuple[convert.Function, Norm]], np.ndarray]:
-    """Both forms as functions of one window, how they write normalisations, and windows to calibrate with."""
+def forms(recipe: dict[str, Any], classes: int) -> tuple[dict[str, convert.Function], np.ndarray]:
+    """Both forms as functions of one window, and windows to calibrate with."""
     frames, bands = pipeline.window_config(recipe).frames, recipe['frontend']['n_mels']
     rng = np.random.default_rng(0)
     windows = rng.standard_normal((4, frames, bands)).astype(np.float32)
@@ -35,17 +34,16 @@ def forms(recipe: dict[str, Any], classes: int) -> tuple[dict[str, tuple[convert
         lambda leaf: np.asarray(leaf + 0.05 * np.abs(rng.standard_normal(leaf.shape)), np.float32), fresh
     )
     params = jax.tree.map(np.asarray, deploy.prepare(recipe['model'], variables, frames))
-    norm = made.ways('int8', deploy.unit(recipe['model']))[0].norm
     return {
-        'as trained': (lambda features: plain.apply(variables, features), 'l2'),
-        'deploy': (lambda features: deploy.apply(recipe['model'], params, features, norm=norm), norm),
+        'as trained': lambda features: plain.apply(variables, features),
+        'deploy': lambda features: deploy.apply(recipe['model'], params, features, norm=deploy.unit(recipe['model'])),
     }, windows
 
 
-def measure(function: convert.Function, norm: Norm, windows: np.ndarray) -> dict[str, Any]:
-    """Operators, bytes and arena of a form in int8, or `refused`."""
+def measure(function: convert.Function, windows: np.ndarray) -> dict[str, Any]:
+    """Operators, bytes and arena of a form in 8 bits alone, where no conversions are counted; or `refused`."""
     try:
-        model = made.integer(function, windows, norm=norm)
+        model = made.integer(function, windows, manifest.NPU_FORM)
         ops = flatbuffer.graph(model).ops
         found: dict[str, Any] = {'ops': sum(ops.values()), 'bytes': len(model), 'by_op': ops}
         return {**found, 'arena': tflm.run(model, windows[:1]).arena_bytes}
@@ -64,8 +62,8 @@ def main() -> None:
     results: dict[str, Any] = {}
     for path in args.configs or recipes():
         functions, windows = forms(load_recipe(path), args.classes)
-        for name, (function, norm) in functions.items():
-            found = measure(function, norm, windows)
+        for name, function in functions.items():
+            found = measure(function, windows)
             results.setdefault(Path(path).stem, {})[name] = found
             columns = [f'{found.get(key, 0):>9,} {key}' for key in ('ops', 'bytes', 'arena')]
             print(f'{Path(path).stem:18} {name:11}', *columns, found.get('refused', '')[:120], flush=True)
