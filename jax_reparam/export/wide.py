@@ -61,7 +61,7 @@ def widened(quantised: bytes, float32: bytes, *, front: bool, worth: float = 0) 
     """
     content, reference = flatbuffer.tree(quantised), flatbuffer.tree(float32)
     subgraph, names = content.subgraphs[0], flatbuffer.operator_names(content)
-    graph, readers = _Graph(content, names), flatbuffer.readers(content)
+    graph = _Graph(content, names)
     places = graph.head() | (graph.front() if front else set()) | graph.tables(worth)
     twins = {id(node): other for _, node, other in twin.pairs(content, reference)}
     # By int8 tensor its int16 twin, made by a node or by conversion.
@@ -81,7 +81,7 @@ def widened(quantised: bytes, float32: bytes, *, front: bool, worth: float = 0) 
                 wide[tensor] = flatbuffer.add_int16(content, tensor, _scale(content, tensor) / 128)
                 nodes.append(flatbuffer.node(content, 'QUANTIZE', [tensor], wide[tensor]))
             inputs.append(wide.get(tensor, tensor))
-        output = int(node.outputs[0])
+        output, behind = int(node.outputs[0]), graph.behind(place)
         if name in TABLES:
             scale = STEP
         elif name in _MOVES:
@@ -93,7 +93,7 @@ def widened(quantised: bytes, float32: bytes, *, front: bool, worth: float = 0) 
         wide[output] = flatbuffer.add_int16(content, output, scale)
         node.inputs, node.outputs = np.array(inputs, np.int32), np.array([wide[output]], np.int32)
         nodes.append(node)
-        if not places.issuperset(readers[output]):
+        if not places.issuperset(behind):
             nodes.append(flatbuffer.node(content, 'QUANTIZE', [wide[output]], output))
     subgraph.operators = nodes
     subgraph.outputs = np.array([wide.get(int(tensor), int(tensor)) for tensor in subgraph.outputs], np.int32)
@@ -114,7 +114,7 @@ class _Graph:
         layers = {p for p in self._named('FULLY_CONNECTED') if self._made(p)[-1] > 1}
         everything = set(range(len(self._nodes)))
         before = _reached(roots, self._before, passed=everything - layers, taken=everything)
-        return before | roots | {reader for root in roots for reader in self._behind(root)}
+        return before | roots | {reader for root in roots for reader in self.behind(root)}
 
     def head(self) -> set[int]:
         """The last linear layer and those before it."""
@@ -127,7 +127,7 @@ class _Graph:
         """Of softmaxes and sigmoids those that save enough, and products of a softmax's weights."""
         found = {place for place in self._named(*TABLES) if self._pays(place, worth)}
         products = self._named('BATCH_MATMUL')
-        return found | {reader for place in found for reader in self._behind(place)} & products
+        return found | {reader for place in found for reader in self.behind(place)} & products
 
     def _pays(self, place: int, worth: float) -> bool:
         name, node = self._names[place], self._nodes[place]
@@ -148,7 +148,7 @@ class _Graph:
     def _before(self, place: int) -> list[int]:
         return [self._maker[tensor] for tensor in map(int, self._nodes[place].inputs) if tensor in self._maker]
 
-    def _behind(self, place: int) -> list[int]:
+    def behind(self, place: int) -> list[int]:
         return self._readers[int(self._nodes[place].outputs[0])]
 
 

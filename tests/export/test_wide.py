@@ -183,12 +183,10 @@ def test_front_and_head_are_16_bits_wide_and_what_lies_between_is_not(windows, b
 
 def test_a_front_that_is_not_written_for_it_stays(windows):
     function = lambda x: ends(x, 'rsqrt')
-    made = [
-        makes for op, _, makes in nodes(widen(quantise(function, windows), function, front=False)) if op != 'RESHAPE'
-    ]
-    first = made.index('int16')  # the head's conversion
-    assert set(made[first:]) == {'int16'}
-    assert made.index('int16') > len(made) - 7
+    found = nodes(widen(quantise(function, windows), function, front=False))
+    assert {makes for op, _, makes in found if op in ('RSQRT', 'MUL', 'BATCH_MATMUL', 'ADD')} == {'int8'}
+    # The mean and the head's two.
+    assert [makes for op, _, makes in found if op == 'FULLY_CONNECTED'] == ['int8'] * 3 + ['int16'] * 3
 
 
 def test_a_bias_has_the_scale_of_its_layer(forms):
@@ -227,7 +225,7 @@ def test_it_comes_nearer(forms, windows):
     expected = np.concatenate([function(window[None]) for window in windows])
     int8, made = (np.square(interpret.load(model, reference=True)(windows) - expected).sum() for model in models)
     # Here 0.79, 0.86 and 0.75; a product and a sigmoid are rounded to int8 behind the 16 bits as they were before.
-    assert made < int8 * {'attention': 0.9, 'relative': 0.95, 'ends': 0.85}.get(name, 1.05)
+    assert made < int8 * {'attention': 0.9, 'relative': 0.95, 'ends': 0.8}.get(name, 1.05)
 
 
 @pytest.mark.skipif(tflm.missing() is not None, reason='needs TFLM')
@@ -235,8 +233,9 @@ def test_tflm_computes_the_same(forms, windows):
     made = forms[3]
     output = flatbuffer.graph(made).output
     # The two round a few int16 values otherwise, and three layers follow: of 65,536 steps 3 at most here, 6 on five
-    # other draws of the windows. Of int8 it is a score here and there, and so in one output of 2,304 two steps.
-    steps = 6.01 if output.dtype == 'int16' else 2.01
+    # other draws of the windows. Of int8 a score is rounded otherwise here and there: with the sums of `relative`,
+    # one output of 2,304 lies two steps apart.
+    steps = 6.01 if output.dtype == 'int16' else 2.01 if forms[0] == 'relative' else 1.01
     np.testing.assert_allclose(
         tflm.run(made, windows).logits, interpret.load(made, reference=True)(windows), atol=steps * output.scale
     )
