@@ -107,10 +107,6 @@ RECIPE = {
 }
 
 
-# With fewer products in 8 bits the mixed form would save too little to be made; so many inputs are slow in 16.
-MIXED_PAYS = {'model__ffn_width': 640}
-
-
 def tones(folder, *, labels=('high', 'low'), speakers=5, clips=3):
     """Makes `folder/LABEL/SPEAKER/n.wav`: noisy tones, the pitch being the label, of 0.3 to 1.5 s; returns it."""
     rng = np.random.default_rng(0)

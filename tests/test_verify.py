@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from helpers import MIXED_PAYS, recipe, tones
+from helpers import recipe, tones
 from jax_reparam import checkpoint, training, verify
 from jax_reparam.errors import InputError, run
 from jax_reparam.evaluation import softmax
@@ -27,7 +27,7 @@ def trained(tmp_path_factory):
     """(recipe, training folder)"""
     root = tmp_path_factory.mktemp('verify')
     changes = {'train__steps': 30, 'train__eval_every': 30, 'train__average': 0.0}
-    config = recipe(tones(root / 'clips'), root / 'cache', **changes, **MIXED_PAYS)
+    config = recipe(tones(root / 'clips'), root / 'cache', **changes)
     training.train(config, root / 'w', show_progress=False)
     return root / 'clips', root / 'w'
 
@@ -87,8 +87,6 @@ def test_every_form_in_one_table(out, trained, table_of_clips, capsys):
         ('float32', 'TFLM'),
         ('int8', 'LiteRT'),
         ('int8', 'TFLM'),
-        ('mixed', 'LiteRT'),
-        ('mixed', 'TFLM'),
         ('int16', 'LiteRT'),
         ('int16', 'TFLM'),
         ('frontend, int8', 'TFLM'),

@@ -48,7 +48,7 @@ def unit(x: Array, norm: Unit, *, slot: float = 0.0) -> Array:
 def norms(norm: Norm, behind: Unit) -> tuple[Unit, Unit]:
     """How a graph's first normalisation is written, which reads what the front makes, and how all others are (`unit`).
 
-    `mixed` has RSQRT in front, for 16 bits (`export.mixed`), and behind, for 8, what the architecture has in int8.
+    `mixed` has RSQRT in front, for 16 bits (`export.wide`), and behind, for 8, what the architecture has in int8.
     """
     return ('rsqrt', behind) if norm == 'mixed' else (norm, norm)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -20,7 +19,6 @@ from jax_reparam.errors import InputError
 from jax_reparam.export import (
     card,
     convert,
-    cost,
     device,
     folder,
     forms,
@@ -37,10 +35,6 @@ from jax_reparam.features import FrontendConfig
 from jax_reparam.training import Predictor
 
 Variables = dict[str, Any]
-
-# Share of instructions that the mixed form has to save, against whichever of int8 and int16 takes fewer. What its front
-# takes, a few hundredths, may be left out (`forms.Maker.sketch`).
-MIXED_SAVES = 1 / 12
 
 
 class FoldError(RuntimeError):
@@ -230,12 +224,8 @@ def _make_forms(
 ) -> _Forms:
     """Makes forms, and verifies each on test windows against the trained model's logits `[W, C]`."""
     found = _Forms()
-    # mixed comes last: it has to save time against int8 and int16.
-    for name in sorted(names, key='mixed'.__eq__):
+    for name in names:
         try:
-            if name == 'mixed' and not _saves(maker.sketch(), (found.passed | found.failed).values()):
-                tell('mixed would save too little')
-                continue
             made = maker.make(name)
         except convert.ConversionError as error:
             found.failed[name] = {'reasons': [f'{name}: {error}']}
@@ -260,12 +250,6 @@ def _make_forms(
 
 def _in_order(entries: Mapping[str, Any]) -> dict[str, Any]:
     return {name: entries[name] for name in manifest.FORM_FILES if name in entries}
-
-
-def _saves(sketch: bytes, others: Iterable[Mapping[str, Any]]) -> bool:
-    """Whether the mixed form takes fewer instructions than the other forms, by the estimate: enough to be of use."""
-    least = min((entry['cost']['instructions'] for entry in others if 'cost' in entry), default=math.inf)
-    return cost.of_model(sketch).instructions <= (1 - MIXED_SAVES) * least
 
 
 def _ran(entry: Mapping[str, Any]) -> bool:

@@ -17,8 +17,6 @@ from jax_reparam.deploy.ops import Norm, Unit
 from jax_reparam.export import (
     biases,
     convert,
-    convolutions,
-    flatbuffer,
     gates,
     interpret,
     manifest,
@@ -39,23 +37,21 @@ class Way:
 
     Attributes:
       norm: how normalisations are written (`deploy.ops.unit`).
+      wide: whether it has 16 bits where these pay (`wide`).
       every: how many-th of the calibration windows set the ranges: of fewer, ranges are narrower, and what is rare is
         clipped to them.
     """
 
     norm: Norm
+    wide: bool = False
     every: int = 1
-
-
-# Forms in which time counts for more than the last bytes of memory (`tidy`).
-FAST = ('mixed', 'int16')
 
 
 def ways(form: str, unit: Unit, *, narrow: bool = False) -> tuple[Way, ...]:
     """How a quantised form may be made, in the order in which it is tried.
 
-    int16 and Ethos-U have no L2_NORMALIZATION, nor has a front of 16 bits. mixed, then int16, are the remedies where
-    int8 loses too much in all ways.
+    int16 and Ethos-U have no L2_NORMALIZATION, nor has a front of 16 bits. int16 is the remedy where int8 loses too
+    much in all ways.
 
     Args:
       form: the form's name.
@@ -63,9 +59,9 @@ def ways(form: str, unit: Unit, *, narrow: bool = False) -> tuple[Way, ...]:
       narrow: int8 is to have 8 bits alone.
     """
     first: Norm = 'mixed' if unit == 'l2' and not narrow else unit
+    other: Norm = 'rsqrt' if unit == 'l2' else 'l2'
     return {
-        'int8': (Way(first), Way('rsqrt' if unit == 'l2' else 'l2'), Way(first, every=8)),
-        'mixed': (Way('mixed'),),
+        'int8': tuple(Way(norm, not narrow, every) for norm, every in ((first, 1), (other, 1), (first, 8))),
         'int16': (Way('rsqrt'),),
         manifest.NPU_FORM: (Way('rsqrt'), Way('rsqrt', every=8)),
     }[form]
@@ -106,13 +102,6 @@ def quantised(float32: bytes, windows: np.ndarray, seen: ranges.Ranges, activati
     return convert.to_int16(float32, windows[seen.extremes()])
 
 
-def widened(rounded: bytes, float32: bytes, form: str, norm: Norm) -> bytes:
-    """What `rounding` made, with 16 bits where a form has them (`wide`)."""
-    if form == 'mixed':
-        return wide.widened(rounded, float32, front=True)
-    return wide.taken(rounded, float32, front=norm == 'mixed') if form == 'int8' else rounded
-
-
 def integer(function: convert.Function, windows: np.ndarray, form: str = 'int8', norm: Norm = 'l2') -> bytes:
     """Quantises a function as one of `manifest.QUANTISED` and makes it ready for a device (`tidy`).
 
@@ -126,12 +115,16 @@ def integer(function: convert.Function, windows: np.ndarray, form: str = 'int8',
       ConversionError: TensorFlow refused the graph.
     """
     graph = _Graph(function, windows)
-    made = widened(graph.rounded(_activations(form)), graph.float32, form, norm)
-    return tidy(biases.corrected(made, graph.float32, windows), fast=form in FAST)
+    made = _widened(graph.rounded(_activations(form)), graph.float32, Way(norm, wide=form == 'int8'))
+    return tidy(biases.corrected(made, graph.float32, windows), fast=form == 'int16')
 
 
 def _activations(form: str) -> convert.Activations:
     return 'int16' if form == 'int16' else 'int8'
+
+
+def _widened(rounded: bytes, float32: bytes, way: Way) -> bytes:
+    return wide.taken(rounded, float32, front=way.norm == 'mixed') if way.wide else rounded
 
 
 class _Graph:
@@ -185,7 +178,7 @@ class Maker:
         self._validation, self._reference = validation, reference
         # What several forms share.
         self._graphs: dict[Norm, _Graph] = {}
-        self._rounded: dict[tuple[convert.Activations, Way], bytes] = {}
+        self._rounded: dict[tuple[convert.Activations, Norm, int], bytes] = {}
         self._tried: dict[bytes, tuple[bytes, gates.Score]] = {}
 
     def make(self, name: str) -> Made:
@@ -208,27 +201,13 @@ class Maker:
         model, way, _ = max(tried, key=lambda result: result[2].snr_db or 0.0)
         scores = [{**self._describe(way), **score.as_json()} for _, way, score in tried]
         how = {**self._describe(way), 'tried': scores}
-        return Made(tidy(model, fast=name in FAST), how, model, self._graph(way.norm).float32)
-
-    def sketch(self) -> bytes:
-        """What the mixed form costs, with biases still wrong; nearly, where its front is not that of int8.
-
-        Raises:
-          ConversionError: TensorFlow refused the graph.
-        """
-        way, *_ = ways('int8', self._unit, narrow=self._narrow)
-        float32 = self._graph(way.norm).float32
-        made = wide.widened(self._round('int8', way), float32, front=way.norm == 'mixed')
-        content = flatbuffer.tree(made)
-        convolutions.of_rows(content, convolutions.LEAST_MACS)
-        return flatbuffer.pack(content)
+        # With 16 bits time counts for more than the last bytes of memory.
+        return Made(tidy(model, fast=name == 'int16'), how, model, self._graph(way.norm).float32)
 
     def _attempts(self, name: str) -> Iterator[tuple[bytes, Way, gates.Score]]:
         for way in ways(name, self._unit, narrow=self._narrow):
             float32 = self._graph(way.norm).float32
-            made = self._round(_activations(name), way)
-            if not (name == 'int8' and self._narrow):
-                made = widened(made, float32, name, way.norm)
+            made = _widened(self._round(_activations(name), way), float32, way)
             # Two forms may be made in the same way.
             if made not in self._tried:
                 self._tried[made] = self._try(made, float32)
@@ -242,9 +221,10 @@ class Maker:
         return model, gates.score(self._reference, logits, self._validation)
 
     def _round(self, activations: convert.Activations, way: Way) -> bytes:
-        if (activations, way) not in self._rounded:
-            self._rounded[activations, way] = self._graph(way.norm).rounded(activations, way.every)
-        return self._rounded[activations, way]
+        key = activations, way.norm, way.every
+        if key not in self._rounded:
+            self._rounded[key] = self._graph(way.norm).rounded(activations, way.every)
+        return self._rounded[key]
 
     def _graph(self, norm: Norm) -> _Graph:
         if norm not in self._graphs:

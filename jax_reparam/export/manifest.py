@@ -23,9 +23,9 @@ FORMAT = 1
 FILE = 'manifest.json'
 # int8 of operators that an Ethos-U has; what Vela compiles.
 NPU_FORM = 'int8_npu'
-FORM_FILES = {name: f'model_{name}.tflite' for name in ('float32', 'int8', 'mixed', 'int16', NPU_FORM)}
+FORM_FILES = {name: f'model_{name}.tflite' for name in ('float32', 'int8', 'int16', NPU_FORM)}
 # Forms for a microcontroller, the one that needs the least memory first.
-QUANTISED = ('int8', 'mixed', 'int16')
+QUANTISED = ('int8', 'int16')
 # Forms that are held to the trained model's decisions, and may be accepted although they miss them.
 GATED = (*QUANTISED, NPU_FORM)
 

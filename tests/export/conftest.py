@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import pytest
 
-from helpers import MIXED_PAYS, recipe, tones
+from helpers import recipe, tones
 from jax_reparam import checkpoint, pipeline, training
 from jax_reparam.checkpoint import FOLDER, Checkpoints
 from jax_reparam.export import folding, forms, ranges
@@ -34,7 +34,7 @@ def config(tmp_path_factory):
     """A recipe for five speakers of tones."""
     root = tmp_path_factory.mktemp('corpus')
     changes = {'train__steps': 30, 'train__eval_every': 30, 'train__average': 0.0}
-    return recipe(tones(root / 'source'), root / 'cache', **changes, **MIXED_PAYS)
+    return recipe(tones(root / 'source'), root / 'cache', **changes)
 
 
 @pytest.fixture(scope='session')

@@ -110,7 +110,7 @@ def test_a_node_has_the_price_of_the_type_it_reads(exported):
     price = lambda instructions: {'SOFTMAX': cost.Price(instructions, 'CMSIS-NN', 'measured')}
     prices = {'int8': price(10.0), 'int16': price(3.0)}
     # Of a model this small, no softmax is worth its memory in int8.
-    for form, dtype, instructions in (('int8', 'int8', 10), ('mixed', 'int16', 3), ('int16', 'int16', 3)):
+    for form, dtype, instructions in (('int8', 'int8', 10), ('int16', 'int16', 3)):
         found = cost.of_model((exported.path / f'model_{form}.tflite').read_bytes(), prices)
         (row,) = (row for row in found.rows if row.op == 'SOFTMAX')
         assert (row.dtype, row.instructions) == (dtype, instructions * row.elements)

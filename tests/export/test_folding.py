@@ -14,13 +14,12 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from helpers import MIXED_PAYS, moved, recipe, tones
+from helpers import moved, recipe, tones
 from jax_reparam import checkpoint, deploy, models, reparam
 from jax_reparam.errors import InputError
 from jax_reparam.export import (
     card,
     convert,
-    cost,
     flatbuffer,
     folder,
     folding,
@@ -55,7 +54,7 @@ def test_manifest_has_the_schema_and_every_form_passed(exported, config, data, v
     assert content['protocol'] == json.loads(json.dumps(data.split.info))
     assert 0 <= content['reference_uar'] <= 1
     assert content['failed'] == {}
-    assert list(content['forms']) == ['float32', 'int8', 'mixed', 'int16']
+    assert list(content['forms']) == ['float32', 'int8', 'int16']
     assert content['recommended'] == 'int8'
     for name, form in content['forms'].items():
         model = (exported.path / form['file']).read_bytes()
@@ -63,7 +62,7 @@ def test_manifest_has_the_schema_and_every_form_passed(exported, config, data, v
         assert form['bytes'] == len(model)
         assert form['sha256'] == hashlib.sha256(model).hexdigest()
         assert form['ops'] == flatbuffer.graph(model).ops
-        expected = ('int8', 'int16') if name in ('int8', 'mixed') else (name, name)
+        expected = ('int8', 'int16') if name == 'int8' else (name, name)
         assert (form['input']['dtype'], form['output']['dtype']) == expected
         for runtime in ('litert', 'tflm'):
             assert form[runtime]['argmax_agreement'] >= 0.99
@@ -151,37 +150,12 @@ def test_for_an_npu_a_form_is_made_and_compiled_that_lies_on_it_as_a_whole(small
     assert metadata.read(model)['labels'] == ['high', 'low']
     placed = 'compiled by Vela for ethos-u55-128: 100.0 % of the operators'
     assert placed in (small.path / 'MODEL_CARD.md').read_text()
-    assert placed in card.summary(small.path, small.manifest)[5]
+    assert placed in card.summary(small.path, small.manifest)[4]
 
 
-@pytest.mark.parametrize('dearer', ['int8', 'int16'])
-def test_mixed_is_not_made_where_it_saves_too_little(exported, workdir, tmp_path, monkeypatch, dearer):
-    """Against the cheaper of the two others, whichever that is."""
-    spent = {name: form['cost']['instructions'] for name, form in exported.manifest['forms'].items() if 'cost' in form}
-    assert spent['mixed'] < min(spent['int8'], spent['int16'])
-    count, sketch, sketched = cost.of_model, folding.forms.Maker.sketch, []
-
-    def cheap(model):
-        """One of the others now takes a third of what it took."""
-        found = count(model)
-        names = [name for name, number in spent.items() if number == found.instructions]
-        rows = [dataclasses.replace(row, instructions=row.instructions // 3) for row in found.rows]
-        return cost.Cost(tuple(rows)) if names and names != [dearer] else found
-
-    def recorded(maker):
-        made = sketch(maker)
-        sketched.append(count(made).instructions)
-        return made
-
-    monkeypatch.setattr(cost, 'of_model', cheap)
-    monkeypatch.setattr(folding.forms.Maker, 'sketch', recorded)
+def test_the_firmware_is_built_around_the_form_that_is_preferred(workdir, tmp_path):
     out = folding.fold_and_export(workdir, tmp_path / 'out', limit=2, prefer='int16', show_progress=False)
-    assert list(out.manifest['forms']) == ['float32', 'int8', 'int16']
     assert out.failures == []
-    assert not (out.path / 'model_mixed.tflite').exists()
-    # By what the two really take it is made, and was in `exported`.
-    assert len(sketched) == 1
-    assert sketched[0] <= (1 - folding.MIXED_SAVES) * min(spent['int8'], spent['int16'])
     assert (out.manifest['recommended'], out.manifest['device']['firmware']['form']) == ('int16', 'int16')
 
 
@@ -207,7 +181,7 @@ def test_an_npu_model_that_was_asked_for_and_is_not_there_is_a_failure(exported,
 
 def test_each_quantised_form_has_its_worst_tensors(exported, variables):
     text = (exported.path / 'LAYERS.md').read_text()
-    for name in ('int8', 'mixed', 'int16'):
+    for name in manifest.QUANTISED:
         rows = exported.manifest['forms'][name]['layers']
         assert len(rows) == layers.WORST
         assert [row['snr_db'] for row in rows] == sorted(row['snr_db'] for row in rows)
@@ -244,7 +218,7 @@ def test_a_form_that_the_converter_refuses_is_named(workdir, tmp_path, monkeypat
 
     monkeypatch.setattr(convert, 'to_int8', refuse)
     out = folding.fold_and_export(workdir, tmp_path / 'out', show_progress=False)
-    assert out.failures == [f'{name}: TensorFlow refused the graph: no such operator' for name in ('int8', 'mixed')]
+    assert out.failures == ['int8: TensorFlow refused the graph: no such operator']
     assert list(out.manifest['forms']) == ['float32', 'int16']
     assert (out.manifest['recommended'], out.usable) == ('int16', True)
 
@@ -256,7 +230,7 @@ def test_tflm_that_dies_fails_the_form(workdir, tmp_path, monkeypatch):
     monkeypatch.setattr(tflm, 'run', die)
     accept = ['int8', 'int16']  # no gate: there is nothing that runs
     out = folding.fold_and_export(workdir, tmp_path / 'out', accept=accept, show_progress=False)
-    names = ('float32', 'int8', 'int16', 'mixed', 'frontend')
+    names = ('float32', 'int8', 'int16', 'frontend')
     assert out.failures == [f'{name}: TFLM ended its process with SIGABRT.' for name in names]
     assert (out.manifest['forms'], out.usable) == ({}, False)
 
@@ -308,13 +282,13 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path, config, variables, d
     other = copy.deepcopy(config)
     other['model']['ffn_width'] = 32
     save(tmp_path / 'w', other, variables, data)
-    message = r'params/layer_0/ffn/ffn_in/hrf/bias_v: expected \(32,\) by its recipe, found \(640,\)'
+    message = r'params/layer_0/ffn/ffn_in/hrf/bias_v: expected \(32,\) by its recipe, found \(24,\)'
     with pytest.raises(InputError, match=message):
         folding.fold_and_export(tmp_path / 'w', tmp_path / 'out', show_progress=False)
 
 
 def test_another_corpus_is_refused(tmp_path, config, variables, data):
-    other = recipe(tones(tmp_path / 'source', speakers=4), tmp_path / 'cache', **MIXED_PAYS)
+    other = recipe(tones(tmp_path / 'source', speakers=4), tmp_path / 'cache')
     save(tmp_path / 'w', other, variables, data)
     with pytest.raises(InputError, match='expected the corpus and split that it was trained on, found another'):
         folding.fold_and_export(tmp_path / 'w', tmp_path / 'out', show_progress=False)

@@ -17,8 +17,8 @@ def score(snr, differing):
 def stand_in(monkeypatch, quantised, scores):
     """For all that takes time: a model's first byte says what its score is.
 
-    Returns the graphs whose inputs are watched, those whose ranges are, of which form each model is widened, and which
-    are tried.
+    Returns the graphs whose inputs are watched, those whose ranges are, of each model that gets 16 bits whether its front
+    is written for them, and which are tried.
     """
     watched, spanned, wide, tried = [], [], [], []
 
@@ -34,9 +34,9 @@ def stand_in(monkeypatch, quantised, scores):
         assert inputs == (float32, 16)  # of all windows, also where fewer set the ranges
         return model
 
-    def widened(model, float32, form, norm):
-        assert norm == float32
-        wide.append(form)
+    def taken(model, float32, front):
+        assert front == (float32 == 'mixed')
+        wide.append(front)
         return model
 
     def corrected(model, float32, windows):
@@ -44,7 +44,7 @@ def stand_in(monkeypatch, quantised, scores):
         return model
 
     monkeypatch.setattr(forms, 'quantised', quantised)
-    monkeypatch.setattr(forms, 'widened', widened)
+    monkeypatch.setattr(forms.wide, 'taken', taken)
     monkeypatch.setattr(forms.biases, 'corrected', corrected)
     monkeypatch.setattr(forms, 'tidy', lambda model, fast=False: model)
     monkeypatch.setattr(forms.convert, 'to_float32', lambda function, shape: function(np.zeros(shape)))
@@ -84,7 +84,7 @@ def test_the_choice(monkeypatch, unit, scores, first, count, tried):
     found = maker(unit).make('int8')
     norm = {'l2': ('mixed', 'rsqrt'), 'rsqrt': ('rsqrt', 'l2')}[unit][not first]
     assert (found.how['norm'], found.how['ranges'], len(found.how['tried'])) == (norm, count, tried)
-    assert wide == ['int8'] * tried
+    assert wide == ([True, False, True] if unit == 'l2' else [False] * 3)[:tried]
     chosen = next(i for i, way in enumerate(found.how['tried']) if (way['norm'], way['ranges']) == (norm, count))
     assert found.model == bytes([chosen + 1])
 
@@ -106,29 +106,22 @@ def test_two_forms_share_what_was_tried(monkeypatch):
     assert made == [('int8', 'mixed', 16), ('int8', 'rsqrt', 16), ('int8', 'mixed', 2), ('int8', 'rsqrt', 2)]
     some.make('int16')
     assert made[4:] == [('int16', 'rsqrt', 16)]
-    some.make('mixed')
-    assert made[5:] == []  # begins as int8 did
+    assert made[5:] == []
     assert tried == [bytes([1, number]) for number in range(1, 6)]
-    assert wide == 3 * ['int8'] + 2 * ['int8_npu'] + ['int16', 'mixed']
+    assert wide == [True, False, True]  # int8's three ways
     # And each graph was watched once.
     assert sorted(watched) == sorted(spanned) == ['mixed', 'rsqrt']
 
 
-@pytest.mark.parametrize(
-    ('form', 'norm', 'made'),
-    [
-        ('int8', 'mixed', b'pays, front'),
-        ('int8', 'rsqrt', b'pays'),
-        ('mixed', 'mixed', b'all, front'),
-        ('int8_npu', 'rsqrt', b'8'),
-        ('int16', 'rsqrt', b'8'),
-    ],
-)
-def test_where_a_form_has_16_bits(monkeypatch, form, norm, made):
-    says = lambda text: lambda model, float32, *, front: text + b', front' * front
-    monkeypatch.setattr(forms.wide, 'taken', says(b'pays'))
-    monkeypatch.setattr(forms.wide, 'widened', says(b'all'))
-    assert forms.widened(b'8', b'', form, norm) == made
+def test_int8_alone_has_16_bits_and_in_front_where_that_is_written_for_it(monkeypatch):
+    _, _, wide, _ = stand_in(monkeypatch, lambda *args: b'8', [])
+    monkeypatch.setattr(forms, 'tidy', lambda model, fast: (model, fast))
+    windows = np.zeros((16, 3, 2), np.float32)
+    make = lambda form, norm: forms.integer(lambda features: norm, windows, form, norm)
+    assert [make('int8', norm) for norm in ('mixed', 'rsqrt')] == [(b'8', False)] * 2
+    assert wide == [True, False]
+    assert [make(form, 'rsqrt') for form in ('int8_npu', 'int16')] == [(b'8', False), (b'8', True)]
+    assert wide == [True, False]
 
 
 @pytest.mark.parametrize('unit', ['l2', 'rsqrt'])

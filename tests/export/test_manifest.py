@@ -47,7 +47,6 @@ def test_a_number_that_json_does_not_know_is_not_written():
     [
         ({'float32': {}, 'int16': {}, 'int8': {}}, 'int8'),
         ({'float32': {}, 'int16': {}}, 'int16'),
-        ({'int8': {'accepted': ['x']}, 'mixed': {}, 'int16': {}}, 'mixed'),
         ({'int8': {'accepted': ['x']}, 'int16': {}}, 'int16'),
         ({'int8': {'accepted': ['x']}, 'int16': {'accepted': ['x']}}, 'int8'),
         ({'float32': {}, manifest.NPU_FORM: {}}, None),
@@ -58,5 +57,5 @@ def test_what_passed_is_recommended_before_what_was_accepted(forms, expected):
 
 
 def test_a_form_may_be_preferred_if_it_passed():
-    forms = {'int8': {}, 'mixed': {}, 'int16': {'accepted': ['x']}}
-    assert [manifest.recommended(forms, prefer) for prefer in ('mixed', 'int16', None)] == ['mixed', 'int8', 'int8']
+    assert [manifest.recommended({'int8': {}, 'int16': {}}, prefer) for prefer in ('int16', None)] == ['int16', 'int8']
+    assert manifest.recommended({'int8': {}, 'int16': {'accepted': ['x']}}, 'int16') == 'int8'

@@ -13,7 +13,7 @@ import pytest
 
 from helpers import TINY
 from jax_reparam import deploy, firmware, models
-from jax_reparam.export import flatbuffer, forms, frontend, metadata, tflm
+from jax_reparam.export import cost, flatbuffer, forms, frontend, metadata, tflm
 from jax_reparam.export.manifest import Input
 from jax_reparam.features import FrontendConfig
 from jax_reparam.windows import WindowConfig
@@ -31,7 +31,7 @@ def inputs():
 
 @pytest.fixture(scope='session')
 def convert(inputs):
-    """Makes the .tflite file of a conv_transformer: `int8`, `mixed` or `int16`."""
+    """Makes the .tflite file of a conv_transformer: `int8`, that with all 16 bits it may have, `wide`, or `int16`."""
     windows = 3 * np.random.default_rng(0).standard_normal((8, 24, 12)).astype(np.float32)
     plain = models.build({**TINY, 'layers': 1}, n_classes=len(LABELS))
     rng = np.random.default_rng(1)
@@ -40,9 +40,13 @@ def convert(inputs):
     params = jax.tree.map(np.asarray, deploy.prepare({**TINY, 'layers': 1}, variables, 24))
 
     def run(form):
-        norm = {'int16': 'rsqrt', 'mixed': 'mixed'}.get(form, 'l2')
+        norm = {'int16': 'rsqrt', 'wide': 'mixed'}.get(form, 'l2')
         function = lambda features: deploy.apply({**TINY, 'layers': 1}, params, features, norm=norm)
-        return metadata.attach(forms.integer(function, windows, form), LABELS, inputs)
+        with pytest.MonkeyPatch.context() as patch:
+            if form == 'wide':
+                patch.setattr(cost, 'PER_BYTE', 0)
+            made = forms.integer(function, windows, 'int8' if form == 'wide' else form, norm)
+        return metadata.attach(made, LABELS, inputs)
 
     return run
 
@@ -85,9 +89,9 @@ def written(write, model):
 
 
 @pytest.fixture(scope='session')
-def written_mixed(write, convert):
+def written_wide(write, convert):
     """The firmware around the model in int8 with 16 bits in attention."""
-    return write('mixed', convert('mixed'))
+    return write('int8', convert('wide'))
 
 
 @pytest.fixture(scope='session')

@@ -58,7 +58,7 @@ def golden_test(build, zig, runtime, tmp_path):
     return run
 
 
-@pytest.mark.parametrize('fixture', ['written', 'written_mixed', 'written16'], ids=['int8', 'mixed', 'int16'])
+@pytest.mark.parametrize('fixture', ['written', 'written_wide', 'written16'], ids=['int8', 'wide', 'int16'])
 def test_the_golden_vectors_pass_in_tflm_itself(request, golden_test, fixture):
     entry, folder = request.getfixturevalue(fixture)
     code, lines = golden_test(folder)

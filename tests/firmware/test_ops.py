@@ -38,8 +38,8 @@ def test_int16_operators_get_the_kernels_for_int16_alone(tree):
     assert not any('INT8' in call for call in found)
 
 
-def test_mixed_gets_those_of_16_bits_where_it_has_no_others(convert):
-    found = set(ops.registrations(convert('mixed')))
+def test_what_has_16_bits_alone_gets_their_kernels(convert):
+    found = set(ops.registrations(convert('wide')))
     assert 'AddSoftmax(tflm::Register_SOFTMAX_INT16())' in found
     # Products and layers in 8 bits and in 16.
     assert {'AddBatchMatMul()', 'AddFullyConnected()', 'AddQuantize()', 'AddRsqrt()'} < found
