@@ -36,8 +36,9 @@ def corrected(quantised: bytes, float32: bytes, windows: np.ndarray) -> bytes:
     content, reference = flatbuffer.tree(quantised), flatbuffer.tree(float32)
     layers = [(node, other) for _, node, other in twin.layers(content, reference)]
     _part_biases(content, [node for node, _ in layers])
+    zeros = _cast_zeros(content)
     for node, other in layers:
-        _set_bias(content, node, flatbuffer.constant(reference, other.inputs[2]))
+        _set_bias(content, node, flatbuffer.constant(reference, other.inputs[2]), zeros.get(int(node.inputs[0]), 0))
     pairs = [(node, int(other.outputs[0])) for node, other in layers]
     twins = [tensor for _, tensor in pairs]
     expected = _means(twin.observe(float32, twins, windows), twins, len(windows))
@@ -72,6 +73,29 @@ def corrected(quantised: bytes, float32: bytes, windows: np.ndarray) -> bytes:
     return bytes(model)
 
 
+def in_steps(content: Any, source: int, weights: int, values: np.ndarray, *, zero: int = 0) -> np.ndarray:
+    """A layer's bias `[channels]` in the steps of its sums, int64.
+
+    Args:
+      content: from `flatbuffer.tree`.
+      source: what the layer reads.
+      weights: its weights, `[channels, ...]`.
+      values: the bias itself.
+      zero: what all integers of `source` are too large by, where they were cast from 8 bits.
+    """
+    kernel = flatbuffer.constant(content, weights).astype(np.int64)
+    off = zero * kernel.sum(axis=tuple(range(1, kernel.ndim))) if zero else 0
+    return np.rint(values.astype(np.float64) / flatbuffer.bias_scale(content, source, weights)).astype(np.int64) - off
+
+
+def _cast_zeros(content: Any) -> dict[int, int]:
+    """By tensor that was cast from 8 bits, what stood for zero there."""
+    subgraph = content.subgraphs[0]
+    nodes = zip(flatbuffer.operator_names(content), subgraph.operators, strict=True)
+    zero = lambda tensor: flatbuffer.port(subgraph.tensors[tensor]).zero_point or 0
+    return {int(node.outputs[0]): zero(node.inputs[0]) for name, node in nodes if name == 'CAST'}
+
+
 def _part(model: bytearray, content: Any, start: int, behind: int, known: Mapping[int, Any]) -> bytes:
     read = {int(tensor) for node in content.subgraphs[0].operators[start:behind] for tensor in node.inputs}
     return flatbuffer.part(model, start, behind, sorted(read & known.keys()))
@@ -97,12 +121,13 @@ def _part_biases(content: Any, nodes: Sequence[Any]) -> None:
         seen.add(index)
 
 
-def _set_bias(content: Any, node: Any, bias: np.ndarray) -> None:
+def _set_bias(content: Any, node: Any, bias: np.ndarray, zero: int) -> None:
     """Writes a node's bias in its own scale: the converter gives equal biases that of one of their layers."""
     tensor, scale = content.subgraphs[0].tensors[node.inputs[2]], flatbuffer.bias_scale(content, *node.inputs[:2])
     tensor.quantization.scale = np.broadcast_to(scale, np.shape(tensor.quantization.scale)).astype(np.float32)
-    dtype = flatbuffer.constant(content, node.inputs[2]).dtype
-    flatbuffer.set_constant(content, node.inputs[2], _clipped(np.rint(bias.astype(np.float64) / scale), dtype))
+    dtype, (source, weights) = flatbuffer.constant(content, node.inputs[2]).dtype, map(int, node.inputs[:2])
+    steps = in_steps(content, source, weights, bias, zero=zero)
+    flatbuffer.set_constant(content, node.inputs[2], _clipped(steps, dtype))
 
 
 def _moved(content: Any, node: Any, error: np.ndarray) -> np.ndarray:

@@ -68,6 +68,7 @@ INT8: dict[str, Price] = {
     'L2_NORMALIZATION': Price(55.4, 'reference', 'measured'),
     'QUANTIZE': Price(43.8, 'reference', 'measured'),
     'MUL': Price(35.9, 'CMSIS-NN', 'measured', spread=56.1),
+    'CAST': Price(4.0, 'reference', 'measured'),
     'TRANSPOSE': Price(5.9, 'CMSIS-NN', 'measured'),
     'SLICE': Price(6.0, 'reference', 'measured'),
     'CONCATENATION': Price(2.1, 'reference', 'measured'),

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from jax_reparam.export import flatbuffer
+from jax_reparam.export import flatbuffer, twin
 
 NAME = 'OfflineMemoryAllocation'
 VERSION, SUBGRAPH, ONLINE = 1, 0, -1
@@ -122,7 +122,7 @@ def _node(content: Any, name: str, node: Any, sizes: dict[int, int]) -> Node:
         kind = lambda tensor: (flatbuffer.shape(content, tensor), tensors[tensor].type)
         alike = dict.fromkeys(tensor for tensor in reads if kind(tensor) == kind(made))
         return dataclasses.replace(plain, in_place=tuple((tensor, 0) for tensor in alike))
-    if name == 'QUANTIZE':
+    if name in twin.CONVERSIONS:
         offset = max(0, sizes[made] - sizes[reads[0]])
         return plain if offset % ALIGNMENT else dataclasses.replace(plain, in_place=((reads[0], offset),))
     return plain

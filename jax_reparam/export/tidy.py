@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from jax_reparam.export import convolutions, flatbuffer, memory, tile
+from jax_reparam.export import convolutions, flatbuffer, memory, tile, twin
 
 # Operators that make each element of the one at the same place in what they read.
-ELEMENTWISE = {'LOGISTIC', 'MUL', 'QUANTIZE', 'RELU', 'TANH'}
+ELEMENTWISE = {'LOGISTIC', 'MUL', 'RELU', 'TANH', *twin.CONVERSIONS}
 
 
 def tidy(model: bytes, *, fast: bool = False) -> bytes:
@@ -75,7 +75,7 @@ def _transpose_right(content: Any) -> None:
             flatbuffer.set_constant(content, right, np.swapaxes(flatbuffer.constant(content, right), -1, -2))
         else:
             made = [right]
-            while made[-1] in maker and names[maker[made[-1]]] == 'QUANTIZE':
+            while made[-1] in maker and names[maker[made[-1]]] in twin.CONVERSIONS:
                 made.append(int(nodes[maker[made[-1]]].inputs[0]))
             if made[-1] not in maker or names[maker[made[-1]]] != 'TRANSPOSE':
                 continue

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jax_reparam.export import flatbuffer, memory
+from jax_reparam.export import flatbuffer, memory, twin
 
 # What a node more has to save. One takes some 150 bytes of arena and, as it copies, some thousand instructions.
 BYTES_PER_NODE = 512
@@ -88,7 +88,7 @@ def _takes_every_second(content: Any, node: Any) -> bool:
 
 def _split_attention(content: Any, count: int) -> None:
     """Attention of some queries after the other."""
-    product, softmax, convert = {'BATCH_MATMUL'}, {'SOFTMAX'}, {'QUANTIZE'}
+    product, softmax, convert = {'BATCH_MATMUL'}, {'SOFTMAX'}, set(twin.CONVERSIONS)
     same, wide = [product, softmax, product], [product, convert, softmax, product, convert]
     for chain in [*_chains(content, same), *_chains(content, wide)]:
         *_, queries, _ = shape = flatbuffer.shape(content, chain[0].inputs[0])

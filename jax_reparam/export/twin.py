@@ -11,6 +11,7 @@ from jax_reparam import threads
 from jax_reparam.export import flatbuffer
 
 LINEAR = ('FULLY_CONNECTED', 'CONV_2D', 'DEPTHWISE_CONV_2D')
+CONVERSIONS = ('QUANTIZE', 'CAST')
 
 # Interpreters that run at the same time, each with all its tensors in memory.
 WORKERS = threads.cores(4)
@@ -30,7 +31,7 @@ def pairs(quantised: Any, float32: Any) -> list[tuple[str, Any, Any]]:
         [
             (name, node)
             for name, node in zip(flatbuffer.operator_names(tree), tree.subgraphs[0].operators, strict=True)
-            if name != 'QUANTIZE'
+            if name not in CONVERSIONS
         ]
         for tree in (quantised, float32)
     ]
@@ -44,11 +45,11 @@ def pairs(quantised: Any, float32: Any) -> list[tuple[str, Any, Any]]:
 
 
 def layers(quantised: Any, float32: Any) -> list[tuple[str, Any, Any]]:
-    """Of `pairs` the linear layers and convolutions with a bias."""
+    """Of `pairs` the linear layers and convolutions with a bias, also before they were quantised."""
     return [
         (name, node, twin)
         for name, node, twin in pairs(quantised, float32)
-        if name in LINEAR and len(node.inputs) > 2 and node.inputs[2] >= 0
+        if name in LINEAR and all(len(one.inputs) > 2 and one.inputs[2] >= 0 for one in (node, twin))
     ]
 
 

@@ -7,6 +7,10 @@ A softmax of int8 has 256 steps for weights that sum to 1 over a hundred frames,
 exponentials one by one; those of int16 they read from tables, in a tenth of the time (docs/verification.md). What it
 costs is memory: weights are among the largest tensors that there are. Together these make most of int8's noise
 (docs/export.md).
+
+8 bits become 16 by CAST, in a tenth of QUANTIZE's time. It keeps the integers: where zero is not 0 in 8 bits, all
+values are off by one constant then. A softmax does not see that, the bias of a layer takes it back, and what else is to
+be cast gets a zero of 0 if its steps hardly grow by that.
 """
 
 from __future__ import annotations
@@ -17,15 +21,19 @@ from typing import Any
 
 import numpy as np
 
-from jax_reparam.export import cost, flatbuffer, memory, twin
+from jax_reparam.export import biases, cost, flatbuffer, memory, twin
 from jax_reparam.export.tidy import tidy
 
 # Operators whose int16 kernels look up; they make what lies within 1 of 0, in steps of this size alone.
 TABLES = ('SOFTMAX', 'LOGISTIC', 'TANH')
 STEP = 2.0**-15
 # These move values alone.
-_MOVES = ('RESHAPE', 'TRANSPOSE')
+_MOVES = ('RESHAPE', 'TRANSPOSE', 'SLICE', 'STRIDED_SLICE')
 _HEAD = ('FULLY_CONNECTED', *_MOVES)
+# What reads a tensor whatever its scale: no bias has a scale of it, and no output has to have the same.
+_SCALE_FREE = (*TABLES, 'ADD', 'BATCH_MATMUL', 'L2_NORMALIZATION', 'MUL', 'SUB')
+# By how much steps may grow for a zero of 0.
+_WIDER = 1.125
 
 
 def taken(quantised: bytes, float32: bytes, *, front: bool) -> bytes:
@@ -47,8 +55,8 @@ def widened(quantised: bytes, float32: bytes, *, front: bool, worth: float = 0) 
 
     The front is all from a linear layer, or the input, to the first normalisation that is written with RSQRT
     (`deploy.ops.norms`), the head the linear layers at the end, whose output then has 16 bits. Of softmaxes and
-    sigmoids it is those that save time enough; a softmax with the product that reads it. Where 8 bits become 16,
-    nothing is rounded.
+    sigmoids it is those that save time enough, with the product that reads them. Where 8 bits become 16, nothing is
+    rounded; but some tensors get a zero of 0, and steps wider by `_WIDER` at most.
 
     Args:
       quantised: an int8 model, as the converter leaves it.
@@ -60,59 +68,144 @@ def widened(quantised: bytes, float32: bytes, *, front: bool, worth: float = 0) 
       ValueError: the two are not the same graph.
     """
     content, reference = flatbuffer.tree(quantised), flatbuffer.tree(float32)
-    subgraph, names = content.subgraphs[0], flatbuffer.operator_names(content)
-    graph = _Graph(content, names)
+    subgraph, graph = content.subgraphs[0], _Graph(content)
     places = graph.head() | (graph.front() if front else set()) | graph.tables(worth)
     twins = {id(node): other for _, node, other in twin.pairs(content, reference)}
-    # By int8 tensor its int16 twin, made by a node or by conversion.
-    wide: dict[int, int] = {}
-    nodes = []
-    for place, (name, node) in enumerate(zip(names, subgraph.operators, strict=True)):
-        if place not in places:  # it reads what was converted back
-            nodes.append(node)
-            continue
-        inputs: list[int] = []
-        for tensor, other in zip(map(int, node.inputs), map(int, twins[id(node)].inputs), strict=True):
-            if name == 'FULLY_CONNECTED' and inputs:
-                if len(inputs) == 2 and tensor >= 0:
-                    tensor = _bias(content, tensor, inputs, flatbuffer.constant(reference, other))
-            elif tensor not in wide and flatbuffer.port(subgraph.tensors[tensor]).dtype == 'int8':
-                # A value is up to 255 steps from zero, of which 128 times as many fit.
-                wide[tensor] = flatbuffer.add_int16(content, tensor, _scale(content, tensor) / 128)
-                nodes.append(flatbuffer.node(content, 'QUANTIZE', [tensor], wide[tensor]))
-            inputs.append(wide.get(tensor, tensor))
-        output, behind = int(node.outputs[0]), graph.behind(place)
+    made = _Widening(content, reference, graph, places)
+    for place, node in enumerate(subgraph.operators):
+        if place in places:
+            made.widen(place, twins[id(node)])
+        else:  # it reads what was converted back
+            made.nodes.append(node)
+    subgraph.operators = made.nodes
+    subgraph.outputs = np.array([made.exact.get(int(tensor), int(tensor)) for tensor in subgraph.outputs], np.int32)
+    return flatbuffer.pack(content)
+
+
+class _Widening:
+    """The nodes of a graph of which some have 16 bits, and of conversions."""
+
+    def __init__(self, content: Any, reference: Any, graph: _Graph, places: set[int]) -> None:
+        self._content, self._reference, self._graph, self._places = content, reference, graph, places
+        self.nodes: list[Any] = []
+        # By int8 tensor its int16 twin, made by a node or by conversion; and one that is off by its zero.
+        self.exact: dict[int, int] = {}
+        self._off: dict[int, int] = {}
+
+    def widen(self, place: int, other: Any) -> None:
+        """Adds a node with 16 bits, and conversions of what it reads and makes; `other` is its float32 twin."""
+        name, node = self._graph.names[place], self._graph.nodes[place]
+        inputs, output, behind = list(map(int, node.inputs)), int(node.outputs[0]), self._graph.behind(place)
+        if name == 'FULLY_CONNECTED':
+            inputs = self._layer(inputs, list(map(int, other.inputs)))
+        elif name == 'SOFTMAX':
+            inputs = [self._cast(inputs[0], self._off)]
+        else:
+            inputs = [self._input(*tensors) for tensors in zip(inputs, map(int, other.inputs), strict=True)]
         if name in TABLES:
             scale = STEP
         elif name in _MOVES:
-            scale = _scale(content, inputs[0])
+            scale = self._scale(inputs[0])
         else:
             # With that its range fits around 0.
-            zero = flatbuffer.port(subgraph.tensors[output]).zero_point or 0
-            scale = _scale(content, output) * max(127 - zero, 128 + zero) / 32767
-        wide[output] = flatbuffer.add_int16(content, output, scale)
-        node.inputs, node.outputs = np.array(inputs, np.int32), np.array([wide[output]], np.int32)
-        nodes.append(node)
-        if not places.issuperset(behind):
-            nodes.append(flatbuffer.node(content, 'QUANTIZE', [wide[output]], output))
-    subgraph.operators = nodes
-    subgraph.outputs = np.array([wide.get(int(tensor), int(tensor)) for tensor in subgraph.outputs], np.int32)
-    return flatbuffer.pack(content)
+            scale = self._reach(output) / 32767
+        self.exact[output] = flatbuffer.add_int16(self._content, output, scale)
+        node.inputs, node.outputs = np.array(inputs, np.int32), np.array([self.exact[output]], np.int32)
+        self.nodes.append(node)
+        if not self._places.issuperset(behind):
+            self.nodes.append(flatbuffer.node(self._content, 'QUANTIZE', [self.exact[output]], output))
+
+    def _layer(self, inputs: list[int], others: list[int]) -> list[int]:
+        source, weights, *bias = inputs
+        bias, others = ([tensor for tensor in tensors if tensor >= 0] for tensors in (bias, others))
+        zero = 0
+        if source in self.exact:
+            source = self.exact[source]
+        elif flatbuffer.is_constant(self._content, weights):
+            zero, source = self._zero(source), self._cast(source, self._off)
+        else:
+            source = self._input(source, others[0])
+        if not bias and not zero:
+            return [source, weights]
+        scale = flatbuffer.bias_scale(self._content, source, weights)
+        values = flatbuffer.constant(self._reference, others[2]) if bias else np.zeros(1)
+        steps = biases.in_steps(self._content, source, weights, values, zero=zero)
+        # A bias has 64 bits there.
+        made = flatbuffer.add_like(self._content, bias[0] if bias else weights, steps.shape)
+        self._tensor(made).quantization.scale = scale.astype(np.float32)
+        flatbuffer.set_constant(self._content, made, steps)
+        return [source, weights, made]
+
+    def _input(self, tensor: int, other: int) -> int:
+        """What stands for an int8 tensor with 16 bits; `other` is its float32 twin."""
+        port = flatbuffer.port(self._tensor(tensor))
+        if tensor in self.exact or port.dtype != 'int8':
+            return self.exact.get(tensor, tensor)
+        if flatbuffer.is_constant(self._content, tensor):
+            self.exact[tensor] = self._cast(self._constant(tensor, flatbuffer.constant(self._reference, other)), {})
+        elif self._zero(tensor) == 0 or self._centre(tensor):
+            self._cast(tensor, self.exact)
+        else:
+            # A value is up to 255 steps from zero, of which 128 times as many fit.
+            self.exact[tensor] = flatbuffer.add_int16(self._content, tensor, self._scale(tensor) / 128)
+            self.nodes.append(flatbuffer.node(self._content, 'QUANTIZE', [tensor], self.exact[tensor]))
+        return self.exact[tensor]
+
+    def _cast(self, tensor: int, cast: dict[int, int]) -> int:
+        """The same integers in 16 bits; `cast` holds what was cast before."""
+        if tensor not in cast:
+            cast[tensor] = flatbuffer.add_int16(self._content, tensor, self._scale(tensor))
+            self.nodes.append(flatbuffer.node(self._content, 'CAST', [tensor], cast[tensor]))
+        return cast[tensor]
+
+    def _constant(self, tensor: int, values: np.ndarray) -> int:
+        """A constant in 8 bits around 0."""
+        made = flatbuffer.add_like(self._content, tensor)
+        self._set(made, max(float(np.abs(values).max()), 1e-30) / 127)
+        flatbuffer.set_constant(self._content, made, flatbuffer.port(self._tensor(made)).encode(values))
+        return made
+
+    def _centre(self, tensor: int) -> bool:
+        """Gives a tensor a zero of 0, and all that show its values otherwise; says whether that was possible."""
+        group, scale = self._graph.shown(tensor), self._reach(tensor) / 127
+        if group is None or scale > _WIDER * self._scale(tensor):
+            return False
+        for member in group:
+            self._set(member, scale)
+        return True
+
+    def _set(self, tensor: int, scale: float) -> None:
+        quantization = self._tensor(tensor).quantization
+        quantization.scale, quantization.zeroPoint = np.array([scale], np.float32), np.array([0])
+
+    def _reach(self, tensor: int) -> float:
+        """How far from 0 the values of an int8 tensor can be."""
+        zero = self._zero(tensor)
+        return self._scale(tensor) * max(127 - zero, 128 + zero)
+
+    def _scale(self, tensor: int) -> float:
+        return float(self._tensor(tensor).quantization.scale[0])
+
+    def _zero(self, tensor: int) -> int:
+        return int(self._tensor(tensor).quantization.zeroPoint[0])
+
+    def _tensor(self, tensor: int) -> Any:
+        return self._content.subgraphs[0].tensors[tensor]
 
 
 class _Graph:
     """Finds the nodes of a part, by their places."""
 
-    def __init__(self, content: Any, names: list[str]) -> None:
-        self._content, self._names = content, names
-        self._nodes, self._readers = content.subgraphs[0].operators, flatbuffer.readers(content)
-        self._maker = {int(node.outputs[0]): place for place, node in enumerate(self._nodes)}
+    def __init__(self, content: Any) -> None:
+        self._content, self.names = content, flatbuffer.operator_names(content)
+        self.nodes, self._readers = list(content.subgraphs[0].operators), flatbuffer.readers(content)
+        self._maker = {int(node.outputs[0]): place for place, node in enumerate(self.nodes)}
 
     def front(self) -> set[int]:
         """From the last linear layer before the first normalisation to its end; means are no such layers."""
         roots = set(sorted(self._named('RSQRT'))[:1])
         layers = {p for p in self._named('FULLY_CONNECTED') if self._made(p)[-1] > 1}
-        everything = set(range(len(self._nodes)))
+        everything = set(range(len(self.nodes)))
         before = _reached(roots, self._before, passed=everything - layers, taken=everything)
         return before | roots | {reader for root in roots for reader in self.behind(root)}
 
@@ -126,30 +219,46 @@ class _Graph:
     def tables(self, worth: float) -> set[int]:
         """Of softmaxes and sigmoids those that save enough, and products of a softmax's weights."""
         found = {place for place in self._named(*TABLES) if self._pays(place, worth)}
-        products = self._named('BATCH_MATMUL')
+        products = self._named('BATCH_MATMUL', 'MUL')
         return found | {reader for place in found for reader in self.behind(place)} & products
 
+    def shown(self, tensor: int) -> set[int] | None:
+        """What has the same values as a tensor, itself included; None: something of it cannot have another scale."""
+        while tensor in self._maker and self.names[self._maker[tensor]] in _MOVES:
+            tensor = int(self.nodes[self._maker[tensor]].inputs[0])
+        if tensor not in self._maker or self.names[self._maker[tensor]] not in twin.LINEAR:
+            return None
+        found, todo = {tensor}, [tensor]
+        while todo:
+            for place in self._readers[todo.pop()]:
+                if self.names[place] in _MOVES:
+                    todo.append(int(self.nodes[place].outputs[0]))
+                    found.add(todo[-1])
+                elif self.names[place] not in _SCALE_FREE:
+                    return None
+        return None if found.intersection(map(int, self._content.subgraphs[0].outputs)) else found
+
     def _pays(self, place: int, worth: float) -> bool:
-        name, node = self._names[place], self._nodes[place]
+        name, node = self.names[place], self.nodes[place]
         port = flatbuffer.port(self._content.subgraphs[0].tensors[node.inputs[0]])
         if port.dtype != 'int8' or port.scale is None:
             return False
-        wide = sum(cost.INT16[kind].instructions for kind in (name, 'QUANTIZE')) + cost.INT8['QUANTIZE'].instructions
+        wide = sum(cost.INT16[kind].instructions for kind in (name, 'QUANTIZE')) + cost.INT8['CAST'].instructions
         saved = math.prod(self._made(place)) * (cost.INT8[name].instructions - wide)
         takes = 2 * memory.PER_NODE + (memory.PER_SOFTMAX if name == 'SOFTMAX' else 0)
         return saved >= worth * takes
 
     def _named(self, *kinds: str) -> set[int]:
-        return {place for place, name in enumerate(self._names) if name in kinds}
+        return {place for place, name in enumerate(self.names) if name in kinds}
 
     def _made(self, place: int) -> tuple[int, ...]:
-        return flatbuffer.shape(self._content, int(self._nodes[place].outputs[0]))
+        return flatbuffer.shape(self._content, int(self.nodes[place].outputs[0]))
 
     def _before(self, place: int) -> list[int]:
-        return [self._maker[tensor] for tensor in map(int, self._nodes[place].inputs) if tensor in self._maker]
+        return [self._maker[tensor] for tensor in map(int, self.nodes[place].inputs) if tensor in self._maker]
 
     def behind(self, place: int) -> list[int]:
-        return self._readers[int(self._nodes[place].outputs[0])]
+        return self._readers[int(self.nodes[place].outputs[0])]
 
 
 def _reached(
@@ -163,15 +272,3 @@ def _reached(
         found |= new & taken
         todo += new & passed
     return found
-
-
-def _scale(content: Any, tensor: int) -> float:
-    return float(content.subgraphs[0].tensors[tensor].quantization.scale[0])
-
-
-def _bias(content: Any, tensor: int, inputs: list[int], values: np.ndarray) -> int:
-    """A bias in 64 bits, as 16-bit kernels have it, by index; `inputs` are what its layer reads, and the weights."""
-    made, scale = flatbuffer.add_like(content, tensor), flatbuffer.bias_scale(content, *inputs)
-    content.subgraphs[0].tensors[made].quantization.scale = scale.astype(np.float32)
-    flatbuffer.set_constant(content, made, np.rint(values / scale).astype(np.int64))
-    return made

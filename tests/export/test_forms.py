@@ -17,8 +17,8 @@ def score(snr, differing):
 def stand_in(monkeypatch, quantised, scores):
     """For all that takes time: a model's first byte says what its score is.
 
-    Returns the graphs whose inputs are watched, those whose ranges are, of each model that gets 16 bits whether its front
-    is written for them, and which are tried.
+    Returns the graphs whose inputs are watched, those whose ranges are, of each model that gets 16 bits whether its
+    front is written for them, and which are tried.
     """
     watched, spanned, wide, tried = [], [], [], []
 

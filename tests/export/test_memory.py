@@ -10,7 +10,7 @@ import pytest
 
 from helpers import TINY, drawn_case
 from jax_reparam import deploy
-from jax_reparam.export import convert, flatbuffer, forms, memory, tflm
+from jax_reparam.export import convert, cost, flatbuffer, forms, memory, tflm
 from jax_reparam.export.memory import ALIGNMENT, Memory, Node, Plan, schedule
 from jax_reparam.export.tidy import tidy
 
@@ -216,14 +216,22 @@ def test_which_slices_are_one_piece(rng):
 
 
 @pytest.mark.skipif(tflm.missing() is not None, reason=str(tflm.missing()))
-@pytest.mark.parametrize('form', ['int8', 'int16', 'float32'])
-def test_tflm_follows_the_plan_and_computes_the_same(form):
+@pytest.mark.parametrize('form', ['int8', 'wide', 'int16', 'float32'])
+def test_tflm_follows_the_plan_and_computes_the_same(monkeypatch, form):
     """A plan that puts everything in one place gives other logits, so the plan is read."""
     windows, _, params = drawn_case('conv_transformer', 128)
-    function = lambda x: deploy.apply(TINY, params, x, norm='rsqrt' if form == 'int16' else 'l2')
-    float32 = form == 'float32'
-    model = tidy(convert.to_float32(function, (1, 128, 12))) if float32 else forms.integer(function, windows, form)
+    norm = {'wide': 'mixed', 'int16': 'rsqrt'}.get(form, 'l2')
+    function = lambda x: deploy.apply(TINY, params, x, norm=norm)
+    if form == 'float32':
+        model = tidy(convert.to_float32(function, (1, 128, 12)))
+    else:
+        monkeypatch.setattr(cost, 'PER_BYTE', 0 if form == 'wide' else cost.PER_BYTE)
+        model = forms.integer(function, windows, 'int16' if form == 'int16' else 'int8', norm)
     content = flatbuffer.tree(model)
+    if form == 'wide':  # of scores, which are cast where they lie
+        in_place = [node.in_place for node in memory.read(content).nodes]
+        names = flatbuffer.operator_names(content)
+        assert sum(bool(places) for name, places in zip(names, in_place, strict=True) if name == 'CAST') >= 2
     assert content.metadata[0].name in (memory.NAME, memory.NAME.encode())
     notes, content.metadata = content.metadata, [note for note in content.metadata if note is not content.metadata[0]]
     free = tflm.run(flatbuffer.pack(content), windows)

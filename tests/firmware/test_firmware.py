@@ -213,7 +213,7 @@ def test_kernels_for_one_type_are_registered_where_tflm_has_them(written, build,
     model = {'ADD', 'BATCH_MATMUL', 'CONV_2D', 'DEPTHWISE_CONV_2D', 'SOFTMAX', 'TRANSPOSE'}
     frontend = {'CAST', 'CONCATENATION', 'DIV', 'FULLY_CONNECTED', 'LOG', 'MUL', 'SLICE', 'SUB', 'RFFT'}
     one_type = {f'{name}_INT8' for name in model - generic}
-    assert taken == one_type | generic | frontend | {'L2_NORMALIZATION', 'QUANTIZE', 'RESHAPE'}
+    assert taken == one_type | generic | frontend | {'L2_NORMALIZATION', 'RESHAPE'}
 
 
 def test_the_look_for_a_heap_sees_one(build, tmp_path):

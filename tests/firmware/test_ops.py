@@ -47,7 +47,7 @@ def test_what_has_16_bits_alone_gets_their_kernels(convert):
 
 def test_int8_gets_both_where_its_ends_have_16_bits(model):
     found = set(ops.registrations(model))
-    assert {'AddSoftmax(tflm::Register_SOFTMAX_INT8())', 'AddFullyConnected()', 'AddQuantize()'} < found
+    assert {'AddSoftmax(tflm::Register_SOFTMAX_INT8())', 'AddFullyConnected()', 'AddCast()'} < found
 
 
 def test_one_node_of_another_type_asks_for_the_generic_kernel(tree):
