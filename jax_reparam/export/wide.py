@@ -1,4 +1,4 @@
-"""int8 with 16 bits where int8 is coarse or slow: both ends, softmaxes and sigmoids.
+"""int8 with 16 bits where int8 is coarse or slow: both ends, softmaxes and sigmoids, the residual stream.
 
 The front's tokens are loud and quiet, and the first normalisation makes all of them as loud: of 256 steps, few are left
 for the quiet ones. The logits are what is decided by. Both ends are little work.
@@ -6,7 +6,7 @@ for the quiet ones. The logits are what is decided by. Both ends are little work
 A softmax of int8 has 256 steps for weights that sum to 1 over a hundred frames, and TFLM and CMSIS-NN compute its
 exponentials one by one; those of int16 they read from tables, in a tenth of the time (docs/verification.md). What it
 costs is memory: weights are among the largest tensors that there are. Together these make most of int8's noise
-(docs/export.md).
+(docs/export.md). Much of the rest comes from the residual stream, which is rounded with each sum.
 
 8 bits become 16 by CAST, in a tenth of QUANTIZE's time. It keeps the integers: where zero is not 0 in 8 bits, all
 values are off by one constant then. A softmax does not see that, the bias of a layer takes it back, and what else is to
@@ -15,6 +15,7 @@ be cast gets a zero of 0 if its steps hardly grow by that.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -34,42 +35,57 @@ _HEAD = ('FULLY_CONNECTED', *_MOVES)
 _SCALE_FREE = (*TABLES, 'ADD', 'BATCH_MATMUL', 'L2_NORMALIZATION', 'MUL', 'SUB')
 # By how much steps may grow for a zero of 0.
 _WIDER = 1.125
+# And the arena for sums.
+SUMS_TAKE = 1.1
 
 
 def taken(quantised: bytes, float32: bytes, *, front: bool) -> bytes:
-    """An int8 model with wide ends, and with tables if the time they save is worth the memory (`cost.PER_BYTE`)."""
-    narrow, wide = (widened(quantised, float32, front=front, worth=worth) for worth in (math.inf, cost.PER_BYTE))
-    if narrow == wide:
-        return narrow
-    price = {form: _price(tidy(form)) for form in (narrow, wide)}
-    return min(price, key=price.__getitem__)
+    """An int8 model with wide ends, and with all else that is worth its memory.
+
+    Tables are if they save time enough (`cost.PER_BYTE`). Sums take a little time and less noise: they are wide behind
+    a wide front, if the arena grows by no more than a tenth (`SUMS_TAKE`).
+    """
+    make = functools.partial(widened, quantised, float32, front=front)
+    planned = {worth: tidy(make(worth=worth)) for worth in (math.inf, cost.PER_BYTE)}
+    worth = min(planned, key=lambda worth: _price(planned[worth]))
+    if front and _arena(tidy(sums := make(worth=worth, sums=True))) <= SUMS_TAKE * _arena(planned[worth]):
+        return sums
+    return make(worth=worth)
 
 
 def _price(model: bytes) -> float:
     """Instructions a window, and what the arena is worth of them."""
-    return cost.of_model(model).instructions + cost.PER_BYTE * memory.arena(flatbuffer.tree(model))
+    return cost.of_model(model).instructions + cost.PER_BYTE * _arena(model)
 
 
-def widened(quantised: bytes, float32: bytes, *, front: bool, worth: float = 0) -> bytes:
-    """Makes 16 bits of the 8 in the head and, as asked, in the front and in what is looked up then.
+def _arena(model: bytes) -> int:
+    return memory.arena(flatbuffer.tree(model))
+
+
+def widened(quantised: bytes, float32: bytes, *, front: bool, worth: float = 0, sums: bool = False) -> bytes:
+    """Makes 16 bits of the 8 in the head and, as asked, in the front, in what is looked up then, and in sums.
 
     The front is all from a linear layer, or the input, to the first normalisation that is written with RSQRT
     (`deploy.ops.norms`), the head the linear layers at the end, whose output then has 16 bits. Of softmaxes and
-    sigmoids it is those that save time enough, with the product that reads them. Where 8 bits become 16, nothing is
-    rounded; but some tensors get a zero of 0, and steps wider by `_WIDER` at most.
+    sigmoids it is those that save time enough, with the product that reads them; of sums those that add what a layer
+    makes to the residual. Where 8 bits become 16, nothing is rounded; but some tensors get a zero of 0, and steps wider
+    by `_WIDER` at most.
 
     Args:
       quantised: an int8 model, as the converter leaves it.
       float32: the same graph in float32, of which biases are rounded anew.
       front: whether the front is written for it.
       worth: instructions that a softmax or sigmoid has to save for each byte that its nodes take; inf: none is wide.
+      sums: whether sums are wide.
 
     Raises:
       ValueError: the two are not the same graph.
     """
     content, reference = flatbuffer.tree(quantised), flatbuffer.tree(float32)
     subgraph, graph = content.subgraphs[0], _Graph(content)
-    places = graph.head() | (graph.front() if front else set()) | graph.tables(worth)
+    places = (
+        graph.head() | graph.tables(worth) | (graph.front() if front else set()) | (graph.sums() if sums else set())
+    )
     twins = {id(node): other for _, node, other in twin.pairs(content, reference)}
     made = _Widening(content, reference, graph, places)
     for place, node in enumerate(subgraph.operators):
@@ -221,6 +237,12 @@ class _Graph:
         found = {place for place in self._named(*TABLES) if self._pays(place, worth)}
         products = self._named('BATCH_MATMUL', 'MUL')
         return found | {reader for place in found for reader in self.behind(place)} & products
+
+    def sums(self) -> set[int]:
+        """Of what a linear layer makes and what was there before: the residual stream."""
+        layers = self._named(*twin.LINEAR)
+        made = {place: self._before(place) for place in self._named('ADD')}
+        return {place for place, makers in made.items() if len(makers) == 2 and layers.intersection(makers)}
 
     def shown(self, tensor: int) -> set[int] | None:
         """What has the same values as a tensor, itself included; None: something of it cannot have another scale."""

@@ -201,6 +201,53 @@ def test_front_and_head_are_16_bits_wide_and_what_lies_between_is_not(windows, b
     ]
 
 
+@pytest.mark.parametrize('name', ['ends', 'positions', 'relative'])
+def test_the_residual_stream_is_16_bits_wide_where_it_is_asked_for(windows, name):
+    """Not what is added to scores, nor positions but in the front."""
+    found = [nodes(widen(quantise(FUNCTIONS[name], windows), FUNCTIONS[name], sums=sums)) for sums in (False, True)]
+    kinds = [[makes for op, _, makes in graph if op == 'ADD'] for graph in found]
+    assert (
+        kinds
+        == {
+            'ends': [['int8'], ['int16']],
+            'positions': [['int16', 'int8'], ['int16', 'int16']],
+            'relative': [['int8'], ['int8']],
+        }[name]
+    )
+
+
+@pytest.mark.parametrize('front', [True, False])
+def test_sums_are_taken_for_a_little_arena_behind_a_wide_front(windows, monkeypatch, front):
+    int8, float32 = quantise(ends, windows), convert.to_float32(ends, (1, TIME, WIDTH))
+    plain, sums = (wide.widened(int8, float32, front=front, sums=sums) for sums in (False, True))
+    ratio = memory.arena(flatbuffer.tree(tidy(sums))) / memory.arena(flatbuffer.tree(tidy(plain)))
+    assert ratio > 1
+    for most, expected in ((1.001 * ratio, sums if front else plain), (0.999 * ratio, plain)):
+        monkeypatch.setattr(wide, 'SUMS_TAKE', most)
+        assert wide.taken(int8, float32, front=front) == expected
+
+
+def test_sums_take_noise_away(windows):
+    """Of a residual stream of eight sums."""
+    rng = np.random.default_rng(5)
+    layers = [
+        {'kernel': rng.standard_normal((WIDTH, WIDTH)).astype(np.float32), 'bias': np.zeros(WIDTH, np.float32)}
+        for _ in range(8)
+    ]
+
+    def stream(x):
+        x = ops.linear(LAYER['query'], x[0])
+        for layer in layers:
+            x = x + ops.linear(layer, ops.unit(x, 'l2'))
+        return x.reshape(1, -1)
+
+    int8 = quantise(stream, windows)
+    expected = np.concatenate([stream(window[None]) for window in windows])
+    models = [widen(int8, stream, sums=sums) for sums in (False, True)]
+    noise = [np.square(interpret.load(model, reference=True)(windows) - expected).sum() for model in models]
+    assert noise[1] < 0.8 * noise[0], noise
+
+
 def test_a_front_that_is_not_written_for_it_stays(windows):
     function = lambda x: ends(x, 'rsqrt')
     found = nodes(widen(quantise(function, windows), function, front=False))
