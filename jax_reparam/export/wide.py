@@ -46,11 +46,12 @@ def taken(quantised: bytes, float32: bytes, *, front: bool) -> bytes:
     a wide front, if the arena grows by no more than a tenth (`SUMS_TAKE`).
     """
     make = functools.partial(widened, quantised, float32, front=front)
-    planned = {worth: tidy(make(worth=worth)) for worth in (math.inf, cost.PER_BYTE)}
-    worth = min(planned, key=lambda worth: _price(planned[worth]))
-    if front and _arena(tidy(sums := make(worth=worth, sums=True))) <= SUMS_TAKE * _arena(planned[worth]):
+    worths = {make(worth=worth): worth for worth in (math.inf, cost.PER_BYTE)}
+    planned = {form: tidy(form) for form in worths}
+    chosen = min(planned, key=lambda form: _price(planned[form]))
+    if front and _arena(tidy(sums := make(worth=worths[chosen], sums=True))) <= SUMS_TAKE * _arena(planned[chosen]):
         return sums
-    return make(worth=worth)
+    return chosen
 
 
 def _price(model: bytes) -> float:
@@ -184,7 +185,7 @@ class _Widening:
     def _centre(self, tensor: int) -> bool:
         """Gives a tensor a zero of 0, and all that show its values otherwise; says whether that was possible."""
         group, scale = self._graph.shown(tensor), self._reach(tensor) / 127
-        if group is None or scale > _WIDER * self._scale(tensor):
+        if group is None or scale > _WIDER * self._scale(tensor) or group & (self.exact.keys() | self._off.keys()):
             return False
         for member in group:
             self._set(member, scale)
