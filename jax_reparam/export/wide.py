@@ -234,7 +234,7 @@ class _Graph:
         return last | _reached(last, self._before, passed=head, taken=head)
 
     def tables(self, worth: float) -> set[int]:
-        """Of softmaxes and sigmoids those that save enough, and products of a softmax's weights."""
+        """Of softmaxes and sigmoids those that save enough, and products of what they make."""
         found = {place for place in self._named(*TABLES) if self._pays(place, worth)}
         products = self._named('BATCH_MATMUL', 'MUL')
         return found | {reader for place in found for reader in self.behind(place)} & products
