@@ -1,4 +1,4 @@
-"""int8 with 16 bits where int8 is coarse or slow: both ends, softmaxes and sigmoids, the residual stream.
+"""int8 with 16 bits where int8 is coarse or slow: both ends, softmaxes and sigmoids, the residual stream, few tokens.
 
 The front's tokens are loud and quiet, and the first normalisation makes all of them as loud: of 256 steps, few are left
 for the quiet ones. The logits are what is decided by. Both ends are little work.
@@ -7,6 +7,9 @@ A softmax of int8 has 256 steps for weights that sum to 1 over a hundred frames,
 exponentials one by one; those of int16 they read from tables, in a tenth of the time (docs/verification.md). What it
 costs is memory: weights are among the largest tensors that there are. Together these make most of int8's noise
 (docs/export.md). Much of the rest comes from the residual stream, which is rounded with each sum.
+
+Where tokens have been merged, few are left: SpeechFormer has most of its layers behind its first merge, and its memory
+and time before. So what lies behind is cheap to have in 16 bits altogether, with no conversion between.
 
 8 bits become 16 by CAST, in a tenth of QUANTIZE's time. It keeps the integers: where zero is not 0 in 8 bits, all
 values are off by one constant then. A softmax does not see that, the bias of a layer takes it back, and what else is to
@@ -30,41 +33,57 @@ TABLES = ('SOFTMAX', 'LOGISTIC', 'TANH')
 STEP = 2.0**-15
 # These move values alone.
 _MOVES = ('RESHAPE', 'TRANSPOSE', 'SLICE', 'STRIDED_SLICE')
+# What these make has the scale of all that they read.
+_SAME_SCALE = (*_MOVES, 'PAD', 'CONCATENATION')
+_NORMS = ('L2_NORMALIZATION', 'RSQRT')
 _HEAD = ('FULLY_CONNECTED', *_MOVES)
 # What reads a tensor whatever its scale: no bias has a scale of it, and no output has to have the same.
 _SCALE_FREE = (*TABLES, 'ADD', 'BATCH_MATMUL', 'L2_NORMALIZATION', 'MUL', 'SUB')
+# Numbers of a constant for which a node that casts them takes more memory than a second byte.
+_FEW = 256
 # By how much steps may grow for a zero of 0.
 _WIDER = 1.125
-# And the arena for sums.
-SUMS_TAKE = 1.1
+# And the arena, and the instructions, for less noise.
+GROWS = 1.1
 
 
 def taken(quantised: bytes, float32: bytes, *, front: bool) -> bytes:
     """An int8 model with wide ends, and with all else that is worth its memory.
 
-    Tables are if they save time enough (`cost.PER_BYTE`). Sums take a little time and less noise: they are wide behind
-    a wide front, if the arena grows by no more than a tenth (`SUMS_TAKE`).
+    Tables are if they save time enough (`cost.PER_BYTE`). The rest is for less noise, and taken if arena and
+    instructions grow by no more than a tenth (`GROWS`): all that few tokens pass, as much of it as that allows; and
+    sums, behind a wide front.
     """
     make = functools.partial(widened, quantised, float32, front=front)
     worths = {make(worth=worth): worth for worth in (math.inf, cost.PER_BYTE)}
-    planned = {form: tidy(form) for form in worths}
-    chosen = min(planned, key=lambda form: _price(planned[form]))
-    if front and _arena(tidy(sums := make(worth=worths[chosen], sums=True))) <= SUMS_TAKE * _arena(planned[chosen]):
-        return sums
-    return chosen
+    chosen = min((_Planned(form) for form in worths), key=lambda plan: plan.price)
+    more: list[dict[str, Any]] = [{'tail': tail} for tail in _Graph(flatbuffer.tree(quantised)).tails()]
+    more += [{'sums': True}] if front else []
+    planned = (_Planned(make(worth=worths[chosen.form], **options)) for options in more)
+    return next((plan for plan in planned if plan.fits(chosen)), chosen).form
 
 
-def _price(model: bytes) -> float:
-    """Instructions a window, and what the arena is worth of them."""
-    return cost.of_model(model).instructions + cost.PER_BYTE * _arena(model)
+class _Planned:
+    """A form, and what it takes on a device: bytes of arena, instructions a window."""
+
+    def __init__(self, form: bytes) -> None:
+        tidied = tidy(form)
+        self.form, self.arena = form, memory.arena(flatbuffer.tree(tidied))
+        self.instructions = cost.of_model(tidied).instructions
+
+    @property
+    def price(self) -> float:
+        """Instructions, and what the arena is worth of them."""
+        return self.instructions + cost.PER_BYTE * self.arena
+
+    def fits(self, other: _Planned) -> bool:
+        return self.arena <= GROWS * other.arena and self.instructions <= GROWS * other.instructions
 
 
-def _arena(model: bytes) -> int:
-    return memory.arena(flatbuffer.tree(model))
-
-
-def widened(quantised: bytes, float32: bytes, *, front: bool, worth: float = 0, sums: bool = False) -> bytes:
-    """Makes 16 bits of the 8 in the head and, as asked, in the front, in what is looked up then, and in sums.
+def widened(
+    quantised: bytes, float32: bytes, *, front: bool, worth: float = 0, sums: bool = False, tail: int | None = None
+) -> bytes:
+    """Makes 16 bits of the 8 in the head and, as asked, in the front, in what is looked up then, in sums, in a tail.
 
     The front is all from a linear layer, or the input, to the first normalisation that is written with RSQRT
     (`deploy.ops.norms`), the head the linear layers at the end, whose output then has 16 bits. Of softmaxes and
@@ -78,15 +97,16 @@ def widened(quantised: bytes, float32: bytes, *, front: bool, worth: float = 0, 
       front: whether the front is written for it.
       worth: instructions that a softmax or sigmoid has to save for each byte that its nodes take; inf: none is wide.
       sums: whether sums are wide.
+      tail: the node from which on all is wide, if any; all that is read from there on has passed one tensor.
 
     Raises:
-      ValueError: the two are not the same graph.
+      ValueError: the two are not the same graph; or what is to be joined would have different scales.
     """
     content, reference = flatbuffer.tree(quantised), flatbuffer.tree(float32)
     subgraph, graph = content.subgraphs[0], _Graph(content)
-    places = (
-        graph.head() | graph.tables(worth) | (graph.front() if front else set()) | (graph.sums() if sums else set())
-    )
+    end = len(subgraph.operators)
+    places = graph.head() | graph.tables(worth) | set(range(end if tail is None else tail, end))
+    places |= (graph.front() if front else set()) | (graph.sums() if sums else set())
     twins = {id(node): other for _, node, other in twin.pairs(content, reference)}
     made = _Widening(content, reference, graph, places)
     for place, node in enumerate(subgraph.operators):
@@ -113,16 +133,18 @@ class _Widening:
         """Adds a node with 16 bits, and conversions of what it reads and makes; `other` is its float32 twin."""
         name, node = self._graph.names[place], self._graph.nodes[place]
         inputs, output, behind = list(map(int, node.inputs)), int(node.outputs[0]), self._graph.behind(place)
-        if name == 'FULLY_CONNECTED':
-            inputs = self._layer(inputs, list(map(int, other.inputs)))
+        if name in twin.LINEAR:
+            inputs = self._layer(name, inputs, list(map(int, other.inputs)))
         elif name == 'SOFTMAX':
-            inputs = [self._cast(inputs[0], self._off)]
+            inputs = [self.exact[inputs[0]] if inputs[0] in self.exact else self._cast(inputs[0], self._off)]
         else:
             inputs = [self._input(*tensors) for tensors in zip(inputs, map(int, other.inputs), strict=True)]
         if name in TABLES:
             scale = STEP
-        elif name in _MOVES:
+        elif name in _SAME_SCALE:
             scale = self._scale(inputs[0])
+            if name == 'CONCATENATION' and any(self._scale(tensor) != scale for tensor in inputs):
+                raise ValueError(f'CONCATENATION {place}: expected one scale, got {list(map(self._scale, inputs))}')
         else:
             # With that its range fits around 0.
             scale = self._reach(output) / 32767
@@ -132,13 +154,13 @@ class _Widening:
         if not self._places.issuperset(behind):
             self.nodes.append(flatbuffer.node(self._content, 'QUANTIZE', [self.exact[output]], output))
 
-    def _layer(self, inputs: list[int], others: list[int]) -> list[int]:
+    def _layer(self, name: str, inputs: list[int], others: list[int]) -> list[int]:
         source, weights, *bias = inputs
         bias, others = ([tensor for tensor in tensors if tensor >= 0] for tensors in (bias, others))
         zero = 0
         if source in self.exact:
             source = self.exact[source]
-        elif flatbuffer.is_constant(self._content, weights):
+        elif name == 'FULLY_CONNECTED' and flatbuffer.is_constant(self._content, weights):
             zero, source = self._zero(source), self._cast(source, self._off)
         else:
             source = self._input(source, others[0])
@@ -159,7 +181,7 @@ class _Widening:
         if tensor in self.exact or port.dtype != 'int8':
             return self.exact.get(tensor, tensor)
         if flatbuffer.is_constant(self._content, tensor):
-            self.exact[tensor] = self._cast(self._constant(tensor, flatbuffer.constant(self._reference, other)), {})
+            self.exact[tensor] = self._constant(tensor, flatbuffer.constant(self._reference, other))
         elif self._zero(tensor) == 0 or self._centre(tensor):
             self._cast(tensor, self.exact)
         else:
@@ -176,11 +198,15 @@ class _Widening:
         return cast[tensor]
 
     def _constant(self, tensor: int, values: np.ndarray) -> int:
-        """A constant in 8 bits around 0."""
-        made = flatbuffer.add_like(self._content, tensor)
-        self._set(made, max(float(np.abs(values).max()), 1e-30) / 127)
+        """A constant with 16 bits around 0; of many numbers, in 8 bits and cast."""
+        few = values.size <= _FEW
+        if few:
+            made = flatbuffer.add_int16(self._content, tensor, self._reach(tensor) / 32767)
+        else:
+            made = flatbuffer.add_like(self._content, tensor)
+            self._set(made, max(float(np.abs(values).max()), 1e-30) / 127)
         flatbuffer.set_constant(self._content, made, flatbuffer.port(self._tensor(made)).encode(values))
-        return made
+        return made if few else self._cast(made, {})
 
     def _centre(self, tensor: int) -> bool:
         """Gives a tensor a zero of 0, and all that show its values otherwise; says whether that was possible."""
@@ -244,6 +270,26 @@ class _Graph:
         layers = self._named(*twin.LINEAR)
         made = {place: self._before(place) for place in self._named('ADD')}
         return {place for place, makers in made.items() if len(makers) == 2 and layers.intersection(makers)}
+
+    def tails(self) -> list[int]:
+        """Nodes behind which fewer values pass than anywhere before: the first behind each such tensor.
+
+        Of those behind the first normalisation, with nothing behind that has no 16-bit kernel, as L2_NORMALIZATION has
+        none; and not in the head, where all is wide anyway.
+        """
+        subgraph, head, end = self._content.subgraphs[0], self.head(), len(self.nodes)
+        last = {tensor: max(places) for tensor, places in self._readers.items()}
+        last |= dict.fromkeys(map(int, subgraph.outputs), end)
+        first = min(self._named(*_NORMS), default=end)
+        found, live, least = [], set(map(int, subgraph.inputs)), math.inf
+        for place, node in enumerate(self.nodes):
+            live = {tensor for tensor in live | {int(node.outputs[0])} if last.get(tensor, -1) > place}
+            size = math.inf if len(live) > 1 else math.prod(self._made(place))
+            if size < least and place > first:
+                found.append(place + 1)
+            least = min(size, least)
+        known = [start for start in found if cost.INT16.keys() >= set(self.names[start:])]
+        return [start for start in known if not head.issuperset(range(start, end))]
 
     def shown(self, tensor: int) -> set[int] | None:
         """What has the same values as a tensor, itself included; None: something of it cannot have another scale."""

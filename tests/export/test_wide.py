@@ -1,11 +1,13 @@
-"""int8 with 16 bits at both ends, in softmaxes and sigmoids: what is widened and when, and that it comes nearer."""
+"""int8 with 16 bits where it is coarse or slow: what is widened and when, and that it comes nearer."""
 
 from __future__ import annotations
 
 import functools
+import types
 from unittest import mock
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -31,6 +33,10 @@ def widen(int8, function, **options):
     return wide.widened(int8, convert.to_float32(function, (1, TIME, WIDTH)), **{'front': True, **options})
 
 
+def tails(int8):
+    return wide._Graph(flatbuffer.tree(int8)).tails()
+
+
 LAYER = {name: projection(seed) for seed, name in enumerate(('query', 'key', 'value'))}
 POSITIONS = LAYER['query'] | {'bias': np.random.default_rng(4).uniform(-1, 3, (TIME, WIDTH)).astype(np.float32)}
 TABLE = np.random.default_rng(3).standard_normal((HEADS, 2 * TIME - 1, WIDTH // HEADS)).astype(np.float32) / 3
@@ -43,7 +49,17 @@ def ends(x, behind='l2', front=LAYER['query'], first=LAYER['key']):
     return ops.head({'hidden_0': LAYER['key'], 'classifier': LAYER['query']}, ops.mean_over_time(ops.unit(x, behind)))
 
 
-ENDS = ('ends', 'positions')
+def merged(x, behind='rsqrt'):
+    """A layer and a normalisation, a merge of tokens, layers with their residuals, a merge, the head."""
+    x = ops.merge(ops.unit(ops.linear(LAYER['key'], x[0]), 'rsqrt'), 4) * SCALE
+    x = ops.unit(x + ops.windowed_attention(LAYER, x, HEADS, 3), behind)
+    x = jnp.concatenate([x, ops.linear(LAYER['query'], x)], axis=1)[:, : WIDTH + 2]
+    return ops.head({'hidden_0': WIDER, 'classifier': LAYER['query']}, ops.mean_over_time(ops.merge(x, 3)))
+
+
+SCALE = np.random.default_rng(6).uniform(0.5, 2, (1, WIDTH)).astype(np.float32)
+WIDER = LAYER['value'] | {'kernel': np.concatenate([LAYER['value']['kernel'], LAYER['key']['kernel'][:2]])}
+ENDS = ('ends', 'positions', 'merged')
 FUNCTIONS = {
     'attention': lambda x: ops.attention(LAYER, x[0], HEADS).reshape(1, -1),
     'relative': lambda x: ops.attention(LAYER | {'positions': TABLE}, x[0], HEADS).reshape(1, -1),
@@ -51,6 +67,7 @@ FUNCTIONS = {
     'ends': ends,
     # Bias and positions are one constant.
     'positions': lambda x: ends(x, front=POSITIONS),
+    'merged': merged,
     'gate': lambda x: (x[0] * jax.nn.sigmoid(ops.linear(LAYER['value'], x[0]))).reshape(1, -1),
 }
 
@@ -60,7 +77,7 @@ def forms(request, windows):
     """(name, function, int8, the same with all that can be wide)"""
     function = FUNCTIONS[request.param]
     int8 = quantise(function, windows)
-    return request.param, function, int8, widen(int8, function)
+    return request.param, function, int8, widen(int8, function, tail=next(iter(tails(int8)), None))
 
 
 def nodes(model):
@@ -87,7 +104,7 @@ def test_softmaxes_and_sigmoids_are_16_bits_wide_with_the_product_that_reads_the
     name, _, _, made = forms
     found = nodes(made)
     kinds = lambda op: [(set(reads), makes) for other, reads, makes in found if other == op]
-    assert kinds('SOFTMAX') + kinds('LOGISTIC') == [({'int16'}, 'int16')] * (name not in ENDS)
+    assert kinds('SOFTMAX') + kinds('LOGISTIC') == [({'int16'}, 'int16')] * (name not in ENDS or name == 'merged')
     # The first is that of queries with keys. Behind windows' softmaxes zeros come between, which are dear in 16 bits.
     product = {'attention': 'int16', 'relative': 'int16', 'windowed': 'int8'}
     if name in product:
@@ -220,10 +237,11 @@ def test_the_residual_stream_is_16_bits_wide_where_it_is_asked_for(windows, name
 def test_sums_are_taken_for_a_little_arena_behind_a_wide_front(windows, monkeypatch, front):
     int8, float32 = quantise(ends, windows), convert.to_float32(ends, (1, TIME, WIDTH))
     plain, sums = (wide.widened(int8, float32, front=front, sums=sums) for sums in (False, True))
+    monkeypatch.setattr(cost, 'of_model', lambda model: types.SimpleNamespace(instructions=1))
     ratio = memory.arena(flatbuffer.tree(tidy(sums))) / memory.arena(flatbuffer.tree(tidy(plain)))
     assert ratio > 1
     for most, expected in ((1.001 * ratio, sums if front else plain), (0.999 * ratio, plain)):
-        monkeypatch.setattr(wide, 'SUMS_TAKE', most)
+        monkeypatch.setattr(wide, 'GROWS', most)
         assert wide.taken(int8, float32, front=front) == expected
 
 
@@ -248,6 +266,78 @@ def test_sums_take_noise_away(windows):
     assert noise[1] < 0.8 * noise[0], noise
 
 
+def test_behind_a_merge_all_is_16_bits_wide_and_nothing_is_converted(windows):
+    int8 = quantise(merged, windows)
+    before, behind = (flatbuffer.operator_names(flatbuffer.tree(int8)) for _ in range(2))
+    place = before.index('DEPTHWISE_CONV_2D') + 1
+    # Of the second merge all that follows is the head.
+    assert tails(int8) == [place]
+    found = nodes(widen(int8, merged, front=False, tail=place))
+    assert found[:place] == nodes(int8)[:place]
+    assert found[place] == ('QUANTIZE', ['int8'], 'int16')
+    assert [op for op, _, _ in found[place + 1 :]] == behind[place:]
+    assert {makes for _, _, makes in found[place + 1 :]} == {'int16'}
+    weights = {'int8', 'int32', 'int64'}  # those of layers, what shapes and paddings are, biases
+    assert {kind for _, reads, _ in found[place + 1 :] for kind in reads} == {'int16'} | weights
+
+
+@pytest.mark.parametrize(
+    'function',
+    [
+        # No 16-bit kernel.
+        lambda x: merged(x, behind='l2'),
+        # What was there before passes beside what was merged.
+        lambda x: (merged(x) + ops.linear(LAYER['query'], x[0])[:1]).reshape(1, -1),
+        # Not fewer values.
+        lambda x: ops.merge(jnp.tile(ops.unit(ops.linear(LAYER['key'], x[0]), 'rsqrt'), 2), 2).reshape(1, -1),
+        # No normalisation before.
+        lambda x: jax.nn.softmax(ops.merge(ops.linear(LAYER['key'], x[0]), 4)).reshape(1, -1),
+    ],
+    ids=['kernel', 'beside', 'as many', 'front'],
+)
+def test_a_tail_begins_where_fewer_values_pass_than_before(windows, function):
+    assert tails(quantise(function, windows)) == []
+
+
+@pytest.mark.parametrize('what', ['arena', 'instructions'])
+def test_the_longest_tail_that_takes_little_is_taken(windows, monkeypatch, what):
+    def thrice(x):
+        x = ops.unit(ops.linear(LAYER['key'], x[0]), 'l2')
+        for name, wider in (('query', 20), ('value', 36), ('key', 64)):  # a little less memory each time
+            kernel = np.tile(LAYER[name]['kernel'], wider)
+            x = jax.nn.relu(ops.linear({'kernel': kernel, 'bias': np.ones(len(kernel.T), np.float32)}, ops.merge(x, 2)))
+            x = ops.linear(LAYER[name] | {'kernel': kernel.T / wider}, x)
+        return ops.linear(LAYER['key'], x).reshape(1, -1)
+
+    int8, float32 = quantise(thrice, windows), convert.to_float32(thrice, (1, TIME, WIDTH))
+    starts = tails(int8)
+    assert len(starts) == 3
+    forms = [wide.widened(int8, float32, front=False, worth=np.inf, tail=tail) for tail in (None, *starts)]
+    # Of the two that may not grow, one stays as it is.
+    if what == 'arena':
+        monkeypatch.setattr(cost, 'of_model', lambda model: types.SimpleNamespace(instructions=1))
+        plain, *prices = (memory.arena(flatbuffer.tree(tidy(form))) for form in forms)
+    else:
+        monkeypatch.setattr(memory, 'arena', lambda content: 1)
+        plain, *prices = (cost.of_model(tidy(form)).instructions for form in forms)
+    ratios = [price / plain for price in prices]
+    assert ratios[0] > ratios[1] > ratios[2] > 1
+    for most, expected in zip((1.001 * ratios[0], *(0.999 * ratio for ratio in ratios)), (1, 2, 3, 0), strict=True):
+        monkeypatch.setattr(wide, 'GROWS', most)
+        assert wide.taken(int8, float32, front=False) == forms[expected]
+
+
+def test_what_is_joined_has_one_scale(windows):
+    function = lambda x: jnp.concatenate([x[0], jax.nn.relu(x[0])], axis=1).reshape(1, -1)
+    int8, float32 = quantise(function, windows), convert.to_float32(function, (1, TIME, WIDTH))
+    content = flatbuffer.tree(int8)
+    name, place = 'CONCATENATION', flatbuffer.operator_names(content).index('CONCATENATION')
+    second = content.subgraphs[0].tensors[content.subgraphs[0].operators[place].inputs[1]].quantization
+    second.scale = 2 * second.scale
+    with pytest.raises(ValueError, match=rf'{name} {place}: expected one scale, got \['):
+        wide.widened(flatbuffer.pack(content), float32, front=False, tail=0)
+
+
 def test_a_front_that_is_not_written_for_it_stays(windows):
     function = lambda x: ends(x, 'rsqrt')
     found = nodes(widen(quantise(function, windows), function, front=False))
@@ -262,7 +352,8 @@ def test_a_bias_has_the_scale_of_its_layer(forms):
     ports = [flatbuffer.port(tensor) for tensor in content.subgraphs[0].tensors]
     layers = [node.inputs for node in content.subgraphs[0].operators if len(node.inputs) == 3 and node.inputs[2] >= 0]
     found = [inputs for inputs in layers if ports[inputs[2]].dtype == 'int64']
-    assert len(found) == (3 if name in ENDS else 0)  # one in the front, two in the head
+    # One in the front, two in the head, behind a merge four and another merge.
+    assert len(found) == {'ends': 3, 'positions': 3, 'merged': 8}.get(name, 0)
     for source, weights, bias in found:
         assert ports[bias].scale == pytest.approx(ports[source].scale * ports[weights].scale, rel=1e-6)
 
@@ -359,12 +450,15 @@ def check_moves(content):
             assert (source.dtype, source.scale, source.zero_point) == (made.dtype, made.scale, made.zero_point)
 
 
-def test_it_comes_nearer(forms, windows):
+def test_it_comes_nearer(forms):
     name, function, *models = forms
+    # Within the ranges that were measured: what is clipped is clipped in both.
+    windows = 0.7 * np.random.default_rng(1).standard_normal((48, TIME, WIDTH)).astype(np.float32)
     expected = np.concatenate([function(window[None]) for window in windows])
     int8, made = (np.square(interpret.load(model, reference=True)(windows) - expected).sum() for model in models)
-    # Here 0.79, 0.86, 0.75 and 0.88; a product is rounded to int8 behind the 16 bits as it was before.
-    assert made < int8 * {'attention': 0.9, 'relative': 0.95, 'ends': 0.8, 'positions': 0.95}.get(name, 1.05)
+    # Here 0.71, 0.83, 1.00, 0.70, 0.69, 0.82 and 0.99: behind its 16 bits a product is rounded as it was before.
+    least = {'attention': 0.8, 'relative': 0.9, 'ends': 0.8, 'positions': 0.8, 'merged': 0.9}
+    assert made < int8 * least.get(name, 1.05)
 
 
 @pytest.mark.skipif(tflm.missing() is not None, reason='needs TFLM')
