@@ -13,6 +13,7 @@ TFLM plans its arena itself, a place of its own for each tensor. It takes anothe
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -232,10 +233,9 @@ class Placed:
 
 def arrange(content: Any) -> None:
     """Puts a graph's nodes in order, and a plan of its tensors' places into its metadata; changes `content`."""
-    subgraph, memory = content.subgraphs[0], read(content)
-    order = schedule(memory)
+    subgraph = content.subgraphs[0]
+    order, places, _ = _planned(read(content))
     subgraph.operators = [subgraph.operators[index] for index in order]
-    places, _ = Plan(memory.in_order(order)).places()
     # TFLM follows it, other runtimes do not look.
     offsets = [places.get(index, ONLINE) for index in range(len(subgraph.tensors))]
     plan = np.array([VERSION, SUBGRAPH, len(offsets), *offsets], np.int32)
@@ -244,8 +244,22 @@ def arrange(content: Any) -> None:
 
 def peak(content: Any) -> int:
     """Bytes that a graph's tensors need, once arranged."""
-    memory = read(content)
-    return Plan(memory.in_order(schedule(memory))).places()[1]
+    return _planned(read(content))[2]
+
+
+def _planned(memory: Memory) -> tuple[list[int], dict[int, int], int]:
+    """The order of a graph's nodes, the places of its tensors, the bytes that these need."""
+    return _of(tuple(memory.nodes), tuple(memory.sizes.items()), memory.inputs, memory.outputs)
+
+
+# Ways to make a form may differ in numbers alone, and one is tidied again behind bias correction.
+@functools.lru_cache(maxsize=64)
+def _of(
+    nodes: tuple[Node, ...], sizes: tuple[tuple[int, int], ...], inputs: frozenset[int], outputs: frozenset[int]
+) -> tuple[list[int], dict[int, int], int]:
+    memory = Memory(nodes, dict(sizes), inputs, outputs)
+    order = schedule(memory)
+    return order, *Plan(memory.in_order(order)).places()
 
 
 def arena(content: Any) -> int:
