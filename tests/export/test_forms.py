@@ -63,17 +63,19 @@ def maker(unit='l2', **options):
     return forms.Maker(lambda features, norm: norm, calibration, validation, np.zeros((4, 2)), unit=unit, **options)
 
 
-@pytest.mark.parametrize('unit', ['l2', 'rsqrt'])
 @pytest.mark.parametrize(
-    ('scores', 'first', 'count', 'tried'),
+    ('unit', 'scores', 'norm', 'count'),
     [
-        ([score(30, 1)], True, 16, 1),
-        ([score(30, 2), score(25, 0), score(29, 3)], True, 16, 3),
-        ([score(30, 2), score(33, 3), score(29, 0)], False, 16, 3),
-        ([score(30, 2), score(25, 0), score(31, 2)], True, 2, 3),
+        ('l2', [score(30, 1)], 'mixed', 16),
+        ('l2', [score(30, 2), score(25, 0), score(29, 3)], 'mixed', 16),
+        ('l2', [score(30, 2), score(33, 3), score(29, 0)], 'rsqrt', 16),
+        ('l2', [score(30, 2), score(25, 0), score(31, 2)], 'mixed', 2),
+        ('rsqrt', [score(30, 1)], 'rsqrt', 16),
+        ('rsqrt', [score(30, 2), score(29, 0)], 'rsqrt', 16),
+        ('rsqrt', [score(30, 2), score(31, 2)], 'rsqrt', 2),
     ],
 )
-def test_the_choice(monkeypatch, unit, scores, first, count, tried):
+def test_the_choice(monkeypatch, unit, scores, norm, count):
     made = []
 
     def quantised(float32, windows, seen, activations):
@@ -82,9 +84,8 @@ def test_the_choice(monkeypatch, unit, scores, first, count, tried):
 
     *_, wide, _ = stand_in(monkeypatch, quantised, scores)
     found = maker(unit).make('int8')
-    norm = {'l2': ('mixed', 'rsqrt'), 'rsqrt': ('rsqrt', 'l2')}[unit][not first]
-    assert (found.how['norm'], found.how['ranges'], len(found.how['tried'])) == (norm, count, tried)
-    assert wide == ([True, False, True] if unit == 'l2' else [False] * 3)[:tried]
+    assert (found.how['norm'], found.how['ranges'], len(found.how['tried'])) == (norm, count, len(scores))
+    assert wide == ([True, False, True] if unit == 'l2' else [False] * 2)[: len(scores)]
     chosen = next(i for i, way in enumerate(found.how['tried']) if (way['norm'], way['ranges']) == (norm, count))
     assert found.model == bytes([chosen + 1])
 
