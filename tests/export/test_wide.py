@@ -266,16 +266,20 @@ def test_sums_take_noise_away(windows):
     assert noise[1] < 0.8 * noise[0], noise
 
 
-def test_behind_a_merge_all_is_16_bits_wide_and_nothing_is_converted(windows):
+@pytest.mark.parametrize('merge', [False, True])
+def test_behind_a_merge_all_is_16_bits_wide_and_nothing_is_converted(windows, merge):
     int8 = quantise(merged, windows)
-    before, behind = (flatbuffer.operator_names(flatbuffer.tree(int8)) for _ in range(2))
-    place = before.index('DEPTHWISE_CONV_2D') + 1
+    names = flatbuffer.operator_names(flatbuffer.tree(int8))
+    place = names.index('DEPTHWISE_CONV_2D') + 1
     # Of the second merge all that follows is the head.
     assert tails(int8) == [place]
-    found = nodes(widen(int8, merged, front=False, tail=place))
+    place -= merge  # itself, too
+    made = widen(int8, merged, front=False, tail=place)
+    found = nodes(made)
     assert found[:place] == nodes(int8)[:place]
+    # A convolution's bias takes no zero back: it may stand beside zeros.
     assert found[place] == ('QUANTIZE', ['int8'], 'int16')
-    assert [op for op, _, _ in found[place + 1 :]] == behind[place:]
+    assert [op for op, _, _ in found[place + 1 :]] == names[place:]
     assert {makes for _, _, makes in found[place + 1 :]} == {'int16'}
     weights = {'int8', 'int32', 'int64'}  # those of layers, what shapes and paddings are, biases
     assert {kind for _, reads, _ in found[place + 1 :] for kind in reads} == {'int16'} | weights
