@@ -136,7 +136,7 @@ class _Widening:
         if name in twin.LINEAR:
             inputs = self._layer(name, inputs, list(map(int, other.inputs)))
         elif name == 'SOFTMAX':
-            inputs = [self.exact[inputs[0]] if inputs[0] in self.exact else self._cast(inputs[0], self._off)]
+            inputs = [self._shifted(inputs[0])[0]]
         else:
             inputs = [self._input(*tensors) for tensors in zip(inputs, map(int, other.inputs), strict=True)]
         if name in TABLES:
@@ -157,13 +157,10 @@ class _Widening:
     def _layer(self, name: str, inputs: list[int], others: list[int]) -> list[int]:
         source, weights, *bias = inputs
         bias, others = ([tensor for tensor in tensors if tensor >= 0] for tensors in (bias, others))
-        zero = 0
-        if source in self.exact:
-            source = self.exact[source]
-        elif name == 'FULLY_CONNECTED' and flatbuffer.is_constant(self._content, weights):
-            zero, source = self._zero(source), self._cast(source, self._off)
+        if name == 'FULLY_CONNECTED' and flatbuffer.is_constant(self._content, weights):
+            source, zero = self._shifted(source)
         else:
-            source = self._input(source, others[0])
+            source, zero = self._input(source, others[0]), 0
         if not bias and not zero:
             return [source, weights]
         scale = flatbuffer.bias_scale(self._content, source, weights)
@@ -189,6 +186,12 @@ class _Widening:
             self.exact[tensor] = flatbuffer.add_int16(self._content, tensor, self._scale(tensor) / 128)
             self.nodes.append(flatbuffer.node(self._content, 'QUANTIZE', [tensor], self.exact[tensor]))
         return self.exact[tensor]
+
+    def _shifted(self, tensor: int) -> tuple[int, int]:
+        """What stands for a tensor with 16 bits, and what all its integers are too large by."""
+        if tensor in self.exact:
+            return self.exact[tensor], 0
+        return self._cast(tensor, self._off), self._zero(tensor)
 
     def _cast(self, tensor: int, cast: dict[int, int]) -> int:
         """The same integers in 16 bits; `cast` holds what was cast before."""
