@@ -331,13 +331,15 @@ def test_the_longest_tail_that_takes_little_is_taken(windows, monkeypatch, what)
         assert wide.taken(int8, float32, front=False) == forms[expected]
 
 
-def test_what_is_joined_has_one_scale(windows):
-    function = lambda x: jnp.concatenate([x[0], jax.nn.relu(x[0])], axis=1).reshape(1, -1)
+@pytest.mark.parametrize('other', [jax.nn.relu, lambda x: SCALE.repeat(TIME, 0)], ids=['made', 'constant'])
+def test_what_is_joined_has_one_scale(windows, other):
+    function = lambda x: jnp.concatenate([ops.linear(LAYER['key'], x[0]), other(x[0])], axis=1).reshape(1, -1)
     int8, float32 = quantise(function, windows), convert.to_float32(function, (1, TIME, WIDTH))
     content = flatbuffer.tree(int8)
     name, place = 'CONCATENATION', flatbuffer.operator_names(content).index('CONCATENATION')
-    second = content.subgraphs[0].tensors[content.subgraphs[0].operators[place].inputs[1]].quantization
-    second.scale = 2 * second.scale
+    wide.widened(int8, float32, front=False, tail=0)
+    layer = content.subgraphs[0].tensors[content.subgraphs[0].operators[place].inputs[0]].quantization
+    layer.scale = 2 * layer.scale
     with pytest.raises(ValueError, match=rf'{name} {place}: expected one scale, got \['):
         wide.widened(flatbuffer.pack(content), float32, front=False, tail=0)
 
