@@ -249,12 +249,12 @@ def peak(content: Any) -> int:
 
 def _planned(memory: Memory) -> tuple[list[int], dict[int, int], int]:
     """The order of a graph's nodes, the places of its tensors, the bytes that these need."""
-    return _of(tuple(memory.nodes), tuple(memory.sizes.items()), memory.inputs, memory.outputs)
+    return _of_structure(tuple(memory.nodes), tuple(memory.sizes.items()), memory.inputs, memory.outputs)
 
 
 # Ways to make a form may differ in numbers alone, and one is tidied again behind bias correction.
 @functools.lru_cache(maxsize=64)
-def _of(
+def _of_structure(
     nodes: tuple[Node, ...], sizes: tuple[tuple[int, int], ...], inputs: frozenset[int], outputs: frozenset[int]
 ) -> tuple[list[int], dict[int, int], int]:
     memory = Memory(nodes, dict(sizes), inputs, outputs)
