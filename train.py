@@ -11,6 +11,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from jax_reparam import malloc
 from jax_reparam.errors import InputError, run
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Recipe, and corpus behind a colon.')
@@ -52,6 +53,7 @@ def main(argv: list[str]) -> int:
     """Trains, and says where the result is and what it is."""
     del argv
     logging.set_verbosity(logging.FATAL)  # Orbax reports what it then raises.
+    malloc.keep_all()
     # Behind the flags, so that --help and a mistyped key answer at once.
     from jax_reparam import processes, report, training
 

@@ -47,16 +47,20 @@ def compile_step(config: dict[str, Any], batch: training.Batch, classes: int) ->
     return jax.jit(step, donate_argnums=0).lower(state, batch).compile(), state
 
 
-def measure(config: dict[str, Any], steps: int, classes: int = 7) -> dict[str, dict[str, float]]:
+def random_batch(config: dict[str, Any], classes: int) -> dict[str, jax.Array]:
     size, frames = config['train']['batch_size'], pipeline.window_config(config).frames
     rng = np.random.default_rng(0)
-    batch = jax.device_put(
+    return jax.device_put(
         {
             'features': rng.standard_normal((size, frames, config['frontend']['n_mels'])).astype(np.float32),
             'mask': np.ones((size, frames), bool),
             'labels': rng.integers(classes, size=size).astype(np.int32),
         }
     )
+
+
+def measure(config: dict[str, Any], steps: int, classes: int = 7) -> dict[str, dict[str, float]]:
+    batch = random_batch(config, classes)
     compiled, states = {}, {}
     for name, hrf in VARIANTS.items():
         variant = {**config, 'hrf': {**config['hrf'], **hrf}}
