@@ -168,22 +168,25 @@ def windowed_attention(layer: Mapping[str, Layer], x: Array, heads: int, window:
     count = math.ceil(time / block)
     seen = block + 2 * half
     q = jnp.pad(q, ((0, count * block - time), (0, 0))).reshape(count, block, heads, -1)
-    q = q.transpose(2, 0, 1, 3).reshape(heads * count, block, -1)
-    k, v = (_blocks_seen(a, count, block, half).reshape(count, seen, heads, -1) for a in (k, v))
-    k = k.transpose(2, 0, 1, 3).reshape(heads * count, seen, -1)
-    v = v.transpose(2, 0, 3, 1).reshape(heads * count, -1, seen)
-    weights = jax.nn.softmax(band(_rows_by_rows(q, k), window))
-    mixed = _rows_by_rows(from_band(weights, seen), v).reshape(heads, count, block, -1)
-    return mixed.transpose(1, 2, 0, 3).reshape(count * block, width)[:time]
+    q = q.transpose(0, 2, 1, 3).reshape(count * heads, block, -1)
+    k, v = (jnp.pad(a, ((half, (count + 1) * block - half - time), (0, 0))) for a in (k, v))
+    k, v = (a.reshape(count + 1, block, heads, -1) for a in (k, v))
+    own, behind = _blocks_seen(k.transpose(0, 2, 1, 3), 2 * half, axis=2)
+    scores = jnp.concatenate([_rows_by_rows(q, own), _rows_by_rows(q, behind)], axis=2)
+    weights = jax.nn.softmax(band(scores, window))
+    v = jnp.concatenate(_blocks_seen(v.transpose(0, 2, 3, 1), 2 * half, axis=3), axis=2)
+    mixed = _rows_by_rows(from_band(weights, seen), v).reshape(count, heads, block, -1)
+    return mixed.transpose(0, 2, 1, 3).reshape(count * block, width)[:time]
 
 
-def _blocks_seen(x: Array, count: int, block: int, half: int) -> Array:
-    """`[T, C]` to `[count, block + 2 half, C]`: what each block of queries sees, zeros behind both ends."""
-    time, width = x.shape
-    x = jnp.pad(x, ((half, (count + 1) * block - half - time), (0, 0)))
-    own = x[: count * block].reshape(count, block, width)
-    behind = x[block:].reshape(count, block, width)[:, : 2 * half]
-    return jnp.concatenate([own, behind], axis=1)
+def _blocks_seen(x: Array, more: int, axis: int) -> tuple[Array, Array]:
+    """`[count + 1, heads, ...]`, blocks along `axis`: all but the last, and of the next of each the first `more`.
+
+    Both `[count * heads, ...]`, made by slices of the outermost axis, which move memory as it lies.
+    """
+    parts = x[:-1], jax.lax.slice_in_dim(x[1:], 0, more, axis=axis)
+    own, behind = (part.reshape(-1, *part.shape[2:]) for part in parts)
+    return own, behind
 
 
 def band(scores: Array, window: int) -> Array:

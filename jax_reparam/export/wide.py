@@ -9,7 +9,8 @@ costs is memory: weights are among the largest tensors that there are. Together 
 (docs/export.md). Much of the rest comes from the residual stream, which is rounded with each sum.
 
 Where tokens have been merged, few are left: SpeechFormer has most of its layers behind its first merge, and its memory
-and time before. So what lies behind is cheap to have in 16 bits altogether, with no conversion between.
+and time before. So what lies behind is cheap to have in 16 bits altogether, with no conversion between. Before it,
+memory is attention's, and the noise is not.
 
 8 bits become 16 by CAST, in a tenth of QUANTIZE's time. It keeps the integers: where zero is not 0 in 8 bits, all
 values are off by one constant then. A softmax does not see that, the bias of a layer takes it back, and what else is to
@@ -19,6 +20,7 @@ be cast gets a zero of 0 if its steps hardly grow by that.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -43,24 +45,29 @@ _SCALE_FREE = (*TABLES, 'ADD', 'BATCH_MATMUL', 'L2_NORMALIZATION', 'MUL', 'SUB')
 _FEW = 256
 # By how much steps may grow for a zero of 0.
 _WIDER = 1.125
-# And the arena, and the instructions, for less noise.
-GROWS = 1.1
+# And the arena, and the instructions, for less noise; for that of frames too, which is most of SpeechFormer's.
+GROWS, GROWS_BY_FRAMES = 1.1, 1.2
 
 
 def taken(quantised: bytes, float32: bytes, *, front: bool) -> bytes:
     """An int8 model with wide ends, and with all else that is worth its memory.
 
-    Tables are if they save time enough (`cost.PER_BYTE`). The rest is for less noise, and taken if arena and
-    instructions grow by no more than a tenth (`GROWS`): all that few tokens pass, as much of it as that allows; and
-    sums, behind a wide front.
+    Tables are if they save time enough (`cost.PER_BYTE`). The rest is for less noise, and the first is taken by which
+    arena and instructions grow by little enough: all that few tokens pass, and all before but attention
+    (`GROWS_BY_FRAMES`); what few tokens pass, as much of it as that allows; sums, behind a wide front (`GROWS`).
     """
     make = functools.partial(widened, quantised, float32, front=front)
     worths = {make(worth=worth): worth for worth in (math.inf, cost.PER_BYTE)}
     chosen = min((_Planned(form) for form in worths), key=lambda plan: plan.price)
-    more: list[dict[str, Any]] = [{'tail': tail} for tail in _Graph(flatbuffer.tree(quantised)).tails()]
-    more += [{'sums': True}] if front else []
-    planned = (_Planned(make(worth=worths[chosen.form], **options)) for options in more)
-    return next((plan for plan in planned if plan.fits(chosen)), chosen).form
+    graph = _Graph(flatbuffer.tree(quantised))
+    tails = graph.tails()
+    more: list[tuple[float, dict[str, Any]]] = [(GROWS, {'tail': tail}) for tail in tails]
+    if tails and graph.can_be_wide(0):
+        more.insert(0, (GROWS_BY_FRAMES, {'tail': tails[0], 'frames': True}))
+    if front:
+        more.append((GROWS, {'sums': True}))
+    planned = ((most, _Planned(make(worth=worths[chosen.form], **options))) for most, options in more)
+    return next((plan for most, plan in planned if plan.fits(chosen, most)), chosen).form
 
 
 class _Planned:
@@ -76,12 +83,20 @@ class _Planned:
         """Instructions, and what the arena is worth of them."""
         return self.instructions + cost.PER_BYTE * self.arena
 
-    def fits(self, other: _Planned) -> bool:
-        return self.arena <= GROWS * other.arena and self.instructions <= GROWS * other.instructions
+    def fits(self, other: _Planned, most: float) -> bool:
+        """Whether it takes at most so many times what another one does."""
+        return self.arena <= most * other.arena and self.instructions <= most * other.instructions
 
 
 def widened(
-    quantised: bytes, float32: bytes, *, front: bool, worth: float = 0, sums: bool = False, tail: int | None = None
+    quantised: bytes,
+    float32: bytes,
+    *,
+    front: bool,
+    worth: float = 0,
+    sums: bool = False,
+    tail: int | None = None,
+    frames: bool = False,
 ) -> bytes:
     """Makes 16 bits of the 8 in the head and, as asked, in the front, in what is looked up then, in sums, in a tail.
 
@@ -98,6 +113,7 @@ def widened(
       worth: instructions that a softmax or sigmoid has to save for each byte that its nodes take; inf: none is wide.
       sums: whether sums are wide.
       tail: the node from which on all is wide, if any; all that is read from there on has passed one tensor.
+      frames: whether all before the tail is wide, too, but what attention computes.
 
     Raises:
       ValueError: the two are not the same graph; or what is to be joined would have different scales.
@@ -105,8 +121,10 @@ def widened(
     content, reference = flatbuffer.tree(quantised), flatbuffer.tree(float32)
     subgraph, graph = content.subgraphs[0], _Graph(content)
     end = len(subgraph.operators)
-    places = graph.head() | graph.tables(worth) | set(range(end if tail is None else tail, end))
-    places |= (graph.front() if front else set()) | (graph.sums() if sums else set())
+    tail = end if tail is None else tail
+    places = graph.head() | graph.tables(worth) | set(range(tail, end))
+    for asked, find in ((front, graph.front), (sums, graph.sums), (frames, lambda: graph.but_attention(tail))):
+        places |= find() if asked else set()
     twins = {id(node): other for _, node, other in twin.pairs(content, reference)}
     made = _Widening(content, reference, graph, places)
     for place, node in enumerate(subgraph.operators):
@@ -250,7 +268,7 @@ class _Graph:
     def front(self) -> set[int]:
         """From the last linear layer before the first normalisation to its end; means are no such layers."""
         roots = set(sorted(self._named('RSQRT'))[:1])
-        layers = {p for p in self._named('FULLY_CONNECTED') if self._made(p)[-1] > 1}
+        layers = self._named('FULLY_CONNECTED') - self._means()
         everything = set(range(len(self.nodes)))
         before = _reached(roots, self._before, passed=everything - layers, taken=everything)
         return before | roots | {reader for root in roots for reader in self.behind(root)}
@@ -280,19 +298,52 @@ class _Graph:
         Of those behind the first normalisation, with nothing behind that has no 16-bit kernel, as L2_NORMALIZATION has
         none; and not in the head, where all is wide anyway.
         """
-        subgraph, head, end = self._content.subgraphs[0], self.head(), len(self.nodes)
-        last = {tensor: max(places) for tensor, places in self._readers.items()}
-        last |= dict.fromkeys(map(int, subgraph.outputs), end)
+        head, end = self.head(), len(self.nodes)
         first = min(self._named(*_NORMS), default=end)
-        found, live, least = [], set(map(int, subgraph.inputs)), math.inf
+        found, least = [], math.inf
+        for start in self._waists():
+            size = math.prod(self._made(start - 1))
+            if size < least and start - 1 > first:
+                found.append(start)
+            least = min(size, least)
+        return [start for start in found if self.can_be_wide(start) and not head.issuperset(range(start, end))]
+
+    def can_be_wide(self, start: int) -> bool:
+        """Whether all has a 16-bit kernel from a node on."""
+        return cost.INT16.keys() >= set(self.names[start:])
+
+    def but_attention(self, until: int) -> set[int]:
+        """What lies before a node, without what attention computes, which has the memory.
+
+        That is all between two tensors that pass alone with a softmax between, but the sum at the end, what is added
+        there to what attention makes, and means.
+        """
+        found = set()
+        waists = [start for start in self._waists() if start < until]
+        for start, end in itertools.pairwise([0, *waists, until]):
+            stretch = set(range(start, end))
+            softmaxes = stretch & self._named('SOFTMAX')
+            if softmaxes:
+                mixed = _reached(softmaxes, self.behind, passed=stretch, taken=stretch)
+                stretch &= {end - 1, *self._before(end - 1)} - (mixed - {end - 1}) | self._means()
+            found |= stretch
+        return found
+
+    def _waists(self) -> list[int]:
+        """The nodes before which one tensor lives alone."""
+        subgraph = self._content.subgraphs[0]
+        last = {tensor: max(places) for tensor, places in self._readers.items()}
+        last |= dict.fromkeys(map(int, subgraph.outputs), len(self.nodes))
+        live, found = set(map(int, subgraph.inputs)), []
         for place, node in enumerate(self.nodes):
             live = {tensor for tensor in live | {int(node.outputs[0])} if last.get(tensor, -1) > place}
-            size = math.inf if len(live) > 1 else math.prod(self._made(place))
-            if size < least and place > first:
+            if len(live) == 1:
                 found.append(place + 1)
-            least = min(size, least)
-        known = [start for start in found if cost.INT16.keys() >= set(self.names[start:])]
-        return [start for start in known if not head.issuperset(range(start, end))]
+        return found
+
+    def _means(self) -> set[int]:
+        """Layers of one output."""
+        return {place for place in self._named('FULLY_CONNECTED') if self._made(place)[-1] == 1}
 
     def shown(self, tensor: int) -> set[int] | None:
         """What has the same values as a tensor, itself included; None: something of it cannot have another scale."""

@@ -105,10 +105,11 @@ def test_softmaxes_and_sigmoids_are_16_bits_wide_with_the_product_that_reads_the
     found = nodes(made)
     kinds = lambda op: [(set(reads), makes) for other, reads, makes in found if other == op]
     assert kinds('SOFTMAX') + kinds('LOGISTIC') == [({'int16'}, 'int16')] * (name not in ENDS or name == 'merged')
-    # The first is that of queries with keys. Behind windows' softmaxes zeros come between, which are dear in 16 bits.
+    # The first are those of queries with keys: with those beside, too; with a block's own, and those behind it. Behind
+    # windows' softmaxes zeros come between, which are dear in 16 bits.
     product = {'attention': 'int16', 'relative': 'int16', 'windowed': 'int8'}
     if name in product:
-        narrow = [({'int8'}, 'int8')] * (2 if name == 'relative' else 1)
+        narrow = [({'int8'}, 'int8')] * (1 if name == 'attention' else 2)
         assert kinds('BATCH_MATMUL') == [*narrow, ({product[name]}, product[name])]
     if name == 'gate':
         assert kinds('MUL') == [({'int16'}, 'int16')]
