@@ -108,6 +108,41 @@ def test_what_others_read_too_is_not_turned(rng):
     np.testing.assert_array_equal(interpret.load(tidy.tidy(model))(windows), interpret.load(model)(windows))
 
 
+@pytest.mark.parametrize('activations', ['int8', 'int16'])
+def test_zeros_of_16_bits_are_joined(rng, activations):
+    """Before, behind, around, in the middle of a shape; not where calls would be many, nor along two axes."""
+
+    def function(x):
+        y = jax.nn.relu(x[0] @ kernel)
+        ends = [((2, 1), (0, 0)), ((3, 0), (0, 0)), ((0, 3), (0, 0)), ((0, 0), (0, 5)), ((1, 1), (1, 1))]
+        padded = [jnp.pad(y, end) for end in ends]
+        padded += [jnp.pad(y.reshape(2, 6, 33), ((0, 0), (0, 2), (0, 0))), jnp.pad(y.reshape(36, 11), ((0, 0), (0, 3)))]
+        return jnp.concatenate([end.reshape(1, -1) for end in padded], axis=1)
+
+    kernel = rng.standard_normal((33, 33)).astype(np.float32)
+    windows = rng.standard_normal((3, 12, 33)).astype(np.float32)
+    model = quantise(function, windows, activations)
+    tidied = tidy.tidy(model)
+    before, after = (flatbuffer.graph(form).ops for form in (model, tidied))
+    joined = {'int8': 0, 'int16': 5}[activations]
+    assert before['PAD'] == 7
+    assert (after['PAD'], after['CONCATENATION'] - before['CONCATENATION']) == (7 - joined, joined)
+    np.testing.assert_array_equal(interpret.load(tidied)(windows), interpret.load(model)(windows))
+    if tflm.missing() is None:
+        step = 1.01 * flatbuffer.graph(tidied).output.scale  # the layer's rounding
+        np.testing.assert_allclose(tflm.run(tidied, windows).logits, interpret.load(model)(windows), atol=step)
+    content = flatbuffer.tree(tidied)
+    zeros = [
+        tensor.buffer
+        for index, tensor in enumerate(content.subgraphs[0].tensors)
+        if flatbuffer.type_name(tensor.type) == 'int16'
+        and flatbuffer.is_constant(content, index)
+        and not flatbuffer.constant(content, index).any()
+    ]
+    # 66 and 33, 99 twice, 60, 132.
+    assert (len(zeros), len(set(zeros))) == {'int8': (0, 0), 'int16': (6, 5)}[activations]
+
+
 def products(model):
     content = flatbuffer.tree(model)
     named = zip(flatbuffer.operator_names(content), content.subgraphs[0].operators, strict=True)
