@@ -98,7 +98,7 @@ def widened(
     tail: int | None = None,
     frames: bool = False,
 ) -> bytes:
-    """Makes 16 bits of the 8 in the head and, as asked, in the front, in what is looked up then, in sums, in a tail.
+    """Makes 16 bits of the 8 in the head and, as asked, in the front, what is looked up then, sums, a tail, and before.
 
     The front is all from a linear layer, or the input, to the first normalisation that is written with RSQRT
     (`deploy.ops.norms`), the head the linear layers at the end, whose output then has 16 bits. Of softmaxes and
@@ -123,8 +123,12 @@ def widened(
     end = len(subgraph.operators)
     tail = end if tail is None else tail
     places = graph.head() | graph.tables(worth) | set(range(tail, end))
-    for asked, find in ((front, graph.front), (sums, graph.sums), (frames, lambda: graph.but_attention(tail))):
-        places |= find() if asked else set()
+    if front:
+        places |= graph.front()
+    if sums:
+        places |= graph.sums()
+    if frames:
+        places |= graph.but_attention(tail)
     twins = {id(node): other for _, node, other in twin.pairs(content, reference)}
     made = _Widening(content, reference, graph, places)
     for place, node in enumerate(subgraph.operators):
