@@ -113,7 +113,7 @@ def widened(
       worth: instructions that a softmax or sigmoid has to save for each byte that its nodes take; inf: none is wide.
       sums: whether sums are wide.
       tail: the node from which on all is wide, if any; all that is read from there on has passed one tensor.
-      frames: whether all before the tail is wide, too, but what attention computes.
+      frames: whether all but what attention computes is wide, before the tail, too.
 
     Raises:
       ValueError: the two are not the same graph; or what is to be joined would have different scales.
@@ -121,14 +121,13 @@ def widened(
     content, reference = flatbuffer.tree(quantised), flatbuffer.tree(float32)
     subgraph, graph = content.subgraphs[0], _Graph(content)
     end = len(subgraph.operators)
-    tail = end if tail is None else tail
-    places = graph.head() | graph.tables(worth) | set(range(tail, end))
+    places = graph.head() | graph.tables(worth) | set(range(end if tail is None else tail, end))
     if front:
         places |= graph.front()
     if sums:
         places |= graph.sums()
     if frames:
-        places |= graph.but_attention(tail)
+        places |= graph.but_attention()
     twins = {id(node): other for _, node, other in twin.pairs(content, reference)}
     made = _Widening(content, reference, graph, places)
     for place, node in enumerate(subgraph.operators):
@@ -316,15 +315,14 @@ class _Graph:
         """Whether all has a 16-bit kernel from a node on."""
         return cost.INT16.keys() >= set(self.names[start:])
 
-    def but_attention(self, until: int) -> set[int]:
-        """What lies before a node, without what attention computes, which has the memory.
+    def but_attention(self) -> set[int]:
+        """All without what attention computes, which has the memory.
 
         That is all between two tensors that pass alone with a softmax between, but the sum at the end, what is added
         there to what attention makes, and means.
         """
         found = set()
-        waists = [start for start in self._waists() if start < until]
-        for start, end in itertools.pairwise([0, *waists, until]):
+        for start, end in itertools.pairwise([0, *self._waists()]):
             stretch = set(range(start, end))
             softmaxes = stretch & self._named('SOFTMAX')
             if softmaxes:
@@ -334,7 +332,7 @@ class _Graph:
         return found
 
     def _waists(self) -> list[int]:
-        """The nodes before which one tensor lives alone."""
+        """The nodes before which one tensor lives alone; behind the last one it is the output."""
         subgraph = self._content.subgraphs[0]
         last = {tensor: max(places) for tensor, places in self._readers.items()}
         last |= dict.fromkeys(map(int, subgraph.outputs), len(self.nodes))
