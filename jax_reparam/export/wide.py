@@ -20,27 +20,17 @@ be cast gets a zero of 0 if its steps hardly grow by that.
 from __future__ import annotations
 
 import functools
-import itertools
 import math
-from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
 from jax_reparam.export import biases, cost, flatbuffer, memory, twin
+from jax_reparam.export.regions import SAME_SCALE, TABLES, Regions
 from jax_reparam.export.tidy import tidy
 
-# Operators whose int16 kernels look up; they make what lies within 1 of 0, in steps of this size alone.
-TABLES = ('SOFTMAX', 'LOGISTIC', 'TANH')
+# What TABLES make lies within 1 of 0: in steps of this size, and no others.
 STEP = 2.0**-15
-# These move values alone.
-_MOVES = ('RESHAPE', 'TRANSPOSE', 'SLICE', 'STRIDED_SLICE')
-# What these make has the scale of all that they read.
-_SAME_SCALE = (*_MOVES, 'PAD', 'CONCATENATION')
-_NORMS = ('L2_NORMALIZATION', 'RSQRT')
-_HEAD = ('FULLY_CONNECTED', *_MOVES)
-# What reads a tensor whatever its scale: no bias has a scale of it, and no output has to have the same.
-_SCALE_FREE = (*TABLES, 'ADD', 'BATCH_MATMUL', 'L2_NORMALIZATION', 'MUL', 'SUB')
 # Numbers of a constant for which a node that casts them takes more memory than a second byte.
 _FEW = 256
 # By how much steps may grow for a zero of 0.
@@ -59,10 +49,10 @@ def taken(quantised: bytes, float32: bytes, *, front: bool) -> bytes:
     make = functools.partial(widened, quantised, float32, front=front)
     worths = {make(worth=worth): worth for worth in (math.inf, cost.PER_BYTE)}
     chosen = min((_Planned(form) for form in worths), key=lambda plan: plan.price)
-    graph = _Graph(flatbuffer.tree(quantised))
-    tails = graph.tails()
+    regions = Regions(flatbuffer.tree(quantised))
+    tails = regions.tails()
     more: list[tuple[float, dict[str, Any]]] = [(GROWS, {'tail': tail}) for tail in tails]
-    if tails and graph.can_be_wide(0):
+    if tails and regions.can_be_wide(0):
         more.insert(0, (GROWS_BY_FRAMES, {'tail': tails[0], 'frames': True}))
     if front:
         more.append((GROWS, {'sums': True}))
@@ -119,17 +109,17 @@ def widened(
       ValueError: the two are not the same graph; or what is to be joined would have different scales.
     """
     content, reference = flatbuffer.tree(quantised), flatbuffer.tree(float32)
-    subgraph, graph = content.subgraphs[0], _Graph(content)
+    subgraph, regions = content.subgraphs[0], Regions(content)
     end = len(subgraph.operators)
-    places = graph.head() | graph.tables(worth) | set(range(end if tail is None else tail, end))
+    places = regions.head() | regions.tables(worth) | set(range(end if tail is None else tail, end))
     if front:
-        places |= graph.front()
+        places |= regions.front()
     if sums:
-        places |= graph.sums()
+        places |= regions.sums()
     if frames:
-        places |= graph.but_attention()
+        places |= regions.but_attention()
     twins = {id(node): other for _, node, other in twin.pairs(content, reference)}
-    made = _Widening(content, reference, graph, places)
+    made = _Widening(content, reference, regions, places)
     for place, node in enumerate(subgraph.operators):
         if place in places:
             made.widen(place, twins[id(node)])
@@ -143,8 +133,8 @@ def widened(
 class _Widening:
     """The nodes of a graph of which some have 16 bits, and of conversions."""
 
-    def __init__(self, content: Any, reference: Any, graph: _Graph, places: set[int]) -> None:
-        self._content, self._reference, self._graph, self._places = content, reference, graph, places
+    def __init__(self, content: Any, reference: Any, regions: Regions, places: set[int]) -> None:
+        self._content, self._reference, self._regions, self._places = content, reference, regions, places
         self.nodes: list[Any] = []
         # By int8 tensor its int16 twin, made by a node or by conversion; and one that is off by its zero.
         self.exact: dict[int, int] = {}
@@ -152,8 +142,8 @@ class _Widening:
 
     def widen(self, place: int, other: Any) -> None:
         """Adds a node with 16 bits, and conversions of what it reads and makes; `other` is its float32 twin."""
-        name, node = self._graph.names[place], self._graph.nodes[place]
-        inputs, output, behind = list(map(int, node.inputs)), int(node.outputs[0]), self._graph.behind(place)
+        name, node = self._regions.names[place], self._regions.nodes[place]
+        inputs, output, behind = list(map(int, node.inputs)), int(node.outputs[0]), self._regions.behind(place)
         if name in twin.LINEAR:
             inputs = self._layer(name, inputs, list(map(int, other.inputs)))
         elif name == 'SOFTMAX':
@@ -162,7 +152,7 @@ class _Widening:
             inputs = [self._input(*tensors) for tensors in zip(inputs, map(int, other.inputs), strict=True)]
         if name in TABLES:
             scale = STEP
-        elif name in _SAME_SCALE:
+        elif name in SAME_SCALE:
             scale = self._scale(inputs[0])
             if name == 'CONCATENATION' and any(self._scale(tensor) != scale for tensor in inputs):
                 raise ValueError(f'CONCATENATION {place}: expected one scale, got {list(map(self._scale, inputs))}')
@@ -234,7 +224,7 @@ class _Widening:
 
     def _centre(self, tensor: int) -> bool:
         """Gives a tensor a zero of 0, and all that show its values otherwise; says whether that was possible."""
-        group, scale = self._graph.shown(tensor), self._reach(tensor) / 127
+        group, scale = self._regions.shown(tensor), self._reach(tensor) / 127
         if group is None or scale > _WIDER * self._scale(tensor) or group & (self.exact.keys() | self._off.keys()):
             return False
         for member in group:
@@ -258,142 +248,3 @@ class _Widening:
 
     def _tensor(self, tensor: int) -> Any:
         return self._content.subgraphs[0].tensors[tensor]
-
-
-class _Graph:
-    """Finds the nodes of a part, by their places."""
-
-    def __init__(self, content: Any) -> None:
-        self._content, self.names = content, flatbuffer.operator_names(content)
-        self.nodes, self._readers = list(content.subgraphs[0].operators), flatbuffer.readers(content)
-        self._maker = {int(node.outputs[0]): place for place, node in enumerate(self.nodes)}
-
-    def front(self) -> set[int]:
-        """From the last linear layer before the first normalisation to its end; means are no such layers."""
-        roots = set(sorted(self._named('RSQRT'))[:1])
-        layers = self._named('FULLY_CONNECTED') - self._means()
-        everything = set(range(len(self.nodes)))
-        before = _reached(roots, self._before, passed=everything - layers, taken=everything)
-        return before | roots | {reader for root in roots for reader in self.behind(root)}
-
-    def head(self) -> set[int]:
-        """The last linear layer and those before it."""
-        outputs = map(int, self._content.subgraphs[0].outputs)
-        last = self._named('FULLY_CONNECTED') & {self._maker[tensor] for tensor in outputs}
-        head = self._named(*_HEAD)
-        return last | _reached(last, self._before, passed=head, taken=head)
-
-    def tables(self, worth: float) -> set[int]:
-        """Of softmaxes and sigmoids those that save enough, and products of what they make."""
-        found = {place for place in self._named(*TABLES) if self._pays(place, worth)}
-        products = self._named('BATCH_MATMUL', 'MUL')
-        return found | {reader for place in found for reader in self.behind(place)} & products
-
-    def sums(self) -> set[int]:
-        """Of what a linear layer makes and what was there before: the residual stream."""
-        layers = self._named(*twin.LINEAR)
-        made = {place: self._before(place) for place in self._named('ADD')}
-        return {place for place, makers in made.items() if len(makers) == 2 and layers.intersection(makers)}
-
-    def tails(self) -> list[int]:
-        """Nodes behind which fewer values pass than anywhere before: the first behind each such tensor.
-
-        Of those behind the first normalisation, with nothing behind that has no 16-bit kernel, as L2_NORMALIZATION has
-        none; and not in the head, where all is wide anyway.
-        """
-        head, end = self.head(), len(self.nodes)
-        first = min(self._named(*_NORMS), default=end)
-        found, least = [], math.inf
-        for start in self._waists():
-            size = math.prod(self._made(start - 1))
-            if size < least and start - 1 > first:
-                found.append(start)
-            least = min(size, least)
-        return [start for start in found if self.can_be_wide(start) and not head.issuperset(range(start, end))]
-
-    def can_be_wide(self, start: int) -> bool:
-        """Whether all has a 16-bit kernel from a node on."""
-        return cost.INT16.keys() >= set(self.names[start:])
-
-    def but_attention(self) -> set[int]:
-        """All without what attention computes, which has the memory.
-
-        That is all between two tensors that pass alone with a softmax between, but the sum at the end, what is added
-        there to what attention makes, and means.
-        """
-        found = set()
-        for start, end in itertools.pairwise([0, *self._waists()]):
-            stretch = set(range(start, end))
-            softmaxes = stretch & self._named('SOFTMAX')
-            if softmaxes:
-                mixed = _reached(softmaxes, self.behind, passed=stretch, taken=stretch)
-                stretch &= {end - 1, *self._before(end - 1)} - (mixed - {end - 1}) | self._means()
-            found |= stretch
-        return found
-
-    def _waists(self) -> list[int]:
-        """The nodes before which one tensor lives alone; behind the last one it is the output."""
-        subgraph = self._content.subgraphs[0]
-        last = {tensor: max(places) for tensor, places in self._readers.items()}
-        last |= dict.fromkeys(map(int, subgraph.outputs), len(self.nodes))
-        live, found = set(map(int, subgraph.inputs)), []
-        for place, node in enumerate(self.nodes):
-            live = {tensor for tensor in live | {int(node.outputs[0])} if last.get(tensor, -1) > place}
-            if len(live) == 1:
-                found.append(place + 1)
-        return found
-
-    def _means(self) -> set[int]:
-        """Layers of one output."""
-        return {place for place in self._named('FULLY_CONNECTED') if self._made(place)[-1] == 1}
-
-    def shown(self, tensor: int) -> set[int] | None:
-        """What has the same values as a tensor, itself included; None: something of it cannot have another scale."""
-        while tensor in self._maker and self.names[self._maker[tensor]] in _MOVES:
-            tensor = int(self.nodes[self._maker[tensor]].inputs[0])
-        if tensor not in self._maker or self.names[self._maker[tensor]] not in twin.LINEAR:
-            return None
-        found, todo = {tensor}, [tensor]
-        while todo:
-            for place in self._readers[todo.pop()]:
-                if self.names[place] in _MOVES:
-                    todo.append(int(self.nodes[place].outputs[0]))
-                    found.add(todo[-1])
-                elif self.names[place] not in _SCALE_FREE:
-                    return None
-        return None if found.intersection(map(int, self._content.subgraphs[0].outputs)) else found
-
-    def _pays(self, place: int, worth: float) -> bool:
-        name, node = self.names[place], self.nodes[place]
-        port = flatbuffer.port(self._content.subgraphs[0].tensors[node.inputs[0]])
-        if port.dtype != 'int8' or port.scale is None:
-            return False
-        wide = sum(cost.INT16[kind].instructions for kind in (name, 'QUANTIZE')) + cost.INT8['CAST'].instructions
-        saved = math.prod(self._made(place)) * (cost.INT8[name].instructions - wide)
-        takes = 2 * memory.PER_NODE + (memory.PER_SOFTMAX if name == 'SOFTMAX' else 0)
-        return saved >= worth * takes
-
-    def _named(self, *kinds: str) -> set[int]:
-        return {place for place, name in enumerate(self.names) if name in kinds}
-
-    def _made(self, place: int) -> tuple[int, ...]:
-        return flatbuffer.shape(self._content, int(self.nodes[place].outputs[0]))
-
-    def _before(self, place: int) -> list[int]:
-        return [self._maker[tensor] for tensor in map(int, self.nodes[place].inputs) if tensor in self._maker]
-
-    def behind(self, place: int) -> list[int]:
-        return self._readers[int(self.nodes[place].outputs[0])]
-
-
-def _reached(
-    start: Iterable[int], follow: Callable[[int], list[int]], *, passed: set[int], taken: set[int]
-) -> set[int]:
-    """Of the nodes to which `follow` leads from some, and on from those in `passed`, those in `taken`."""
-    found: set[int] = set()
-    todo = list(start)
-    while todo:
-        new = set(follow(todo.pop())) - found
-        found |= new & taken
-        todo += new & passed
-    return found

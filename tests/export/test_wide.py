@@ -14,6 +14,7 @@ import pytest
 from helpers import quantise
 from jax_reparam.deploy import ops
 from jax_reparam.export import biases, convert, cost, flatbuffer, interpret, memory, tflm, twin, wide
+from jax_reparam.export.regions import TABLES, Regions
 from jax_reparam.export.tidy import tidy
 
 WIDTH, TIME, HEADS = 8, 24, 2
@@ -34,7 +35,7 @@ def widen(int8, function, **options):
 
 
 def tails(int8):
-    return wide._Graph(flatbuffer.tree(int8)).tails()
+    return Regions(flatbuffer.tree(int8)).tails()
 
 
 LAYER = {name: projection(seed) for seed, name in enumerate(('query', 'key', 'value'))}
@@ -156,7 +157,7 @@ def test_what_becomes_16_bits_wide_is_not_rounded(forms):
             off = source.scale * source.zero_point
             np.testing.assert_allclose(made.decode(np.arange(-128, 128)), values + off, rtol=1e-6, atol=1e-6)
             assert not off or {names[place] for place in behind} <= {'SOFTMAX', 'FULLY_CONNECTED'}
-        if name in wide.TABLES:
+        if name in TABLES:
             assert (made.dtype, made.scale, made.zero_point) == ('int16', 2.0**-15, 0)
     assert count
 
@@ -299,24 +300,6 @@ def test_behind_a_merge_all_is_16_bits_wide_and_nothing_is_converted(windows, me
     assert {makes for _, _, makes in found[place + 1 :]} == {'int16'}
     weights = {'int8', 'int32', 'int64'}  # those of layers, what shapes and paddings are, biases
     assert {kind for _, reads, _ in found[place + 1 :] for kind in reads} == {'int16'} | weights
-
-
-@pytest.mark.parametrize(
-    'function',
-    [
-        # No 16-bit kernel.
-        lambda x: merged(x, behind='l2'),
-        # What was there before passes beside what was merged.
-        lambda x: (merged(x) + ops.linear(LAYER['query'], x[0])[:1]).reshape(1, -1),
-        # Not fewer values.
-        lambda x: ops.merge(jnp.tile(ops.unit(ops.linear(LAYER['key'], x[0]), 'rsqrt'), 2), 2).reshape(1, -1),
-        # No normalisation before.
-        lambda x: jax.nn.softmax(ops.merge(ops.linear(LAYER['key'], x[0]), 4)).reshape(1, -1),
-    ],
-    ids=['kernel', 'beside', 'as many', 'front'],
-)
-def test_a_tail_begins_where_fewer_values_pass_than_before(windows, function):
-    assert tails(quantise(function, windows)) == []
 
 
 @pytest.mark.parametrize('what', ['arena', 'instructions'])
