@@ -145,7 +145,8 @@ def attention(layer: Mapping[str, Any], x: Array, heads: int, *, blocks: int = 1
 def windowed_attention(layer: Mapping[str, Layer], x: Array, heads: int, window: int) -> Array:
     """Attention of each token to the `window` around it; behind both ends keys and values are zeros, not masked.
 
-    Queries go in blocks, each with the keys that it can see, so that two products do the work. The scores of the window
+    Queries go in blocks, each with the keys that it can see: those of its own block, and of the next. These are slices
+    of whole blocks, which take no memory (`export.memory`), so that scores are two products. The scores of the window
     are cut out of a block's by reshapes and slices, and put back by their inverse: nothing is masked, the softmax is as
     long as the window, and not a value is quantised anew.
 
@@ -163,7 +164,7 @@ def windowed_attention(layer: Mapping[str, Layer], x: Array, heads: int, window:
     q, k, v = (linear(layer[name], x) for name in ('query', 'key', 'value'))
     time, width = q.shape
     half = window // 2
-    # Keys are copied (1 + 2 half / block) times, scores hold (block + 2 half) values a query.
+    # Values are copied (1 + 2 half / block) times, scores hold (block + 2 half) values a query.
     block = max(2 * half, 4)
     count = math.ceil(time / block)
     seen = block + 2 * half
@@ -180,9 +181,9 @@ def windowed_attention(layer: Mapping[str, Layer], x: Array, heads: int, window:
 
 
 def _blocks_seen(x: Array, more: int, axis: int) -> tuple[Array, Array]:
-    """`[count + 1, heads, ...]`, blocks along `axis`: all but the last, and of the next of each the first `more`.
+    """Of `[count + 1, heads, ...]`, a block's tokens along `axis`: each block, and of the next the first `more`.
 
-    Both `[count * heads, ...]`, made by slices of the outermost axis, which move memory as it lies.
+    Both `[count * heads, ...]`.
     """
     parts = x[:-1], jax.lax.slice_in_dim(x[1:], 0, more, axis=axis)
     own, behind = (part.reshape(-1, *part.shape[2:]) for part in parts)
