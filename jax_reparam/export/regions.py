@@ -45,7 +45,7 @@ class Regions:
         return last | _reached(last, self._before, passed=head, taken=head)
 
     def tables(self, worth: float) -> set[int]:
-        """Of softmaxes and sigmoids those that save enough, and products of what they make."""
+        """Of softmaxes and sigmoids those that save `worth` instructions a byte, and products of what they make."""
         found = {place for place in self._named(*TABLES) if self._pays(place, worth)}
         products = self._named('BATCH_MATMUL', 'MUL')
         return found | {reader for place in found for reader in self.behind(place)} & products
@@ -88,7 +88,8 @@ class Regions:
             softmaxes = stretch & self._named('SOFTMAX')
             if softmaxes:
                 mixed = _reached(softmaxes, self.behind, passed=stretch, taken=stretch)
-                stretch &= {end - 1, *self._before(end - 1)} - (mixed - {end - 1}) | self._means()
+                beside = set(self._before(end - 1)) - mixed
+                stretch &= {end - 1} | beside | self._means()
             found |= stretch
         return found
 
