@@ -50,10 +50,10 @@ def ends(x, behind='l2', front=LAYER['query'], first=LAYER['key']):
     return ops.head({'hidden_0': LAYER['key'], 'classifier': LAYER['query']}, ops.mean_over_time(ops.unit(x, behind)))
 
 
-def merged(x, behind='rsqrt'):
+def merged(x):
     """A layer and a normalisation, a merge of tokens, layers with their residuals, a merge, the head."""
     x = ops.merge(ops.unit(ops.linear(LAYER['key'], x[0]), 'rsqrt'), 4) * SCALE
-    x = ops.unit(x + ops.windowed_attention(LAYER, x, HEADS, 3), behind)
+    x = ops.unit(x + ops.windowed_attention(LAYER, x, HEADS, 3), 'rsqrt')
     x = jnp.concatenate([x, ops.linear(LAYER['query'], x)], axis=1)[:, : WIDTH + 2]
     return ops.head({'hidden_0': WIDER, 'classifier': LAYER['query']}, ops.mean_over_time(ops.merge(x, 3)))
 
