@@ -154,9 +154,10 @@ def _join_zeros(content: Any) -> None:
         if name != 'PAD' or flatbuffer.type_name(subgraph.tensors[source].type) != 'int16':
             continue
         paddings, shape = flatbuffer.constant(content, node.inputs[1]), flatbuffer.shape(content, source)
-        axis, *others = np.flatnonzero(paddings.any(axis=1)).tolist()
-        if others or math.prod(shape[axis:]) < LEAST_COPIED:
+        axes = np.flatnonzero(paddings.any(axis=1)).tolist()
+        if len(axes) != 1 or math.prod(shape[axes[0] :]) < LEAST_COPIED:
             continue
+        [axis] = axes
         ends = ([*shape[:axis], int(count), *shape[axis + 1 :]] for count in paddings[axis])
         front, behind = ([zeros(source, end)] if end[axis] else [] for end in ends)
         subgraph.operators[place] = flatbuffer.node(
