@@ -10,8 +10,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from jax_reparam import manifest
 from jax_reparam.errors import count, run
-from jax_reparam.export import manifest, npu
+from jax_reparam.export import npu
 
 
 def parser() -> argparse.ArgumentParser:

@@ -11,7 +11,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from jax_reparam import malloc
+from jax_reparam import system
 from jax_reparam.errors import InputError, run
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Recipe, and corpus behind a colon.')
@@ -53,16 +53,16 @@ def main(argv: list[str]) -> int:
     """Trains, and says where the result is and what it is."""
     del argv
     logging.set_verbosity(logging.FATAL)  # Orbax reports what it then raises.
-    malloc.keep_all()
+    system.keep_all()
     # Behind the flags, so that --help and a mistyped key answer at once.
-    from jax_reparam import processes, report, training
+    from jax_reparam.train import loop, processes, report
 
     if _DISTRIBUTED.value:
         processes.start()
     config = _CONFIG.value.to_dict()
     recipe, _, corpus = config_flags.get_config_filename(flags.FLAGS['config']).partition(':')
     workdir = Path(_WORKDIR.value or f'runs/{Path(recipe).stem}' + (f'-{corpus.replace("/", "_")}' if corpus else ''))
-    start = training.train_folds if config['data']['fold'] == 'all' else training.train
+    start = loop.train_folds if config['data']['fold'] == 'all' else loop.train
     result = start(config, workdir)
     if processes.first():
         print(f'{workdir}: {report.headline(result)}')

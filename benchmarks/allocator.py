@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jax_reparam import malloc
+from jax_reparam import system
 
 CONFIGS = Path(__file__).parent.parent / 'configs'
 CLASSES, WARM_UP = 7, 10
@@ -29,11 +29,11 @@ VARIANTS = {'glibc': (False, ''), 'kept': (True, ''), 'kept, huge': (True, 'glib
 def steps(path: Path, keep: bool, turns: Connection) -> None:
     """Does a step whenever it is told so; answers with seconds, processor seconds, page faults and bytes at most."""
     if keep:
-        malloc.keep_all()
+        system.keep_all()
     import jax
     import train_step
 
-    from jax_reparam.summary import load_recipe
+    from jax_reparam.config import load_recipe
 
     config = load_recipe(path)
     batch = train_step.random_batch(config, CLASSES)

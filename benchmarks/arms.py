@@ -36,11 +36,14 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from jax_reparam import evaluation, models, pipeline, training, windows
-from jax_reparam.augment import AugmentConfig
+from jax_reparam import evaluation, models
 from jax_reparam.checkpoint import FOLDER, Checkpoints
-from jax_reparam.optimizer import TrainConfig, adamw
-from jax_reparam.summary import load_recipe
+from jax_reparam.config import load_recipe
+from jax_reparam.data import pipeline
+from jax_reparam.frontend import windows
+from jax_reparam.train import loop
+from jax_reparam.train.augment import AugmentConfig
+from jax_reparam.train.optimizer import TrainConfig, adamw
 
 CHUNK = 100  # steps a call
 NOISE_DB = 36.0  # of the order of int8's (docs/export.md)
@@ -145,14 +148,14 @@ def train(recipe: dict[str, Any], bank: Bank, folds: list[pipeline.Data], seeds:
     clips, starts = (jnp.asarray(np.stack(part), jnp.int32) for part in zip(*drawn, strict=True))
     weights = None
     if settings.class_weights:
-        of = [training.balanced_weights(data.labels('train'), len(data.corpus.labels)) for data in folds]
+        of = [loop.balanced_weights(data.labels('train'), len(data.corpus.labels)) for data in folds]
         weights = jnp.tile(jnp.asarray(np.stack(of)), (seeds, 1))
 
-    def init(seed: jax.Array) -> training.State:
-        return training.init_state(model, optimizer, jnp.zeros((1, bank.frames, bank.clips.shape[-1])), seed)
+    def init(seed: jax.Array) -> loop.State:
+        return loop.init_state(model, optimizer, jnp.zeros((1, bank.frames, bank.clips.shape[-1])), seed)
 
     def steps(bank: Bank, state: Any, seed: Any, fold: Any, weights: Any, clips: Any, starts: Any) -> Any:
-        step = training.make_step(
+        step = loop.make_step(
             model,
             optimizer,
             label_smoothing=settings.label_smoothing,
@@ -188,7 +191,7 @@ def flips(logits: np.ndarray) -> float:
 def keep(workdir: Path, recipe: dict[str, Any], data: pipeline.Data, variables: Any, score: float) -> None:
     """Writes one run's averaged variables as a checkpoint of its last step."""
     with contextlib.closing(Checkpoints(workdir / FOLDER)) as checkpoints:
-        meta = training.describe(recipe, data)
+        meta = loop.describe(recipe, data)
         checkpoints.save(recipe['train']['steps'], variables=variables, state=None, meta=meta, score=score, error=0.0)
 
 
@@ -205,7 +208,7 @@ def measure(
     start = time.monotonic()
     variables, model = train(recipe, bank, folds, seeds, say)
     variables = jax.device_get(variables)
-    predict = training.Predictor(model)
+    predict = loop.Predictor(model)
     row: dict[str, Any] = {}
     for part in parts:
         scores, flipped = [], []

@@ -16,10 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from jax_reparam import listen
-from jax_reparam.export import flatbuffer, frontend, manifest, tflm
-from jax_reparam.features import mel_matrix, window
-from jax_reparam.firmware import golden
+from jax_reparam import listen, manifest
+from jax_reparam.device import frontend, golden
+from jax_reparam.frontend.features import mel_matrix, window
+from jax_reparam.frontend.inputs import Input
+from jax_reparam.graph import flatbuffer
+from jax_reparam.runtime import tflm
 
 HERE = Path(__file__).parent
 BOARD = HERE.parent / 'tests' / 'firmware' / 'board'
@@ -53,7 +55,7 @@ def main(out: str, kissfft: str) -> None:
                 show(' '.join([processor, *more]), bits(done), wanted, port)
 
 
-def header(inputs: manifest.Input, frames: np.ndarray) -> str:
+def header(inputs: Input, frames: np.ndarray) -> str:
     """The frames and the frontend's constants as C++."""
     config, mel = inputs.frontend, mel_matrix(inputs.frontend)
     sizes = {'Frames': len(frames), 'Length': config.frame_length, 'Fft': config.n_fft, 'Bands': config.n_mels}

@@ -8,7 +8,7 @@ prints how far its MACs are from the published ones, and what the prices give fo
 
 from __future__ import annotations
 
-from jax_reparam.export.cost import INT8
+from jax_reparam.graph.cost import INT8
 
 Work = dict[str, tuple[int, ...]]  # by operator: MACs or elements, elements written, and weights where they cost
 

@@ -16,10 +16,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from jax_reparam import deploy, models, pipeline
-from jax_reparam.export import convert, flatbuffer, manifest, tflm
-from jax_reparam.export import forms as made
-from jax_reparam.summary import load_recipe, recipes
+from jax_reparam import deploy, manifest, models
+from jax_reparam.config import load_recipe, recipes
+from jax_reparam.data import pipeline
+from jax_reparam.deploy import convert
+from jax_reparam.graph import flatbuffer
+from jax_reparam.quantise import forms as made
+from jax_reparam.runtime import tflm
 
 
 def forms(recipe: dict[str, Any], classes: int) -> tuple[dict[str, convert.Function], np.ndarray]:

@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 from frontend import in_double  # beside this file
 
-from jax_reparam import audio, listen, predict
-from jax_reparam.export import flatbuffer, frontend, manifest, tflm
-from jax_reparam.firmware import golden
+from jax_reparam import listen, manifest, predict
+from jax_reparam.device import frontend, golden
+from jax_reparam.frontend import audio
+from jax_reparam.graph import flatbuffer
+from jax_reparam.runtime import tflm
 
 
 def main(out: str, *paths: str) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from jax_reparam.export import manifest
+from jax_reparam import manifest
 
 
 def cells(recipe: str, name: str, folds: Sequence[dict[str, Any]], forms: Sequence[str]) -> dict[str, str]:

@@ -15,11 +15,12 @@ import argparse
 import librosa
 import numpy as np
 
-from jax_reparam import audio, features
-from jax_reparam.export import frontend, tflm
-from jax_reparam.export.manifest import Input
-from jax_reparam.features import FrontendConfig
-from jax_reparam.windows import WindowConfig
+from jax_reparam.device import frontend
+from jax_reparam.frontend import audio, features
+from jax_reparam.frontend.features import FrontendConfig
+from jax_reparam.frontend.inputs import Input
+from jax_reparam.frontend.windows import WindowConfig
+from jax_reparam.runtime import tflm
 
 
 def in_double(frames: np.ndarray, config: FrontendConfig) -> np.ndarray:

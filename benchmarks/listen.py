@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from jax_reparam import audio, listen, predict
-from jax_reparam.export import manifest, tflm
+from jax_reparam import listen, manifest, predict
+from jax_reparam.frontend import audio
+from jax_reparam.runtime import tflm
 
 
 def main(out: str, *paths: str) -> None:

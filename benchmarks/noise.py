@@ -18,7 +18,12 @@ import numpy as np
 from absl import logging
 
 from jax_reparam import checkpoint, deploy
-from jax_reparam.export import convert, flatbuffer, folding, forms, layers, ranges, samples, twin
+from jax_reparam.data import pipeline
+from jax_reparam.deploy import convert
+from jax_reparam.export import folding
+from jax_reparam.graph import flatbuffer
+from jax_reparam.quantise import forms, ranges, tensor_report
+from jax_reparam.runtime import observe
 
 WINDOWS = 64
 SHOWN = 12
@@ -30,8 +35,8 @@ def noise(float32: bytes, int8: bytes, windows: np.ndarray) -> dict[tuple[int, s
     subgraph, ranges = content.subgraphs[0], quantised.subgraphs[0]
     source, sink, end = int(subgraph.inputs[0]), int(subgraph.outputs[0]), len(subgraph.operators)
     rounded = [(-1, 'input', source, int(ranges.inputs[0]))]
-    for place, (name, node, other) in enumerate(twin.pairs(quantised, content)):
-        if name not in layers.MOVES:
+    for place, (name, node, other) in enumerate(observe.pairs(quantised, content)):
+        if name not in tensor_report.MOVES:
             rounded.append((place, name, int(other.outputs[0]), int(node.outputs[0])))
     made = {source, *(int(node.outputs[0]) for node in subgraph.operators)}
     exact = [{source: window[None], **run} for window, run in zip(windows, everything(float32, windows), strict=True)]
@@ -43,7 +48,7 @@ def noise(float32: bytes, int8: bytes, windows: np.ndarray) -> dict[tuple[int, s
         if tensor != sink:
             read = {int(index) for node in subgraph.operators[place + 1 :] for index in node.inputs}
             before = read & made - {int(node.outputs[0]) for node in subgraph.operators[place + 1 :]}
-            known = list(twin.run(flatbuffer.part(float32, place + 1, end, sorted(before)), known, [sink]))
+            known = list(observe.run(flatbuffer.part(float32, place + 1, end, sorted(before)), known, [sink]))
         off = np.stack([got[sink] - run[sink] for got, run in zip(known, exact, strict=True)])
         found[place, name] = float(np.square(off - off.mean(axis=0)).sum()) / signal
     return found
@@ -52,7 +57,7 @@ def noise(float32: bytes, int8: bytes, windows: np.ndarray) -> dict[tuple[int, s
 def everything(model: bytes, windows: np.ndarray) -> list[dict[int, np.ndarray]]:
     """What each node makes, by tensor, for each window."""
     nodes = flatbuffer.tree(model).subgraphs[0].operators
-    return list(twin.observe(model, [int(node.outputs[0]) for node in nodes], windows))
+    return list(observe.observe(model, [int(node.outputs[0]) for node in nodes], windows))
 
 
 def parts(found: dict[tuple[int, str], float]) -> dict[str, float]:
@@ -73,7 +78,7 @@ def study(source: str) -> None:
     """Prints one model's tensors and parts."""
     trained = checkpoint.load(source)
     data = folding.load_data(trained, show_progress=False)
-    validation, (calibration, _) = samples.of_part(data, 'validation', WINDOWS), samples.calibration(data)
+    validation, (calibration, _) = pipeline.of_part(data, 'validation', WINDOWS), pipeline.calibration(data)
     _, function = folding.deployed(trained, folding.fold(trained, plain=True), frames=data.window.frames)
     bound = lambda features: function(features, deploy.unit(trained.config['model']))
     float32 = convert.to_float32(bound, (1, *calibration.shape[1:]))

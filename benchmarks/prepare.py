@@ -28,8 +28,10 @@ import numpy as np
 import soundfile
 import threadpoolctl
 
-from jax_reparam import audio, corpora, feature_store, features, threads
-from jax_reparam.features import FrontendConfig
+from jax_reparam import corpora, threads
+from jax_reparam.data import feature_store
+from jax_reparam.frontend import audio, features
+from jax_reparam.frontend.features import FrontendConfig
 
 FRONTEND = FrontendConfig()
 

@@ -15,8 +15,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from jax_reparam import checkpoint, deploy, models, pipeline, summary
-from jax_reparam.export import cost, forms, manifest, npu
+from jax_reparam import checkpoint, deploy, manifest, models
+from jax_reparam.config import load_recipe
+from jax_reparam.data import pipeline
+from jax_reparam.export import npu
+from jax_reparam.graph import cost
+from jax_reparam.quantise import forms
 
 CLASSES = 4  # of a recipe without a corpus
 
@@ -26,9 +30,9 @@ def source(path: Path) -> tuple[dict[str, Any], Mapping[str, Any]]:
     if path.is_dir():
         found = checkpoint.load(path / 'checkpoint')
         return found.config, found.variables
-    config = summary.load_recipe(path)
-    windows = np.zeros((1, pipeline.window_config(config).frames, config['frontend']['n_mels']), np.float32)
-    return config, jax.jit(models.build(config['model'], n_classes=CLASSES).init)(jax.random.key(0), windows)
+    recipe = load_recipe(path)
+    windows = np.zeros((1, pipeline.window_config(recipe).frames, recipe['frontend']['n_mels']), np.float32)
+    return recipe, jax.jit(models.build(recipe['model'], n_classes=CLASSES).init)(jax.random.key(0), windows)
 
 
 def forms_of(path: Path) -> dict[str, bytes]:

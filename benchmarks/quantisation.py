@@ -20,8 +20,12 @@ import numpy as np
 from absl import logging
 
 from jax_reparam import checkpoint
+from jax_reparam.data import pipeline
+from jax_reparam.deploy import convert
 from jax_reparam.deploy.ops import Norm
-from jax_reparam.export import biases, convert, folding, forms, gates, interpret, ranges, rounding, samples
+from jax_reparam.export import folding
+from jax_reparam.quantise import bias_correction, forms, gptq, ranges
+from jax_reparam.runtime import gates, litert
 
 FORMS: tuple[tuple[convert.Activations, Norm], ...] = (('int8', 'l2'), ('int8', 'rsqrt'), ('int16', 'rsqrt'))
 # A quantised model, the float32 one and calibration windows to a quantised one.
@@ -29,14 +33,14 @@ Step = Callable[[bytes, bytes, np.ndarray], bytes]
 
 
 def together(model: bytes, float32: bytes, windows: np.ndarray) -> bytes:
-    return rounding.rounded(model, float32, rounding.covariances(float32, windows))
+    return gptq.rounded(model, float32, gptq.covariances(float32, windows))
 
 
 # In the order in which they are taken, which is not that in which they came.
 STEPS: dict[str, tuple[Step, ...]] = {
     'quantiser': (),
-    'biases corrected': (biases.corrected,),
-    'weights together': (together, biases.corrected),
+    'biases corrected': (bias_correction.corrected,),
+    'weights together': (together, bias_correction.corrected),
 }
 
 
@@ -61,13 +65,13 @@ def main() -> None:
         trained = checkpoint.load(source)
         folded = folding.fold(trained, plain=True)
         data = folding.load_data(trained, show_progress=False)
-        validation, (calibration, _) = samples.of_part(data, 'validation', None), samples.calibration(data)
+        validation, (calibration, _) = pipeline.of_part(data, 'validation', None), pipeline.calibration(data)
         windows += len(validation.features)
         reference, _ = folding.compare(trained, folded, validation.features)
         _, function = folding.deployed(trained, folded, frames=data.window.frames)
         for form, norm in FORMS:
             for name, model in stepwise(function, norm, calibration, form):
-                logits = interpret.load(model, reference=True)(validation.features)
+                logits = litert.load(model, reference=True)(validation.features)
                 score = gates.score(reference, logits, validation)
                 step = f'{form:5} {norm:5}  {name:16}'
                 total[step].append(score)

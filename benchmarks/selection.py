@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jax_reparam import report
+from jax_reparam.train import report
 
 
 def curves(run: Path) -> np.ndarray:

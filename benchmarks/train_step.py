@@ -19,10 +19,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from jax_reparam import models, pipeline, training
-from jax_reparam.augment import AugmentConfig
-from jax_reparam.optimizer import TrainConfig, adamw
-from jax_reparam.summary import load_recipe
+from jax_reparam import models
+from jax_reparam.config import load_recipe
+from jax_reparam.data import pipeline
+from jax_reparam.train import loop
+from jax_reparam.train.augment import AugmentConfig
+from jax_reparam.train.optimizer import TrainConfig, adamw
 
 CONFIGS = Path(__file__).parent.parent / 'configs'
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -32,18 +34,18 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def compile_step(config: dict[str, Any], batch: training.Batch, classes: int) -> tuple[Any, training.State]:
+def compile_step(config: dict[str, Any], batch: loop.Batch, classes: int) -> tuple[Any, loop.State]:
     model = models.build(config['model'], config['hrf'], n_classes=classes)
     settings = TrainConfig(**config['train'])
     optimizer = adamw(settings, config['hrf']['decay'])
-    step = training.make_step(
+    step = loop.make_step(
         model,
         optimizer,
         label_smoothing=settings.label_smoothing,
         augmentation=AugmentConfig(**config['augment']),
         average=settings.average,
     )
-    state = jax.jit(lambda: training.init_state(model, optimizer, batch['features'][:1], 0))()
+    state = jax.jit(lambda: loop.init_state(model, optimizer, batch['features'][:1], 0))()
     return jax.jit(step, donate_argnums=0).lower(state, batch).compile(), state
 
 

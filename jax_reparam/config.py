@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from jax_reparam.errors import InputError
-from jax_reparam.features import FrontendConfig
+from jax_reparam.errors import InputError, one_line
+from jax_reparam.frontend.features import FrontendConfig
 
 # What a corpus changes in a recipe; `configs/NAME.py:emodb` picks one.
 CORPORA: dict[str, dict[str, Any]] = {
@@ -48,6 +50,8 @@ CORPORA: dict[str, dict[str, Any]] = {
 }
 # And what it changes besides for XS, of about 0.1 M parameters.
 CORPORA_XS: dict[str, dict[str, Any]] = {'emodb': {'train.weight_decay': 0.5}}
+# What a file must have to be a recipe.
+SECTIONS = ('model', 'hrf', 'frontend', 'window')
 
 
 def base(**model: Any) -> ConfigDict:
@@ -140,3 +144,45 @@ def for_corpus(config: ConfigDict, corpus: str, *, xs: bool = False) -> ConfigDi
         section, field = key.split('.')
         config[section][field] = value
     return config
+
+
+def load_recipe(path: str | Path, corpus: str = '') -> dict[str, Any]:
+    """Loads a recipe from a config file, for one corpus; '' is the recipe's own.
+
+    Raises:
+      InputError: no such file, or one that does not give a recipe.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f'{path}: expected a recipe, found {"a folder" if path.is_dir() else "no such file"}')
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise InputError(f'{path}: expected a recipe in Python, found a file whose name does not end with .py')
+    module = importlib.util.module_from_spec(spec)
+    # The file is the user's, and may raise anything.
+    try:
+        spec.loader.exec_module(module)
+        recipe = module.get_config(corpus).to_dict()
+    except InputError as error:
+        raise InputError(f'{path}: {error}') from error
+    except Exception as error:
+        raise InputError(
+            f'{path}: expected a recipe (get_config(corpus) gives a ConfigDict), '
+            f'found {type(error).__name__}: {one_line(error)}'
+        ) from error
+    missing = [section for section in SECTIONS if not isinstance(recipe.get(section), dict)]
+    if missing:
+        raise InputError(f'{path}: expected a recipe with the sections {", ".join(SECTIONS)}, found no {missing[0]}')
+    return recipe
+
+
+def recipes(folder: str | Path = 'configs') -> list[str]:
+    """The config files of a folder, by name.
+
+    Raises:
+      InputError: there are none.
+    """
+    found = sorted(str(path) for path in Path(folder).glob('*.py'))
+    if not found:
+        raise InputError(f'{folder}/*.py: expected recipes there, or some to be named, found none')
+    return found

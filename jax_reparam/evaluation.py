@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -113,3 +114,32 @@ def standard_error(labels: np.ndarray, probabilities: np.ndarray, names: Sequenc
     )
     share = count / len(labels)
     return float(np.sqrt((len(labels) - 1) * share @ np.square(without - share @ without)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Windows:
+    """Windows of n clips.
+
+    Attributes:
+      features: standardised log-mel, `[W, frames, n_mels]` float32.
+      clip: the clip of each window, `[W]`, 0 to n - 1.
+      truth: the class of each unit, `[u]`.
+      unit: the unit of each clip, which is what is decided, `[n]`, 0 to u - 1; None: each clip is one.
+      join: how the clips of a unit make a decision, 'mean' or 'vote'.
+    """
+
+    features: np.ndarray
+    clip: np.ndarray
+    truth: np.ndarray
+    unit: np.ndarray | None = None
+    join: str = 'mean'
+
+    def decide(self, logits: np.ndarray) -> np.ndarray:
+        """Probabilities of the units, `[u, C]`, of logits of the windows, `[W, C]`."""
+        probabilities = clip_probabilities(logits, self.clip)
+        return probabilities if self.unit is None else decide(probabilities, self.unit, self.join)
+
+
+def evenly(windows: np.ndarray, count: int) -> np.ndarray:
+    """At most `count` of the windows, evenly spaced."""
+    return windows[:: -(-len(windows) // count)]

@@ -22,11 +22,13 @@ from typing import Any
 
 import numpy as np
 
-from jax_reparam import audio, stream
+from jax_reparam import manifest
 from jax_reparam.errors import InputError, run
 from jax_reparam.evaluation import softmax
-from jax_reparam.export import manifest, tflm
+from jax_reparam.frontend import audio, stream
+from jax_reparam.frontend.inputs import Input
 from jax_reparam.predict import decision
+from jax_reparam.runtime import tflm
 
 # Of samples that are taken together, from a microphone or a file.
 CHUNK_SECONDS = 0.1
@@ -54,7 +56,7 @@ class Heard:
 
 def decisions(
     chunks: Iterable[np.ndarray],
-    inputs: manifest.Input,
+    inputs: Input,
     *,
     frame_features: Callable[[np.ndarray], np.ndarray],
     logits: Callable[[np.ndarray], np.ndarray],

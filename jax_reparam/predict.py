@@ -21,10 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from jax_reparam import audio, windows
+from jax_reparam import manifest
 from jax_reparam.errors import InputError, one_line, run
 from jax_reparam.evaluation import decide, softmax
-from jax_reparam.export import interpret, manifest, tflm
+from jax_reparam.frontend import audio, windows
+from jax_reparam.frontend.inputs import Input
+from jax_reparam.runtime import litert, tflm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Recognizer:
     """
 
     labels: tuple[str, ...]
-    input: manifest.Input
+    input: Input
     logits: Callable[[np.ndarray], np.ndarray]
     form: str
     join: str = 'mean'
@@ -72,7 +74,7 @@ class Recognizer:
           InputError: no such folder or form, or a file that is not the one that was verified.
         """
         chosen = manifest.choose(folder, form)
-        return cls._of(chosen, interpret.load(chosen.model))
+        return cls._of(chosen, litert.load(chosen.model))
 
     @classmethod
     @contextlib.contextmanager

@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Sequence
 
 from jax_reparam import corpora
+from jax_reparam.data.pipeline import cache_dir
 from jax_reparam.errors import run
-from jax_reparam.pipeline import cache_dir
 
 
 def parser() -> argparse.ArgumentParser:

@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib.util
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jax_reparam import config, manifest
 from jax_reparam.errors import InputError, count, from_user, one_line, run
-from jax_reparam.export import manifest
 
-SECTIONS = ('model', 'hrf', 'frontend', 'window')
 # Below the current folder: where exports are looked for, and folders that hold none.
 SEARCHED = ('*', '*/*', '*/*/*')
 SKIPPED = frozenset({'build', 'checkpoints'})
@@ -83,48 +81,6 @@ class Export:
         return {'folder': self.folder, 'int8_bytes': self.int8_bytes, 'arena_bytes': self.arena_bytes}
 
 
-def load_recipe(path: str | Path, corpus: str = '') -> dict[str, Any]:
-    """Loads a recipe from a config file, for one corpus; '' is the recipe's own.
-
-    Raises:
-      InputError: no such file, or one that does not give a recipe.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f'{path}: expected a recipe, found {"a folder" if path.is_dir() else "no such file"}')
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise InputError(f'{path}: expected a recipe in Python, found a file whose name does not end with .py')
-    module = importlib.util.module_from_spec(spec)
-    # The file is the user's, and may raise anything.
-    try:
-        spec.loader.exec_module(module)
-        recipe = module.get_config(corpus).to_dict()
-    except InputError as error:
-        raise InputError(f'{path}: {error}') from error
-    except Exception as error:
-        raise InputError(
-            f'{path}: expected a recipe (get_config(corpus) gives a ConfigDict), '
-            f'found {type(error).__name__}: {one_line(error)}'
-        ) from error
-    missing = [section for section in SECTIONS if not isinstance(recipe.get(section), dict)]
-    if missing:
-        raise InputError(f'{path}: expected a recipe with the sections {", ".join(SECTIONS)}, found no {missing[0]}')
-    return recipe
-
-
-def recipes(folder: str | Path = 'configs') -> list[str]:
-    """The config files of a folder, by name.
-
-    Raises:
-      InputError: there are none.
-    """
-    found = sorted(str(path) for path in Path(folder).glob('*.py'))
-    if not found:
-        raise InputError(f'{folder}/*.py: expected recipes there, or some to be named, found none')
-    return found
-
-
 def exports() -> Iterator[Export]:
     """The exports up to three folders below the current one, by name; what cannot be read is left out."""
     paths = sorted(path for depth in SEARCHED for path in Path().glob(f'{depth}/{manifest.FILE}'))
@@ -153,8 +109,8 @@ def entry(name: str, recipe: Mapping[str, Any], classes: int, found: Sequence[Ex
     import jax
     import jax.numpy as jnp
 
-    from jax_reparam import macs, models, pipeline, reparam
-    from jax_reparam.export import weights
+    from jax_reparam import checkpoint, macs, models, reparam
+    from jax_reparam.data import pipeline
 
     def initial(hrf: Mapping[str, Any] | None) -> Any:
         model = models.build(recipe['model'], hrf, n_classes=classes)
@@ -179,9 +135,9 @@ def entry(name: str, recipe: Mapping[str, Any], classes: int, found: Sequence[Ex
         'frames': frames,
         'n_mels': n_mels,
         'params': {
-            'training': weights.count(training),
-            'folded': weights.count(jax.eval_shape(reparam.dehrf, training)),
-            'plain': weights.count(plain),
+            'training': checkpoint.count(training),
+            'folded': checkpoint.count(jax.eval_shape(reparam.dehrf, training)),
+            'plain': checkpoint.count(plain),
         },
         'macs': macs.of_model(recipe['model'], frames, n_mels, classes),
         'export': None if newest is None else newest.as_json(),
@@ -239,9 +195,9 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints what each recipe costs."""
     args = parser().parse_args(argv)
-    names = args.recipes or recipes()
+    names = args.recipes or config.recipes()
     # All of them before the first is counted: a wrong one shows at once.
-    loaded = [load_recipe(path, corpus) for path, _, corpus in (name.partition(':') for name in names)]
+    loaded = [config.load_recipe(path, corpus) for path, _, corpus in (name.partition(':') for name in names)]
     found = [Export.load(folder) for folder in args.out] if args.out else list(exports())
     entries = [entry(name, recipe, args.classes, found) for name, recipe in zip(names, loaded, strict=True)]
     if args.json:

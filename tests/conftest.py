@@ -1,4 +1,4 @@
-"""Two CPU devices, quick compilation, strict shapes, and small things that many tests need."""
+"""Two CPU devices, quick compilation, strict shapes; a tiny trained model, and one export of it, to be read only."""
 
 from __future__ import annotations
 
@@ -18,6 +18,14 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 import jax
 import numpy as np
 import pytest
+
+from helpers import recipe, tones
+from jax_reparam import checkpoint
+from jax_reparam.data import pipeline
+from jax_reparam.export import folding
+from jax_reparam.frontend.inputs import Input
+from jax_reparam.quantise import forms, ranges
+from jax_reparam.train import loop
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
@@ -42,3 +50,49 @@ def compiled(tmp_path_factory):
     os.environ.update({name.upper(): str(value) for name, value in options.items()})
     for name, value in options.items():
         jax.config.update(name, value)
+
+
+@pytest.fixture(scope='session')
+def config(tmp_path_factory):
+    """A recipe for five speakers of tones."""
+    root = tmp_path_factory.mktemp('corpus')
+    changes = {'train__steps': 30, 'train__eval_every': 30, 'train__average': 0.0}
+    return recipe(tones(root / 'source'), root / 'cache', **changes)
+
+
+@pytest.fixture(scope='session')
+def workdir(config, tmp_path_factory):
+    """A finished training run; training has moved every leaf."""
+    path = tmp_path_factory.mktemp('run') / 'w'
+    loop.train(config, path, show_progress=False)
+    return path
+
+
+@pytest.fixture(scope='session')
+def data(config, workdir):
+    return pipeline.load_data(config, show_progress=False)
+
+
+@pytest.fixture(scope='session')
+def variables(workdir):
+    return checkpoint.load(workdir).variables
+
+
+@pytest.fixture(scope='session')
+def exported(workdir, tmp_path_factory):
+    """An export of `workdir` that tests may read, not change."""
+    return folding.fold_and_export(workdir, tmp_path_factory.mktemp('export') / 'out', show_progress=False)
+
+
+@pytest.fixture(scope='session')
+def inputs(exported):
+    """How audio becomes the input of `exported`."""
+    return Input.from_json(exported.manifest['input'])
+
+
+@pytest.fixture
+def far_too_narrow(monkeypatch):
+    """Quantised forms are calibrated on next to nothing: they load and run, and are wrong."""
+    quantised, measured = forms.quantised, ranges.measured
+    monkeypatch.setattr(ranges, 'measured', lambda float32, windows: measured(float32, 1e-3 * windows))
+    monkeypatch.setattr(forms, 'quantised', lambda float32, windows, *rest: quantised(float32, 1e-3 * windows, *rest))

@@ -7,6 +7,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +15,25 @@ import numpy as np
 import soundfile
 
 from jax_reparam import deploy, models, reparam
-from jax_reparam.export import convert, forms, ranges
-from jax_reparam.features import FrontendConfig
+from jax_reparam.checkpoint import FOLDER, Checkpoints
+from jax_reparam.deploy import convert
+from jax_reparam.frontend.features import FrontendConfig
+from jax_reparam.quantise import forms, ranges
 
+ROOT = Path(__file__).parent.parent
+# Flags that make a recipe train in seconds.
+SMALL = [
+    '--config.model.width=16',
+    '--config.model.heads=2',
+    '--config.model.ffn_width=16',
+    '--config.model.layers=1',
+    '--config.frontend.n_mels=12',
+    '--config.window.seconds=0.64',
+    '--config.window.hop_seconds=0.32',
+    '--config.train.batch_size=4',
+    '--config.train.steps=2',
+    '--config.train.eval_every=1',
+]
 # Models that train in seconds, of 12 mel bands.
 TINY = {'name': 'conv_transformer', 'channels': 4, 'width': 16, 'layers': 2, 'heads': 2, 'ffn_width': 24}
 TINY_MODELS = {
@@ -158,3 +175,20 @@ def quantise(function, windows, activations='int8'):
     """What TensorFlow's quantisers make of a function of one window; the windows set the ranges."""
     float32 = convert.to_float32(function, (1, *windows.shape[1:]))
     return forms.quantised(float32, windows, ranges.measured(float32, windows), activations)
+
+
+def save(workdir, config, variables, data):
+    """Writes `variables` as the checkpoint of step 7 under `workdir`; returns the folder."""
+    meta = {
+        'config': config,
+        'labels': list(data.corpus.labels),
+        'mean': data.mean.tolist(),
+        'std': data.std.tolist(),
+        'split': data.split.info,
+        'corpus': {'name': data.corpus.name, 'key': data.corpus.key, 'synthetic': False},
+        'versions': {},
+    }
+    checkpoints = Checkpoints(workdir / FOLDER)
+    checkpoints.save(7, variables=variables, state={'step': jnp.asarray(7)}, meta=meta, score=0.5, error=0.1)
+    checkpoints.close()
+    return workdir

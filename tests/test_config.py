@@ -13,14 +13,16 @@ import numpy as np
 import pytest
 
 from helpers import drawn
-from jax_reparam import config, corpora, models, pipeline, reparam, training, windows
-from jax_reparam.augment import AugmentConfig
+from jax_reparam import checkpoint, config, corpora, models, reparam
+from jax_reparam.config import load_recipe
+from jax_reparam.data import pipeline
 from jax_reparam.errors import InputError
-from jax_reparam.export import weights
-from jax_reparam.features import FrontendConfig
+from jax_reparam.frontend import windows
+from jax_reparam.frontend.features import FrontendConfig
 from jax_reparam.layers import SITES, HRFConfig
-from jax_reparam.optimizer import TrainConfig, adamw
-from jax_reparam.summary import load_recipe
+from jax_reparam.train import loop
+from jax_reparam.train.augment import AugmentConfig
+from jax_reparam.train.optimizer import TrainConfig, adamw
 
 RECIPES = sorted((Path(__file__).parent.parent / 'configs').glob('*.py'))
 
@@ -73,19 +75,21 @@ def test_recipes_train_a_step_and_fold(rng, path):
     }
     # The first step of a warm-up has rate 0.
     optimizer = adamw(TrainConfig(**{**recipe['train'], 'warmup_steps': 0}), recipe['hrf']['decay'])
-    init = functools.partial(training.init_state, trained, optimizer, seed=0)
+    init = functools.partial(loop.init_state, trained, optimizer, seed=0)
     if path.stem.endswith('_xs'):
         state = jax.jit(init)(batch['features'])
     else:
         shapes = jax.eval_shape(init, batch['features'])
         state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
         state = state.replace(variables=jax.tree.map(np.float32, drawn(shapes.variables)))
-    step = training.make_step(trained, optimizer, augmentation=AugmentConfig(**recipe['augment']))
+    step = loop.make_step(trained, optimizer, augmentation=AugmentConfig(**recipe['augment']))
     after, metrics = jax.jit(step)(state, batch)
     assert np.isfinite(metrics['loss'])
     still = [
         name
-        for (name, old), (_, new) in zip(weights.leaves(state.variables), weights.leaves(after.variables), strict=True)
+        for (name, old), (_, new) in zip(
+            checkpoint.leaves(state.variables), checkpoint.leaves(after.variables), strict=True
+        )
         if np.array_equal(old, new)
     ]
     # A key's bias moves all logits of a query alike.

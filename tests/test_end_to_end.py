@@ -10,8 +10,11 @@ import soundfile
 
 import trees
 from helpers import recipe
-from jax_reparam import checkpoint, pipeline, predict, training
-from jax_reparam.export import folding, interpret, samples
+from jax_reparam import checkpoint, predict
+from jax_reparam.data import pipeline
+from jax_reparam.export import folding
+from jax_reparam.runtime import litert
+from jax_reparam.train import loop
 
 # What takes long to compile, and is tested elsewhere.
 PLAIN = {'freq_masks': 0, 'time_masks': 0, 'stretch': 0.0, 'warp': 0.0}
@@ -23,7 +26,7 @@ def trained(name, source, root):
     config['data'] |= {'corpus': name, 'fold': 'all', 'accept_mismatch': True}
     config['augment'] |= PLAIN
     config['model'] |= {'dropout': 0.0, 'attention_dropout': 0.0}
-    return config, training.train_folds(config, root / 'w', show_progress=False)
+    return config, loop.train_folds(config, root / 'w', show_progress=False)
 
 
 def load(config, fold):
@@ -33,7 +36,7 @@ def load(config, fold):
 def folds_exactly(config, workdir):
     """Whether the folded model of a fold decides on its test windows as the trained one did."""
     found = checkpoint.load(workdir)
-    test = samples.of_part(load(config, found.config['data']['fold']), 'test', None)
+    test = pipeline.of_part(load(config, found.config['data']['fold']), 'test', None)
     _, entry = folding.compare(found, folding.fold(found), test.features)
     return entry['max_abs_diff'] < 1e-4
 
@@ -83,8 +86,8 @@ def test_daic_woz_decides_by_participant(tmp_path, capsys):
     assert predict.main([str(out), *folders, '--together', '--json', '--form', 'float32']) == 0
     found = json.loads(capsys.readouterr().out)['clips']
     assert [entry['file'] for entry in found] == folders
-    test = samples.of_part(data, 'test', None)
-    expected = test.decide(interpret.load((out / 'model_float32.tflite').read_bytes())(test.features))
+    test = pipeline.of_part(data, 'test', None)
+    expected = test.decide(litert.load((out / 'model_float32.tflite').read_bytes())(test.features))
     np.testing.assert_allclose([list(entry['probabilities'].values()) for entry in found], expected, atol=1e-5)
     # As training scored them, but for rounding.
     scored = [[float(row[label]) for label in result['labels']] for row in rows]

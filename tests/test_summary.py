@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from helpers import RECIPE, TINY
-from jax_reparam import errors, summary
+from jax_reparam import config, errors, summary
 from jax_reparam.errors import InputError
 
 MODEL = {**TINY, 'layers': 1}
@@ -224,7 +224,7 @@ def test_an_export_that_is_not_there(recipe):
 def test_a_broken_recipe(here, text, message):
     (here / 'bad.py').write_text(text)
     with pytest.raises(InputError, match=rf'^bad\.py: expected a recipe \(.*\), {message}'):
-        summary.load_recipe('bad.py')
+        config.load_recipe('bad.py')
 
 
 def test_a_recipe_that_is_none(here, recipe):
@@ -236,9 +236,9 @@ def test_a_recipe_that_is_none(here, recipe):
         (write_recipe(here / 'less.py', window=None), 'expected a recipe with the sections .*, found no window'),
     ):
         with pytest.raises(InputError, match=f'{path}: {message}'):
-            summary.load_recipe(path)
+            config.load_recipe(path)
     with pytest.raises(InputError, match=r"tiny\.py: expected a corpus, got 'short'"):
-        summary.load_recipe(recipe, 'short')
+        config.load_recipe(recipe, 'short')
 
 
 @pytest.mark.parametrize(
@@ -263,7 +263,7 @@ def test_a_recipe_whose_model_cannot_be_built(here, changes, message):
 
 
 def test_load_recipe_gives_plain_dictionaries(recipe):
-    loaded = summary.load_recipe(recipe, 'long')
+    loaded = config.load_recipe(recipe, 'long')
     assert type(loaded) is type(loaded['model']) is dict
     assert loaded['model'] == MODEL
     assert loaded['window']['seconds'] == 1.28

@@ -6,25 +6,10 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from helpers import tones
-
-ROOT = Path(__file__).parent.parent
-SMALL = [
-    '--config.model.width=16',
-    '--config.model.heads=2',
-    '--config.model.ffn_width=16',
-    '--config.model.layers=1',
-    '--config.frontend.n_mels=12',
-    '--config.window.seconds=0.64',
-    '--config.window.hop_seconds=0.32',
-    '--config.train.batch_size=4',
-    '--config.train.steps=2',
-    '--config.train.eval_every=1',
-]
+from helpers import ROOT, SMALL, tones
 
 
 def train(*args, start=('train.py',)):

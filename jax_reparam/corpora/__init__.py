@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jax_reparam import lock
+from jax_reparam import system
 from jax_reparam.corpora import check, synth
 from jax_reparam.errors import InputError, known
 
@@ -146,7 +146,7 @@ def prepare(
     arguments: dict[str, Any] = {'config': config} if config else {}
     directory = root / builder.name / (builder.config_of(config) or '') / str(builder.VERSION)
     if not directory.is_dir():
-        with lock.alone(root):
+        with system.alone(root):
             # Whoever held the lock before may have been killed, or may have finished: then there is nothing to build.
             for stale in directory.parent.glob('incomplete.*'):
                 shutil.rmtree(stale)

@@ -15,10 +15,11 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from jax_reparam import audio, threads
+from jax_reparam import threads
 from jax_reparam.corpora import check
 from jax_reparam.corpora.found import Clip, Found, Part, Published, decode
 from jax_reparam.errors import InputError
+from jax_reparam.frontend import audio
 from jax_reparam.progress import Progress
 
 __all__ = ['Clip', 'Found', 'Part', 'Published', 'SpeechBuilder', 'first_missing', 'folder_of', 'listing']

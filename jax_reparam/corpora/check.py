@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from jax_reparam import audio
 from jax_reparam.corpora.found import Clip, Found, Published
 from jax_reparam.errors import InputError
+from jax_reparam.frontend import audio
 
 # Clips below this are kept, and listed.
 SHORT_SECONDS = 0.3

@@ -7,9 +7,9 @@ import io
 
 from etils import epath
 
-from jax_reparam import audio
 from jax_reparam.corpora.builder import Clip, Found, SpeechBuilder, folder_of, listing
 from jax_reparam.errors import InputError
+from jax_reparam.frontend import audio
 
 LAYOUT = 'SOURCE/LABEL/SPEAKER/clip.wav'
 COLUMNS = ('path', 'label', 'speaker')

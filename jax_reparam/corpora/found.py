@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from etils import epath
 
-from jax_reparam import audio
+from jax_reparam.frontend import audio
 
 Part = Literal['', 'train', 'validation', 'test']
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from jax_reparam import audio
 from jax_reparam.corpora import synth
 from jax_reparam.corpora.builder import Clip, Found, SpeechBuilder
 from jax_reparam.errors import InputError
+from jax_reparam.frontend import audio
 
 
 class Synth(SpeechBuilder):

@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
-from jax_reparam import audio
 from jax_reparam.corpora.builder import Clip, Found, Part, Published, SpeechBuilder
 from jax_reparam.errors import InputError, one_line
+from jax_reparam.frontend import audio
 
 # In the order of their names, which is that of the ids.
 _PARTS: tuple[Part, ...] = ('test', 'train', 'validation')

@@ -48,7 +48,8 @@ def unit(x: Array, norm: Unit, *, slot: float = 0.0) -> Array:
 def norms(norm: Norm, behind: Unit) -> tuple[Unit, Unit]:
     """How a graph's first normalisation is written, which reads what the front makes, and how all others are (`unit`).
 
-    `mixed` has RSQRT in front, for 16 bits (`export.wide`), and behind, for 8, what the architecture has in int8.
+    `mixed` has RSQRT in front, for 16 bits (`quantise.mixed_precision`), and behind, for 8, what the architecture has
+    in int8.
     """
     return ('rsqrt', behind) if norm == 'mixed' else (norm, norm)
 
@@ -146,7 +147,7 @@ def windowed_attention(layer: Mapping[str, Layer], x: Array, heads: int, window:
     """Attention of each token to the `window` around it; behind both ends keys and values are zeros, not masked.
 
     Queries go in blocks, each with the keys that it can see: those of its own block, and of the next. These are slices
-    of whole blocks, which take no memory (`export.memory`), so that scores are two products. The scores of the window
+    of whole blocks, which take no memory (`graph.arena`), so that scores are two products. The scores of the window
     are cut out of a block's by reshapes and slices, and put back by their inverse: nothing is masked, the softmax is as
     long as the window, and not a value is quantised anew.
 

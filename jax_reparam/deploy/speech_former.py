@@ -13,8 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jax_reparam import absorb
-from jax_reparam.deploy import ops
+from jax_reparam.deploy import absorb, ops
 from jax_reparam.models.speech_former import STAGES, SpeechFormerConfig, frame_positions, spans
 
 Tree = Any

@@ -1,5 +1,1 @@
-"""From a trained checkpoint to a verified folder that a phone or a microcontroller runs: fold, convert, verify, write.
-
-`fold.py` calls `folding.fold_and_export`. `convert` alone imports TensorFlow. Prediction needs `manifest`, `flatbuffer`
-and `interpret`, which import neither TensorFlow nor JAX.
-"""
+"""`fold.py`: a trained checkpoint in, a verified folder that a phone or a microcontroller runs out."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jax_reparam.corpora.synth import NOTICE
-from jax_reparam.export import gates
+from jax_reparam.runtime import gates
 
 Manifest = Mapping[str, Any]
 

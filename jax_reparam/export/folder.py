@@ -8,8 +8,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from jax_reparam import manifest
 from jax_reparam.errors import InputError
-from jax_reparam.export import manifest, npu
+from jax_reparam.export import npu
 
 CHECKPOINT = 'checkpoint'
 SAFETENSORS = 'model.safetensors'

@@ -13,26 +13,20 @@ from typing import Any
 import jax
 import numpy as np
 
-from jax_reparam import checkpoint, deploy, models, pipeline, reparam, report
+from jax_reparam import checkpoint, deploy, evaluation, manifest, models, reparam
 from jax_reparam.checkpoint import Trained
+from jax_reparam.data import pipeline
+from jax_reparam.deploy import convert
+from jax_reparam.device import bundle, metadata
 from jax_reparam.errors import InputError
-from jax_reparam.export import (
-    card,
-    convert,
-    device,
-    folder,
-    forms,
-    gates,
-    layers,
-    manifest,
-    metadata,
-    npu,
-    samples,
-    weights,
-)
-from jax_reparam.export.verify import verify
-from jax_reparam.features import FrontendConfig
-from jax_reparam.training import Predictor
+from jax_reparam.export import card, folder, npu
+from jax_reparam.frontend.features import FrontendConfig
+from jax_reparam.frontend.inputs import Input
+from jax_reparam.quantise import forms, tensor_report
+from jax_reparam.runtime import gates
+from jax_reparam.runtime.check import verify
+from jax_reparam.train import report
+from jax_reparam.train.loop import Predictor
 
 Variables = dict[str, Any]
 
@@ -88,7 +82,7 @@ def fold_and_export(
       prefer: the form (`manifest.QUANTISED`) to recommend and build the firmware around, if it passes; None is the one
         that passes and needs the least memory.
       only_int8: int8 is to have operators of 8 bits alone, for the least arena or a runtime that lacks others; else it
-        has 16 bits where they pay (`wide`).
+        has 16 bits where they pay (`mixed_precision`).
       show_progress: report on standard error.
 
     Raises:
@@ -108,9 +102,9 @@ def fold_and_export(
     # Made before the work: a folder that cannot be written shows at once.
     with folder.replaced(out) as place:
         data = load_data(trained, show_progress)
-        test = samples.of_part(data, 'test', limit)
-        validation = samples.of_part(data, 'validation', samples.VALIDATION_WINDOWS)
-        calibration, calibration_places = samples.calibration(data)
+        test = pipeline.of_part(data, 'test', limit)
+        validation = pipeline.of_part(data, 'validation', pipeline.VALIDATION_WINDOWS)
+        calibration, calibration_places = pipeline.calibration(data)
         compared, fold_entry = compare(trained, folded, np.concatenate([test.features, validation.features]))
         reference, validation_reference = np.split(compared, [len(test.features)])
         tell(f'compared on {len(compared)} windows: logits differ by at most {fold_entry["max_abs_diff"]:.1e}')
@@ -133,13 +127,13 @@ def fold_and_export(
             (place / entry['file']).write_bytes(made.files[name])
 
         recommended = manifest.recommended(made.passed, prefer)
-        extras, extras_failed = device.write(
+        extras, extras_failed = bundle.write(
             place,
             form=recommended,
             logits=lambda features: function(features, 'l2'),
             labels=trained.labels,
             inputs=inputs,
-            clips=[data.corpus.audio(index) for index in data.clips('test')[: device.CLIPS]],
+            clips=[data.corpus.audio(index) for index in data.clips('test')[: bundle.CLIPS]],
         )
         failed = made.failed | extras_failed
         tell(f'for devices: {", ".join(name for name, entry in extras.items() if entry) or "nothing"}')
@@ -149,7 +143,7 @@ def fold_and_export(
             placed, npu_failed = npu.write(place, for_npu, accelerator, passed=passed)
             failed |= npu_failed
             tell(f'compiled for {accelerator}' if placed else f'nothing for {accelerator}')
-        kernels = layers.sites(trained.variables)
+        kernels = tensor_report.sites(trained.variables)
 
         content = {
             'format': manifest.FORMAT,
@@ -157,8 +151,8 @@ def fold_and_export(
             'labels': list(trained.labels),
             'input': inputs.as_json(),
             'params': {
-                'training': weights.count(trained.variables['params']),
-                'folded': weights.count(folded['params']),
+                'training': checkpoint.count(trained.variables['params']),
+                'folded': checkpoint.count(folded['params']),
             },
             'fold': fold_entry,
             'forms': _in_order(made.passed),
@@ -180,10 +174,10 @@ def fold_and_export(
             'step': trained.step,
             'versions': {'training': trained.meta['versions'], 'export': report.versions()},
         }
-        weights.write_checkpoint(place / folder.CHECKPOINT, folded, trained)
-        weights.write_safetensors(place / folder.SAFETENSORS, folded, trained)
+        checkpoint.write_checkpoint(place / folder.CHECKPOINT, folded, trained)
+        checkpoint.write_safetensors(place / folder.SAFETENSORS, folded, trained)
         (place / folder.LABELS).write_text(''.join(f'{label}\n' for label in trained.labels))
-        (place / folder.LAYERS).write_text(layers.text(kernels, _in_order(made.rows)))
+        (place / folder.LAYERS).write_text(tensor_report.text(kernels, _in_order(made.rows)))
         (place / folder.CARD).write_text(card.text(content, trained.config))
         (place / manifest.FILE).write_text(manifest.dumps(content))
     return Exported(
@@ -208,12 +202,12 @@ class _Forms:
     files: dict[str, bytes] = dataclasses.field(default_factory=dict)
     passed: dict[str, Any] = dataclasses.field(default_factory=dict)
     failed: dict[str, Any] = dataclasses.field(default_factory=dict)
-    rows: dict[str, list[layers.Row]] = dataclasses.field(default_factory=dict)
+    rows: dict[str, list[tensor_report.Row]] = dataclasses.field(default_factory=dict)
 
 
 def _make_forms(
     maker: forms.Maker,
-    test: samples.Windows,
+    test: evaluation.Windows,
     reference: np.ndarray,
     names: Iterable[str],
     *,
@@ -235,9 +229,9 @@ def _make_forms(
         entry, reasons = verify(name, model, reference, test, show_progress=tell.enabled)
         entry['made'] = made.how
         if name != 'float32' and entry['litert']:
-            some = samples.evenly(test.features, layers.WINDOWS)
-            rows = found.rows[name] = layers.report(made.untidied, made.float32, some, params=params)
-            entry['layers'] = [row.as_json() for row in layers.computed(rows)[: layers.WORST]]
+            some = evaluation.evenly(test.features, tensor_report.WINDOWS)
+            rows = found.rows[name] = tensor_report.report(made.untidied, made.float32, some, params=params)
+            entry['layers'] = [row.as_json() for row in tensor_report.computed(rows)[: tensor_report.WORST]]
         tell(f'verified {name} in LiteRT and TFLM' if entry['tflm'] else f'verified {name} in LiteRT only')
         if reasons and name in accept and _ran(entry):
             entry['accepted'], reasons = reasons, []
@@ -344,7 +338,7 @@ def _in_float64(function: Callable[[Variables], Variables], tree: Variables) -> 
 
 
 def _check_tree(found: Any, expected: Any, path: Path) -> None:
-    shapes = [{name: tuple(leaf.shape) for name, leaf in weights.leaves(tree)} for tree in (found, expected)]
+    shapes = [{name: tuple(leaf.shape) for name, leaf in checkpoint.leaves(tree)} for tree in (found, expected)]
     for name in sorted(shapes[0].keys() | shapes[1].keys()):
         found_shape, expected_shape = (tree.get(name, 'nothing') for tree in shapes)
         if found_shape != expected_shape:
@@ -352,14 +346,14 @@ def _check_tree(found: Any, expected: Any, path: Path) -> None:
 
 
 def _check_finite(variables: Any, path: Path) -> None:
-    for name, leaf in weights.leaves(variables):
+    for name, leaf in checkpoint.leaves(variables):
         if bad := int((~np.isfinite(leaf)).sum()):
             raise InputError(f'{path}: {name}: expected finite values, found {bad} of {leaf.size} that are not')
 
 
-def _input(trained: Trained, data: pipeline.Data) -> manifest.Input:
+def _input(trained: Trained, data: pipeline.Data) -> Input:
     frontend = FrontendConfig(**trained.config['frontend'])
-    return manifest.Input(frontend, data.window, mean=trained.mean, std=trained.std)
+    return Input(frontend, data.window, mean=trained.mean, std=trained.std)
 
 
 class _Teller:

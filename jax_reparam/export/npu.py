@@ -17,8 +17,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from jax_reparam import manifest
 from jax_reparam.errors import InputError
-from jax_reparam.export import cost, flatbuffer, manifest
+from jax_reparam.graph import cost, flatbuffer
 
 PACKAGE = 'ethosu'
 ACCELERATORS = ('ethos-u55-32', 'ethos-u55-64', 'ethos-u55-128', 'ethos-u55-256', 'ethos-u65-256', 'ethos-u65-512')

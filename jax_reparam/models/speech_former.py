@@ -16,16 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_reparam.layers import (
-    FeedForward,
-    HRFConfig,
-    HRFDense,
-    LayerNorm,
-    hide,
-    masked_mean,
-    masked_softmax,
-    sinusoids,
-)
+from jax_reparam.layers import FeedForward, HRFConfig, HRFDense, LayerNorm, hide, masked_mean, masked_softmax, sinusoids
 from jax_reparam.models.ends import Head
 from jax_reparam.models.sizes import check_sizes
 

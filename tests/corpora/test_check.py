@@ -5,10 +5,11 @@ import pytest
 import soundfile
 
 import trees
-from jax_reparam import audio, corpora, prepare
+from jax_reparam import corpora, prepare
 from jax_reparam.corpora import check
 from jax_reparam.corpora.found import Clip, Found, Published
 from jax_reparam.errors import InputError
+from jax_reparam.frontend import audio
 
 
 def clip(id_, label='joy', speaker='ann', **kwargs):

@@ -175,7 +175,8 @@ def test_a_corpus_travels_to_another_process(make_folder, prepare):
 def test_tensorflow_is_not_imported(make_folder, tmp_path):
     code = """
 import sys
-from jax_reparam import corpora, protocols
+from jax_reparam import corpora
+from jax_reparam.data import protocols
 corpus = corpora.prepare('folder', source=sys.argv[1], data_dir=sys.argv[2])
 again = corpora.prepare('folder', source=sys.argv[1], data_dir=sys.argv[2])
 assert all((corpus.audio(i) == again.audio(i)).all() for i in range(len(corpus)))
@@ -192,7 +193,9 @@ assert not loaded & {'tensorflow', 'jax', 'flax', 'librosa'}, loaded
 def test_the_package_imports_nothing_heavy():
     code = """
 import sys
-from jax_reparam import audio, corpora, protocols
+from jax_reparam import corpora
+from jax_reparam.data import protocols
+from jax_reparam.frontend import audio
 loaded = {name.partition('.')[0] for name in sys.modules}
 assert not loaded & {'tensorflow_datasets', 'soundfile', 'soxr', 'tqdm', 'jax'}, loaded
 """
@@ -210,7 +213,8 @@ corpora.prepare('folder', source=sys.argv[1], data_dir=sys.argv[2])
 KILLED = """
 import os, signal, sys
 from etils import epath
-from jax_reparam import audio, corpora
+from jax_reparam import corpora
+from jax_reparam.frontend import audio
 moment = sys.argv[3]
 
 def killed_when(module, name, nth):

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 import trees
-from jax_reparam import audio, corpora
+from jax_reparam import corpora
 from jax_reparam.corpora.daic_woz import DaicWoz
 from jax_reparam.errors import InputError
+from jax_reparam.frontend import audio
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from jax_reparam import errors
-from jax_reparam.export import folding, npu, tflm
+from jax_reparam.export import folding, npu
+from jax_reparam.runtime import tflm
 
 COMMAND = Path(__file__).parents[2] / 'fold.py'
 

@@ -14,26 +14,17 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from helpers import moved, recipe, tones
-from jax_reparam import checkpoint, deploy, models, reparam
+from helpers import moved, recipe, save, tones
+from jax_reparam import checkpoint, deploy, manifest, models, reparam
+from jax_reparam.deploy import convert
+from jax_reparam.device import metadata
 from jax_reparam.errors import InputError
-from jax_reparam.export import (
-    card,
-    convert,
-    flatbuffer,
-    folder,
-    folding,
-    forms,
-    layers,
-    manifest,
-    metadata,
-    npu,
-    tflm,
-    weights,
-)
-from jax_reparam.export.tidy import tidy
-
-from .conftest import save
+from jax_reparam.export import card, folder, folding, npu
+from jax_reparam.frontend.inputs import Input
+from jax_reparam.graph import flatbuffer
+from jax_reparam.graph.passes import tidy
+from jax_reparam.quantise import forms, tensor_report
+from jax_reparam.runtime import tflm
 
 
 def test_manifest_has_the_schema_and_every_form_passed(exported, config, data, variables):
@@ -46,7 +37,7 @@ def test_manifest_has_the_schema_and_every_form_passed(exported, config, data, v
     assert {'sample_rate', 'window_seconds', 'hop_ms', 'n_mels', 'mean', 'std'} <= content['input'].keys()
     assert content['input']['window_seconds'] == pytest.approx(0.64)
     folded = reparam.dehrf(variables['params'])
-    assert content['params'] == {'training': weights.count(variables['params']), 'folded': weights.count(folded)}
+    assert content['params'] == {'training': checkpoint.count(variables['params']), 'folded': checkpoint.count(folded)}
     windows = sum(len(data.windows(part)[0]) for part in ('test', 'validation'))
     assert content['fold'].keys() == {'sites', 'windows', 'max_abs_diff', 'argmax_agreement'}
     assert (content['fold']['sites'], content['fold']['windows']) == (config['model']['layers'], windows)
@@ -85,11 +76,11 @@ def test_the_folder_holds_what_it_should(exported):
 def test_both_checkpoints_hold_the_folded_model(exported, variables):
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables)
-        expected = {name: np.asarray(leaf) for name, leaf in weights.leaves(reparam.dehrf(wide))}
+        expected = {name: np.asarray(leaf) for name, leaf in checkpoint.leaves(reparam.dehrf(wide))}
     orbax = checkpoint.load(exported.path / 'checkpoint')
     tensors = load_file(exported.path / 'model.safetensors')
-    assert tensors.keys() == expected.keys() == dict(weights.leaves(orbax.variables)).keys()
-    for name, leaf in weights.leaves(orbax.variables):
+    assert tensors.keys() == expected.keys() == dict(checkpoint.leaves(orbax.variables)).keys()
+    for name, leaf in checkpoint.leaves(orbax.variables):
         np.testing.assert_array_equal(tensors[name], leaf)
         np.testing.assert_allclose(leaf, expected[name], rtol=1e-7)
         assert leaf.dtype == np.float32
@@ -110,7 +101,7 @@ def test_the_folded_export_is_the_plain_one(exported, config, data):
     plain = models.build(config['model'], None, n_classes=2)
     # Moved, since the converter drops a bias of zero.
     fresh = moved(plain.init(jax.random.key(1), windows[:1]))
-    assert exported.manifest['params']['folded'] == weights.count(fresh['params'])
+    assert exported.manifest['params']['folded'] == checkpoint.count(fresh['params'])
     ready = deploy.prepare(config['model'], fresh, windows.shape[1])
     function = lambda norm: functools.partial(deploy.apply, config['model'], ready, norm=norm)
     for name, model in (
@@ -119,7 +110,7 @@ def test_the_folded_export_is_the_plain_one(exported, config, data):
     ):
         form = exported.manifest['forms'][name]
         assert flatbuffer.graph(model).ops == form['ops']
-        inputs = manifest.Input.from_json(exported.manifest['input'])
+        inputs = Input.from_json(exported.manifest['input'])
         model = metadata.attach(model, exported.manifest['labels'], inputs)
         assert abs(len(model) - form['bytes']) <= 64
 
@@ -183,7 +174,7 @@ def test_each_quantised_form_has_its_worst_tensors(exported, variables):
     text = (exported.path / 'LAYERS.md').read_text()
     for name in manifest.QUANTISED:
         rows = exported.manifest['forms'][name]['layers']
-        assert len(rows) == layers.WORST
+        assert len(rows) == tensor_report.WORST
         assert [row['snr_db'] for row in rows] == sorted(row['snr_db'] for row in rows)
         assert {row['module'].split('/')[0] for row in rows} <= {'stem', 'layers', 'head'}
         assert f'## {name}\n' in text

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from jax_reparam.errors import InputError
-from jax_reparam.export import forms, npu
+from jax_reparam.export import npu
+from jax_reparam.quantise import forms
 
 SAID = """
 Warning (supported operators) operator: L2_NORMALIZATION, ofm: '<unnamed>'

@@ -1,0 +1,125 @@
+"""Log-mel features of a corpus on disk: computed once, in parallel, and read clip by clip.
+
+They lie in ArrayRecord files of `SHARD` clips each. A file is written under a temporary name and renamed, so that one
+which can be seen is whole: work that was cut off goes on with the files that are missing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import as_completed
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jax_reparam import system, threads
+from jax_reparam.corpora import Corpus
+from jax_reparam.frontend import features
+from jax_reparam.frontend.features import FrontendConfig
+from jax_reparam.progress import Progress
+
+SHARD = 128
+SUFFIX = '.array_record'
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Features:
+    """The features of a corpus's clips, `[T, M]` float32 each, not standardised; each is read when it is asked for.
+
+    Attributes:
+      files: the ArrayRecord files, in order.
+      lengths: frames T of each clip, `[n]` int64.
+      n_mels: bands M.
+    """
+
+    files: tuple[str, ...]
+    lengths: np.ndarray
+    n_mels: int
+
+    def __len__(self) -> int:
+        """Number of clips n."""
+        return len(self.lengths)
+
+    def __getitem__(self, clip: int | np.integer) -> np.ndarray:
+        """Reads one clip's features."""
+        return np.frombuffer(self._records[int(clip)], np.float32).reshape(-1, self.n_mels)
+
+    @functools.cached_property
+    def _records(self) -> Any:
+        from array_record.python import array_record_data_source
+
+        return array_record_data_source.ArrayRecordDataSource(list(self.files))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The fields; a worker process opens the files itself."""
+        return {key: value for key, value in self.__dict__.items() if key != '_records'}
+
+
+def key(corpus: Corpus, frontend: FrontendConfig) -> str:
+    """A digest of all that decides the features: the corpus, the frontend, and the version of the code."""
+    what = json.dumps([features.VERSION, SHARD, corpus.key, dataclasses.asdict(frontend)], sort_keys=True)
+    return hashlib.sha256(what.encode()).hexdigest()
+
+
+def corpus_features(
+    corpus: Corpus,
+    frontend: FrontendConfig,
+    cache: Path,
+    *,
+    workers: int | None = None,
+    show_progress: bool = True,
+) -> Features:
+    """The features of every clip, computed where they are not there yet.
+
+    Args:
+      corpus: the prepared corpus.
+      frontend: parameters of the features.
+      cache: they are kept in a folder below it.
+      workers: threads; None is one a core.
+      show_progress: report on standard error.
+    """
+    folder = cache / 'features' / f'{corpus.name.replace("/", "_")}-{key(corpus, frontend)[:16]}'
+    starts = range(0, len(corpus), SHARD)
+    files = [folder / f'{start // SHARD:05d}-of-{len(starts):05d}{SUFFIX}' for start in starts]
+    if not all(file.exists() for file in files):
+        with system.alone(folder):
+            for stale in folder.glob('*.tmp'):
+                stale.unlink()
+            missing = [(start, file) for start, file in zip(starts, files, strict=True) if not file.exists()]
+            if missing:  # else another process has made them meanwhile
+                _compute(corpus, frontend, missing, workers or os.cpu_count() or 1, show_progress)
+    samples = np.rint(corpus.seconds * frontend.sample_rate).astype(np.int64)
+    lengths = np.array([features.frame_count(int(n), frontend) for n in samples], np.int64)
+    return Features(tuple(map(str, files)), lengths, frontend.n_mels)
+
+
+def _compute(
+    corpus: Corpus, frontend: FrontendConfig, missing: Sequence[tuple[int, Path]], workers: int, show_progress: bool
+) -> None:
+    features.mel_matrix(frontend)  # before the threads, which would each make it
+    bar = Progress(len(missing), 'features', unit='file', enabled=show_progress)
+    with threads.pool(min(workers, len(missing))) as pool:
+        jobs = [pool.submit(_write, corpus, frontend, start, file) for start, file in missing]
+        for job in as_completed(jobs):
+            job.result()
+            bar.update()
+    bar.close()
+
+
+def _write(corpus: Corpus, frontend: FrontendConfig, start: int, file: Path) -> None:
+    """Writes the features of the clips from `start` on that belong in one file."""
+    from array_record.python import array_record_module
+
+    temporary = file.with_suffix('.tmp')
+    # One record a group: a clip is read without its neighbours.
+    writer = array_record_module.ArrayRecordWriter(str(temporary), 'group_size:1,uncompressed')
+    for clip in range(start, min(start + SHARD, len(corpus))):
+        writer.write(features.log_mel(corpus.audio(clip), frontend).tobytes())
+    writer.close()
+    temporary.replace(file)

@@ -1,0 +1,1 @@
+"""What a device wants beside the model: frontend, waveform model, firmware."""

@@ -1,0 +1,46 @@
+"""Labels and feature parameters inside a .tflite file: one Metadata entry with a JSON text.
+
+Runtimes that do not look for it, TFLM among them, load the file as before.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jax_reparam.frontend.inputs import Input
+from jax_reparam.graph import flatbuffer
+
+NAME = 'jax_reparam'
+
+
+def attach(model: bytes, labels: Sequence[str], inputs: Input) -> bytes:
+    """The same model with the class names, in the order of its outputs, and what its features are.
+
+    Mean and standard deviation of the bands are left out: they are constants of `frontend.tflite`, and fill kilobytes.
+
+    Raises:
+      ValueError: not a .tflite file.
+    """
+    window = {'frames': inputs.window.frames, 'hop_frames': inputs.window.hop}
+    content = {'labels': list(labels), 'input': {**dataclasses.asdict(inputs.frontend), **window}}
+    text = json.dumps(content, ensure_ascii=False, separators=(',', ':')).encode()
+    tree = flatbuffer.tree(model)
+    flatbuffer.set_note(tree, NAME, np.frombuffer(text, np.uint8))
+    return flatbuffer.pack(tree)
+
+
+def read(model: bytes) -> dict[str, Any]:
+    """What `attach` put into a model: `labels` and `input`.
+
+    Raises:
+      ValueError: not a .tflite file, or one without it.
+    """
+    found = flatbuffer.note(flatbuffer.tree(model), NAME)
+    if found is None:
+        raise ValueError(f'expected metadata {NAME!r} in the .tflite file, got none')
+    return json.loads(bytes(found))

@@ -1,0 +1,100 @@
+"""Which of TFLM's registrations a model needs, as C++."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jax_reparam.graph import flatbuffer
+
+# Methods of TFLM's MicroMutableOpResolver, by operator.
+METHODS = {
+    'ADD': 'AddAdd',
+    'AVERAGE_POOL_2D': 'AddAveragePool2D',
+    'BATCH_MATMUL': 'AddBatchMatMul',
+    'CAST': 'AddCast',
+    'CONCATENATION': 'AddConcatenation',
+    'CONV_2D': 'AddConv2D',
+    'DEPTHWISE_CONV_2D': 'AddDepthwiseConv2D',
+    'DEQUANTIZE': 'AddDequantize',
+    'DIV': 'AddDiv',
+    'EXPAND_DIMS': 'AddExpandDims',
+    'FULLY_CONNECTED': 'AddFullyConnected',
+    'GATHER': 'AddGather',
+    'HARD_SWISH': 'AddHardSwish',
+    'L2_NORMALIZATION': 'AddL2Normalization',
+    'LOG': 'AddLog',
+    'LOGISTIC': 'AddLogistic',
+    'MAX_POOL_2D': 'AddMaxPool2D',
+    'MAXIMUM': 'AddMaximum',
+    'MEAN': 'AddMean',
+    'MINIMUM': 'AddMinimum',
+    'MUL': 'AddMul',
+    'PACK': 'AddPack',
+    'PAD': 'AddPad',
+    'PADV2': 'AddPadV2',
+    'QUANTIZE': 'AddQuantize',
+    'REDUCE_MAX': 'AddReduceMax',
+    'RELU': 'AddRelu',
+    'RESHAPE': 'AddReshape',
+    'RSQRT': 'AddRsqrt',
+    'SLICE': 'AddSlice',
+    'SOFTMAX': 'AddSoftmax',
+    'SPLIT': 'AddSplit',
+    'SPLIT_V': 'AddSplitV',
+    'SQUARED_DIFFERENCE': 'AddSquaredDifference',
+    'SQUEEZE': 'AddSqueeze',
+    'STRIDED_SLICE': 'AddStridedSlice',
+    'SUB': 'AddSub',
+    'SUM': 'AddSum',
+    'SignalRfft': 'AddRfft',
+    'TANH': 'AddTanh',
+    'TRANSPOSE': 'AddTranspose',
+    'UNPACK': 'AddUnpack',
+}
+# Operators with a registration for one type alone, which leaves the kernels of all others out of the program.
+# sources/tflm.h has what an older TFLM lacks of them.
+INT16_ONLY = frozenset({'ADD', 'BATCH_MATMUL', 'CONV_2D', 'DEPTHWISE_CONV_2D', 'FULLY_CONNECTED', 'SOFTMAX'}) | {
+    'AVERAGE_POOL_2D',
+    'MAX_POOL_2D',
+}
+INT8_ONLY = INT16_ONLY | {'MAXIMUM', 'MINIMUM', 'MUL', 'PAD', 'TRANSPOSE'}
+
+
+class UnknownOperator(ValueError):  # noqa: N818  (it is the name of what was found)
+    """A model has an operator that TFLM's resolver is not known to have; the message is one line."""
+
+
+def registrations(model: bytes) -> list[str]:
+    """One call a operator, `AddConv2D(tflm::Register_CONV_2D_INT8())`, in the order of their names.
+
+    A registration for one type is taken where every node of that operator reads that type.
+
+    Raises:
+      UnknownOperator: see there.
+    """
+    tree = flatbuffer.tree(model)
+    read: dict[str, set[str]] = {}
+    for name, node in zip(operators(tree), tree.subgraphs[0].operators, strict=True):
+        tensor = tree.subgraphs[0].tensors[node.inputs[0]]
+        read.setdefault(name, set()).add(flatbuffer.type_name(tensor.type))
+    if unknown := sorted(read.keys() - METHODS.keys()):
+        raise UnknownOperator(f'firmware: expected operators that TFLM registers, found {", ".join(unknown)}')
+    return [f'{METHODS[name]}({_only(name, types)})' for name, types in sorted(read.items())]
+
+
+def operators(tree: Any) -> list[str]:
+    """The name of each node's operator, custom ones by their own name."""
+    names = flatbuffer.operator_names(tree)
+    custom = [tree.operatorCodes[node.opcodeIndex].customCode for node in tree.subgraphs[0].operators]
+    return [
+        (code.decode() if isinstance(code, bytes) else code) if name == 'CUSTOM' else name
+        for name, code in zip(names, custom, strict=True)
+    ]
+
+
+def _only(name: str, types: set[str]) -> str:
+    if types == {'int8'} and name in INT8_ONLY:
+        return f'tflm::Register_{name}_INT8()'
+    if types == {'int16'} and name in INT16_ONLY:
+        return f'tflm::Register_{name}_INT16()'
+    return ''

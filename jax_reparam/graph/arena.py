@@ -1,0 +1,417 @@
+"""Where each tensor of a graph lies in TFLM's arena: in the order, and at the places, that need the least of it.
+
+TFLM plans its arena itself, a place of its own for each tensor. It takes another plan from a model's metadata
+(`OfflineMemoryAllocation`), and there tensors may share bytes:
+
+- A tensor that is another one seen differently (RESHAPE, a slice of whole rows) needs no memory, and neither do rows
+  that are joined (CONCATENATION), if they are made where they end up. The kernels then copy bytes onto themselves.
+- SOFTMAX, additions and the like read an element, or a row, before they write it: they work in place. So does a
+  conversion to fewer bits from where its input begins, and one to more bits towards where its input ends.
+- Rows that nothing reads any more are free, though other rows of the same tensor are not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from jax_reparam.graph import flatbuffer
+
+NAME = 'OfflineMemoryAllocation'
+VERSION, SUBGRAPH, ONLINE = 1, 0, -1
+# Of a tensor's place, in bytes: what TFLM gives.
+ALIGNMENT = 16
+# What it keeps for a node, about, and for the two tables of 513 numbers of a 16-bit softmax.
+PER_NODE, PER_SOFTMAX = 160, 2 * 513 * 2
+# Partial orders kept at a time.
+BEAM = 64
+# How often the groups that reach highest are tried earlier.
+ROUNDS = 40
+
+VIEWS = {'RESHAPE', 'SQUEEZE', 'EXPAND_DIMS'}
+# Kernels that write no element, or no row, before the last time they read it: TFLM's reference kernels, by running them
+# so; of CMSIS-NN's, softmax and addition by reading them.
+IN_PLACE = {'ADD', 'SUB', 'MUL', 'SOFTMAX', 'L2_NORMALIZATION', 'LOGISTIC', 'TANH', 'RELU', 'RSQRT'}
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """An operator, as far as memory goes.
+
+    Attributes:
+      reads: tensors that it reads, without constants.
+      makes: tensors that it makes.
+      views: `(tensor, offset)` for what its output only shows again: the output is the tensor's bytes from `offset`.
+      parts: `(tensor, offset)` for what it joins: the tensor's bytes are the output's from `offset`.
+      in_place: `(tensor, offset)` for what its output may overwrite as it is read: the tensor's bytes are the output's
+        from `offset`, as far as both go.
+    """
+
+    reads: tuple[int, ...]
+    makes: tuple[int, ...]
+    views: tuple[tuple[int, int], ...] = ()
+    parts: tuple[tuple[int, int], ...] = ()
+    in_place: tuple[tuple[int, int], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """What a graph computes, as far as memory goes.
+
+    Attributes:
+      nodes: its operators, in an order that can be run.
+      sizes: bytes of each tensor that is computed or given; constants lie in the file and cost no arena.
+      inputs, outputs: tensors that live from the start, and to the end.
+    """
+
+    nodes: Sequence[Node]
+    sizes: dict[int, int]
+    inputs: frozenset[int]
+    outputs: frozenset[int]
+
+    def in_order(self, order: Sequence[int]) -> Memory:
+        """The same with its nodes in another order."""
+        return dataclasses.replace(self, nodes=[self.nodes[index] for index in order])
+
+
+def read(content: Any) -> Memory:
+    """The memory of a graph, `content` from `flatbuffer.tree`."""
+    subgraph = content.subgraphs[0]
+    sizes = {
+        index: math.prod(flatbuffer.shape(content, index)) * _width(tensor)
+        for index, tensor in enumerate(subgraph.tensors)
+        if not flatbuffer.is_constant(content, index)
+    }
+    names = flatbuffer.operator_names(content)
+    return Memory(
+        nodes=[_node(content, name, node, sizes) for name, node in zip(names, subgraph.operators, strict=True)],
+        sizes=sizes,
+        inputs=frozenset(int(i) for i in subgraph.inputs),
+        outputs=frozenset(int(i) for i in subgraph.outputs),
+    )
+
+
+def _node(content: Any, name: str, node: Any, sizes: dict[int, int]) -> Node:
+    tensors = content.subgraphs[0].tensors
+    reads = tuple(int(i) for i in node.inputs if int(i) in sizes)
+    makes = tuple(int(i) for i in node.outputs)
+    plain = Node(reads, makes)
+    if len(makes) != 1 or not reads:
+        return plain
+    (made,) = makes
+    if name in VIEWS:
+        return dataclasses.replace(plain, views=((reads[0], 0),))
+    if name in ('STRIDED_SLICE', 'SLICE'):
+        offset = _slice_offset(content, name, node)
+        if offset is None or offset % ALIGNMENT:
+            return plain
+        return dataclasses.replace(plain, views=((reads[0], offset),))
+    if name == 'CONCATENATION':
+        whole = flatbuffer.shape(content, made)
+        if math.prod(whole[: node.builtinOptions.axis % len(whole)]) != 1 or len(reads) < len(node.inputs):
+            return plain
+        starts = itertools.accumulate((sizes[tensor] for tensor in reads), initial=0)
+        parts = tuple(zip(reads, starts, strict=False))
+        return plain if any(start % ALIGNMENT for _, start in parts) else dataclasses.replace(plain, parts=parts)
+    if name in IN_PLACE:
+        kind = lambda tensor: (flatbuffer.shape(content, tensor), tensors[tensor].type)
+        alike = dict.fromkeys(tensor for tensor in reads if kind(tensor) == kind(made))
+        return dataclasses.replace(plain, in_place=tuple((tensor, 0) for tensor in alike))
+    if name in flatbuffer.CONVERSIONS:
+        offset = max(0, sizes[made] - sizes[reads[0]])
+        return plain if offset % ALIGNMENT else dataclasses.replace(plain, in_place=((reads[0], offset),))
+    return plain
+
+
+def _slice_offset(content: Any, name: str, node: Any) -> int | None:
+    """The byte at which a slice begins, if it is one piece of what it is cut from; else None."""
+    shape, cut = (flatbuffer.shape(content, index) for index in (node.inputs[0], node.outputs[0]))
+    begin = [int(i) for i in flatbuffer.constant(content, node.inputs[1])]
+    if name == 'STRIDED_SLICE':
+        options = node.builtinOptions
+        masks = (options.ellipsisMask, options.newAxisMask, options.shrinkAxisMask)
+        strides = flatbuffer.constant(content, node.inputs[3])
+        if any(masks) or any(stride != 1 for stride in strides):
+            return None
+        begin = [0 if options.beginMask >> axis & 1 else start for axis, start in enumerate(begin)]
+    if len(cut) != len(shape) or any(start < 0 for start in begin):
+        return None
+    axis = next((axis for axis, (a, b) in enumerate(zip(shape, cut, strict=True)) if a != b), len(shape))
+    if shape[axis + 1 :] != cut[axis + 1 :] or math.prod(shape[:axis]) != 1:
+        return None
+    start = begin[axis] if axis < len(shape) else 0
+    return start * math.prod(shape[axis + 1 :]) * _width(content.subgraphs[0].tensors[node.inputs[0]])
+
+
+def _width(tensor: Any) -> int:
+    return np.dtype(flatbuffer.type_name(tensor.type)).itemsize
+
+
+def schedule(memory: Memory) -> list[int]:
+    """An order of a graph's nodes in which the largest sum of living tensors is small, by a beam search.
+
+    A tensor lives from the node that makes it to the last one that reads it; that tensors may share bytes is not
+    looked at. Deterministic; by this count never worse than the order given.
+
+    Returns:
+      Indices of `arena.nodes`.
+    """
+    nodes, sizes, keep = memory.nodes, memory.sizes, memory.outputs
+    maker = {tensor: index for index, node in enumerate(nodes) for tensor in node.makes}
+    needs = [sum({1 << maker[tensor] for tensor in node.reads if tensor in maker}) for node in nodes]
+    readers: dict[int, int] = {}
+    followers: list[list[int]] = [[] for _ in nodes]
+    for index, node in enumerate(nodes):
+        for tensor in node.reads:
+            readers[tensor] = readers.get(tensor, 0) | 1 << index
+            if tensor in maker:
+                followers[maker[tensor]].append(index)
+
+    def step(done: int, live: int, index: int) -> tuple[int, int]:
+        """Bytes that live while a node runs, and behind it."""
+        node = nodes[index]
+        during = live + sum(sizes[tensor] for tensor in node.makes)
+        freed = sum(sizes[tensor] for tensor in set(node.reads) - keep if not readers[tensor] & ~done)
+        freed += sum(sizes[tensor] for tensor in node.makes if tensor not in keep and tensor not in readers)
+        return during, during - freed
+
+    start = sum(sizes[tensor] for tensor in memory.inputs if tensor in readers)
+    given_peak, live, done = start, start, 0
+    for index in range(len(nodes)):
+        done |= 1 << index
+        during, live = step(done, live, index)
+        given_peak = max(given_peak, during)
+
+    ready = sum(1 << index for index, need in enumerate(needs) if not need)
+    # By what is done: the peak so far, what lives now, what can run next, and the nodes run, the last one first.
+    beam: dict[int, tuple[int, int, int, Any]] = {0: (start, start, ready, None)}
+    for _ in nodes:
+        following: dict[int, tuple[int, int, int, Any]] = {}
+        for done, (peak, live, ready, order) in beam.items():
+            for index in _bits(ready):
+                now = done | 1 << index
+                during, after = step(now, live, index)
+                known = following.get(now)
+                if known is None or (max(peak, during), after) < known[:2]:
+                    new = sum({1 << follower for follower in followers[index] if not needs[follower] & ~now})
+                    following[now] = (max(peak, during), after, ready & ~(1 << index) | new, (order, index))
+        beam = dict(sorted(following.items(), key=lambda item: item[1][:2])[:BEAM])
+    peak, _, _, order = min(beam.values(), key=lambda state: state[:2])
+    found = []
+    while order is not None:
+        order, index = order
+        found.append(index)
+    return found[::-1] if peak < given_peak else list(range(len(nodes)))
+
+
+def _bits(mask: int) -> Iterator[int]:
+    while mask:
+        yield (mask & -mask).bit_length() - 1
+        mask &= mask - 1
+
+
+# A piece of a tensor's content: where it begins, its length, the tensor that it was made in, and where there.
+Piece = tuple[int, int, int, int]
+
+
+@dataclasses.dataclass
+class Placed:
+    """A tensor within a group of tensors whose places hang together: bytes, and nodes between which it lives."""
+
+    tensor: int
+    offset: int
+    size: int
+    first: int
+    last: int
+
+
+def arrange(content: Any) -> None:
+    """Puts a graph's nodes in order, and a plan of its tensors' places into its metadata; changes `content`."""
+    subgraph = content.subgraphs[0]
+    order, places, _ = _planned(read(content))
+    subgraph.operators = [subgraph.operators[index] for index in order]
+    # TFLM follows it, other runtimes do not look.
+    offsets = [places.get(index, ONLINE) for index in range(len(subgraph.tensors))]
+    plan = np.array([VERSION, SUBGRAPH, len(offsets), *offsets], np.int32)
+    flatbuffer.set_note(content, NAME, plan.view(np.uint8))
+
+
+def peak(content: Any) -> int:
+    """Bytes that a graph's tensors need, once arranged."""
+    return _planned(read(content))[2]
+
+
+def _planned(memory: Memory) -> tuple[list[int], dict[int, int], int]:
+    """The order of a graph's nodes, the places of its tensors, the bytes that these need."""
+    return _of_structure(tuple(memory.nodes), tuple(memory.sizes.items()), memory.inputs, memory.outputs)
+
+
+# Ways to make a form may differ in numbers alone, and one is tidied again behind bias correction.
+@functools.lru_cache(maxsize=64)
+def _of_structure(
+    nodes: tuple[Node, ...], sizes: tuple[tuple[int, int], ...], inputs: frozenset[int], outputs: frozenset[int]
+) -> tuple[list[int], dict[int, int], int]:
+    memory = Memory(nodes, dict(sizes), inputs, outputs)
+    order = schedule(memory)
+    return order, *Plan(memory.in_order(order)).places()
+
+
+def arena(content: Any) -> int:
+    """About how much arena TFLM takes for a graph: its tensors, as `arrange` planned them, and what each node needs."""
+    plan = flatbuffer.note(content, NAME)
+    assert plan is not None
+    places = plan.view(np.int32)[3:]
+    top = max(places[tensor] + size for tensor, size in read(content).sizes.items())
+    return int(top) + PER_NODE * len(content.subgraphs[0].operators) + tables(content)
+
+
+def tables(content: Any) -> int:
+    """Bytes that TFLM keeps for the tables of 16-bit softmaxes: each has its own."""
+    tensors = content.subgraphs[0].tensors
+    named = zip(flatbuffer.operator_names(content), content.subgraphs[0].operators, strict=True)
+    wide = lambda node: flatbuffer.type_name(tensors[node.inputs[0]].type) == 'int16'
+    return PER_SOFTMAX * sum(name == 'SOFTMAX' and wide(node) for name, node in named)
+
+
+class Plan:
+    """Groups of tensors that share memory, for nodes in a given order."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+        first = dict.fromkeys(memory.inputs, -1)
+        last: dict[int, int] = {}
+        for index, node in enumerate(memory.nodes):
+            first.update(dict.fromkeys(node.makes, index))
+            last.update(dict.fromkeys(node.reads + node.makes, index))
+        last.update(dict.fromkeys(memory.outputs, len(memory.nodes)))
+        self._groups = {
+            tensor: [Placed(tensor, 0, size, first[tensor], last[tensor])]
+            for tensor, size in memory.sizes.items()
+            if tensor in last
+        }
+        self._pieces = self._contents()
+        for node in memory.nodes:
+            for tensor, offset in node.views:
+                self._join(tensor, node.makes[0], offset)
+            for tensor, offset in node.parts:
+                self._join(node.makes[0], tensor, offset)
+        for node in memory.nodes:
+            for tensor, offset in node.in_place:
+                if self._join(tensor, node.makes[0], -offset):
+                    break
+
+    def places(self) -> tuple[dict[int, int], int]:
+        """The byte of the arena at which each tensor begins, and how many bytes all need."""
+        groups = list({id(group): group for group in self._groups.values()}.values())
+        height = lambda group: max(p.offset + p.size for p in group)
+        extent = lambda group: height(group) - min(p.offset for p in group)
+        area = lambda group: extent(group) * sum(p.last - p.first + 1 for p in group)
+        best: tuple[int, dict[int, int]] = (sum(map(extent, groups)) + ALIGNMENT * len(groups), {})
+        for size in (extent, area):
+            order = sorted(groups, key=lambda group: (-size(group), group[0].first))
+            for _ in range(ROUNDS):
+                bases, top = _pack(order)
+                if top < best[0]:
+                    best = top, {p.tensor: base + p.offset for g, base in zip(order, bases, strict=True) for p in g}
+                # What reaches the top was placed too late.
+                reaches = [base + height(group) == top for group, base in zip(order, bases, strict=True)]
+                order = [g for first in (True, False) for g, r in zip(order, reaches, strict=True) if r == first]
+        return best[1], best[0]
+
+    def _contents(self) -> dict[int, list[Piece]]:
+        """What each tensor holds, in pieces of the tensors in which it was computed."""
+        pieces: dict[int, list[Piece]] = {}
+        for tensor in self._memory.inputs:
+            pieces[tensor] = [(0, self._memory.sizes[tensor], tensor, 0)]
+        for node in self._memory.nodes:
+            for made in node.makes:
+                size = self._memory.sizes[made]
+                if node.views:
+                    ((tensor, offset),) = node.views
+                    pieces[made] = _cut(pieces[tensor], offset, offset + size, -offset)
+                elif node.parts:
+                    pieces[made] = [
+                        piece for tensor, offset in node.parts for piece in _cut(pieces[tensor], 0, size, offset)
+                    ]
+                else:
+                    pieces[made] = [(0, size, made, 0)]
+        return pieces
+
+    def _join(self, one: int, other: int, offset: int) -> bool:
+        """Puts `other` at `offset` within `one`, with all that hangs on both, if nothing is overwritten too early."""
+        a, b = self._groups[one], self._groups[other]
+        if a is b:
+            return False
+        start = next(p.offset for p in a if p.tensor == one) + offset
+        shift = start - next(p.offset for p in b if p.tensor == other)
+        moved = [dataclasses.replace(p, offset=p.offset + shift) for p in b]
+        if any(self._conflict(p, q) for p in a for q in moved):
+            return False
+        a += moved
+        for p in moved:
+            self._groups[p.tensor] = a
+        return True
+
+    def _conflict(self, p: Placed, q: Placed) -> bool:
+        low, high = max(p.offset, q.offset), min(p.offset + p.size, q.offset + q.size)
+        if low >= high or p.last < q.first or q.last < p.first:
+            return False
+        before, behind = (p, q) if p.first <= q.first else (q, p)
+        if before.last == behind.first:
+            node = self._memory.nodes[before.last]
+            if behind.tensor in node.makes and (before.tensor, before.offset - behind.offset) in node.in_place:
+                return False
+        return _cut(self._pieces[p.tensor], low - p.offset, high - p.offset, p.offset) != _cut(
+            self._pieces[q.tensor], low - q.offset, high - q.offset, q.offset
+        )
+
+
+def _cut(pieces: Iterable[Piece], low: int, high: int, shift: int) -> list[Piece]:
+    """The pieces between two bytes, moved by `shift`; neighbours that belong together are one."""
+    cut: list[Piece] = []
+    for start, length, tensor, at in pieces:
+        begin, end = max(start, low), min(start + length, high)
+        if begin >= end:
+            continue
+        piece = (begin + shift, end - begin, tensor, at + begin - start)
+        if cut and cut[-1][2] == tensor and cut[-1][3] + cut[-1][1] == piece[3]:
+            cut[-1] = (cut[-1][0], cut[-1][1] + piece[1], tensor, cut[-1][3])
+        else:
+            cut.append(piece)
+    return cut
+
+
+def _pack(groups: Sequence[Sequence[Placed]]) -> tuple[list[int], int]:
+    """The base of each group, one after the other as low as it can lie, and the bytes that all need."""
+    count = sum(len(group) for group in groups)
+    start, end, first, last = (np.zeros(count, np.int64) for _ in range(4))
+    bases, filled = [], 0
+    for group in groups:
+        lowest = -min(p.offset for p in group)
+        taken: list[tuple[Any, Any]] = []
+        for p in group:
+            near = (first[:filled] <= p.last) & (last[:filled] >= p.first)
+            # Bases between these would put the tensor over one that is there.
+            taken += zip(start[:filled][near] - p.offset - p.size, end[:filled][near] - p.offset, strict=True)
+        base = _align(lowest)
+        for below, above in sorted(taken):
+            if below >= base:
+                break
+            if above > base:
+                base = _align(int(above))
+        bases.append(base)
+        for p in group:
+            start[filled], end[filled] = base + p.offset, base + p.offset + p.size
+            first[filled], last[filled] = p.first, p.last
+            filled += 1
+    return bases, int(end[:filled].max(initial=0))
+
+
+def _align(byte: int) -> int:
+    return -(-byte // ALIGNMENT) * ALIGNMENT

@@ -1,0 +1,252 @@
+"""What a model costs on a Cortex-M4F with CMSIS-NN: work per kind of operator, and an estimate of instructions.
+
+The work is read from the .tflite file. The rest is an estimate: instructions of a node are its work times a price
+(`PRICES`), and every price says where it comes from. An interpreter's own instructions are left out.
+docs/verification.md has the sources, and how far the totals of measured models are missed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from jax_reparam.graph import flatbuffer
+
+# What a byte of arena is worth: instructions a window that it has to save, in forms for small memories and in others.
+PER_BYTE, PER_BYTE_FAST = 1250, 600
+_MAC_OPS = ('FULLY_CONNECTED', 'BATCH_MATMUL', 'CONV_2D', 'DEPTHWISE_CONV_2D')
+# These cost what they read; all others what they write.
+_READERS = ('SUM', 'MEAN', 'REDUCE_MAX')
+
+
+@dataclasses.dataclass(frozen=True)
+class Price:
+    """What one unit of an operator's work costs.
+
+    Attributes:
+      instructions: per MAC where the operator has MACs, else per element.
+      kernel: whose kernel runs in TFLM built with CMSIS-NN.
+      source: `measured`: of the kernel alone, built by itself and counted under QEMU on shapes of our models
+        (`benchmarks/kernels/`, 2026-11-26); `assumed`: nothing was measured, it may be off by a factor of two or
+        more.
+      per_output: instructions per element written, beside those of MACs.
+      per_weight: instructions per weight, however many rows it meets.
+      spread: in place of `instructions` where one input has fewer elements than the other; None: the same. TFLM takes
+        a reference kernel for it.
+    """
+
+    instructions: float
+    kernel: Literal['CMSIS-NN', 'reference']
+    source: Literal['measured', 'assumed']
+    per_output: float = 0.0
+    per_weight: float = 0.0
+    spread: float | None = None
+
+    def of(self, units: int, outputs: int, weights: int = 0, *, spread: bool = False) -> float:
+        """Instructions of a node."""
+        each = self.spread if spread and self.spread is not None else self.instructions
+        return units * each + outputs * self.per_output + weights * self.per_weight
+
+
+# Figures of `measured` are what benchmarks/kernels/kernels.py prints. Where an operator was counted on several shapes,
+# the figure is of the one that our models have most of.
+INT8: dict[str, Price] = {
+    'FULLY_CONNECTED': Price(1.85, 'CMSIS-NN', 'measured', per_output=53.3),
+    'BATCH_MATMUL': Price(2.04, 'CMSIS-NN', 'measured', per_output=51.0),
+    'CONV_2D': Price(1.38, 'CMSIS-NN', 'measured', per_output=148.4),
+    'CONV_2D 1 x 1': Price(1.38, 'CMSIS-NN', 'measured', per_output=41.7, per_weight=3.58),
+    'DEPTHWISE_CONV_2D': Price(11.34, 'CMSIS-NN', 'measured'),
+    'SOFTMAX': Price(521.8, 'CMSIS-NN', 'measured'),
+    'TANH': Price(370.3, 'reference', 'measured'),
+    'LOGISTIC': Price(361.5, 'reference', 'measured'),
+    'SUB': Price(85.1, 'reference', 'measured', spread=94.3),
+    'SUM': Price(83.0, 'reference', 'measured'),
+    'MEAN': Price(83.0, 'reference', 'measured'),
+    'ADD': Price(81.1, 'CMSIS-NN', 'measured', spread=103.5),
+    'L2_NORMALIZATION': Price(55.4, 'reference', 'measured'),
+    'QUANTIZE': Price(43.8, 'reference', 'measured'),
+    'MUL': Price(35.9, 'CMSIS-NN', 'measured', spread=56.1),
+    'CAST': Price(4.0, 'reference', 'measured'),
+    'TRANSPOSE': Price(5.9, 'CMSIS-NN', 'measured'),
+    'SLICE': Price(6.0, 'reference', 'measured'),
+    'CONCATENATION': Price(2.1, 'reference', 'measured'),
+    'PAD': Price(1.6, 'CMSIS-NN', 'measured'),
+    'PADV2': Price(1.6, 'CMSIS-NN', 'measured'),
+    'RESHAPE': Price(0.5, 'reference', 'measured'),
+    # SUB's work and a product; the inverse root of a row of L2_NORMALIZATION and two products.
+    'SQUARED_DIFFERENCE': Price(100.0, 'reference', 'assumed'),
+    'RSQRT': Price(450.0, 'reference', 'assumed'),
+    'AVERAGE_POOL_2D': Price(10.0, 'CMSIS-NN', 'assumed'),
+}
+# TFLM gives every depthwise convolution of int16 to the kernel that fits any shape.
+INT16: dict[str, Price] = {
+    'FULLY_CONNECTED': Price(2.36, 'CMSIS-NN', 'measured', per_output=59.3),
+    'BATCH_MATMUL': Price(1.93, 'CMSIS-NN', 'measured', per_output=43.4),
+    'CONV_2D': Price(1.59, 'CMSIS-NN', 'measured', per_output=130.5),
+    'CONV_2D 1 x 1': Price(1.81, 'CMSIS-NN', 'measured', per_output=54.5),
+    'DEPTHWISE_CONV_2D': Price(31.22, 'CMSIS-NN', 'measured'),
+    'RSQRT': Price(426.1, 'reference', 'measured'),
+    'SUB': Price(85.1, 'reference', 'measured', spread=87.6),
+    'SUM': Price(83.0, 'reference', 'measured'),
+    'MEAN': Price(83.0, 'reference', 'measured'),
+    'ADD': Price(78.4, 'CMSIS-NN', 'measured', spread=116.7),
+    'MUL': Price(30.8, 'CMSIS-NN', 'measured', spread=55.9),
+    'SOFTMAX': Price(50.5, 'CMSIS-NN', 'measured'),
+    'QUANTIZE': Price(43.4, 'reference', 'measured'),
+    'PAD': Price(38.8, 'reference', 'measured'),
+    'PADV2': Price(38.8, 'reference', 'measured'),
+    'TANH': Price(21.3, 'reference', 'measured'),
+    'LOGISTIC': Price(20.5, 'reference', 'measured'),
+    'TRANSPOSE': Price(7.3, 'reference', 'measured'),
+    'SLICE': Price(6.0, 'reference', 'measured'),
+    'CONCATENATION': Price(2.7, 'reference', 'measured'),
+    'RESHAPE': Price(1.1, 'reference', 'measured'),
+    'SQUARED_DIFFERENCE': Price(100.0, 'reference', 'assumed'),
+    'AVERAGE_POOL_2D': Price(10.0, 'CMSIS-NN', 'assumed'),
+}
+# By the type of what a node reads. A model whose input is of one of these types has a cost.
+PRICES: dict[str, Mapping[str, Price]] = {'int8': INT8, 'int16': INT16}
+# Operators without a price of their own run on reference kernels that visit each element.
+OTHERS = Price(15.0, 'reference', 'assumed')
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """All nodes of one kind.
+
+    Attributes:
+      op: the operator; a convolution of single pixels, which has a kernel of its own, is a `CONV_2D 1 x 1`.
+      dtype: of what it reads.
+      nodes: how many.
+      macs: products with a constant or of two activations.
+      elements: written, or read where the operator reduces.
+      instructions: estimated.
+      share: of the model's instructions, 0 to 1.
+      price: what the estimate rests on.
+    """
+
+    op: str
+    dtype: str
+    nodes: int
+    macs: int
+    elements: int
+    instructions: int
+    share: float
+    price: Price
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """A model's cost, dearest kind first."""
+
+    rows: tuple[Row, ...]
+
+    @property
+    def macs(self) -> int:
+        """MACs of one window."""
+        return sum(row.macs for row in self.rows)
+
+    @property
+    def instructions(self) -> int:
+        """Estimated instructions of one window."""
+        return sum(row.instructions for row in self.rows)
+
+    def as_json(self) -> dict[str, Any]:
+        """The manifest's entry; `assumed` is the share of the instructions whose price nothing was measured for."""
+        return {
+            'processor': 'Cortex-M4F, CMSIS-NN, estimated',
+            'macs': self.macs,
+            'instructions': self.instructions,
+            'instructions_per_mac': self.instructions / self.macs if self.macs else None,
+            'assumed': sum(row.share for row in self.rows if row.price.source == 'assumed'),
+            'ops': [dataclasses.asdict(row) for row in self.rows],
+        }
+
+
+def of_model(model: bytes, prices: Mapping[str, Mapping[str, Price]] = PRICES) -> Cost:
+    """Counts the work of a quantised model, and estimates its instructions.
+
+    Raises:
+      ValueError: not a model with one graph, one output and one input, of a type that has prices.
+    """
+    content = flatbuffer.tree(model)
+    found = flatbuffer.graph(model).input.dtype
+    if found not in prices:
+        raise ValueError(f'expected a model of {" or ".join(prices)}, whose kernels have prices, got {found}')
+    work: dict[tuple[str, str, Price], list[tuple[int, int, float]]] = {}
+    for op, node in zip(flatbuffer.operator_names(content), content.subgraphs[0].operators, strict=True):
+        dtype = flatbuffer.type_name(content.subgraphs[0].tensors[node.inputs[0]].type)
+        count, weights = macs(content, op, node), 0
+        if op == 'CONV_2D' and _pointwise(content, node):
+            op, weights = 'CONV_2D 1 x 1', math.prod(flatbuffer.shape(content, node.inputs[1]))
+        price = prices.get(dtype, {}).get(op, OTHERS)
+        elements = math.prod(flatbuffer.shape(content, node.inputs[0] if op in _READERS else node.outputs[0]))
+        spread = len({math.prod(flatbuffer.shape(content, index)) for index in node.inputs[:2]}) > 1
+        spent = price.of(count or elements, elements, weights, spread=spread)
+        work.setdefault((op, dtype, price), []).append((count, elements, spent))
+    rows = []
+    for (op, dtype, price), nodes in work.items():
+        counts, sizes, costs = zip(*nodes, strict=True)
+        rows.append(Row(op, dtype, len(nodes), sum(counts), sum(sizes), round(sum(costs)), 0.0, price))
+    total = max(1, sum(row.instructions for row in rows))
+    rows = [dataclasses.replace(row, share=row.instructions / total) for row in rows]
+    return Cost(tuple(sorted(rows, key=lambda row: (-row.instructions, row.op, row.dtype))))
+
+
+def _pointwise(content: Any, node: Any) -> bool:
+    """Whether a convolution is one of single pixels, all of them."""
+    options = node.builtinOptions
+    return flatbuffer.shape(content, node.inputs[1])[1:3] == (1, 1) == (options.strideH, options.strideW)
+
+
+def macs(content: Any, op: str, node: Any) -> int:
+    """MACs of a node; 0 where it has none. Products with a convolution's padding count, as in every table of MACs."""
+    if op not in _MAC_OPS:
+        return 0
+    left, right = (flatbuffer.shape(content, index) for index in node.inputs[:2])
+    out = math.prod(flatbuffer.shape(content, node.outputs[0]))
+    if op == 'FULLY_CONNECTED':  # kernel [F, D]
+        return out * right[-1]
+    if op == 'BATCH_MATMUL':
+        return out * left[-2 if node.builtinOptions.adjX else -1]
+    if op == 'CONV_2D':  # kernel [F, height, width, D]
+        return out * math.prod(right[1:])
+    return out * math.prod(right[1:3])  # kernel [1, height, width, F]
+
+
+def table(cost: Cost) -> list[str]:
+    """The cost as lines of text."""
+    rows = [['operator', 'nodes', 'MACs', 'elements', 'instructions', 'share', 'kernel', 'price']]
+    rows += [
+        [
+            row.op if row.dtype == 'int8' else f'{row.op} {row.dtype}',
+            f'{row.nodes:,}',
+            f'{row.macs:,}',
+            f'{row.elements:,}',
+            f'{row.instructions:,}',
+            f'{row.share:.1%}',
+            row.price.kernel,
+            _tag(row.price),
+        ]
+        for row in cost.rows
+    ]
+    per_mac = f'{cost.instructions / cost.macs:.2f} a MAC' if cost.macs else ''
+    nodes = sum(row.nodes for row in cost.rows)
+    rows.append(['all', f'{nodes:,}', f'{cost.macs:,}', '', f'{cost.instructions:,}', '', '', per_mac])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        '  '.join(
+            cell.rjust(width) if 0 < column < 6 else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _tag(price: Price) -> str:
+    outputs = f' + {price.per_output:g} an output' if price.per_output else ''
+    outputs += f' + {price.per_weight:g} a weight' if price.per_weight else ''
+    spread = f' (spread {price.spread:g})' if price.spread is not None else ''
+    return f'{price.instructions:g}{outputs}{spread} {price.source}'

@@ -1,0 +1,229 @@
+"""How each exported form is made of a folded model, and what is tried where the first way loses too much.
+
+Which way a quantised form is made is decided on validation windows: test windows only say how good it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from jax_reparam import manifest
+from jax_reparam.deploy import convert
+from jax_reparam.deploy.ops import Norm, Unit
+from jax_reparam.evaluation import Windows
+from jax_reparam.graph.passes import tidy
+from jax_reparam.quantise import bias_correction, gptq, mixed_precision, ranges
+from jax_reparam.runtime import gates, litert
+
+# The deploy form with its parameters inside: features `[1, frames, n_mels]` to logits `[1, C]`.
+Deployed = Callable[[jax.Array, Norm], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """One way to make a quantised form.
+
+    Attributes:
+      norm: how normalisations are written (`deploy.ops.unit`).
+      wide: whether it has 16 bits where these pay (`mixed_precision`).
+      every: how many-th of the calibration windows set the ranges: of fewer, ranges are narrower, and what is rare is
+        clipped to them.
+    """
+
+    norm: Norm
+    wide: bool = False
+    every: int = 1
+
+
+def ways(form: str, unit: Unit, *, narrow: bool = False) -> tuple[Way, ...]:
+    """How a quantised form may be made, in the order in which it is tried.
+
+    int16 and Ethos-U have no L2_NORMALIZATION, nor has a front of 16 bits; where int8 begins without it, it has 2 to 10
+    dB more noise with it (docs/export.md). int16 is the remedy where int8 loses too much in all ways.
+
+    Args:
+      form: the form's name.
+      unit: how int8 writes normalisations, see `deploy.unit`.
+      narrow: int8 is to have 8 bits alone.
+    """
+    first: Norm = 'mixed' if unit == 'l2' and not narrow else unit
+    made = [Way(first, not narrow), *([Way('rsqrt', not narrow)] if unit == 'l2' else []), Way(first, not narrow, 8)]
+    return {
+        'int8': tuple(made),
+        'int16': (Way('rsqrt'),),
+        manifest.NPU_FORM: (Way('rsqrt'), Way('rsqrt', every=8)),
+    }[form]
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """A form's file.
+
+    Attributes:
+      model: the .tflite file.
+      how: the manifest's `made`: `norm`, `ranges` (how many windows set them) and `tried` (each way with its score on
+        validation windows).
+      untidied: the same graph as the converter leaves it.
+      float32: and that from which it was quantised.
+    """
+
+    model: bytes
+    how: dict[str, Any]
+    untidied: bytes
+    float32: bytes
+
+
+def quantised(float32: bytes, windows: np.ndarray, seen: ranges.Ranges, activations: convert.Activations) -> bytes:
+    """Makes a form that computes in integers, as TensorFlow's quantisers leave it.
+
+    Args:
+      float32: what `convert.to_float32` makes of a model.
+      windows: those that set the ranges, `[W, frames, n_mels]`.
+      seen: what its tensors hold on these (`ranges.measured`).
+      activations: of 8 bits, or of 16.
+
+    Raises:
+      ConversionError: TensorFlow refused the graph.
+    """
+    if activations == 'int8':
+        return convert.to_int8(ranges.noted(float32, seen))
+    return convert.to_int16(float32, windows[seen.extremes()])
+
+
+def integer(function: convert.Function, windows: np.ndarray, form: str = 'int8', norm: Norm = 'l2') -> bytes:
+    """Quantises a function as one of `manifest.QUANTISED` and makes it ready for a device (`graph.passes`).
+
+    Args:
+      function: features `[1, frames, n_mels]` to logits `[1, C]`, with its parameters inside.
+      windows: for calibration, `[W, frames, n_mels]`.
+      form: the form's name.
+      norm: how the function writes normalisations.
+
+    Raises:
+      ConversionError: TensorFlow refused the graph.
+    """
+    graph = _Graph(function, windows)
+    made = _widened(graph.rounded(_activations(form)), graph.float32, Way(norm, wide=form == 'int8'))
+    return tidy(bias_correction.corrected(made, graph.float32, windows), fast=form == 'int16')
+
+
+def _activations(form: str) -> convert.Activations:
+    return 'int16' if form == 'int16' else 'int8'
+
+
+def _widened(rounded: bytes, float32: bytes, way: Way) -> bytes:
+    return mixed_precision.taken(rounded, float32, front=way.norm == 'mixed') if way.wide else rounded
+
+
+class _Graph:
+    """A function as a float32 .tflite file, and what it holds on calibration windows `[W, frames, n_mels]`."""
+
+    def __init__(self, function: convert.Function, calibration: np.ndarray) -> None:
+        self._function, self._calibration = function, calibration
+
+    @functools.cached_property
+    def float32(self) -> bytes:
+        return convert.to_float32(self._function, (1, *self._calibration.shape[1:]))
+
+    @functools.cached_property
+    def _ranges(self) -> ranges.Ranges:
+        return ranges.measured(self.float32, self._calibration)
+
+    @functools.cached_property
+    def _inputs(self) -> gptq.Covariances:
+        return gptq.covariances(self.float32, self._calibration)
+
+    def rounded(self, activations: convert.Activations, every: int = 1) -> bytes:
+        """Quantised with the ranges of every so many-th window, weights rounded together, biases not yet corrected."""
+        seen = self._ranges.of_every(every)
+        made = quantised(self.float32, self._calibration[::every], seen, activations)
+        return gptq.rounded(made, self.float32, self._inputs)
+
+
+class Maker:
+    """Makes the forms of one model.
+
+    Args:
+      function: the deploy form.
+      calibration: training windows, `[W, frames, n_mels]`.
+      validation: what a way is chosen on.
+      reference: the trained model's logits of `validation`, `[V, C]`.
+      unit: how int8 writes normalisations, see `deploy.unit`.
+      narrow: int8 is to have 8 bits alone, and not 16 where these pay (`mixed_precision`).
+    """
+
+    def __init__(
+        self,
+        function: Deployed,
+        calibration: np.ndarray,
+        validation: Windows,
+        reference: np.ndarray,
+        *,
+        unit: Unit = 'l2',
+        narrow: bool = False,
+    ) -> None:
+        self._function, self._calibration, self._unit, self._narrow = function, calibration, unit, narrow
+        self._validation, self._reference = validation, reference
+        # What several forms share.
+        self._graphs: dict[Norm, _Graph] = {}
+        self._rounded: dict[tuple[convert.Activations, Norm, int], bytes] = {}
+        self._tried: dict[bytes, tuple[bytes, gates.Score]] = {}
+
+    def make(self, name: str) -> Made:
+        """Makes one of `manifest.FORM_FILES`.
+
+        A quantised form is made in the first of its `ways`, if that keeps the decisions and the UAR of the validation
+        windows (`gates`); else in the one with the best signal-to-noise ratio there.
+
+        Raises:
+          ConversionError: TensorFlow refused the graph.
+        """
+        if name == 'float32':
+            float32 = self._graph('l2').float32
+            return Made(tidy(float32), {'norm': 'l2'}, float32, float32)
+        attempts = self._attempts(name)
+        tried = [next(attempts)]
+        if gates.failures(name, 'validation', tried[0][2], gates.uar(self._reference, self._validation)):
+            tried += attempts
+        # Not the first that passes: it may pass by luck, since only undecided windows change sides.
+        model, way, _ = max(tried, key=lambda result: result[2].snr_db or 0.0)
+        scores = [{**self._describe(way), **score.as_json()} for _, way, score in tried]
+        how = {**self._describe(way), 'tried': scores}
+        # With 16 bits time counts for more than the last bytes of memory.
+        return Made(tidy(model, fast=name == 'int16'), how, model, self._graph(way.norm).float32)
+
+    def _attempts(self, name: str) -> Iterator[tuple[bytes, Way, gates.Score]]:
+        for way in ways(name, self._unit, narrow=self._narrow):
+            float32 = self._graph(way.norm).float32
+            made = _widened(self._round(_activations(name), way), float32, way)
+            # Two forms may be made in the same way.
+            if made not in self._tried:
+                self._tried[made] = self._try(made, float32)
+            model, score = self._tried[made]
+            yield model, way, score
+
+    def _try(self, made: bytes, float32: bytes) -> tuple[bytes, gates.Score]:
+        model = bias_correction.corrected(made, float32, self._calibration)
+        # As TFLM rounds, nearly, and several times as fast.
+        logits = litert.load(model, reference=True)(self._validation.features)
+        return model, gates.score(self._reference, logits, self._validation)
+
+    def _round(self, activations: convert.Activations, way: Way) -> bytes:
+        key = activations, way.norm, way.every
+        if key not in self._rounded:
+            self._rounded[key] = self._graph(way.norm).rounded(activations, way.every)
+        return self._rounded[key]
+
+    def _graph(self, norm: Norm) -> _Graph:
+        if norm not in self._graphs:
+            self._graphs[norm] = _Graph(lambda features: self._function(features, norm), self._calibration)
+        return self._graphs[norm]
+
+    def _describe(self, way: Way) -> dict[str, Any]:
+        return {'norm': way.norm, 'ranges': len(self._calibration[:: way.every])}

@@ -1,0 +1,252 @@
+"""int8 with 16 bits where int8 is coarse or slow: both ends, softmaxes and sigmoids, the residual stream, few tokens.
+
+The front's tokens are loud and quiet, and the first normalisation makes all of them as loud: of 256 steps, few are left
+for the quiet ones. The logits are what is decided by. Both ends are little work.
+
+A softmax of int8 has 256 steps for weights that sum to 1 over a hundred frames, and TFLM and CMSIS-NN compute its
+exponentials one by one; those of int16 they read from tables, in a tenth of the time (docs/verification.md). What it
+costs is memory: weights are among the largest tensors that there are. Together these make most of int8's noise
+(docs/export.md). Much of the rest comes from the residual stream, which is rounded with each sum.
+
+Where tokens have been merged, few are left: SpeechFormer has most of its layers behind its first merge, and its memory
+and time before. So what lies behind is cheap to have in 16 bits altogether, with no conversion between. Before it,
+memory is attention's, and the noise is not.
+
+8 bits become 16 by CAST, in a tenth of QUANTIZE's time. It keeps the integers: where zero is not 0 in 8 bits, all
+values are off by one constant then. A softmax does not see that, the bias of a layer takes it back, and what else is to
+be cast gets a zero of 0 if its steps hardly grow by that.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import numpy as np
+
+from jax_reparam.graph import arena, cost, flatbuffer
+from jax_reparam.graph.passes import tidy
+from jax_reparam.quantise import bias_correction
+from jax_reparam.quantise.regions import SAME_SCALE, TABLES, Regions
+from jax_reparam.runtime import observe
+
+# What TABLES make lies within 1 of 0: in steps of this size, and no others.
+STEP = 2.0**-15
+# Numbers of a constant for which a node that casts them takes more memory than a second byte.
+_FEW = 256
+# By how much steps may grow for a zero of 0.
+_WIDER = 1.125
+# And the arena, and the instructions, for less noise; for that of frames too, which is most of SpeechFormer's.
+GROWS, GROWS_BY_FRAMES = 1.1, 1.2
+
+
+def taken(quantised: bytes, float32: bytes, *, front: bool) -> bytes:
+    """An int8 model with wide ends, and with all else that is worth its memory.
+
+    Tables are if they save time enough (`cost.PER_BYTE`). The rest is for less noise, and the first is taken by which
+    arena and instructions grow by little enough: all that few tokens pass, and all before but attention
+    (`GROWS_BY_FRAMES`); what few tokens pass, as much of it as that allows; sums, behind a wide front (`GROWS`).
+    """
+    make = functools.partial(widened, quantised, float32, front=front)
+    worths = {make(worth=worth): worth for worth in (math.inf, cost.PER_BYTE)}
+    chosen = min((_Planned(form) for form in worths), key=lambda plan: plan.price)
+    regions = Regions(flatbuffer.tree(quantised))
+    tails = regions.tails()
+    more: list[tuple[float, dict[str, Any]]] = [(GROWS, {'tail': tail}) for tail in tails]
+    if tails and regions.can_be_wide(0):
+        more.insert(0, (GROWS_BY_FRAMES, {'tail': tails[0], 'frames': True}))
+    if front:
+        more.append((GROWS, {'sums': True}))
+    planned = ((most, _Planned(make(worth=worths[chosen.form], **options))) for most, options in more)
+    return next((plan for most, plan in planned if plan.fits(chosen, most)), chosen).form
+
+
+class _Planned:
+    """A form, and what it takes on a device: bytes of arena, instructions a window."""
+
+    def __init__(self, form: bytes) -> None:
+        tidied = tidy(form)
+        self.form, self.arena = form, arena.arena(flatbuffer.tree(tidied))
+        self.instructions = cost.of_model(tidied).instructions
+
+    @property
+    def price(self) -> float:
+        """Instructions, and what the arena is worth of them."""
+        return self.instructions + cost.PER_BYTE * self.arena
+
+    def fits(self, other: _Planned, most: float) -> bool:
+        """Whether it takes at most so many times what another one does."""
+        return self.arena <= most * other.arena and self.instructions <= most * other.instructions
+
+
+def widened(
+    quantised: bytes,
+    float32: bytes,
+    *,
+    front: bool,
+    worth: float = 0,
+    sums: bool = False,
+    tail: int | None = None,
+    frames: bool = False,
+) -> bytes:
+    """Makes 16 bits of the 8 in the head and, as asked, in the front, what is looked up then, sums, a tail, and before.
+
+    The front is all from a linear layer, or the input, to the first normalisation that is written with RSQRT
+    (`deploy.ops.norms`), the head the linear layers at the end, whose output then has 16 bits. Of softmaxes and
+    sigmoids it is those that save time enough, with the product that reads them; of sums those that add what a layer
+    makes to the residual. Where 8 bits become 16, nothing is rounded; but some tensors get a zero of 0, and steps wider
+    by `_WIDER` at most.
+
+    Args:
+      quantised: an int8 model, as the converter leaves it.
+      float32: the same graph in float32, of which biases are rounded anew.
+      front: whether the front is written for it.
+      worth: instructions that a softmax or sigmoid has to save for each byte that its nodes take; inf: none is wide.
+      sums: whether sums are wide.
+      tail: the node from which on all is wide, if any; all that is read from there on has passed one tensor.
+      frames: whether all but what attention computes is wide, before the tail, too.
+
+    Raises:
+      ValueError: the two are not the same graph; or what is to be joined would have different scales.
+    """
+    content, reference = flatbuffer.tree(quantised), flatbuffer.tree(float32)
+    subgraph, regions = content.subgraphs[0], Regions(content)
+    end = len(subgraph.operators)
+    places = regions.head() | regions.tables(worth) | set(range(end if tail is None else tail, end))
+    if front:
+        places |= regions.front()
+    if sums:
+        places |= regions.sums()
+    if frames:
+        places |= regions.but_attention()
+    twins = {id(node): other for _, node, other in observe.pairs(content, reference)}
+    made = _Widening(content, reference, regions, places)
+    for place, node in enumerate(subgraph.operators):
+        if place in places:
+            made.widen(place, twins[id(node)])
+        else:  # it reads what was converted back
+            made.nodes.append(node)
+    subgraph.operators = made.nodes
+    subgraph.outputs = np.array([made.exact.get(int(tensor), int(tensor)) for tensor in subgraph.outputs], np.int32)
+    return flatbuffer.pack(content)
+
+
+class _Widening:
+    """The nodes of a graph of which some have 16 bits, and of conversions."""
+
+    def __init__(self, content: Any, reference: Any, regions: Regions, places: set[int]) -> None:
+        self._content, self._reference, self._regions, self._places = content, reference, regions, places
+        self.nodes: list[Any] = []
+        # By int8 tensor its int16 twin, made by a node or by conversion; and one that is off by its zero.
+        self.exact: dict[int, int] = {}
+        self._off: dict[int, int] = {}
+
+    def widen(self, place: int, other: Any) -> None:
+        """Adds a node with 16 bits, and conversions of what it reads and makes; `other` is its float32 twin."""
+        name, node = self._regions.names[place], self._regions.nodes[place]
+        inputs, output, behind = list(map(int, node.inputs)), int(node.outputs[0]), self._regions.behind(place)
+        if name in observe.LINEAR:
+            inputs = self._layer(name, inputs, list(map(int, other.inputs)))
+        elif name == 'SOFTMAX':
+            inputs = [self._shifted(inputs[0])[0]]
+        else:
+            inputs = [self._input(*tensors) for tensors in zip(inputs, map(int, other.inputs), strict=True)]
+        if name in TABLES:
+            scale = STEP
+        elif name in SAME_SCALE:
+            scale = self._scale(inputs[0])
+            if name == 'CONCATENATION' and any(self._scale(tensor) != scale for tensor in inputs):
+                raise ValueError(f'CONCATENATION {place}: expected one scale, got {list(map(self._scale, inputs))}')
+        else:
+            # With that its range fits around 0.
+            scale = self._reach(output) / 32767
+        self.exact[output] = flatbuffer.add_int16(self._content, output, scale)
+        node.inputs, node.outputs = np.array(inputs, np.int32), np.array([self.exact[output]], np.int32)
+        self.nodes.append(node)
+        if not self._places.issuperset(behind):
+            self.nodes.append(flatbuffer.node(self._content, 'QUANTIZE', [self.exact[output]], output))
+
+    def _layer(self, name: str, inputs: list[int], others: list[int]) -> list[int]:
+        source, weights, *bias = inputs
+        bias, others = ([tensor for tensor in tensors if tensor >= 0] for tensors in (bias, others))
+        if name == 'FULLY_CONNECTED' and flatbuffer.is_constant(self._content, weights):
+            source, zero = self._shifted(source)
+        else:
+            source, zero = self._input(source, others[0]), 0
+        if not bias and not zero:
+            return [source, weights]
+        scale = flatbuffer.bias_scale(self._content, source, weights)
+        values = flatbuffer.constant(self._reference, others[2]) if bias else np.zeros(1)
+        steps = bias_correction.in_steps(self._content, source, weights, values, zero=zero)
+        # A bias has 64 bits there.
+        made = flatbuffer.add_like(self._content, bias[0] if bias else weights, steps.shape)
+        self._tensor(made).quantization.scale = scale.astype(np.float32)
+        flatbuffer.set_constant(self._content, made, steps)
+        return [source, weights, made]
+
+    def _input(self, tensor: int, other: int) -> int:
+        """What stands for an int8 tensor with 16 bits; `other` is its float32 twin."""
+        port = flatbuffer.port(self._tensor(tensor))
+        if tensor in self.exact or port.dtype != 'int8':
+            return self.exact.get(tensor, tensor)
+        if flatbuffer.is_constant(self._content, tensor):
+            self.exact[tensor] = self._constant(tensor, flatbuffer.constant(self._reference, other))
+        elif self._zero(tensor) == 0 or self._centre(tensor):
+            self._cast(tensor, self.exact)
+        else:
+            # A value is up to 255 steps from zero, of which 128 times as many fit.
+            self.exact[tensor] = flatbuffer.add_int16(self._content, tensor, self._scale(tensor) / 128)
+            self.nodes.append(flatbuffer.node(self._content, 'QUANTIZE', [tensor], self.exact[tensor]))
+        return self.exact[tensor]
+
+    def _shifted(self, tensor: int) -> tuple[int, int]:
+        """What stands for a tensor with 16 bits, and what all its integers are too large by."""
+        if tensor in self.exact:
+            return self.exact[tensor], 0
+        return self._cast(tensor, self._off), self._zero(tensor)
+
+    def _cast(self, tensor: int, cast: dict[int, int]) -> int:
+        """The same integers in 16 bits; `cast` holds what was cast before."""
+        if tensor not in cast:
+            cast[tensor] = flatbuffer.add_int16(self._content, tensor, self._scale(tensor))
+            self.nodes.append(flatbuffer.node(self._content, 'CAST', [tensor], cast[tensor]))
+        return cast[tensor]
+
+    def _constant(self, tensor: int, values: np.ndarray) -> int:
+        """A constant with 16 bits around 0; of many numbers, in 8 bits and cast."""
+        few = values.size <= _FEW
+        if few:
+            made = flatbuffer.add_int16(self._content, tensor, self._reach(tensor) / 32767)
+        else:
+            made = flatbuffer.add_like(self._content, tensor)
+            self._set(made, max(float(np.abs(values).max()), 1e-30) / 127)
+        flatbuffer.set_constant(self._content, made, flatbuffer.port(self._tensor(made)).encode(values))
+        return made if few else self._cast(made, {})
+
+    def _centre(self, tensor: int) -> bool:
+        """Gives a tensor a zero of 0, and all that show its values otherwise; says whether that was possible."""
+        group, scale = self._regions.shown(tensor), self._reach(tensor) / 127
+        if group is None or scale > _WIDER * self._scale(tensor) or group & (self.exact.keys() | self._off.keys()):
+            return False
+        for member in group:
+            self._set(member, scale)
+        return True
+
+    def _set(self, tensor: int, scale: float) -> None:
+        quantization = self._tensor(tensor).quantization
+        quantization.scale, quantization.zeroPoint = np.array([scale], np.float32), np.array([0])
+
+    def _reach(self, tensor: int) -> float:
+        """How far from 0 the values of an int8 tensor can be."""
+        zero = self._zero(tensor)
+        return self._scale(tensor) * max(127 - zero, 128 + zero)
+
+    def _scale(self, tensor: int) -> float:
+        return float(self._tensor(tensor).quantization.scale[0])
+
+    def _zero(self, tensor: int) -> int:
+        return int(self._tensor(tensor).quantization.zeroPoint[0])
+
+    def _tensor(self, tensor: int) -> Any:
+        return self._content.subgraphs[0].tensors[tensor]

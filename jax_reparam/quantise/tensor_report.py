@@ -1,0 +1,320 @@
+"""Where a loss comes from: every tensor of a quantised model beside its float32 twin, worst first.
+
+And before quantisation: what folding does to the range of each HRF site's kernel. `fold.py` writes both to LAYERS.md,
+and what is worst to the manifest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jax_reparam import reparam
+from jax_reparam.graph import flatbuffer
+from jax_reparam.runtime import observe
+
+# Of test windows; each runs twice for each form.
+WINDOWS = 8
+# Tensors of a form in the manifest.
+WORST = 10
+# These compute nothing: their tensors are those of another node.
+MOVES = ('RESHAPE', 'TRANSPOSE', 'SLICE', 'STRIDED_SLICE', 'SPLIT', 'CONCATENATION', 'PAD', 'PADV2', 'EXPAND_DIMS')
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One tensor over some windows.
+
+    Attributes:
+      node: the operator's place in the quantised graph.
+      op: the operator that makes it.
+      module: path of the deploy form's layer that the operator is, or comes behind; '' in front of the first.
+      shape: of the tensor.
+      snr_db: power of the float32 tensor over that of the difference; None where nothing differs, or all is 0. The
+        error of all layers before is in it.
+      scale: real value of one step.
+      low: least value that the quantised tensor can hold.
+      high: largest value that it can hold.
+      seen_low: least value in float32.
+      seen_high: largest value in float32.
+      clipped: share of the float32 values beyond what the tensor can hold by more than half a step, 0 to 1.
+    """
+
+    node: int
+    op: str
+    module: str
+    shape: tuple[int, ...]
+    snr_db: float | None
+    scale: float
+    low: float
+    high: float
+    seen_low: float
+    seen_high: float
+    clipped: float
+
+    def as_json(self) -> dict[str, Any]:
+        """The manifest's entry."""
+        return {**dataclasses.asdict(self), 'shape': list(self.shape)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """One HRF site: the factors, and the kernel that they fold into.
+
+    Attributes:
+      path: the site.
+      largest: largest absolute value of `kernel_u`, `kernel_v` and the folded kernel.
+      kurtosis: of the same; 3 for a normal distribution, the larger the rarer the values that set the range.
+      int8_snr_db: of the same, rounded to int8 with one scale a tensor.
+    """
+
+    path: str
+    largest: tuple[float, float, float]
+    kurtosis: tuple[float, float, float]
+    int8_snr_db: tuple[float, float, float]
+
+    def as_json(self) -> dict[str, Any]:
+        """The manifest's entry: before folding (`kernel_u`, `kernel_v`) and after (`kernel`)."""
+        names = ('kernel_u', 'kernel_v', 'kernel')
+        values = zip(names, self.largest, self.kurtosis, self.int8_snr_db, strict=True)
+        return {
+            'path': self.path,
+            **{
+                name: {'largest': largest, 'kurtosis': kurtosis, 'int8_snr_db': snr if math.isfinite(snr) else None}
+                for name, largest, kurtosis, snr in values
+            },
+        }
+
+
+def report(
+    quantised: bytes,
+    float32: bytes,
+    windows: np.ndarray,
+    *,
+    params: Any = None,
+    progress: Callable[[], None] = lambda: None,
+) -> list[Row]:
+    """Compares every tensor that a node makes.
+
+    Args:
+      quantised: the .tflite file, int8 or int16, as the converter leaves it: what is exported has other nodes.
+      float32: the same graph in float32, as the converter leaves it.
+      windows: standardised features, `[W, frames, n_mels]`.
+      params: the parameters in it, as a tree, to name modules by; None names none.
+      progress: called after each window.
+
+    Returns:
+      Rows, the worst SNR first, those without one last.
+
+    Raises:
+      ValueError: the two are not the same graph.
+    """
+    pairs = _pairs(flatbuffer.tree(quantised), flatbuffer.tree(float32), params)
+    sums = [_Sums(pair.port) for pair in pairs]
+    found = observe.observe(quantised, [pair.tensor for pair in pairs], windows)
+    expected = observe.observe(float32, [pair.twin for pair in pairs], windows)
+    for some, others in zip(found, expected, strict=True):
+        for total, pair in zip(sums, pairs, strict=True):
+            total.add(some[pair.tensor], others[pair.twin].astype(np.float64))
+        progress()
+    rows = [
+        Row(
+            node=pair.node,
+            op=pair.op,
+            module=pair.module,
+            shape=pair.port.shape,
+            snr_db=_decibels(total.signal, total.noise),
+            scale=total.scale,
+            low=total.low,
+            high=total.high,
+            seen_low=total.seen_low,
+            seen_high=total.seen_high,
+            clipped=total.clipped / max(1, total.count),
+        )
+        for pair, total in zip(pairs, sums, strict=True)
+    ]
+    return sorted(rows, key=lambda row: (math.inf if row.snr_db is None else row.snr_db, row.node))
+
+
+def sites(params: Any) -> list[Site]:
+    """What folding does to the kernels of a training pytree, site by site, in the tree's order."""
+    folded = reparam.dehrf(params)
+    result = []
+    for path in reparam.hrf_sites(params):
+        factors, kernel = params, folded
+        for key in filter(None, path.split('/')):
+            factors, kernel = factors[key], kernel[key]
+        factors = factors[reparam.SITE]
+        three = [np.asarray(leaf, np.float64) for leaf in (factors['kernel_u'], factors['kernel_v'], kernel['kernel'])]
+        result.append(Site(path, _three(_largest, three), _three(_kurtosis, three), _three(_int8_snr, three)))
+    return result
+
+
+def computed(rows: Iterable[Row]) -> list[Row]:
+    """The rows of operators that compute, in their order: those that move values alone repeat another row."""
+    return [row for row in rows if row.op not in MOVES]
+
+
+def text(kernels: Sequence[Site], forms: Mapping[str, Sequence[Row]]) -> str:
+    """LAYERS.md.
+
+    Args:
+      kernels: what `sites` gave.
+      forms: what `report` gave, by form.
+    """
+    parts = [
+        """# Where a loss comes from
+
+Tensors of each quantised form beside those of the same graph in float32, worst signal-to-noise ratio (SNR) first; the
+error of all layers before is in it. A low SNR alone is no loss: a tensor that is close to 0 throughout has one, too.
+`module` is the layer that the operator is, or comes behind. Operators that only move values are left out.
+"""
+    ]
+    if kernels:
+        parts += ['## Weights before and after deHRF\n', _KERNELS, *_indented(_kernel_table(kernels))]
+    for name, rows in forms.items():
+        parts += [f'## {name}\n', *_indented(table(computed(rows)))]
+    return '\n'.join(parts)
+
+
+_KERNELS = """Largest absolute value, kurtosis (3 for a normal distribution) and SNR when rounded to int8 with one
+scale, of the two factors and of the kernel that they fold into.
+"""
+
+
+def _indented(lines: Iterable[str]) -> list[str]:
+    return [*(f'    {line}' for line in lines), '']
+
+
+def _kernel_table(kernels: Sequence[Site]) -> list[str]:
+    names = ('kernel_u', 'kernel_v', 'folded')
+    cells = [['site', *(f'{what}, {name}' for what in ('largest', 'kurtosis', 'SNR dB') for name in names)]]
+    for site in kernels:
+        numbers = [f'{value:.3g}' for value in (*site.largest, *site.kurtosis)]
+        cells.append([site.path, *numbers, *(f'{value:.1f}' for value in site.int8_snr_db)])
+    return _aligned(cells)
+
+
+def table(rows: Sequence[Row]) -> list[str]:
+    """The rows as lines of text."""
+    cells = [['node', 'operator', 'module', 'shape', 'SNR dB', 'range', 'step', 'seen', 'clipped']]
+    cells += [
+        [
+            str(row.node),
+            row.op,
+            row.module,
+            'x'.join(map(str, row.shape)),
+            '' if row.snr_db is None else f'{row.snr_db:.1f}',
+            f'{row.low:.4g} to {row.high:.4g}',
+            f'{row.scale:.3g}',
+            f'{row.seen_low:.4g} to {row.seen_high:.4g}',
+            f'{row.clipped:.2%}',
+        ]
+        for row in rows
+    ]
+    return _aligned(cells)
+
+
+def _aligned(cells: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
+    return ['  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pair:
+    """A tensor with its twin: the node that makes it, and both indices."""
+
+    node: int
+    op: str
+    module: str
+    port: flatbuffer.Port
+    tensor: int
+    twin: int
+
+
+class _Sums:
+    """What is added up of one tensor, window after window."""
+
+    def __init__(self, port: flatbuffer.Port) -> None:
+        assert port.scale is not None
+        limits = np.iinfo(port.dtype)
+        self.low, self.high = (float(port.decode(np.array(limit))) for limit in (limits.min, limits.max))
+        self.scale, self._half = port.scale, port.scale / 2
+        self.signal = self.noise = 0.0
+        self.seen_low, self.seen_high = math.inf, -math.inf
+        self.clipped = self.count = 0
+
+    def add(self, value: np.ndarray, truth: np.ndarray) -> None:
+        self.signal += float((truth**2).sum())
+        self.noise += float(((value - truth) ** 2).sum())
+        self.seen_low = min(self.seen_low, float(truth.min()))
+        self.seen_high = max(self.seen_high, float(truth.max()))
+        self.clipped += int(((truth < self.low - self._half) | (truth > self.high + self._half)).sum())
+        self.count += truth.size
+
+
+def _pairs(content: Any, reference: Any, params: Any) -> list[_Pair]:
+    modules = _modules(reference, params)
+    places = {id(node): place for place, node in enumerate(content.subgraphs[0].operators)}
+    pairs = []
+    for op, node, other_node in observe.pairs(content, reference):
+        for tensor, other in zip(node.outputs, other_node.outputs, strict=True):
+            port = flatbuffer.port(content.subgraphs[0].tensors[tensor])
+            if port.scale is not None:
+                pairs.append(_Pair(places[id(node)], op, modules[int(other)], port, int(tensor), int(other)))
+    return pairs
+
+
+def _modules(reference: Any, params: Any) -> dict[int, str]:
+    """The path in `params` of the layer that makes each tensor of a float32 graph, or of the last one before it.
+
+    A layer is known by its constant: the converter turns kernels round, but writes no other numbers.
+    """
+    paths: dict[bytes, str] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        columns = np.asarray(leaf, np.float32)
+        if columns.ndim >= 2:  # where heads go in groups, a node has some of a kernel's columns
+            name = jax.tree_util.keystr(path[:-1], simple=True, separator='/')
+            paths |= {column.tobytes(): name for column in np.moveaxis(columns, -1, 0)}
+    found: dict[int, tuple[int, str]] = {}
+    for place, (op, node) in enumerate(
+        zip(flatbuffer.operator_names(reference), reference.subgraphs[0].operators, strict=True)
+    ):
+        behind = max((found[int(index)] for index in node.inputs if int(index) in found), default=(-1, ''))
+        if op in observe.LINEAR and flatbuffer.is_constant(reference, int(node.inputs[1])):
+            kernel = flatbuffer.constant(reference, int(node.inputs[1]))
+            column = kernel[0, ..., 0] if op == 'DEPTHWISE_CONV_2D' else kernel[0]
+            behind = (place, paths[key]) if (key := column.tobytes()) in paths else behind
+        found |= {int(output): behind for output in node.outputs}
+    return {tensor: name for tensor, (_, name) in found.items()}
+
+
+def _decibels(signal: float, noise: float) -> float | None:
+    return 10 * math.log10(signal / noise) if signal > 0 and noise > 0 and math.isfinite(noise) else None
+
+
+def _three(function: Callable[[np.ndarray], float], kernels: Sequence[np.ndarray]) -> tuple[float, float, float]:
+    u, v, product = (function(kernel) for kernel in kernels)
+    return u, v, product
+
+
+def _largest(kernel: np.ndarray) -> float:
+    return float(np.abs(kernel).max())
+
+
+def _kurtosis(kernel: np.ndarray) -> float:
+    centred = kernel - kernel.mean()
+    variance = float((centred**2).mean())
+    return float((centred**4).mean()) / variance**2 if variance else 0.0
+
+
+def _int8_snr(kernel: np.ndarray) -> float:
+    """Infinite where rounding changes nothing."""
+    step = np.abs(kernel).max() / 127 or 1.0
+    found = _decibels(float((kernel**2).sum()), float(((np.rint(kernel / step) * step - kernel) ** 2).sum()))
+    return math.inf if found is None else found

@@ -1,0 +1,112 @@
+"""How near an exported form comes to the model that was trained, and what is near enough.
+
+A form that loads and runs may still be silently wrong (docs/export.md), so every form runs on real windows, in every
+runtime.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from jax_reparam import evaluation
+from jax_reparam.evaluation import Windows
+
+# Largest difference of folded from training logits, for logits of size 1; they grow with the logits.
+FOLD_TOLERANCE = 1e-5
+# Largest difference of float32 logits from JAX's.
+FLOAT_TOLERANCE = 1e-4
+# Largest difference of the waveform model's probabilities.
+WAVEFORM_TOLERANCE = 1e-4
+# Share of windows in which a quantised form must decide as the model did, and UAR that it may lose. One window may
+# always differ, whatever UAR makes of it: in some the trained model itself is undecided, of fewer than 100 windows one
+# is more than a hundredth, and alone in its class it is worth all of that class's share of UAR (docs/export.md).
+LEAST_AGREEMENT = 0.99
+LARGEST_UAR_LOSS = 0.005
+DIFFERING_ALLOWED = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """One run of one form, against the trained model on the same windows.
+
+    Attributes:
+      argmax_agreement: share of windows with the same decision.
+      differing: number of windows with another one.
+      snr_db: power of the trained model's logits over that of the difference, in dB; None where nothing differs, or
+        nothing is finite.
+      uar: unweighted average recall over decisions (`uar`), 0 to 1.
+      max_abs_diff: largest difference of a logit; None where it is not finite.
+    """
+
+    argmax_agreement: float
+    differing: int
+    snr_db: float | None
+    uar: float
+    max_abs_diff: float | None
+
+    def as_json(self) -> dict[str, Any]:
+        """The manifest's entry."""
+        return dataclasses.asdict(self)
+
+
+def uar(logits: np.ndarray, windows: Windows) -> float:
+    """UAR over the decisions on `windows`: on clips, or on speakers; 0 to 1."""
+    probabilities = windows.decide(logits)
+    names = [str(index) for index in range(logits.shape[-1])]
+    return evaluation.metrics(windows.truth, probabilities, names)['uar']
+
+
+def score(reference: np.ndarray, logits: np.ndarray, windows: Windows) -> Score:
+    """Compares logits `[W, C]` with those of the trained model."""
+    noise = np.asarray(logits, np.float64) - reference
+    power, signal = float((noise**2).sum()), float((np.asarray(reference, np.float64) ** 2).sum())
+    finite = bool(np.isfinite(noise).all())
+    same = logits.argmax(-1) == reference.argmax(-1)
+    return Score(
+        argmax_agreement=float(same.mean()),
+        differing=int((~same).sum()),
+        snr_db=float(10 * np.log10(signal / power)) if finite and power > 0 and signal > 0 else None,
+        uar=uar(np.nan_to_num(logits), windows),
+        max_abs_diff=float(np.abs(noise).max()) if finite else None,
+    )
+
+
+def fold_failure(reference: np.ndarray, folded: np.ndarray) -> str | None:
+    """Why the folded model is not the trained one, in one line; None where it is. Both logits `[W, C]`."""
+    allowed = FOLD_TOLERANCE * max(1.0, float(np.abs(reference).max()))
+    found = float(np.abs(folded - reference).max())
+    if found <= allowed:
+        return None
+    return f'folded model: expected logits within {allowed:.2g} of the trained model, found {found:.3g}'
+
+
+def failures(form: str, runtime: str, result: Score, reference_uar: float) -> list[str]:
+    """Why a form is not the trained model in a runtime, a line each; empty where it passes.
+
+    float32 is held to the logits, quantised forms to the decisions and to the UAR.
+    """
+    where = f'{form} in {runtime}'
+    if result.max_abs_diff is None:
+        return [f'{where}: expected finite logits, found others']
+    if form == 'float32':
+        if result.max_abs_diff <= FLOAT_TOLERANCE:
+            return []
+        return [f'{where}: expected logits within {FLOAT_TOLERANCE:g} of JAX, found {result.max_abs_diff:.3g}']
+    if result.differing == DIFFERING_ALLOWED:
+        return []
+    found = []
+    if result.argmax_agreement < LEAST_AGREEMENT:
+        found.append(
+            f'{where}: expected the same decision in at least {LEAST_AGREEMENT:.0%} of windows, '
+            f'found {result.argmax_agreement:.1%} ({result.differing} differ)'
+        )
+    # Rounding must not decide where the loss is exactly what is allowed.
+    if reference_uar - result.uar > LARGEST_UAR_LOSS + 1e-9:
+        found.append(
+            f'{where}: expected a UAR of at least {100 * (reference_uar - LARGEST_UAR_LOSS):.1f} %, '
+            f'found {100 * result.uar:.1f} %'
+        )
+    return found

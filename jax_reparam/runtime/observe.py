@@ -1,0 +1,85 @@
+"""A quantised model beside its float32 twin: the nodes that belong together, and what runs through them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jax_reparam import threads
+from jax_reparam.graph import flatbuffer
+
+LINEAR = ('FULLY_CONNECTED', 'CONV_2D', 'DEPTHWISE_CONV_2D')
+
+# Interpreters that run at the same time, each with all its tensors in memory.
+WORKERS = threads.cores(4)
+
+
+def pairs(quantised: Any, float32: Any) -> list[tuple[str, Any, Any]]:
+    """Each node but conversions with its twin, and their operator's name, in the order of the graph.
+
+    Args:
+      quantised: what `flatbuffer.tree` gave.
+      float32: the same graph in float32, in the same order.
+
+    Raises:
+      ValueError: the two are not the same graph.
+    """
+    named = [
+        [
+            (name, node)
+            for name, node in zip(flatbuffer.operator_names(tree), tree.subgraphs[0].operators, strict=True)
+            if name not in flatbuffer.CONVERSIONS
+        ]
+        for tree in (quantised, float32)
+    ]
+    found = [
+        [(name, flatbuffer.shape(tree, int(node.outputs[0]))) for name, node in nodes]
+        for tree, nodes in zip((quantised, float32), named, strict=True)
+    ]
+    if found[0] != found[1]:
+        raise ValueError(f'expected the operators of the float32 graph, got others: {len(found[0])}, {len(found[1])}')
+    return [(name, node, twin) for (name, node), (_, twin) in zip(*named, strict=True)]
+
+
+def layers(quantised: Any, float32: Any) -> list[tuple[str, Any, Any]]:
+    """Of `pairs` the linear layers and convolutions with a bias, also before they were quantised."""
+    return [
+        (name, node, twin)
+        for name, node, twin in pairs(quantised, float32)
+        if name in LINEAR and all(len(one.inputs) > 2 and one.inputs[2] >= 0 for one in (node, twin))
+    ]
+
+
+def observe(model: bytes, tensors: Sequence[int], windows: np.ndarray) -> Iterator[dict[int, np.ndarray]]:
+    """Runs a model over windows `[W, frames, n_mels]`; yields, for each, what some tensors hold, by index.
+
+    Values are real ones, as `flatbuffer.Port.real` gives them.
+    """
+    subgraph = flatbuffer.tree(model).subgraphs[0]
+    source = int(subgraph.inputs[0])
+    ports = {tensor: flatbuffer.port(subgraph.tensors[tensor]) for tensor in {source, *tensors}}
+    for found in run(model, ({source: ports[source].encode(window[None])} for window in windows), tensors):
+        yield {tensor: ports[tensor].real(values) for tensor, values in found.items()}
+
+
+def run(
+    model: bytes, inputs: Iterable[Mapping[int, np.ndarray]], tensors: Sequence[int]
+) -> Iterator[dict[int, np.ndarray]]:
+    """Runs a model; yields, for each of `inputs` (by index; what is no input is left out), what some tensors hold."""
+    from ai_edge_litert import interpreter as litert
+
+    # LiteRT's own kernels are TFLM's reference kernels, nearly to the bit.
+    interpreter = litert.Interpreter(
+        model_content=model,
+        experimental_op_resolver_type=litert.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+        experimental_preserve_all_tensors=True,
+    )
+    interpreter.allocate_tensors()
+    sources = [detail['index'] for detail in interpreter.get_input_details()]
+    for values in inputs:
+        for source in sources:
+            interpreter.set_tensor(source, values[source])
+        interpreter.invoke()
+        yield {tensor: interpreter.get_tensor(tensor) for tensor in tensors}

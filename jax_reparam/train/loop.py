@@ -1,0 +1,338 @@
+"""Training under jit over a mesh of all devices; a run that is stopped goes on where it was, bit for bit on a CPU.
+
+The devices may belong to several processes, each of which runs this program and reads its share of every batch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jax_reparam import evaluation, models
+from jax_reparam.checkpoint import FOLDER, Checkpoints
+from jax_reparam.data import pipeline
+from jax_reparam.errors import InputError, from_user
+from jax_reparam.layers import HRFConfig
+from jax_reparam.progress import Progress
+from jax_reparam.train import processes, report
+from jax_reparam.train.augment import AugmentConfig, augment
+from jax_reparam.train.optimizer import TrainConfig, adamw
+
+Batch = Mapping[str, jax.Array]
+EVAL_BATCH = 64
+
+
+@flax.struct.dataclass
+class State:
+    """What a step changes.
+
+    Attributes:
+      step: steps done, a scalar.
+      variables: `params` and `batch_stats`, as the optimizer leaves them.
+      average: the moving average of `variables`, which is validated, kept and folded.
+      optimizer: the optimizer's state.
+    """
+
+    step: jax.Array
+    variables: Any
+    average: Any
+    optimizer: Any
+
+
+StepFn = Callable[[State, Batch], tuple[State, dict[str, jax.Array]]]
+
+
+def data_mesh() -> Mesh:
+    """A mesh with one axis, `data`, over all devices."""
+    # nn.Dropout raises under the Explicit axes that make_mesh now makes by default.
+    return jax.make_mesh((jax.device_count(),), ('data',), axis_types=(AxisType.Auto,))
+
+
+def init_state(
+    model: nn.Module, optimizer: optax.GradientTransformation, example: jax.Array, seed: int | jax.Array
+) -> State:
+    """The state at step 0, from features like `example` `[B, T, M]`."""
+    variables = model.init(jax.random.key(seed), example)
+    average = jax.tree.map(jnp.copy, variables)
+    return State(jnp.zeros((), jnp.int32), variables, average, optimizer.init(variables['params']))
+
+
+def make_step(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    *,
+    label_smoothing: float = 0.0,
+    class_weights: np.ndarray | None = None,
+    augmentation: AugmentConfig | None = None,
+    average: float = 0.0,
+    seed: int = 0,
+) -> StepFn:
+    """The training step, not yet jitted: `(state, batch) -> (state, metrics)`.
+
+    Dropout and augmentation depend on (seed, step) alone.
+
+    Args:
+      model: maps features and mask to logits.
+      optimizer: of `params`.
+      label_smoothing: share of the target spread over all classes.
+      class_weights: `[C]`, the weight of a clip by its class; None weighs all alike.
+      augmentation: of the features; None leaves them.
+      average: decay of the moving average; it is smaller in the first steps, which else would stay in it for long.
+      seed: of all randomness.
+    """
+
+    def step(state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
+        key_augment, key_dropout = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
+        x = batch['features'] if augmentation is None else augment(key_augment, batch['features'], augmentation)
+
+        def loss(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+            logits, updated = model.apply(
+                {**state.variables, 'params': params},
+                x,
+                batch['mask'],
+                train=True,
+                rngs={'dropout': key_dropout},
+                mutable=['batch_stats'],
+            )
+            targets = optax.smooth_labels(jax.nn.one_hot(batch['labels'], logits.shape[-1]), label_smoothing)
+            losses = optax.softmax_cross_entropy(logits, targets)
+            if class_weights is not None:
+                losses = losses * jnp.asarray(class_weights)[batch['labels']]
+            return losses.mean(), (logits, updated)
+
+        grad = jax.value_and_grad(loss, has_aux=True)
+        (value, (logits, updated)), gradient = grad(state.variables['params'])
+        updates, opt_state = optimizer.update(gradient, state.optimizer, state.variables['params'])
+        params = optax.apply_updates(state.variables['params'], updates)
+        metrics = {
+            'loss': value,
+            'accuracy': (logits.argmax(-1) == batch['labels']).mean(),
+            'grad_norm': optax.tree.norm(gradient),
+        }
+        variables = {**state.variables, **updated, 'params': params}
+        averaged = variables
+        if average:
+            decay = jnp.minimum(average, (1 + state.step) / (10 + state.step))
+            averaged = jax.tree.map(lambda a, v: a + (1 - decay) * (v - a), state.average, variables)
+        return State(state.step + 1, variables, averaged, opt_state), metrics
+
+    return step
+
+
+class Predictor:
+    """Logits of windows in batches of one size, over all devices.
+
+    Args:
+      model: maps features and mask to logits.
+      batch: windows a batch; raised to a multiple of the number of devices.
+    """
+
+    def __init__(self, model: nn.Module, *, batch: int = EVAL_BATCH) -> None:
+        self.batch = -(-batch // jax.device_count()) * jax.device_count()
+        self._sharding = NamedSharding(data_mesh(), P('data'))
+        everywhere = NamedSharding(self._sharding.mesh, P())
+
+        def apply(variables: Any, x: jax.Array, mask: jax.Array) -> Any:
+            # By default GPUs and TPUs multiply in fewer bits, and would score another model than the folded one.
+            with jax.default_matmul_precision('float32'):
+                return model.apply(variables, x, mask, train=False)
+
+        # Every process reads all logits, whoever computed them.
+        self._apply = jax.jit(apply, out_shardings=everywhere)
+
+    def __call__(self, variables: Any, windows: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+        """Maps windows `[W, T, M]`, and `mask` `[W, T]` (None: all frames are real), to logits `[W, C]`."""
+        mask = np.ones(windows.shape[:2], bool) if mask is None else mask
+        logits = []
+        for first in range(0, len(windows), self.batch):
+            rows = np.minimum(np.arange(first, first + self.batch), len(windows) - 1)
+            x, m = (self._place(a[rows]) for a in (windows, mask))
+            logits.append(np.asarray(self._apply(variables, x, m)))
+        return np.concatenate(logits)[: len(windows)]
+
+    def _place(self, batch: np.ndarray) -> jax.Array:
+        return jax.make_array_from_callback(batch.shape, self._sharding, lambda rows: batch[rows])
+
+
+def balanced_weights(labels: np.ndarray, n_classes: int) -> np.ndarray:
+    """Weights `[C]` inverse to the classes' counts, 1 on average over the clips; 0 for a class without clips."""
+    counts = np.bincount(labels, minlength=n_classes)
+    return np.where(counts > 0, len(labels) / np.maximum(counts, 1) / (counts > 0).sum(), 0.0).astype(np.float32)
+
+
+def describe(config: Mapping[str, Any], data: pipeline.Data) -> dict[str, Any]:
+    """What travels in every checkpoint of a run (`checkpoint.Trained.meta`)."""
+    return {
+        'config': config,
+        'labels': list(data.corpus.labels),
+        'mean': data.mean.tolist(),
+        'std': data.std.tolist(),
+        'split': data.split.info,
+        'corpus': {'name': data.corpus.name, 'key': data.corpus.key, 'synthetic': data.corpus.synthetic},
+        'versions': report.versions(),
+    }
+
+
+def train(config: Mapping[str, Any], workdir: Path, *, show_progress: bool = True) -> dict[str, Any]:
+    """Trains what a recipe says, or goes on with it, and scores the best checkpoint on the test part.
+
+    Args:
+      config: a recipe (`jax_reparam.config`), with `data.fold` a number.
+      workdir: gets config.json, metrics.jsonl, TensorBoard events, checkpoints, plots and, at the end, result.json.
+      show_progress: report on standard error.
+
+    Returns:
+      What result.json holds.
+
+    Raises:
+      InputError: bad data, or a workdir that holds a run of another recipe.
+    """
+    with from_user():
+        settings = TrainConfig(**config['train'])
+        hrf = HRFConfig(**config['hrf'])
+        augmentation = AugmentConfig(**config['augment'])
+        models.build(config['model'], config['hrf'], n_classes=1)
+    if settings.batch_size % jax.device_count():
+        raise InputError(
+            f'train.batch_size: expected a multiple of the {jax.device_count()} devices, got {settings.batch_size}'
+        )
+    processes.in_turn(lambda: report.claim(workdir, config), f'claim {workdir}')
+    result_file = workdir / report.RESULT_FILE
+    if result_file.exists():
+        return json.loads(result_file.read_text())
+    show_progress = show_progress and processes.first()
+
+    data = pipeline.load_data(config, show_progress=show_progress)
+    labels = data.corpus.labels
+    model = models.build(config['model'], config['hrf'], n_classes=len(labels))
+    optimizer = adamw(settings, hrf.decay)
+    step = make_step(
+        model,
+        optimizer,
+        label_smoothing=settings.label_smoothing,
+        class_weights=balanced_weights(data.labels('train'), len(labels)) if settings.class_weights else None,
+        augmentation=augmentation,
+        average=settings.average,
+        seed=config['seed'],
+    )
+    meta = describe(config, data)
+    example = jnp.zeros((1, data.window.frames, config['frontend']['n_mels']))
+    init = functools.partial(init_state, model, optimizer, example, config['seed'])
+    state = jax.jit(init, out_shardings=NamedSharding(data_mesh(), P()))()
+    predict = Predictor(model)
+    chosen, variables = _fit(step, state, data, predict, settings, meta, workdir, show_progress=show_progress)
+    test, probabilities = evaluate(predict, variables, data, 'test')
+    scores = {'test': test, 'validation': evaluate(predict, variables, data, 'validation')[0]}
+    if processes.first():
+        report.finish(workdir, meta, scores, step=chosen, data=data, probabilities=probabilities)
+    processes.wait(f'finish {workdir}')
+    return json.loads(result_file.read_text())
+
+
+def evaluate(
+    predict: Predictor, variables: Any, data: pipeline.Data, part: pipeline.Part
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Scores a part of the data, a batch of windows at a time.
+
+    Returns:
+      Metrics (`evaluation.metrics`) over what the protocol decides, clips or speakers, and the probabilities of these,
+      `[u, C]`, in the order of `data.units(part)`.
+    """
+    logits, clip = [], []
+    for windows, of_window in data.window_batches(part, predict.batch):
+        logits.append(predict(variables, windows))
+        clip.append(of_window)
+    probabilities = data.decide(part, evaluation.clip_probabilities(np.concatenate(logits), np.concatenate(clip)))
+    return evaluation.metrics(data.truth(part), probabilities, data.corpus.labels), probabilities
+
+
+def _fit(
+    step: StepFn,
+    state: State,
+    data: pipeline.Data,
+    predict: Predictor,
+    settings: TrainConfig,
+    meta: Mapping[str, Any],
+    workdir: Path,
+    *,
+    show_progress: bool,
+) -> tuple[int, Any]:
+    """Runs the steps that are left; returns the step and the (averaged) variables of the chosen checkpoint."""
+    mesh = data_mesh()
+    by_batch, replicated = NamedSharding(mesh, P('data')), NamedSharding(mesh, P())
+    update = jax.jit(step, in_shardings=(replicated, by_batch), out_shardings=replicated, donate_argnums=0)
+    with contextlib.closing(Checkpoints(workdir / FOLDER)) as checkpoints:
+        start = checkpoints.latest() or 0
+        if start:
+            state = checkpoints.restore(start, state)
+        batches = data.batches(
+            size=settings.batch_size,
+            seed=meta['config']['seed'],
+            start=start,
+            shard=(jax.process_index(), jax.process_count()),
+        )
+        bar = Progress(settings.steps, workdir.name, start=start, unit='step', enabled=show_progress)
+        with contextlib.closing(report.Log(workdir, start, enabled=processes.first())) as log, contextlib.closing(bar):
+            # Metrics are read one step late, so that the devices never wait for the host.
+            unread: list[tuple[int, dict[str, jax.Array]]] = []
+            for number in range(start + 1, settings.steps + 1):
+                local = next(batches).items()
+                batch = {name: jax.make_array_from_process_local_data(by_batch, value) for name, value in local}
+                state, metrics = update(state, batch)
+                unread.append((number, metrics))
+                validating = number % settings.eval_every == 0 or number == settings.steps
+                while len(unread) > (0 if validating else 1):
+                    at, values = unread.pop(0)
+                    log.write(at, {name: float(value) for name, value in values.items()})
+                note = ''
+                if validating:
+                    scores, probabilities = evaluate(predict, state.average, data, 'validation')
+                    metric = data.split.protocol.metric
+                    shown = dict.fromkeys(('uar', 'wa', metric, 'nll'))
+                    log.write(number, {f'validation_{name}': scores[name] for name in shown})
+                    log.flush()
+                    error = evaluation.standard_error(
+                        data.truth('validation'), probabilities, data.corpus.labels, metric
+                    )
+                    checkpoints.save(
+                        number, variables=state.average, state=state, meta=meta, score=scores[metric], error=error
+                    )
+                    validated = f'{report.METRICS[metric]} {100 * scores[metric]:.1f}'
+                    note = f'loss {float(metrics["loss"]):.3f}, validation {validated}'
+                bar.update(note)
+        chosen = checkpoints.chosen()
+        assert chosen is not None
+        return chosen, checkpoints.restore(chosen, state).average
+
+
+def train_folds(config: Mapping[str, Any], workdir: Path, *, show_progress: bool = True) -> dict[str, Any]:
+    """Trains every fold of a recipe's protocol under `workdir/fold_K` and pools the results; goes on where it was.
+
+    Returns:
+      What workdir/result.json holds (`report.summarise`).
+
+    Raises:
+      InputError: as `train`.
+    """
+    processes.in_turn(lambda: report.claim(workdir, config), f'claim {workdir}')
+    folds = []
+    for fold in range(pipeline.count_folds(config, show_progress=show_progress)):
+        folds.append(workdir / f'fold_{fold}')
+        train({**config, 'data': {**config['data'], 'fold': str(fold)}}, folds[-1], show_progress=show_progress)
+    if processes.first():
+        report.summarise(workdir, folds)
+    processes.wait(f'summarise {workdir}')
+    return json.loads((workdir / report.RESULT_FILE).read_text())

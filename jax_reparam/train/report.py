@@ -1,0 +1,287 @@
+"""What a training run leaves in its folder: config, logs, result and plots."""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import io
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jax_reparam import evaluation
+from jax_reparam.corpora.synth import NOTICE
+from jax_reparam.errors import InputError
+
+if TYPE_CHECKING:
+    from jax_reparam.data.pipeline import Data
+
+# As the field writes them.
+METRICS = {'uar': 'UAR', 'wa': 'WA', 'wf1': 'WF1', 'macro_f1': 'macro-F1'}
+PACKAGES = ('jax_reparam', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'librosa')
+RUN_FILE, METRICS_FILE, RESULT_FILE, PREDICTIONS_FILE = 'config.json', 'metrics.jsonl', 'result.json', 'predictions.csv'
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on."""
+    found = {'python': platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = 'not installed'
+    return found
+
+
+def write(path: Path, content: str | bytes) -> None:
+    """Writes a file under a temporary name, then renames it: what can be seen is whole."""
+    temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
+    try:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def claim(workdir: Path, config: Mapping[str, Any]) -> None:
+    """Makes `workdir` the folder of this recipe, or checks that it is.
+
+    Raises:
+      InputError: it holds a run of another recipe, or something that is no run.
+    """
+    recipe = json.loads(json.dumps(config))
+    path = workdir / RUN_FILE
+    if path.exists():
+        try:
+            found = json.loads(path.read_text())
+        except ValueError as error:
+            raise InputError(f'{path}: expected a recipe in JSON, found {error}') from error
+        differing = sorted(_differences(recipe, found, ''))
+        if differing:
+            raise InputError(f'{workdir}: expected a run of this recipe, found one with other values: {differing[0]}')
+        return
+    if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+        raise InputError(f'{workdir}: expected a new folder or a training run, found something else')
+    workdir.mkdir(parents=True, exist_ok=True)
+    write(path, json.dumps(recipe, indent=2) + '\n')
+
+
+def _differences(expected: Any, found: Any, path: str) -> list[str]:
+    if isinstance(expected, dict) and isinstance(found, dict):
+        keys = sorted(expected.keys() | found.keys())
+        return [line for k in keys for line in _differences(expected.get(k), found.get(k), f'{path}.{k}'.lstrip('.'))]
+    return [] if expected == found else [f'{path} (expected {expected!r}, found {found!r})']
+
+
+class Log:
+    """metrics.jsonl (one line a step) and TensorBoard events.
+
+    Args:
+      workdir: the run's folder.
+      start: the step the run goes on from; what was logged behind it is dropped.
+      enabled: False writes nothing.
+    """
+
+    def __init__(self, workdir: Path, start: int, *, enabled: bool = True) -> None:
+        self._enabled = enabled
+        if not enabled:
+            return
+        import tensorboardX
+
+        path = workdir / METRICS_FILE
+        if path.exists():
+            # A line cut by a kill has no line break at its end.
+            kept = [line for line in path.read_text().splitlines(keepends=True) if line.endswith('\n')]
+            write(path, ''.join(line for line in kept if json.loads(line)['step'] <= start))
+        self._file = path.open('a')
+        self._events = tensorboardX.SummaryWriter(str(workdir / 'tensorboard'), purge_step=start + 1)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Logs the values of a step."""
+        if not self._enabled:
+            return
+        self._file.write(json.dumps({'step': step, **values}) + '\n')
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        """Puts on disk what was logged."""
+        if self._enabled:
+            self._file.flush()
+            self._events.flush()
+
+    def close(self) -> None:
+        """Ends the log."""
+        if self._enabled:
+            self._file.close()
+            self._events.close()
+
+
+def finish(
+    workdir: Path,
+    meta: Mapping[str, Any],
+    scores: Mapping[str, Any],
+    *,
+    step: int,
+    data: Data,
+    probabilities: np.ndarray,
+) -> dict[str, Any]:
+    """Writes predictions.csv, the plots and, last, result.json.
+
+    Args:
+      workdir: the run's folder.
+      meta: as in the checkpoint.
+      scores: `test` and `validation` metrics (`evaluation.metrics`).
+      step: that of the checkpoint that was scored.
+      data: what was tested on.
+      probabilities: of what the protocol decides, clips or speakers, in the order of `data.units('test')`, `[u, C]`.
+
+    Returns:
+      What result.json holds.
+    """
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator='\n')
+    writer.writerow(['id', 'speaker', 'label', *meta['labels']])
+    names, unit = data.units('test')
+    first = data.clips('test')[np.unique(unit, return_index=True)[1]]
+    for name, clip, row in zip(names, first, probabilities, strict=True):
+        label = meta['labels'][data.corpus.label[clip]]
+        writer.writerow([name, data.corpus.speaker[clip], label, *(f'{p:.6f}' for p in row)])
+    write(workdir / PREDICTIONS_FILE, table.getvalue())
+    _plot_learning(workdir)
+    plot_confusion(workdir / 'confusion.png', scores['test']['confusion'], meta['labels'], meta['corpus']['synthetic'])
+    result = {
+        **_headline(scores['test']),
+        **scores,
+        'step': step,
+        'labels': meta['labels'],
+        'protocol': meta['split'],
+        'corpus': meta['corpus'],
+        'seed': meta['config']['seed'],
+        'versions': meta['versions'],
+    }
+    write(workdir / RESULT_FILE, json.dumps(result, indent=2) + '\n')
+    return result
+
+
+def summarise(workdir: Path, folds: Sequence[Path]) -> dict[str, Any]:
+    """Writes result.json over the folds of a protocol: metrics pooled over all decisions, and mean and deviation.
+
+    Args:
+      workdir: gets result.json and confusion.png.
+      folds: the folders of the folds, each with its result.
+
+    Returns:
+      What result.json holds.
+    """
+    results = [json.loads((fold / RESULT_FILE).read_text()) for fold in folds]
+    labels = results[0]['labels']
+    truth, probabilities = [], []
+    for fold in folds:
+        with (fold / PREDICTIONS_FILE).open(newline='') as file:
+            for row in csv.DictReader(file):
+                truth.append(labels.index(row['label']))
+                probabilities.append([float(row[label]) for label in labels])
+    pooled = evaluation.metrics(np.array(truth), np.array(probabilities), labels)
+    values = {name: np.array([result[name] for result in results]) for name in METRICS}
+    protocol = results[0]['protocol']
+    summary = {
+        'pooled': pooled,
+        'mean': {name: float(value.mean()) for name, value in values.items()},
+        'std': {name: float(value.std()) for name, value in values.items()},
+        'folds': [{**_headline(result), 'protocol': result['protocol'], 'step': result['step']} for result in results],
+        'labels': labels,
+        'protocol': {
+            **{key: protocol[key] for key in ('name', 'unit', 'join', 'turns', 'metric') if key in protocol},
+            'folds': len(folds),
+            'note': protocol['note'],
+        },
+        'corpus': results[0]['corpus'],
+        'seed': results[0]['seed'],
+        'versions': results[0]['versions'],
+    }
+    plot_confusion(workdir / 'confusion.png', pooled['confusion'], labels, summary['corpus']['synthetic'])
+    write(workdir / RESULT_FILE, json.dumps(summary, indent=2) + '\n')
+    return summary
+
+
+def headline(result: Mapping[str, Any]) -> str:
+    """One line that says how a run (or a protocol) went, the protocol's own metric first, and what number it is."""
+    protocol = result['protocol']
+    first = protocol.get('metric', 'uar')
+    names = sorted(METRICS, key=lambda name: name != first)
+    count = len(result.get('folds', ()))
+    if count > 1:
+        parts = []
+        for name in names:
+            pooled, mean, std = (100 * result[key][name] for key in ('pooled', 'mean', 'std'))
+            over = f', over {count} folds' if name == first else ','
+            parts.append(f'{METRICS[name]} pooled {pooled:.1f}{over} {mean:.1f} +- {std:.1f}')
+        text = '; '.join(parts)
+        scores = result['pooled']
+    else:
+        scores = result['pooled'] if count else result['test']
+        text = 'test ' + ', '.join(f'{METRICS[name]} {100 * scores[name]:.1f}' for name in names)
+    units = 'clips'
+    if protocol.get('unit') == 'speaker':
+        units = f'speakers by {protocol["join"]} of at most {protocol["turns"]} clips each'
+    notes = [protocol['note']] if protocol['note'] else []
+    if result['corpus']['synthetic']:
+        notes.append(NOTICE)
+    return '; '.join([f'{text}{"; " if count > 1 else ", "}{scores["clips"]} {units}', *notes])
+
+
+def _headline(scores: Mapping[str, Any]) -> dict[str, float]:
+    return {name: scores[name] for name in METRICS}
+
+
+def _plot_learning(workdir: Path) -> None:
+    lines = [json.loads(line) for line in (workdir / METRICS_FILE).read_text().splitlines()]
+    figure, axes = _figure(1, 2, (9, 3.2))
+    for axis, names in zip(axes, (('loss', 'validation_nll'), ('accuracy', 'validation_uar')), strict=True):
+        for name in names:
+            points = [(line['step'], line[name]) for line in lines if name in line]
+            if points:
+                axis.plot(*zip(*points, strict=True), label=name.replace('_', ' '), linewidth=1)
+        axis.set_xlabel('step')
+        axis.legend(frameon=False)
+    _save(figure, workdir / 'learning.png')
+
+
+def plot_confusion(path: Path, confusion: Sequence[Sequence[int]], labels: Sequence[str], synthetic: bool) -> None:
+    """Draws a confusion matrix, rows true classes, shaded by recall, with counts."""
+    counts = np.asarray(confusion)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    size = 1.8 + 0.6 * len(labels)
+    figure, axes = _figure(1, 1, (size, size))
+    axis = axes[0]
+    axis.imshow(shares, cmap='Blues', vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(counts):
+        color = 'white' if shares[row, column] > 0.5 else 'black'
+        axis.text(column, row, str(count), ha='center', va='center', fontsize=8, color=color)
+    axis.set_xticks(range(len(labels)), labels, rotation=45, ha='right')
+    axis.set_yticks(range(len(labels)), labels)
+    axis.set_xlabel('predicted')
+    axis.set_ylabel('true')
+    if synthetic:
+        axis.set_title(NOTICE, fontsize=8)
+    _save(figure, path)
+
+
+def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, Any]:
+    # Not pyplot: it keeps figures in a global list and may look for a display.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout='constrained')
+    return figure, figure.subplots(rows, columns, squeeze=False)[0]
+
+
+def _save(figure: Any, path: Path) -> None:
+    picture = io.BytesIO()
+    figure.savefig(picture, format='png', dpi=120)
+    write(path, picture.getvalue())

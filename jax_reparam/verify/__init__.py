@@ -1,0 +1,1 @@
+"""Scores every form of an exported model on labelled recordings."""

@@ -1,0 +1,135 @@
+"""Labelled recordings of the user as windows for verification. Imports neither TensorFlow nor JAX."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from jax_reparam.errors import InputError
+from jax_reparam.evaluation import Windows
+from jax_reparam.frontend import audio, features, windows
+from jax_reparam.frontend.inputs import Input
+from jax_reparam.progress import Progress
+
+COLUMNS = ('path', 'label')
+
+
+def listed(source: str | Path, labels: Sequence[str]) -> list[tuple[Path, int]]:
+    """The clips of a folder or table, with the class of each.
+
+    Args:
+      source: a folder `LABEL/.../clip.wav`, or a table with the columns path and label, as the corpus `folder` takes
+        it, less its speakers.
+      labels: the model's, in the order of its logits.
+
+    Raises:
+      InputError: nothing there, no clip in it, or a label that the model does not know.
+    """
+    path = Path(source)
+    if path.is_dir():
+        found = _in_folder(path)
+    elif path.is_file():
+        found = _in_table(path)
+    else:
+        raise InputError(f'{source}: expected a folder LABEL/clip.wav or a table of path, label, found nothing')
+    if not found:
+        raise InputError(f'{source}: expected WAV or FLAC files, found none')
+    for file, label in found:
+        if label not in labels:
+            raise InputError(f'{file}: expected a label of the model ({", ".join(labels)}), found {label!r}')
+    return [(file, list(labels).index(label)) for file, label in found]
+
+
+@dataclasses.dataclass(frozen=True)
+class Recordings:
+    """Labelled recordings, and how they become a model's windows.
+
+    Attributes:
+      samples: of each, `[N]` int16 at the frontend's sample rate.
+      truth: the class of each, `[n]`.
+      inputs: the manifest's `input`.
+    """
+
+    samples: Sequence[np.ndarray]
+    truth: np.ndarray
+    inputs: Input
+
+    def windows(self, frames: Sequence[np.ndarray] | None = None) -> Windows:
+        """All windows.
+
+        Args:
+          frames: standardised features of each recording, `[T, n_mels]`, by a frontend that is to be verified; None
+            takes training's.
+        """
+        cut = [
+            windows.split(one, self.inputs.window).astype(np.float32)
+            for one in frames or map(self.inputs.features, self.samples)
+        ]
+        return Windows(np.concatenate(cut), np.repeat(np.arange(len(cut)), [len(one) for one in cut]), self.truth)
+
+    def pcm(self, length: int) -> np.ndarray:
+        """The samples of the same windows, `[W, length]` int16; of a recording that is too short, repeated."""
+        frontend, cut = self.inputs.frontend, []
+        for samples in self.samples:
+            count = features.frame_count(len(samples), frontend)
+            starts = windows.starts(count, self.inputs.window) * frontend.hop_length
+            cut += [np.resize(samples[start : start + length], length) for start in starts]
+        return np.stack(cut)
+
+
+def load(clips: Sequence[tuple[Path, int]], inputs: Input, *, show_progress: bool = True) -> Recordings:
+    """Reads clips.
+
+    Args:
+      clips: what `listed` gave.
+      inputs: the manifest's `input`.
+      show_progress: report on standard error.
+
+    Raises:
+      InputError: a clip that cannot be used; a score over the others would not be that of the list.
+    """
+    found, rate = [], inputs.frontend.sample_rate
+    bar = Progress(len(clips), 'reading clips', unit='clip', enabled=show_progress)
+    try:
+        for path, _ in clips:
+            samples = audio.read(path, rate)
+            audio.check(samples, str(path), rate)
+            found.append(samples)
+            bar.update()
+    finally:
+        bar.close()
+    return Recordings(found, np.array([label for _, label in clips]), inputs)
+
+
+def _in_folder(top: Path) -> list[tuple[Path, str]]:
+    files = sorted(file for file in top.rglob('*') if file.suffix.lower() in audio.SUFFIXES and file.is_file())
+    kept = [file for file in files if not any(part.startswith('.') for part in file.relative_to(top).parts)]
+    for file in kept:
+        if file.parent == top:
+            raise InputError(f'{file}: expected it in a folder of its label, {top}/LABEL/{file.name}')
+    return [(file, file.relative_to(top).parts[0]) for file in kept]
+
+
+def _in_table(table: Path) -> list[tuple[Path, str]]:
+    try:
+        text = table.read_bytes().decode('utf-8-sig')
+    except UnicodeDecodeError:
+        raise InputError(f'{table}: expected a table in UTF-8, found another encoding') from None
+    header = text.split('\n', 1)[0]
+    rows = csv.DictReader(io.StringIO(text, newline=''), delimiter=max(',;\t', key=header.count), skipinitialspace=True)
+    for column in COLUMNS:
+        if column not in (rows.fieldnames or []):
+            there = ', '.join(rows.fieldnames or []) or 'it'
+            raise InputError(f'{table}: expected the columns {", ".join(COLUMNS)}, found no {column!r} in {there}')
+    found = []
+    for row in rows:
+        path, label = ((row[column] or '').strip() for column in COLUMNS)
+        if not (path and label):
+            raise InputError(f'{table}: line {rows.line_num}: expected path and label, found {path or "no path"!r}')
+        found.append((table.parent / path, label))
+    return found

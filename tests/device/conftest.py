@@ -1,0 +1,140 @@
+"""A small int8 model of fresh weights, its frontend, and the firmware around both."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from helpers import TINY
+from jax_reparam import deploy, models
+from jax_reparam.device import firmware, frontend, metadata
+from jax_reparam.frontend.features import FrontendConfig
+from jax_reparam.frontend.inputs import Input
+from jax_reparam.frontend.windows import WindowConfig
+from jax_reparam.graph import cost, flatbuffer
+from jax_reparam.quantise import forms
+from jax_reparam.runtime import tflm
+
+LABELS = ('anger', 'Überraschung', 'neutral')
+
+
+@pytest.fixture(scope='session')
+def fresh_inputs():
+    """Windows of 24 frames every 10, of 12 bands; every band has a mean and a deviation of its own."""
+    rng = np.random.default_rng(2)
+    mean, std = rng.uniform(-8, -5, 12), rng.uniform(1.5, 4, 12)
+    return Input(FrontendConfig(n_mels=12), WindowConfig(24, 10), mean.astype(np.float32), std.astype(np.float32))
+
+
+@pytest.fixture(scope='session')
+def convert(fresh_inputs):
+    """Makes the .tflite file of a conv_transformer: `int8`, that with all 16 bits it may have, `wide`, or `int16`."""
+    windows = 3 * np.random.default_rng(0).standard_normal((8, 24, 12)).astype(np.float32)
+    plain = models.build({**TINY, 'layers': 1}, n_classes=len(LABELS))
+    rng = np.random.default_rng(1)
+    fresh = jax.jit(plain.init)(jax.random.key(0), windows[:1])
+    variables = jax.tree.map(lambda leaf: np.float32(leaf + 0.1 * np.abs(rng.standard_normal(leaf.shape))), fresh)
+    params = jax.tree.map(np.asarray, deploy.prepare({**TINY, 'layers': 1}, variables, 24))
+
+    def run(form):
+        norm = {'int16': 'rsqrt', 'wide': 'mixed'}.get(form, 'l2')
+        function = lambda features: deploy.apply({**TINY, 'layers': 1}, params, features, norm=norm)
+        with pytest.MonkeyPatch.context() as patch:
+            if form == 'wide':
+                patch.setattr(cost, 'PER_BYTE', 0)
+            made = forms.integer(function, windows, 'int8' if form == 'wide' else form, norm)
+        return metadata.attach(made, LABELS, fresh_inputs)
+
+    return run
+
+
+@pytest.fixture(scope='session')
+def model(convert):
+    """The model in int8."""
+    return convert('int8')
+
+
+@pytest.fixture(scope='session')
+def front(fresh_inputs):
+    """The frontend's .tflite file."""
+    return frontend.build(fresh_inputs)
+
+
+@pytest.fixture(scope='session')
+def write(front, fresh_inputs, tmp_path_factory):
+    """Writes `firmware/` around a model; gives the manifest's entry, and the folder.
+
+    Where TFLM is missing, zeros stand for what it computes: the sources can still be compiled.
+    """
+
+    def run(form, model):
+        place = tmp_path_factory.mktemp('exported')
+        with pytest.MonkeyPatch.context() as patch:
+            if tflm.missing() is not None:
+                patch.setattr(tflm, 'run', _zeros)
+                patch.setattr(tflm, 'fits', lambda model, arena_bytes: True)
+            entry = firmware.write(place, form=form, model=model, frontend=front, labels=LABELS, inputs=fresh_inputs)
+        return entry, place / firmware.FOLDER
+
+    return run
+
+
+@pytest.fixture(scope='session')
+def written(write, model):
+    """The firmware around the model in int8."""
+    return write('int8', model)
+
+
+@pytest.fixture(scope='session')
+def written_wide(write, convert):
+    """The firmware around the model in int8 with 16 bits in attention."""
+    return write('int8', convert('wide'))
+
+
+@pytest.fixture(scope='session')
+def written16(write, convert):
+    """The firmware around the model with activations of 16 bits."""
+    return write('int16', convert('int16'))
+
+
+@pytest.fixture(scope='session')
+def zig(tmp_path_factory):
+    """Runs `zig cc` or `zig c++`, with caches of its own."""
+    caches = tmp_path_factory.mktemp('zig')
+    places = {'ZIG_GLOBAL_CACHE_DIR': str(caches / 'global'), 'ZIG_LOCAL_CACHE_DIR': str(caches / 'local')}
+
+    def run(*arguments):
+        command = [sys.executable, '-m', 'ziglang', *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **places}, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    return run
+
+
+@pytest.fixture(scope='session')
+def flags():
+    """Of every compiler: as strict as a device's, and where the declarations of TFLM's API are."""
+    strict = ['-std=c++17', '-Wall', '-Wextra', '-Werror', '-fno-exceptions', '-fno-rtti', '-fno-threadsafe-statics']
+    return [*strict, '-isystem', str(Path(__file__).parent / 'stubs')]
+
+
+@pytest.fixture(scope='session')
+def build(zig, flags):
+    """Compiles a source with the firmware's headers and the declarations of TFLM's API; returns what was said."""
+
+    def run(folder, source, output, *more):
+        return zig('c++', *flags, *more, '-I', folder, '-c', '-o', output, source)
+
+    return run
+
+
+def _zeros(model, windows):
+    width = flatbuffer.graph(model).output.shape[-1]
+    return tflm.Outcome(logits=np.zeros((len(windows), width), np.float32), arena_bytes=60_000)

@@ -1,0 +1,107 @@
+"""What fold.py writes for devices, and what it leaves out when a check fails."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+
+from jax_reparam import manifest
+from jax_reparam.deploy import convert
+from jax_reparam.device import bundle, frontend, waveform
+from jax_reparam.frontend import features
+from jax_reparam.runtime import tflm
+
+needs_tflm = pytest.mark.skipif(tflm.missing() is not None, reason=str(tflm.missing()))
+
+
+@pytest.fixture
+def write(exported, inputs, data, tmp_path):
+    """Writes once more into an empty folder, around the models of `exported`."""
+    file = manifest.FORM_FILES['int8']
+    (tmp_path / file).write_bytes((exported.path / file).read_bytes())
+    clips = [data.corpus.audio(index) for index in data.clips('test')[:2]]
+
+    def run(form='int8'):
+        # A classifier that is quick to convert.
+        logits = lambda windows: windows.mean(axis=1)[:, :2]
+        return bundle.write(tmp_path, logits=logits, form=form, labels=['high', 'low'], inputs=inputs, clips=clips)
+
+    return run
+
+
+@needs_tflm
+@pytest.mark.parametrize(('name', 'file'), [('frontend', frontend.FILE), ('waveform', waveform.FILE)])
+def test_the_manifest_knows_the_files(exported, name, file):
+    entry = exported.manifest['device'][name]
+    content = (exported.path / file).read_bytes()
+    assert (entry['file'], entry['bytes']) == (file, len(content))
+    assert entry['sha256'] == hashlib.sha256(content).hexdigest()
+    assert json.loads((exported.path / manifest.FILE).read_text())['device'][name] == entry
+
+
+@needs_tflm
+def test_measured_differences_are_kept_and_small(exported):
+    entry = exported.manifest['device']
+    assert 0 < entry['frontend']['max_abs_diff'] < 1e-5
+    assert 0 <= entry['waveform']['max_abs_diff'] < 1e-5
+
+
+def test_frames_of_a_recording(inputs, rng):
+    config = inputs.frontend
+    audio = rng.integers(-3000, 3000, 1000).astype(np.int16)
+    found = frontend.frames(audio, inputs)
+    assert len(found) == len(features.log_mel(audio, config)) == 4
+    np.testing.assert_array_equal(found[3], audio[480:880])
+    np.testing.assert_array_equal(frontend.frames(audio[:3], inputs), [[*audio[:3], *[0] * 397]])
+
+
+@needs_tflm
+def test_a_frontend_that_is_not_training_s_is_left_out_and_the_firmware_with_it(write, tmp_path, monkeypatch):
+    real = frontend.mel_matrix
+    monkeypatch.setattr(frontend, 'mel_matrix', lambda config: 1.01 * real(config))
+    entry, failed = write()
+    assert failed['frontend']['reasons'][0].startswith('frontend: expected log-mel within 1e-05 of training, found ')
+    assert entry['frontend'] is entry['firmware'] is None
+    assert entry['reason'].startswith('firmware: expected a frontend and a quantised form')
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['model_int8.tflite', waveform.FILE]
+
+
+@needs_tflm
+def test_a_waveform_model_that_decides_otherwise_is_left_out(write, tmp_path, monkeypatch):
+    real = waveform.log_mel
+    monkeypatch.setattr(waveform, 'log_mel', lambda pcm, config: real(pcm, config)[::-1] * 1.1)
+    entry, failed = write()
+    assert failed['waveform']['reasons'][0].startswith('waveform: expected probabilities within 0.0001 of JAX, found ')
+    assert entry['waveform'] is None
+    assert not (tmp_path / waveform.FILE).exists()
+    assert entry['firmware']['form'] == 'int8'
+
+
+@needs_tflm
+def test_a_waveform_model_that_the_converter_refuses_is_named(write, monkeypatch):
+    def refuse(function, shape):
+        raise convert.ConversionError('TensorFlow refused the graph: no such operator')
+
+    monkeypatch.setattr(convert, 'to_float32', refuse)
+    assert write()[1]['waveform']['reasons'] == ['waveform: TensorFlow refused the graph: no such operator']
+
+
+@needs_tflm
+def test_no_quantised_form_no_firmware(write, tmp_path):
+    entry, failed = write(form=None)
+    assert failed == {}
+    assert entry['frontend'] is not None
+    assert entry['firmware'] is None
+    assert not (tmp_path / 'firmware').exists()
+
+
+def test_without_tflm_only_the_waveform_model_is_written(write, monkeypatch):
+    monkeypatch.setattr(tflm, 'PACKAGE', 'tflite_micro_that_is_not_there')
+    entry, failed = write()
+    assert failed == {}
+    assert entry['waveform'] is not None
+    assert entry['frontend'] is entry['firmware'] is None
+    assert entry['reason'].startswith('not verified: the package tflite-micro is not installed')

@@ -1,0 +1,289 @@
+"""The C++ of firmware/: it compiles for a Cortex-M without a heap, and streams as Python does, on this host."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jax_reparam.device import firmware, registrations
+from jax_reparam.evaluation import softmax
+from jax_reparam.frontend import stream
+from jax_reparam.graph.flatbuffer import Port
+from jax_reparam.runtime import tflm
+
+needs_tflm = pytest.mark.skipif(tflm.missing() is not None, reason=str(tflm.missing()))
+# Compiled only: the C library's headers are musl's, any other would do.
+HERE = Path(__file__).parent
+PORTS = {  # of host.cc
+    'int8': Port((1, 24, 12), 'int8', scale=0.25, zero_point=3),
+    'int16': Port((1, 24, 12), 'int16', scale=1 / 1024, zero_point=0),
+}
+CORTEX_M4 = ['-target', 'thumb-linux-musleabihf', '-mcpu=cortex_m4', '-Os', '-fno-unwind-tables']
+# QEMU's boards, their processors, and where their large memory is.
+BOARDS = {'mps2-an386': ('cortex-m4', 0x21000000), 'mps3-an547': ('cortex-m55', 0x60000000)}
+SOURCES = ['emotion_recognizer.cc', 'model_data.cc', 'frontend_data.cc', 'golden_data.cc', 'golden_test.cc', 'main.cc']
+HEAP = ('_Zn', '_Zdl', '_Zda', 'malloc', 'calloc', 'realloc', 'free', '__cxa_throw', '__cxa_guard', '_ZNSt')
+
+
+@pytest.fixture(scope='module', params=['int8', 'int16'])
+def form(request):
+    return request.param
+
+
+@pytest.fixture(scope='module')
+def folder(form, request):
+    """`firmware/` around the model of that form."""
+    return request.getfixturevalue({'int8': 'written', 'int16': 'written16'}[form])[1]
+
+
+@pytest.fixture(scope='module')
+def host(folder, build, zig, tmp_path_factory):
+    """Feeds PCM through the firmware's stream on this host, with models of host.cc; returns the lines it prints."""
+    place = tmp_path_factory.mktemp('host')
+    objects = []
+    for source in (
+        HERE / 'host.cc',
+        folder / 'emotion_recognizer.cc',
+        *folder.glob('[mf]*_data.cc'),
+    ):
+        objects.append(place / f'{source.stem}.o')
+        # What C++ does not define stops the program.
+        build(folder, source, objects[-1], '-O1', '-fsanitize=undefined', '-fsanitize-trap=undefined')
+    # Linked as C: the firmware needs no C++ library, and zig would build one.
+    zig('cc', '-O2', '-o', place / 'host', *objects, '-lm')
+
+    def run(samples, chunk, *arguments):
+        command = [place / 'host', str(chunk), *arguments]
+        done = subprocess.run(command, input=samples.tobytes(), capture_output=True, check=True)
+        return done.stdout.decode().splitlines()
+
+    return run
+
+
+@pytest.fixture(params=BOARDS)
+def board(request, folder, flags, tmp_path):
+    """The same as `host`, on an emulated board."""
+    compiler, emulator = (shutil.which(name) for name in ('arm-none-eabi-g++', 'qemu-system-arm'))
+    if compiler is None or emulator is None:
+        pytest.skip('needs arm-none-eabi-g++, newlib for it, and qemu-system-arm')
+    processor, memory = BOARDS[request.param]
+    chip = [f'-mcpu={processor}', '-mthumb', '-mfloat-abi=hard', '-mfpu=auto', '-O2']
+    start = [compiler, *chip, '-x', 'c', '-c', HERE / 'board' / 'start.c', '-o', tmp_path / 'start.o']
+    sources = ['emotion_recognizer.cc', 'model_data.cc', 'frontend_data.cc']
+    program = [compiler, *flags, *chip, '-I', folder, '-o', tmp_path / 'program']
+    program += [HERE / 'host.cc', *(folder / name for name in sources), tmp_path / 'start.o', '--specs=rdimon.specs']
+    program += ['-T', HERE / 'board' / 'board.ld', f'-Wl,--defsym=RAM_AT={memory}', '-lm']
+    for command in (start, program):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+    def run(samples, chunk, *arguments):
+        words = ['enable=on', 'target=native', 'arg=host', f'arg={chunk}', *(f'arg={word}' for word in arguments)]
+        machine = [emulator, '-M', request.param, '-display', 'none', '-serial', 'none', '-monitor', 'none']
+        command = [*machine, '-semihosting-config', ','.join(words), '-kernel', tmp_path / 'program']
+        done = subprocess.run(command, input=samples.tobytes(), capture_output=True, check=True, timeout=60)
+        return done.stdout.decode().splitlines()
+
+    return run
+
+
+def expected(samples, inputs, form, labels, *, finish):
+    """The lines of host.cc by Python's own stream, with its models written in NumPy."""
+    config, port = inputs.frontend, PORTS[form]
+    bands = 7 * np.arange(config.n_mels) % config.frame_length
+    cutter = stream.Stream(inputs, lambda frame: port.encode(frame[bands].astype(np.float32) / np.float32(1000)))
+    found = [*cutter.feed(samples), *(cutter.finish() if finish else [])]
+    lines = []
+    for window in found:
+        logits = window.features[0, : len(labels)].astype(np.float32)
+        shown = [f'{p:.7f}' for p in softmax(logits[None] * np.float32(0.125))[0]]
+        head = [window.start, window.frames, labels[int(np.argmax(logits))], *shown]
+        lines.append((head, window.features.ravel().tolist()))
+    return lines
+
+
+def parsed(lines, classes):
+    found = []
+    for line in lines:
+        words = line.split()
+        head = [int(words[0]), int(words[1]), *words[2 : 3 + classes]]
+        found.append((head, [int(word) for word in words[3 + classes :]]))
+    return found
+
+
+def assert_equal(found, wanted):
+    assert len(found) == len(wanted)
+    for (head, features), (wanted_head, wanted_features) in zip(found, wanted, strict=True):
+        assert head[:3] == wanted_head[:3]
+        np.testing.assert_allclose([float(p) for p in head[3:]], [float(p) for p in wanted_head[3:]], atol=1e-6)
+        assert features == wanted_features
+
+
+@pytest.fixture(scope='module')
+def noise():
+    """Some seconds of samples of every size, and of those that lie halfway between two int8 steps."""
+    rng = np.random.default_rng(3)
+    samples = rng.integers(-32768, 32768, 24000).astype(np.int16)
+    return np.where(rng.random(24000) < 0.3, samples // 125 * 125, samples).astype(np.int16)
+
+
+@pytest.fixture
+def labels():
+    return ('anger', 'Überraschung', 'neutral')
+
+
+def test_the_size_of_chunks_does_not_matter(host, noise, fresh_inputs, form, labels):
+    first, *others = [host(noise, chunk) for chunk in (1, 160, 399, 1000, len(noise))]
+    assert all(other == first for other in others)
+    assert_equal(parsed(first, 3), expected(noise, fresh_inputs, form, labels, finish=False))
+    # The ring, of 24 frames, goes round several times.
+    assert len(first) == 13
+
+
+@pytest.mark.parametrize('samples', [0, 1, 399, 400, 559, 560, 4079, 4080, 4081, 4240, 5680, 5840, 9999])
+def test_the_end_of_a_stream_is_that_of_a_recording(host, noise, fresh_inputs, form, labels, samples):
+    """And the stream after it knows nothing of it."""
+    wanted = expected(noise[:samples], fresh_inputs, form, labels, finish=True)
+    for chunk in (399, 1000):
+        assert_equal(parsed(host(noise[:samples], chunk, 'finish'), 3), 2 * wanted)
+
+
+def test_emulated_processors_stream_alike(board, noise, fresh_inputs, form, labels):
+    for samples in (300, 5680):
+        wanted = expected(noise[:samples], fresh_inputs, form, labels, finish=True)
+        assert_equal(parsed(board(noise[:samples], 399, 'finish'), 3), 2 * wanted)
+
+
+# TFLM from its first version with SignalRfft to the newest; see stubs/tensorflow/lite/micro/micro_common.h.
+VERSIONS = {
+    '2023': ['-DTFLM_2023'],
+    'before 2026': ['-DTFLM_BEFORE_2026'],
+    '2026': [],
+    'without aliases': ['-DTFLM_NO_GLOBAL_C_ALIASES'],
+}
+
+
+@pytest.mark.parametrize('kernels', [(), ('-DCMSIS_NN',)], ids=['reference', 'cmsis_nn'])
+@pytest.mark.parametrize('version', VERSIONS)
+@pytest.mark.parametrize('source', SOURCES)
+def test_it_compiles_for_a_cortex_m_without_a_heap(folder, build, tmp_path, version, kernels, source):
+    output = tmp_path / 'out.o'
+    assert build(folder, folder / source, output, *CORTEX_M4, *VERSIONS[version], *kernels) == ''
+    assert heap(output) == []
+
+
+def test_the_schema_may_lie_in_its_new_place(folder, zig, flags, tmp_path):
+    """Late in 2026 schema_generated.h moved to tensorflow/lite/micro/."""
+    stubs = tmp_path / 'stubs'
+    shutil.copytree(flags[-1], stubs)
+    lite = stubs / 'tensorflow' / 'lite'
+    (lite / 'schema').rename(lite / 'micro' / 'schema')
+    for header in (lite / 'micro').glob('*.h'):
+        header.write_text(header.read_text().replace('lite/schema/', 'lite/micro/schema/'))
+    source = folder / 'emotion_recognizer.cc'
+    said = zig('c++', *flags[:-1], stubs, *CORTEX_M4, '-I', folder, '-c', '-o', tmp_path / 'out.o', source)
+    assert said == ''
+
+
+@pytest.mark.parametrize('version', VERSIONS)
+def test_every_operator_can_be_added(written, build, tmp_path, version):
+    calls = [f'{method}()' for method in registrations.METHODS.values()]
+    for kind, names in (('INT8', registrations.INT8_ONLY), ('INT16', registrations.INT16_ONLY)):
+        calls += [f'{registrations.METHODS[name]}(tflm::Register_{name}_{kind}())' for name in sorted(names)]
+    source = tmp_path / 'all.cc'
+    text = firmware.resolver({'Every': calls})
+    source.write_text(f'{text}bool Every(emotion::EveryOpResolver& all) {{ return emotion::AddEveryOps(all); }}\n')
+    assert build(written[1], source, tmp_path / 'all.o', *CORTEX_M4, *VERSIONS[version]) == ''
+
+
+@pytest.mark.parametrize('version', VERSIONS)
+def test_kernels_for_one_type_are_registered_where_tflm_has_them(written, build, tmp_path, version):
+    folder, output = written[1], tmp_path / 'out.o'
+    defines = [*VERSIONS[version], '-DCMSIS_NN', '-DTFLM_LINKED']
+    build(folder, folder / 'emotion_recognizer.cc', output, *CORTEX_M4, *defines)
+    taken = {name for mangled in symbols(output.read_bytes()) for name in re.findall(r'Register_(\w+)Ev$', mangled)}
+    # The head is 16 bits wide: it has linear layers and a transposition in both types.
+    generic = {'BATCH_MATMUL', 'TRANSPOSE'} if version == '2023' else {'TRANSPOSE'}
+    model = {'ADD', 'BATCH_MATMUL', 'CONV_2D', 'DEPTHWISE_CONV_2D', 'SOFTMAX', 'TRANSPOSE'}
+    frontend = {'CAST', 'CONCATENATION', 'DIV', 'FULLY_CONNECTED', 'LOG', 'MUL', 'SLICE', 'SUB', 'RFFT'}
+    one_type = {f'{name}_INT8' for name in model - generic}
+    assert taken == one_type | generic | frontend | {'L2_NORMALIZATION', 'RESHAPE'}
+
+
+def test_the_look_for_a_heap_sees_one(build, tmp_path):
+    source = tmp_path / 'heap.cc'
+    source.write_text(
+        '#include <cstdlib>\n#include <vector>\n'
+        'int* a() { return new int; }\nvoid b(int* p) { delete p; }\nvoid* c() { return std::malloc(3); }\n'
+        'void d(void* p) { std::free(p); }\nvoid e(std::vector<int>& v) { v.push_back(1); }\n'
+    )
+    build(tmp_path, source, tmp_path / 'heap.o', *CORTEX_M4)
+    found = heap(tmp_path / 'heap.o')
+    assert {'_Znwj', 'malloc', 'free'} <= set(found)
+    assert any(name.startswith('_Zdl') for name in found)
+
+
+def heap(path):
+    """The symbols of an object file that stand for a heap, exceptions or the C++ library."""
+    return [name for name in symbols(path.read_bytes()) if name.startswith(HEAP)]
+
+
+def symbols(content):
+    """The names that an ELF file of 32 bits takes from elsewhere."""
+    assert content[:5] == b'\x7fELF\x01'
+    sections_at, entry, count = *struct.unpack_from('<I', content, 32), *struct.unpack_from('<HH', content, 46)
+    sections = [struct.unpack_from('<10I', content, sections_at + entry * index) for index in range(count)]
+    names = []
+    for _, kind, _, _, offset, size, link, *_ in sections:
+        if kind != 2:  # SHT_SYMTAB
+            continue
+        for at in range(offset + 16, offset + size, 16):
+            name, _, _, _, _, section = struct.unpack_from('<IIIBBH', content, at)
+            if section == 0:
+                start = sections[link][4] + name
+                names.append(content[start : content.index(b'\0', start)].decode())
+    return names
+
+
+@needs_tflm
+def test_arenas_are_what_tflm_took_and_a_margin(written, model):
+    entry, folder = written
+    for name, sizes in entry['arena_bytes'].items():
+        assert sizes['reserved'] % 16 == 0
+        assert sizes['reserved'] >= 1.15 * sizes['measured'] + 1000
+        assert f'k{name.title()}ArenaBytes = {sizes["reserved"]};' in (folder / 'model_data.h').read_text()
+    taken = tflm.run(model, np.zeros((1, 24, 12), np.float32)).arena_bytes
+    assert entry['arena_bytes']['model']['measured'] == taken
+
+
+def test_what_a_model_fixes_is_in_the_header(written):
+    text = (written[1] / 'model_data.h').read_text()
+    facts = {'SampleRate': 16000, 'FrameLength': 400, 'HopLength': 160, 'Bands': 12, 'WindowFrames': 24}
+    for name, value in {**facts, 'WindowHop': 10, 'Classes': 3}.items():
+        assert f'constexpr int k{name} = {value};' in text
+    assert 'using Feature = std::int8_t;' in text
+    assert 'using Logit = std::int16_t;' in text
+    assert '{"anger", "Überraschung", "neutral"}' in (written[1] / 'model_data.cc').read_text()
+
+
+def test_the_resolver_holds_the_models_operators_and_no_more(written):
+    text = (written[1] / 'op_resolver.h').read_text()
+    for kind, calls in written[0]['registrations'].items():
+        assert f'using {kind}OpResolver = tflm::MicroMutableOpResolver<{len(calls)}>;' in text
+    added = text.count(' resolver.Add') + text.count(' EMOTION_ADD(Add')
+    assert added == sum(map(len, written[0]['registrations'].values()))
+
+
+def test_no_place_in_the_readme_is_left_open(written):
+    text = (written[1] / 'README.md').read_text()
+    assert not re.search(r'\{[a-z_]+\}', text)
+    assert 'complete after 0.24 s and one comes every 0.1 s' in text
+    made = ['README.md', 'model_data.h', 'model_data.cc', 'frontend_data.cc', 'op_resolver.h', 'golden']
+    made += ['golden_data.h', 'golden_data.cc']
+    assert {path.name for path in written[1].iterdir()} == {*firmware.SOURCES, *made}

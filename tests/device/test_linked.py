@@ -1,0 +1,102 @@
+"""The firmware and TFLM itself in one process: TFLM is the library of the Python package, its kernels and interpreter.
+
+The stubs have the layout of that version in memory, so another version may only be compiled against.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from jax_reparam.runtime import tflm
+
+VERSION = '0.dev20261023182759'
+pytestmark = pytest.mark.skipif(
+    tflm.missing() is not None or importlib.metadata.version('tflite-micro') != VERSION,
+    reason=f'links with tflite-micro {VERSION}',
+)
+SOURCES = ('emotion_recognizer.cc', 'model_data.cc', 'frontend_data.cc', 'golden_data.cc', 'golden_test.cc')
+# `GoldenTest()`; TFLM's names must be there for the firmware to find.
+RUN = """
+import ctypes, sys
+ctypes.CDLL(sys.argv[1], ctypes.RTLD_GLOBAL)
+sys.exit(ctypes.CDLL(sys.argv[2])._Z10GoldenTestv())
+"""
+
+
+@pytest.fixture(scope='module')
+def runtime():
+    files = importlib.metadata.files('tflite-micro')
+    return next(file.locate() for file in files if file.name.startswith('_runtime') and file.suffix == '.so')
+
+
+@pytest.fixture
+def golden_test(build, zig, runtime, tmp_path):
+    """Builds the golden test of a folder and runs it; returns its exit code and what it printed."""
+
+    def run(folder, change=lambda name, text: text):
+        objects = []
+        for name in SOURCES:
+            source, text = folder / name, (folder / name).read_text()
+            if change(name, text) != text:
+                source = tmp_path / name
+                source.write_text(change(name, text))
+            objects.append(tmp_path / f'{name}.o')
+            build(folder, source, objects[-1], '-O1', '-fPIC', '-DTFLM_LINKED')
+        library = tmp_path / 'firmware.so'
+        zig('ld.lld', '-shared', '-o', library, *objects)
+        done = subprocess.run(
+            [sys.executable, '-c', RUN, str(runtime), str(library)], capture_output=True, text=True, check=False
+        )
+        print(done.stderr)
+        return done.returncode, done.stdout.splitlines()
+
+    return run
+
+
+@pytest.mark.parametrize('fixture', ['written', 'written_wide', 'written16'], ids=['int8', 'wide', 'int16'])
+def test_the_golden_vectors_pass_in_tflm_itself(request, golden_test, fixture):
+    entry, folder = request.getfixturevalue(fixture)
+    code, lines = golden_test(folder)
+    assert (code, lines[-1]) == (0, 'golden vectors: passed')
+    starts = np.load(folder / 'golden' / 'starts.npy')
+    assert [line.split(': ')[0] for line in lines[:-5]] == [f'window at frame {start}' for start in starts]
+
+    assert lines[-5].startswith('features: 0 of ')
+    assert lines[-4] == 'logits: 0 of 3 differ'
+    # On this host the arena is what was measured from Python, less what is recorded there.
+    taken = int(lines[-2].split()[2])
+    assert 0 <= entry['arena_bytes']['model']['measured'] - taken < 1024
+
+
+@pytest.mark.parametrize(
+    ('name', 'old', 'new', 'last'),
+    [
+        ('golden_data.cc', 'kGoldenFrames * kBands] = {\n    ', 'kGoldenFrames * kBands] = {\n    2 + ', 'failed'),
+        ('golden_data.cc', 'kGoldenLogits[kClasses] = {\n    ', 'kGoldenLogits[kClasses] = {\n    1 +', 'failed'),
+        ('golden_data.cc', 'kGoldenStarts[kGoldenWindows] = {\n    ', 'kGoldenStarts[kGoldenWindows] = {1 +', 'failed'),
+        ('emotion_recognizer.cc', 'sizeof(model_arena_))', '4096)', 'the models do not load'),
+        ('emotion_recognizer.cc', '!AddFrontendOps(frontend_ops_)', 'false', 'the models do not load'),
+    ],
+    ids=['features', 'logits', 'starts', 'arena', 'operators'],
+)
+def test_what_is_wrong_is_seen(written, golden_test, name, old, new, last):
+    def change(file, text):
+        assert file != name or old in text
+        return text.replace(old, new) if file == name else text
+
+    code, lines = golden_test(written[1], change)
+    assert (code, lines[-1]) == (1, f'golden vectors: {last}')
+
+
+@pytest.mark.parametrize(('steps', 'last'), [(1, 'passed'), (2, 'failed')])
+def test_a_feature_of_int16_may_be_a_step_away(written16, golden_test, steps, last):
+    # In the comparison alone: the logits are over the golden features too.
+    old, new = 'abs(features[band] - ', f'abs({steps} * (frame + band == 0) + features[band] - '
+    _, lines = golden_test(written16[1], lambda file, text: text.replace(old, new))
+    assert lines[-1] == f'golden vectors: {last}'
+    assert lines[-5].split(' differ')[0] == f'features: {2 - steps} of 204'

@@ -1,0 +1,78 @@
+"""Labels and feature parameters inside the .tflite files."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from jax_reparam import manifest
+from jax_reparam.device import metadata
+from jax_reparam.graph import flatbuffer
+from jax_reparam.runtime import litert, tflm
+
+FORMS = ('model_float32.tflite', 'model_int8.tflite', 'model_waveform_float32.tflite')
+
+
+@pytest.fixture(scope='module')
+def model(exported):
+    return (exported.path / 'model_int8.tflite').read_bytes()
+
+
+@pytest.mark.parametrize('file', FORMS)
+def test_every_form_says_what_it_is(exported, file):
+    found = metadata.read((exported.path / file).read_bytes())
+    expected = exported.manifest['input']
+    assert found['labels'] == exported.manifest['labels'] == ['high', 'low']
+    assert found['input']['hop_frames'] == 32
+    assert found['input'] == {name: expected[name] for name in found['input']}
+    assert set(expected) - set(found['input']) == {'mean', 'std', 'window_seconds', 'window_hop_seconds'}
+
+
+def test_labels_keep_their_order_and_their_letters(model, inputs):
+    for labels in (['zorn', 'Überraschung', 'a"b'], ['a"b', 'Überraschung', 'zorn']):
+        assert metadata.read(metadata.attach(model, labels, inputs))['labels'] == labels
+
+
+def test_the_second_entry_replaces_the_first(model, inputs):
+    again = metadata.attach(model, ['x', 'y'], inputs)
+    assert metadata.read(again)['labels'] == ['x', 'y']
+    names = [bytes(note.name) for note in flatbuffer.tree(again).metadata]
+    assert names.count(metadata.NAME.encode()) == 1
+
+
+def test_what_others_noted_stays(model, inputs):
+    tree = flatbuffer.tree(model)
+    note = copy.copy(tree.metadata[0])
+    note.name = 'another'
+    tree.metadata.append(note)
+    again = metadata.attach(flatbuffer.pack(tree), ['x', 'y'], inputs)
+    names = [bytes(note.name) for note in flatbuffer.tree(again).metadata]
+    assert names == [b'OfflineMemoryAllocation', b'another', b'jax_reparam']
+
+
+def test_it_adds_no_more_than_its_text(model, inputs):
+    tree = flatbuffer.tree(model)
+    tree.metadata = [note for note in tree.metadata if note.name != metadata.NAME.encode()]
+    bare = flatbuffer.pack(tree)
+    text = json.dumps({'labels': ['a'], 'input': dataclasses.asdict(inputs.frontend)})
+    assert len(metadata.attach(bare, ['a'], inputs)) - len(bare) < len(text) + 200
+    with pytest.raises(ValueError, match=r"expected metadata 'jax_reparam' in the \.tflite file, got none"):
+        metadata.read(bare)
+
+
+def test_outputs_do_not_move(model, inputs, data):
+    windows = data.windows('test')[0][:2]
+    other = metadata.attach(model, ['a', 'b'], inputs)
+    np.testing.assert_array_equal(litert.load(model)(windows), litert.load(other)(windows))
+    if tflm.missing() is None:
+        np.testing.assert_array_equal(tflm.run(model, windows).logits, tflm.run(other, windows).logits)
+
+
+def test_the_manifest_counts_the_bytes_with_it(exported, model):
+    entry = exported.manifest['forms']['int8']
+    assert entry['bytes'] == len(model)
+    assert manifest.form('int8', model, flatbuffer.graph(model))['sha256'] == entry['sha256']

@@ -1,0 +1,231 @@
+"""Decoding of what people have on their disks, and the refusal of what is no audio."""
+
+import io
+import struct
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+
+from jax_reparam.errors import InputError
+from jax_reparam.frontend import audio
+
+
+def noise(seconds=0.5, sample_rate=16000, channels=1):
+    shape = (round(seconds * sample_rate), channels) if channels > 1 else round(seconds * sample_rate)
+    return np.random.default_rng(1).integers(-20000, 20000, shape).astype(np.int16)
+
+
+def tone(sample_rate, seconds=0.5, hertz=440.0):
+    return 0.5 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * sample_rate)) / sample_rate)
+
+
+def wav(samples, sample_rate=16000, subtype='PCM_16', kind='WAV'):
+    file = io.BytesIO()
+    soundfile.write(file, samples, sample_rate, format=kind, subtype=subtype)
+    return file.getvalue()
+
+
+def chunk(name, body):
+    return name + struct.pack('<I', len(body)) + body + b'\0' * (len(body) % 2)
+
+
+def refused(path):
+    """The message of the error that `read` raises for a file: one line that begins with its name."""
+    with pytest.raises(audio.AudioError) as error:
+        audio.read(path)
+    message = str(error.value)
+    assert message.startswith(f'{path}: expected ')
+    assert '\n' not in message
+    return message
+
+
+@pytest.mark.parametrize('kind', ['WAV', 'FLAC', 'WAVEX', 'RF64'])
+def test_16_bit_mono_comes_back_bit_for_bit(tmp_path, kind):
+    samples = noise()
+    samples[:4] = [-32768, 32767, -1, 1]
+    soundfile.write(tmp_path / 'a.wav', samples, 16000, format=kind, subtype='PCM_16')
+    result = audio.read(tmp_path / 'a.wav')
+    assert result.dtype == np.int16
+    np.testing.assert_array_equal(result, samples)
+
+
+def test_channels_are_averaged(tmp_path):
+    samples = noise(channels=3)
+    soundfile.write(tmp_path / 'a.wav', samples, 16000)
+    expected = np.rint(samples.astype(np.float64).mean(axis=1))
+    np.testing.assert_allclose(audio.read(tmp_path / 'a.wav'), expected, atol=0.51)
+
+
+@pytest.mark.parametrize(('sample_rate', 'channels'), [(16000, 1), (16000, 2), (44100, 1), (48000, 3)])
+@pytest.mark.parametrize('subtype', ['PCM_16', 'FLOAT'])
+def test_pieces_are_one_recording(tmp_path, sample_rate, channels, subtype):
+    """What is read in pieces is what mixing and resampling at once give, bit for bit."""
+    samples = noise(300000 / sample_rate, sample_rate, channels).reshape(-1, channels)
+    soundfile.write(tmp_path / 'a.wav', samples / 32768, sample_rate, subtype=subtype)
+    mixed = (samples.astype(np.float32) / 32768).mean(axis=1)
+    expected = mixed if sample_rate == 16000 else soxr.resample(mixed, sample_rate, 16000)
+    np.testing.assert_array_equal(audio.read(tmp_path / 'a.wav'), np.rint(expected * 32768).clip(-32768, 32767))
+
+
+@pytest.mark.parametrize('sample_rate', [8000, 11025, 22050, 44100, 48000, 96000])
+def test_other_rates_are_resampled(tmp_path, sample_rate):
+    soundfile.write(tmp_path / 'a.flac', tone(sample_rate), sample_rate)
+    result = audio.read(tmp_path / 'a.flac') / 32768
+    assert abs(len(result) - 8000) <= 1
+    middle = slice(800, 7200)  # the resampler rings at the edges
+    np.testing.assert_allclose(result[middle], tone(16000)[middle], atol=2e-3)
+
+
+def test_target_rate_is_the_callers(tmp_path):
+    soundfile.write(tmp_path / 'a.wav', tone(16000), 16000)
+    assert len(audio.read(tmp_path / 'a.wav', 8000)) == 4000
+
+
+@pytest.mark.parametrize(
+    ('subtype', 'step'), [('PCM_U8', 1 / 128), ('PCM_24', 1e-4), ('FLOAT', 1e-4), ('DOUBLE', 1e-4)]
+)
+def test_sample_formats(tmp_path, subtype, step):
+    soundfile.write(tmp_path / 'a.wav', tone(16000), 16000, subtype=subtype)
+    np.testing.assert_allclose(audio.read(tmp_path / 'a.wav') / 32768, tone(16000), atol=step)
+
+
+def test_floats_beyond_full_scale_are_clipped_not_wrapped(tmp_path):
+    soundfile.write(tmp_path / 'a.wav', np.linspace(-2, 2, 8001), 16000, subtype='FLOAT')
+    result = audio.read(tmp_path / 'a.wav')
+    assert (result[0], result[4000], result[-1]) == (-32768, 0, 32767)
+    assert np.all(np.diff(result.astype(int)) >= 0)
+
+
+def test_chunks_before_and_after_the_samples_are_not_sound(tmp_path):
+    samples = noise()
+    form = struct.pack('<HHIIHH', 1, 1, 16000, 32000, 2, 16)
+    body = b'WAVE' + chunk(b'fmt ', form) + chunk(b'FLLR', b'\x7f' * 4044) + chunk(b'odd ', b'abc')
+    body += chunk(b'data', samples.tobytes()) + chunk(b'_PMX', b'<x/>' * 900)
+    data = chunk(b'RIFF', body)
+    (tmp_path / 'a.wav').write_bytes(data)
+    np.testing.assert_array_equal(audio.read(tmp_path / 'a.wav'), samples)
+    (tmp_path / 'a.wav').write_bytes(data[: data.index(b'_PMX') - 10])
+    assert 'found 10 bytes too few' in refused(tmp_path / 'a.wav')
+
+
+@pytest.mark.parametrize('length', [0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000])
+def test_a_wav_that_was_written_to_a_pipe_has_no_length(tmp_path, length):
+    samples = noise()
+    data = bytearray(wav(samples))
+    assert data[36:40] == b'data'
+    struct.pack_into('<I', data, 40, length)
+    (tmp_path / 'a.wav').write_bytes(data)
+    np.testing.assert_array_equal(audio.read(tmp_path / 'a.wav'), samples)
+
+
+def flac_that_promises(samples):
+    data = bytearray(wav(noise(), kind='FLAC'))
+    # STREAMINFO: the 36 bits of the number of samples end at byte 26 of the file.
+    data[21:26] = bytes([data[21] & 0xF0]) + struct.pack('>I', samples)
+    return data
+
+
+def test_a_flac_that_was_written_to_a_pipe_has_no_length(tmp_path):
+    (tmp_path / 'a.flac').write_bytes(flac_that_promises(8000))
+    np.testing.assert_array_equal(audio.read(tmp_path / 'a.flac'), noise())
+    (tmp_path / 'a.flac').write_bytes(flac_that_promises(0))
+    assert 'found a stream' in refused(tmp_path / 'a.flac')
+
+
+@pytest.mark.parametrize('promised', [8001, 4_000_000_000])
+def test_flac_with_fewer_samples_than_promised(tmp_path, promised):
+    (tmp_path / 'a.flac').write_bytes(flac_that_promises(promised))
+    refused(tmp_path / 'a.flac')
+
+
+def test_missing_file(tmp_path):
+    assert 'found nothing there' in refused(tmp_path / 'a.wav')
+
+
+def test_folder_instead_of_a_file(tmp_path):
+    assert 'directory' in refused(tmp_path)
+
+
+@pytest.mark.parametrize('text', [b'', b'hello\n', 'Grüße\n'.encode('utf-16'), b'ID3 notes', b'RIFF'])
+def test_text_named_wav(tmp_path, text):
+    (tmp_path / 'a.wav').write_bytes(text)
+    message = refused(tmp_path / 'a.wav')
+    assert 'expected WAV or FLAC audio' in message
+    assert ('found an empty file' in message) == (text == b'')
+
+
+def test_another_audio_format_is_named(tmp_path):
+    soundfile.write(tmp_path / 'a.wav', noise(), 16000, format='AIFF')
+    assert 'AIFF' in refused(tmp_path / 'a.wav')
+
+
+@pytest.mark.parametrize('lost', [1, 2, 1000, 15999])
+def test_truncated_wav(tmp_path, lost):
+    (tmp_path / 'a.wav').write_bytes(wav(noise())[:-lost])
+    assert f'{lost:,} bytes too few' in refused(tmp_path / 'a.wav')
+
+
+@pytest.mark.parametrize('kept', [20, 44])
+def test_wav_cut_within_or_after_its_header(tmp_path, kept):
+    (tmp_path / 'a.wav').write_bytes(wav(noise())[:kept])
+    refused(tmp_path / 'a.wav')
+
+
+@pytest.mark.parametrize('share', [0.01, 0.5, 0.98])
+def test_truncated_flac(tmp_path, share):
+    data = wav(noise(seconds=3), kind='FLAC')
+    (tmp_path / 'a.flac').write_bytes(data[: round(share * len(data))])
+    refused(tmp_path / 'a.flac')
+
+
+@pytest.mark.parametrize('kind', ['WAV', 'FLAC'])
+def test_no_samples(tmp_path, kind):
+    (tmp_path / 'a.wav').write_bytes(wav(noise()[:0], kind=kind))
+    refused(tmp_path / 'a.wav')
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize('subtype', ['FLOAT', 'DOUBLE'])
+def test_samples_that_are_no_numbers(tmp_path, value, subtype):
+    samples = tone(16000)
+    samples[[5, 70]] = value
+    soundfile.write(tmp_path / 'a.wav', samples, 16000, subtype=subtype)
+    assert 'found 2 that are NaN or infinite' in refused(tmp_path / 'a.wav')
+
+
+@pytest.mark.parametrize('sample_rate', [1, 100, 2_000_000])
+def test_a_sample_rate_that_cannot_be(tmp_path, sample_rate):
+    (tmp_path / 'a.wav').write_bytes(wav(noise(), sample_rate))
+    assert f'found {sample_rate:,}' in refused(tmp_path / 'a.wav')
+
+
+def test_decode_names_the_clip_as_told():
+    with pytest.raises(audio.AudioError, match=r'^clip 7: expected'):
+        audio.decode(b'text', 'clip 7')
+
+
+def test_check_accepts_quiet_speech():
+    audio.check((noise(0.1) // 4000).astype(np.int16), 'a')
+
+
+@pytest.mark.parametrize(
+    ('samples', 'found'),
+    [
+        (np.zeros(0, np.int16), '0 samples'),
+        (noise(0.0999), '0.100 s'),
+        (np.zeros(16000, np.int16), 'silence'),
+        (np.full(16000, -300, np.int16), 'silence'),
+        (np.tile(np.array([-1, 0, 1], np.int16), 6000), 'silence'),
+    ],
+)
+def test_check_refuses_what_holds_no_sound(samples, found):
+    with pytest.raises(audio.AudioError, match=f'^a: expected .* found {found}'):
+        audio.check(samples, 'a')
+
+
+def test_check_counts_seconds_at_the_rate_given():
+    audio.check(noise(0.05), 'a', sample_rate=8000)
+    with pytest.raises(InputError, match='at least'):
+        audio.check(noise(0.15), 'a', sample_rate=48000)

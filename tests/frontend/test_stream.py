@@ -1,0 +1,92 @@
+"""Streams: samples in chunks of any size become the frames and the windows of the whole recording."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from jax_reparam.frontend import features, stream, windows
+from jax_reparam.frontend.features import FrontendConfig
+from jax_reparam.frontend.inputs import Input
+from jax_reparam.frontend.windows import WindowConfig
+
+# Frames of 40 samples every 10; windows of 5 frames every 2.
+CONFIG = FrontendConfig(sample_rate=1000, n_mels=4, frame_ms=40, hop_ms=10, n_fft=64, fmax=500.0)
+INPUTS = Input(CONFIG, WindowConfig(5, 2), np.zeros(4, np.float32), np.ones(4, np.float32))
+
+
+def recording(samples):
+    """Every sample differs from every other."""
+    return np.arange(1, samples + 1, dtype=np.int16)
+
+
+def chunks(samples, size):
+    return [samples[at : at + size] for at in range(0, len(samples), size)]
+
+
+def cut(samples, size, config=CONFIG):
+    cutter = stream.FrameCutter(config)
+    frames = [frame for chunk in chunks(samples, size) for frame in cutter.feed(chunk)]
+    return [*frames, *cutter.finish()]
+
+
+def listen(samples, size, frame_features=lambda frame: frame):
+    cutter = stream.Stream(INPUTS, frame_features)
+    found = [window for chunk in chunks(samples, size) for window in cutter.feed(chunk)]
+    return [*found, *cutter.finish()]
+
+
+@pytest.mark.parametrize('size', [1, 7, 10, 39, 40, 41, 500])
+def test_frames_are_those_of_the_recording(size):
+    samples = recording(203)
+    expected = [samples[at : at + 40] for at in range(0, 203 - 39, 10)]
+    np.testing.assert_array_equal(cut(samples, size), expected)
+
+
+@pytest.mark.parametrize('size', [1, 9, 100])
+def test_samples_between_frames_are_skipped_where_the_hop_is_longer(size):
+    config = FrontendConfig(sample_rate=1000, frame_ms=10, hop_ms=25)
+    samples = recording(87)
+    np.testing.assert_array_equal(cut(samples, size, config), [samples[at : at + 10] for at in (0, 25, 50, 75)])
+
+
+def test_less_than_a_frame_is_padded_with_zeros():
+    np.testing.assert_array_equal(cut(recording(3), 2), [[1, 2, 3, *[0] * 37]])
+
+
+@pytest.mark.parametrize('samples', [40, 60, 70, 80, 90, 100, 109, 110, 111, 333])
+@pytest.mark.parametrize('size', [1, 13, 1000])
+def test_windows_are_those_of_the_recording(samples, size):
+    audio = recording(samples)
+    frames = np.stack(cut(audio, len(audio)))
+    found = listen(audio, size)
+    np.testing.assert_array_equal([window.start for window in found], windows.starts(len(frames), INPUTS.window))
+    np.testing.assert_array_equal([window.features for window in found], windows.split(frames, INPUTS.window))
+    assert {window.frames for window in found} == {min(5, len(frames))}
+
+
+def test_features_of_a_stream_are_those_of_training(rng):
+    config = FrontendConfig()
+    inputs = Input(config, WindowConfig(20, 10), np.zeros(64, np.float32), np.ones(64, np.float32))
+    audio = (3000 * rng.standard_normal(9000)).astype(np.int16)
+    cutter = stream.Stream(inputs, lambda frame: features.log_mel(frame, config)[0])
+    found = [window.features for chunk in chunks(audio, 777) for window in cutter.feed(chunk)]
+    found += [window.features for window in cutter.finish()]
+    expected = windows.split(features.log_mel(audio, config), inputs.window)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_frame_is_computed_once():
+    seen = []
+    listen(recording(333), 50, lambda frame: seen.append(int(frame[0])) or frame)
+    assert seen == list(range(1, 333 - 38, 10))
+
+
+def test_no_window_comes_before_one_is_full():
+    cutter = stream.Stream(INPUTS, lambda frame: frame)
+    assert list(cutter.feed(recording(79))) == []
+    assert [window.start for window in cutter.feed(recording(1))] == [0]
+
+
+def test_an_empty_stream_has_no_window():
+    assert listen(recording(0), 1) == []

@@ -1,0 +1,113 @@
+"""Convolutions and attention in parts: the same integers, less memory."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from helpers import quantise
+from jax_reparam.deploy import convert, ops
+from jax_reparam.graph import arena, flatbuffer, tile
+from jax_reparam.quantise import mixed_precision
+from jax_reparam.runtime import litert
+
+
+def front(rng, channels=8):
+    """The two convolutions of the models, on features `[1, T, 16]`; the logits are sums of what they make."""
+    shapes = [(3, 3, 1, channels), (3, 3, channels, channels)]
+    layers = {
+        f'conv_{i}': {
+            'kernel': rng.standard_normal(shape).astype(np.float32),
+            'bias': rng.standard_normal(channels).astype(np.float32),
+        }
+        for i, shape in enumerate(shapes)
+    }
+    weights = rng.standard_normal((channels * 4, 3)).astype(np.float32)
+    return lambda x: ops.mean_over_time(ops.subsample(layers, x) @ weights)
+
+
+def attention(rng, heads=4):
+    """Attention over features `[1, T, 16]` and the mean of what it makes."""
+    layer = {
+        name: {'kernel': rng.standard_normal((16, 16)).astype(np.float32), 'bias': np.ones(16, np.float32)}
+        for name in ('query', 'key', 'value')
+    }
+    return lambda x: ops.mean_over_time(ops.attention(layer, x[0], heads))
+
+
+def models(function, windows):
+    yield convert.to_float32(function, (1, *windows.shape[1:]))
+    for activations in ('int8', 'int16'):
+        yield quantise(function, windows, activations)
+
+
+@pytest.mark.parametrize('parts', [2, 3, 4])
+@pytest.mark.parametrize(('make', 'frames'), [(front, 400), (front, 412), (attention, 100), (attention, 101)])
+def test_parts_compute_the_same(rng, monkeypatch, make, frames, parts):
+    monkeypatch.setattr(tile, 'ATTENTION_PARTS', (parts,))
+    monkeypatch.setattr(tile, 'CONVOLUTION_PARTS', (parts,))
+    function = make(rng)
+    windows = rng.standard_normal((4, frames, 16)).astype(np.float32)
+    for model in models(function, windows):
+        content = flatbuffer.tree(model)
+        tiled = tile.tile(content)
+        # Each is cut out, and has its nodes; of convolutions all but the last drop a token; all are joined.
+        more = 4 * parts - 2
+        assert len(tiled.subgraphs[0].operators) == len(content.subgraphs[0].operators) + more
+        assert arena.peak(tiled) <= arena.peak(content) - more * tile.BYTES_PER_NODE
+        np.testing.assert_array_equal(litert.load(flatbuffer.pack(tiled))(windows), litert.load(model)(windows))
+
+
+def test_as_many_parts_as_pay(rng, monkeypatch):
+    content = flatbuffer.tree(quantise(front(rng), rng.standard_normal((4, 400, 16)).astype(np.float32)))
+    count = lambda graph: len(graph.subgraphs[0].operators)
+    needed = lambda graph: arena.peak(graph) + tile.BYTES_PER_NODE * count(graph)
+    chosen, some = tile.tile(content), []
+    for parts in (2, 3, 4):
+        monkeypatch.setattr(tile, 'CONVOLUTION_PARTS', (parts,))
+        some.append(tile.tile(content))
+    assert needed(chosen) == min(map(needed, some))
+    assert len(set(map(count, some))) == 3
+
+
+def test_a_softmax_of_16_bits_is_split_where_that_saves_more_than_its_tables(rng, monkeypatch):
+    windows = rng.standard_normal((4, 100, 16)).astype(np.float32)
+    function = attention(rng)
+    made = mixed_precision.widened(quantise(function, windows), convert.to_float32(function, (1, 100, 16)), front=False)
+    content = flatbuffer.tree(made)
+    tiled = tile.tile(content)
+    assert arena.tables(tiled) == 2 * arena.tables(content) > 4000
+    np.testing.assert_array_equal(litert.load(flatbuffer.pack(tiled))(windows), litert.load(made)(windows))
+    monkeypatch.setattr(arena, 'PER_SOFTMAX', arena.peak(content) - arena.peak(tiled))
+    assert tile.tile(content) is content
+
+
+@pytest.mark.parametrize(
+    ('make', 'frames'),
+    [
+        (front, 401),  # pads before an odd length: parts would not be the whole
+        (front, 402),  # the second convolution's is odd
+        (front, 40),  # saves too little
+        (attention, 20),
+    ],
+)
+def test_what_cannot_or_need_not_be_split_is_left(rng, make, frames):
+    windows = rng.standard_normal((4, frames, 16)).astype(np.float32)
+    content = flatbuffer.tree(quantise(make(rng), windows))
+    assert tile.tile(content) is content
+
+
+def test_other_convolutions_are_left(rng):
+    """No stride, and a kernel of 5: four frames more would not be enough."""
+    kernels = [rng.standard_normal((5, 5, *channels)).astype(np.float32) for channels in ((1, 8), (8, 8))]
+
+    def function(x):
+        x = x[..., None]
+        for kernel in kernels:
+            x = jax.lax.conv_general_dilated(x, kernel, (2, 2), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+        return jnp.mean(x, axis=(1, 2))
+
+    content = flatbuffer.tree(convert.to_float32(function, (1, 400, 16)))
+    assert tile.tile(content) is content

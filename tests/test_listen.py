@@ -1,0 +1,266 @@
+"""Listening: a file as a stream gives what prediction gives, a microphone the same, and it ends cleanly."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from helpers import run_without
+from jax_reparam import listen, manifest, predict
+from jax_reparam.errors import InputError
+from jax_reparam.frontend import audio
+from jax_reparam.frontend.features import FrontendConfig
+from jax_reparam.frontend.inputs import Input
+from jax_reparam.frontend.windows import WindowConfig
+from jax_reparam.runtime import tflm
+
+needs_tflm = pytest.mark.skipif(tflm.missing() is not None, reason=str(tflm.missing()))
+# Frames of 40 samples every 10; windows of 5 frames, 0.05 s, every 2.
+SMALL = Input(
+    FrontendConfig(sample_rate=1000, n_mels=4, frame_ms=40, hop_ms=10, n_fft=64, fmax=500.0),
+    WindowConfig(5, 2),
+    np.zeros(4, np.float32),
+    np.ones(4, np.float32),
+)
+
+
+@pytest.fixture(scope='module')
+def clips(tmp_path_factory):
+    """Clips of 0.1 s, of 0.5 s, of exactly one window (64 frames), and of 1.5 and 2.5 s."""
+    folder, rng, paths = tmp_path_factory.mktemp('clips'), np.random.default_rng(0), []
+    for pitch, samples in ((1500, 1700), (1500, 8000), (300, 63 * 160 + 400), (300, 24000), (700, 40001)):
+        sound = np.sin(2 * np.pi * pitch * np.arange(samples) / 16000) + rng.standard_normal(samples)
+        paths.append(str(folder / f'{samples}.wav'))
+        soundfile.write(paths[-1], sound / 8, 16000)
+    return paths
+
+
+def heard(capsys, *arguments):
+    assert listen.main([str(argument) for argument in arguments]) == 0
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+@needs_tflm
+@pytest.mark.parametrize('form', ['int8', 'float32'])
+def test_a_file_gives_window_by_window_what_prediction_gives(exported, clips, capsys, form):
+    counts = []
+    with predict.Recognizer.in_tflm(exported.path, form) as recognizer:
+        for path in clips:
+            found = heard(capsys, exported.path, '--file', path, '--form', form, '--json')
+            entry = predict.as_json(path, recognizer.labels, recognizer.predict(audio.read(path)), over_time=True)
+            for window, part in zip(found, entry['over_time'], strict=True):
+                assert [window[key] for key in ('start', 'end')] == [part[key] for key in ('start', 'end')]
+                assert window['label'] == part['label']
+                assert window['probabilities'] == pytest.approx(part['probabilities'], abs=2e-6)
+            counts.append(len(found))
+    assert counts == [1, 1, 1, 4, 7]
+
+
+@needs_tflm
+def test_the_recommended_form_is_heard_and_told(exported, clips, capsys):
+    assert listen.main([str(exported.path), '--file', clips[3]]) == 0
+    out, err = capsys.readouterr()
+    assert err.splitlines() == [
+        'int8 in TFLM; a line after 0.64 s and then every 0.32 s; smoothed = 0.5 x smoothed before + 0.5 x window; '
+        'Ctrl-C ends'
+    ]
+    header, *rows = out.splitlines()
+    assert header.split() == ['seconds', 'window', 'smoothed', 'high', 'low']
+    times = ['0.0 - 0.6 s', '0.3 - 1.0 s', '0.6 - 1.3 s', '0.8 - 1.5 s']
+    assert [' '.join(row.split()[:4]) for row in rows] == times
+    assert all(row.split()[4:6] == ['low', 'low'] for row in rows)
+    assert len({len(line) for line in out.splitlines()}) == 1
+
+
+@needs_tflm
+def test_smoothing_is_of_the_windows_heard(exported, clips, capsys):
+    found = heard(capsys, exported.path, '--file', clips[4], '--json', '--smoothing', 0.75)
+    own = np.array([[*window['probabilities'].values()] for window in found])
+    expected = own[0]
+    for window, row in zip(found[1:], own[1:], strict=True):
+        expected = 0.75 * expected + 0.25 * row
+        np.testing.assert_allclose([*window['smoothed']['probabilities'].values()], expected, atol=1e-5)
+    assert found[0]['smoothed']['probabilities'] == found[0]['probabilities']
+    assert np.ptp(own, axis=0).max() > 0.01
+
+
+@pytest.mark.parametrize('size', [1, 13, 1000])
+def test_decisions_come_as_windows_fill(size):
+    samples = np.arange(1, 121, dtype=np.int16)
+    chunks = [samples[at : at + size] for at in range(0, 120, size)]
+    seen = []
+
+    def logits(window):
+        seen.append(window[:, 0].tolist())
+        return np.log([1 + len(seen), 1])
+
+    found = list(listen.decisions(chunks, SMALL, frame_features=lambda frame: frame[:4], logits=logits, smoothing=0.5))
+    assert [(round(one.start, 3), round(one.end, 3)) for one in found] == [(0, 0.05), (0.02, 0.07), (0.04, 0.09)]
+    assert seen == [[1, 11, 21, 31, 41], [21, 31, 41, 51, 61], [41, 51, 61, 71, 81]]
+    np.testing.assert_allclose([one.probabilities[0] for one in found], [2 / 3, 3 / 4, 4 / 5])
+    np.testing.assert_allclose([one.smoothed[0] for one in found], [2 / 3, 17 / 24, 181 / 240])
+
+
+def test_real_time_is_as_fast_as_it_was_spoken(clips, monkeypatch):
+    slept = []
+    clock = types.SimpleNamespace(monotonic=lambda: 100 + sum(slept), sleep=slept.append)
+    monkeypatch.setattr(listen, 'time', clock)
+    chunks = list(listen.recording(clips[1], 16000, real_time=True))
+    assert [len(chunk) for chunk in chunks] == [1600] * 5
+    assert slept == pytest.approx([0.1] * 5)
+
+
+@pytest.fixture
+def sounddevice(monkeypatch):
+    """A module in sounddevice's place whose microphone gives the samples that are put into it, and then none."""
+    module = types.ModuleType('sounddevice')
+    module.PortAudioError = type('PortAudioError', (Exception,), {})
+    module.samples, module.opened = np.zeros(0, np.int16), {}
+
+    class RawInputStream:
+        def __init__(self, **arguments):
+            module.opened = arguments
+            if arguments['device'] == 9:
+                raise module.PortAudioError('Error querying device 9')
+
+        def __enter__(self):
+            size, block = module.opened['blocksize'], bytearray()
+            for at in range(0, len(module.samples), size):
+                block[:] = module.samples[at : at + size].tobytes()  # one memory for all, as PortAudio has
+                module.opened['callback'](block, len(block) // 2, None, None)
+
+        def __exit__(self, *_):
+            module.opened['closed'] = True
+
+    module.RawInputStream = RawInputStream
+    monkeypatch.setitem(sys.modules, 'sounddevice', module)
+    monkeypatch.setattr(listen, 'SILENT_SECONDS', 0.01)
+    return module
+
+
+@needs_tflm
+def test_a_microphone_is_heard_like_a_file(exported, clips, sounddevice, capsys):
+    sounddevice.samples = audio.read(clips[3])
+    with pytest.raises(InputError, match=r'^microphone 3: expected samples, found none in 0\.01 s$'):
+        listen.main([str(exported.path), '--device', '3', '--json'])
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    # The last window of the file is that of its end, which a microphone has not.
+    assert found == heard(capsys, exported.path, '--file', clips[3], '--json')[:-1]
+    wanted = {'samplerate': 16000, 'blocksize': 1600, 'device': 3, 'channels': 1, 'dtype': 'int16', 'closed': True}
+    assert wanted.items() <= sounddevice.opened.items()
+
+
+def test_a_microphone_that_cannot_be_used_is_named(sounddevice):
+    message = r'^microphone 9: expected one that records 16,000 Hz mono, found: Error querying device 9 \(python -m'
+    with pytest.raises(InputError, match=message):
+        next(listen.microphone('9', 16000))
+    with pytest.raises(InputError, match=r'^microphone \(default\): expected samples, found none'):
+        next(listen.microphone(None, 16000))
+    assert sounddevice.opened['device'] is None
+
+
+@pytest.mark.parametrize(
+    ('broken', 'message'),
+    [
+        ({}, r"expected the package sounddevice \(pip install 'jax-reparam\[listen\]'\), found none$"),
+        ({'raise': 'OSError("PortAudio library not found")'}, r'expected the PortAudio library .* found: PortAudio'),
+    ],
+    ids=['package', 'library'],
+)
+def test_what_a_microphone_needs_is_named(monkeypatch, tmp_path, broken, message):
+    monkeypatch.delitem(sys.modules, 'sounddevice', raising=False)
+    if broken:
+        (tmp_path / 'sounddevice.py').write_text(f'raise {broken["raise"]}')
+        monkeypatch.syspath_prepend(tmp_path)
+    else:
+        monkeypatch.setitem(sys.modules, 'sounddevice', None)
+    with pytest.raises(InputError, match=rf'^microphone: {message}'):
+        next(listen.microphone(None, 16000))
+
+
+@needs_tflm
+def test_ctrl_c_ends_with_one_line_and_nothing_left_running(exported, clips):
+    # A shell that starts the tests in the background has Ctrl-C ignored.
+    code = (
+        'import signal, sys; from jax_reparam import errors, listen\n'
+        'signal.signal(signal.SIGINT, signal.default_int_handler)\n'
+        'errors.run(lambda: listen.main(sys.argv[1:]))'
+    )
+    command = [sys.executable, '-c', code, str(exported.path), '--file', clips[4], '--real-time', '--json']
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, env=os.environ
+    ) as child:
+        assert json.loads(child.stdout.readline())['start'] == 0
+        running = Path(f'/proc/{child.pid}/task/{child.pid}/children').read_text().split()
+        assert len(running) == 2
+        os.killpg(child.pid, signal.SIGINT)
+        assert child.wait(timeout=20) == 130
+        assert re.fullmatch(r'ended by Ctrl-C, windows: [1-9]\n', child.stderr.read())
+    assert not any(Path(f'/proc/{process}').exists() for process in running)
+
+
+@pytest.mark.parametrize(
+    ('damage', 'message'),
+    [
+        (lambda folder: shutil.rmtree(folder), r'out: expected a folder that fold\.py wrote, found no manifest\.json$'),
+        (lambda folder: (folder / 'frontend.tflite').write_bytes(b'x'), r'expected the file that was verified'),
+        (
+            lambda folder: edit(folder, {'frontend': None, 'reason': 'no such luck'}),
+            r'frontend, found none: no such luck$',
+        ),
+        (lambda folder: edit(folder, None), r'expected a frontend, found none: made by an older fold\.py$'),
+    ],
+    ids=['folder', 'frontend', 'none', 'older'],
+)
+@needs_tflm
+def test_a_folder_that_cannot_listen_is_named(exported, clips, tmp_path, damage, message):
+    shutil.copytree(exported.path, tmp_path / 'out')
+    damage(tmp_path / 'out')
+    with pytest.raises(InputError, match=message):
+        listen.main([str(tmp_path / 'out'), '--file', clips[0]])
+
+
+def edit(folder, device):
+    path = folder / manifest.FILE
+    path.write_text(json.dumps({**json.loads(path.read_text()), 'device': device}))
+
+
+@needs_tflm
+def test_a_clip_that_cannot_be_heard_is_all_that_is_said(exported, tmp_path, capsys):
+    soundfile.write(tmp_path / 'silence.wav', np.zeros(16000), 16000)
+    with pytest.raises(InputError, match=r'silence\.wav: expected sound, found silence$'):
+        listen.main([str(exported.path), '--file', str(tmp_path / 'silence.wav')])
+    assert capsys.readouterr() == ('', '')
+
+
+def test_tflm_missing_is_said(exported, clips, monkeypatch):
+    monkeypatch.setattr(tflm, 'PACKAGE', 'tflite_micro_that_is_not_there')
+    with pytest.raises(InputError, match=r'^listen: expected TFLM, found: the package tflite-micro is not installed'):
+        listen.main([str(exported.path), '--file', clips[0]])
+
+
+@pytest.mark.parametrize(
+    'arguments', [['--real-time'], ['--smoothing', '1'], ['--smoothing', '-0.1'], ['--file', 'x', '--device', '1']]
+)
+def test_arguments_that_make_no_sense_are_refused(arguments, capsys):
+    with pytest.raises(SystemExit, match='2'):
+        listen.main(['out', *arguments])
+    assert 'error: ' in capsys.readouterr().err
+
+
+@needs_tflm
+def test_neither_tensorflow_nor_jax_is_imported(exported, clips):
+    arguments = [str(exported.path), '--file', clips[1], '--json']
+    printed = run_without('jax_reparam.listen', arguments, ('jax', 'flax', 'tensorflow', 'sounddevice'))
+    assert json.loads(printed)['end'] == 0.5

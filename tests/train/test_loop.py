@@ -1,0 +1,257 @@
+"""Training: it learns, leaves what it promises, and a killed run ends where an uninterrupted one does, bit for bit."""
+
+from __future__ import annotations
+
+import functools
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from helpers import TINY, recipe, tones
+from jax_reparam import checkpoint, models
+from jax_reparam.errors import InputError
+from jax_reparam.train import loop
+from jax_reparam.train.optimizer import TrainConfig, adamw
+
+
+@pytest.fixture(scope='module')
+def source(tmp_path_factory):
+    """Five speakers of tones."""
+    return tones(tmp_path_factory.mktemp('tones') / 'source')
+
+
+@pytest.fixture(scope='module')
+def trained(source, tmp_path_factory):
+    """A finished run: (config, workdir, result)."""
+    root = tmp_path_factory.mktemp('run')
+    config = recipe(source, root / 'cache')
+    return config, root / 'w', loop.train(config, root / 'w', show_progress=False)
+
+
+def batch(rng, labels=(0, 1, 2, 0)):
+    n = len(labels)
+    return {
+        'features': rng.standard_normal((n, 32, 12)).astype(np.float32),
+        'mask': np.ones((n, 32), bool),
+        'labels': np.array(labels, np.int32),
+    }
+
+
+def test_a_run_leaves_what_it_promises(trained):
+    config, workdir, result = trained
+    names = {path.name for path in workdir.iterdir()}
+    assert names == {
+        'config.json', 'metrics.jsonl', 'result.json', 'predictions.csv',
+        'learning.png', 'confusion.png', 'tensorboard', 'checkpoints',
+    }  # fmt: skip
+    assert json.loads((workdir / 'config.json').read_text()) == config
+    assert json.loads((workdir / 'result.json').read_text()) == result
+    lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+    assert [line['step'] for line in lines if 'loss' in line] == list(range(1, 13))
+    assert [line['step'] for line in lines if 'validation_uar' in line] == [4, 8, 12]
+    assert result['protocol']['note'] == ''
+    assert result['test']['clips'] == sum(c['support'] for c in result['test']['per_class'].values()) == 6
+    assert result['uar'] == result['test']['uar']
+    for name in ('wa', 'wf1', 'macro_f1', 'labels', 'seed', 'versions', 'step'):
+        assert name in result
+    (chosen,) = (line for line in lines if 'validation_uar' in line and line['step'] == result['step'])
+    assert result['validation']['uar'] == pytest.approx(chosen['validation_uar'])
+
+
+def test_checkpoint_holds_all_that_use_needs(trained):
+    config, workdir, result = trained
+    found = checkpoint.load(workdir)
+    assert found.config == config
+    assert found.labels == ('high', 'low')
+    assert found.step == result['step']
+    assert found.mean.shape == found.std.shape == (12,)
+    model = models.build(config['model'], config['hrf'], n_classes=2)
+    expected = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 12)))
+    chex.assert_trees_all_equal_shapes_and_dtypes(found.variables, expected)
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(found.variables))
+
+
+def test_a_finished_run_is_not_trained_again(trained, monkeypatch):
+    config, workdir, result = trained
+    monkeypatch.setattr(loop.pipeline, 'load_data', None)
+    assert loop.train(config, workdir, show_progress=False) == result
+
+
+def test_a_workdir_of_another_recipe_is_refused(trained):
+    config, workdir, _ = trained
+    changed = {**config, 'seed': 5}
+    with pytest.raises(InputError, match=r'seed \(expected 5, found 0\)'):
+        loop.train(changed, workdir, show_progress=False)
+
+
+def test_a_workdir_that_is_no_run_is_refused(trained, tmp_path):
+    (tmp_path / 'thesis.tex').write_text('all of it')
+    with pytest.raises(InputError, match='expected a new folder or a training run, found something else'):
+        loop.train(trained[0], tmp_path, show_progress=False)
+    assert (tmp_path / 'thesis.tex').read_text() == 'all of it'
+
+
+def test_batch_size_must_fit_the_devices(trained, tmp_path):
+    config = {**trained[0], 'train': {**trained[0]['train'], 'batch_size': 7}}
+    with pytest.raises(InputError, match='expected a multiple of the 2 devices, got 7'):
+        loop.train(config, tmp_path / 'w', show_progress=False)
+
+
+def test_all_folds_are_pooled(tmp_path):
+    source = tones(tmp_path / 'source', speakers=3)
+    config = recipe(source, tmp_path / 'cache', data__fold='all', train__steps=2, train__eval_every=2)
+    result = loop.train_folds(config, tmp_path / 'w', show_progress=False)
+    assert result['pooled']['clips'] == 18
+    assert len(result['folds']) == 3
+    assert result['mean']['uar'] == pytest.approx(np.mean([fold['uar'] for fold in result['folds']]))
+    tested = [speaker for fold in result['folds'] for speaker in fold['protocol']['test_speakers']]
+    assert sorted(tested) == [f's{i}' for i in range(3)]
+
+
+def test_the_step_lowers_the_loss_on_one_batch(rng):
+    model = models.build({**TINY, 'dropout': 0.0, 'attention_dropout': 0.0}, {}, n_classes=3)
+    optimizer = adamw(TrainConfig(steps=40, learning_rate=1e-2, warmup_steps=2), 'none')
+    data = batch(rng)
+    state = loop.init_state(model, optimizer, data['features'][:1], 0)
+    step = jax.jit(loop.make_step(model, optimizer))
+    losses = []
+    for _ in range(40):
+        state, metrics = step(state, data)
+        losses.append(float(metrics['loss']))
+    assert losses[-1] < 0.1 * losses[0]
+    assert int(state.step) == 40
+
+
+def test_class_weights_and_smoothing_enter_the_loss(rng):
+    model = models.build({**TINY, 'dropout': 0.0, 'attention_dropout': 0.0}, {}, n_classes=3)
+    optimizer = adamw(TrainConfig(steps=2), 'none')
+    data = batch(rng)
+    state = loop.init_state(model, optimizer, data['features'][:1], 0)
+    variables = {'params': state.variables['params'], 'batch_stats': state.variables['batch_stats']}
+    rngs = {'dropout': jax.random.key(0)}
+    apply = jax.jit(functools.partial(model.apply, train=True, mutable=['batch_stats']))
+    logits, _ = apply(variables, data['features'], data['mask'], rngs=rngs)
+    log_p = np.asarray(jax.nn.log_softmax(logits))
+    weights = np.array([0.5, 1.0, 2.0], np.float32)
+    targets = 0.7 * np.eye(3)[data['labels']] + 0.1
+    expected = np.mean(weights[data['labels']] * -(targets * log_p).sum(axis=1))
+    step = jax.jit(loop.make_step(model, optimizer, label_smoothing=0.3, class_weights=weights))
+    _, metrics = step(state, data)
+    assert float(metrics['loss']) == pytest.approx(expected, rel=1e-5)
+
+
+def test_balanced_weights():
+    np.testing.assert_allclose(loop.balanced_weights(np.array([0, 0, 0, 2]), 3), [2 / 3, 0, 2])
+
+
+def test_average_follows_the_variables(rng):
+    model = models.build(TINY, {}, n_classes=3)
+    optimizer = adamw(TrainConfig(steps=9, warmup_steps=1, learning_rate=1e-2), 'none')
+    data = batch(rng)
+    state = loop.init_state(model, optimizer, data['features'][:1], 0)
+    step = jax.jit(loop.make_step(model, optimizer, average=0.5))
+    expected = state.average['params']['head']['classifier']['bias']
+    for count in range(4):
+        state, _ = step(state, data)
+        decay = min(0.5, (1 + count) / (10 + count))
+        expected = decay * expected + (1 - decay) * state.variables['params']['head']['classifier']['bias']
+    np.testing.assert_allclose(state.average['params']['head']['classifier']['bias'], expected, rtol=1e-5)
+    assert not np.allclose(expected, state.variables['params']['head']['classifier']['bias'])
+
+
+def test_predictor_fills_its_last_batch(rng):
+    model = models.build(TINY, {}, n_classes=3)
+    x = rng.standard_normal((5, 32, 12)).astype(np.float32)
+    variables = model.init(jax.random.key(0), x)
+    got = loop.Predictor(model, batch=4)(variables, x)
+    np.testing.assert_allclose(got, model.apply(variables, x), atol=1e-5)
+
+
+def test_predictor_multiplies_in_float32_on_every_device(rng):
+    model = models.build(TINY, {}, n_classes=3)
+    x = rng.standard_normal((4, 32, 12)).astype(np.float32)
+    variables = model.init(jax.random.key(0), x)
+    lowered = loop.Predictor(model, batch=4)._apply.lower(variables, x, np.ones(x.shape[:2], bool)).as_text()
+    products = [line for line in lowered.splitlines() if 'dot_general' in line or 'stablehlo.convolution' in line]
+    assert len(products) > 5
+    assert [line for line in products if 'HIGHEST' not in line] == []
+
+
+# Killed in the middle of an epoch, while a checkpoint is being written, and between a checkpoint and its log line.
+KILLS = {
+    'step': """
+step = loop.report.Log.write
+def write(self, number, values):
+    step(self, number, values)
+    if number == 3: kill()
+loop.report.Log.write = write
+""",
+    'checkpoint': """
+import threading, time
+def watch():
+    while not [p for p in (workdir / 'checkpoints').glob('*tmp*') if any(p.rglob('*'))] : time.sleep(0.0005)
+    kill()
+def save(self, *args, save=loop.Checkpoints.save, **kwargs):
+    if args[0] == 8: threading.Thread(target=watch, daemon=True).start()
+    save(self, *args, **kwargs)
+loop.Checkpoints.save = save
+""",
+    'after': """
+def save(self, *args, save=loop.Checkpoints.save, **kwargs):
+    save(self, *args, **kwargs)
+    kill()
+loop.Checkpoints.save = save
+""",
+    None: '',
+}
+
+
+def run_and_die(config, workdir, kill):
+    code = f"""
+import json, os, pathlib, signal, sys
+from jax_reparam.train import loop
+workdir = pathlib.Path({str(workdir)!r})
+kill = lambda: os.kill(os.getpid(), signal.SIGKILL)
+{KILLS[kill]}
+loop.train(json.loads({json.dumps(config)!r}), workdir, show_progress=False)
+"""
+    done = subprocess.run([sys.executable, '-c', code], check=False, capture_output=True, text=True)
+    expected = 0 if kill is None else -signal.SIGKILL
+    assert done.returncode == expected, done.stderr[-2000:]
+
+
+def final_state(workdir: Path) -> dict[str, bytes]:
+    """The last checkpoint's whole training state, and the chosen one's variables, as bytes by path."""
+    import orbax.checkpoint as ocp
+
+    folders = sorted((int(p.name), p) for p in (workdir / 'checkpoints').iterdir() if p.name.isdigit())
+    with ocp.PyTreeCheckpointer() as reader:
+        last = reader.restore(folders[-1][1] / 'state')
+    chosen = checkpoint.load(workdir)
+    tree = {'last': last, 'chosen': chosen.variables, 'step': np.array([folders[-1][0], chosen.step])}
+    return {
+        jax.tree_util.keystr(path): np.asarray(leaf).tobytes()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+@pytest.mark.filterwarnings('ignore:Sharding info not provided')
+def test_a_run_killed_at_any_moment_ends_the_same_bit_for_bit(source, trained, tmp_path):
+    config, reference, result = trained
+    config = {**config, 'data': {**config['data'], 'cache': str(Path(config['data']['cache']))}}
+    workdir = tmp_path / 'w'
+    for kill in ('step', 'after', 'checkpoint', None):
+        run_and_die(config, workdir, kill)
+    expected, got = final_state(reference), final_state(workdir)
+    assert expected.keys() == got.keys()
+    assert [name for name in expected if expected[name] != got[name]] == []
+    assert json.loads((workdir / 'result.json').read_text()) == result
+    assert (workdir / 'metrics.jsonl').read_text() == (reference / 'metrics.jsonl').read_text()

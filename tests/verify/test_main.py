@@ -1,0 +1,260 @@
+"""`python -m jax_reparam.verify`: every form there is, one table, and an exit code that tells the truth."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+import sys
+
+import jax
+import numpy as np
+import pytest
+import soundfile
+
+from helpers import recipe, tones
+from jax_reparam import checkpoint, manifest
+from jax_reparam.device import frontend
+from jax_reparam.errors import InputError, run
+from jax_reparam.evaluation import softmax
+from jax_reparam.export import folding
+from jax_reparam.frontend.inputs import Input
+from jax_reparam.graph import flatbuffer
+from jax_reparam.runtime import gates, litert, tflm
+from jax_reparam.train import loop
+from jax_reparam.verify import __main__ as verify
+from jax_reparam.verify import recordings, scores
+
+needs_tflm = pytest.mark.skipif(tflm.missing() is not None, reason='needs tflite-micro')
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    """(recipe, training folder)"""
+    root = tmp_path_factory.mktemp('verify')
+    changes = {'train__steps': 30, 'train__eval_every': 30, 'train__average': 0.0}
+    config = recipe(tones(root / 'clips'), root / 'cache', **changes)
+    loop.train(config, root / 'w', show_progress=False)
+    return root / 'clips', root / 'w'
+
+
+@pytest.fixture(scope='module')
+def out(trained, tmp_path_factory):
+    path = tmp_path_factory.mktemp('out') / 'out'
+    assert folding.fold_and_export(trained[1], path, show_progress=False).failures == []
+    return path
+
+
+@pytest.fixture(scope='module')
+def table_of_clips(trained, tmp_path_factory):
+    """Four clips, in a table of their paths."""
+    path = tmp_path_factory.mktemp('table') / 'clips.csv'
+    files = [trained[0] / label / 's0' / f'{n}.wav' for label in ('high', 'low') for n in range(2)]
+    path.write_text('path;label\n' + ''.join(f'{file};{file.parts[-3]}\n' for file in files))
+    return path
+
+
+@pytest.fixture
+def broken(out, tmp_path):
+    """The export with an int8 and a waveform file, and their digests, whose logits are those of other classes."""
+    path = tmp_path / 'broken'
+    shutil.copytree(out, path)
+    content = manifest.read(path)
+    for entry in (content['forms']['int8'], content['device']['waveform']):
+        swap_classes(path / entry['file'])
+        entry['sha256'] = hashlib.sha256((path / entry['file']).read_bytes()).hexdigest()
+    (path / manifest.FILE).write_text(manifest.dumps(content))
+    return path
+
+
+def swap_classes(file):
+    tree = flatbuffer.tree(file.read_bytes())
+    subgraph = tree.subgraphs[0]
+    named = list(zip(flatbuffer.operator_names(tree), subgraph.operators, strict=True))
+    last = next(node for op, node in reversed(named) if op == 'FULLY_CONNECTED')
+    for index in last.inputs[1:3]:
+        buffer = tree.buffers[subgraph.tensors[index].buffer]
+        rows = np.asarray(buffer.data, np.uint8).reshape(2, -1)
+        buffer.data = np.ascontiguousarray(rows[::-1]).reshape(-1)
+    file.write_bytes(flatbuffer.pack(tree))
+
+
+@needs_tflm
+def test_every_form_in_one_table(out, trained, table_of_clips, capsys):
+    command = [str(out), '--clips', str(table_of_clips), '--checkpoint', str(trained[1]), '--json']
+    assert verify.main([*command, '--fail-under', 'agreement=0.9', 'snr=10']) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found['reference'], found['clips'], found['failures']) == ('training', 4, [])
+    assert [(row['form'], row['runtime']) for row in found['rows']] == [
+        ('training', 'JAX'),
+        ('folded', 'JAX'),
+        ('deploy', 'JAX'),
+        ('float32', 'LiteRT'),
+        ('float32', 'TFLM'),
+        ('int8', 'LiteRT'),
+        ('int8', 'TFLM'),
+        ('int16', 'LiteRT'),
+        ('int16', 'TFLM'),
+        ('frontend, int8', 'TFLM'),
+        ('waveform', 'LiteRT'),
+    ]
+    rows = {(row['form'], row['runtime']): row for row in found['rows']}
+    assert rows['training', 'JAX']['score']['snr_db'] is None
+    assert 15 < rows['int8', 'TFLM']['score']['snr_db'] < 80 < rows['float32', 'TFLM']['score']['snr_db']
+    int8 = rows['int8', 'TFLM']
+    forms = manifest.read(out)['forms']['int8']
+    assert (int8['bytes'], int8['arena']) == (forms['bytes'], forms['tflm']['arena_bytes'])
+    assert int8['ops'] == sum(forms['ops'].values())
+    assert int8['milliseconds'] is None
+    assert rows['int8', 'LiteRT']['milliseconds'] > 0
+    chain, front = rows['frontend, int8', 'TFLM'], manifest.read(out)['device']['frontend']
+    assert chain['bytes'] == int8['bytes'] + front['bytes']
+    assert chain['arena'] == int8['arena'] + front['arena_bytes']
+    assert chain['ops'] > int8['ops']
+    # Features differ by rounding alone: a step of int8 here and there.
+    assert chain['score']['snr_db'] == pytest.approx(int8['score']['snr_db'], abs=3)
+    waveform = rows['waveform', 'LiteRT']
+    assert waveform['bytes'] == manifest.read(out)['device']['waveform']['bytes']
+    assert waveform['milliseconds'] > 0
+    assert waveform['score']['argmax_agreement'] == 1
+    assert waveform['score']['snr_db'] > 80
+
+
+@needs_tflm
+def test_a_frontend_that_is_not_training_s_fails_behind_it(out, table_of_clips, tmp_path, capsys):
+    path = tmp_path / 'other'
+    shutil.copytree(out, path)
+    content = manifest.read(path)
+    inputs = Input.from_json(content['input'])
+    # Standardised by another mean.
+    (path / 'frontend.tflite').write_bytes(frontend.build(dataclasses.replace(inputs, mean=inputs.mean + 8)))
+    command = [str(path), '--clips', str(table_of_clips)]
+    with pytest.raises(InputError, match=r'frontend\.tflite: expected the file that was verified'):
+        verify.main(command)
+    content['device']['frontend']['sha256'] = hashlib.sha256((path / 'frontend.tflite').read_bytes()).hexdigest()
+    (path / manifest.FILE).write_text(manifest.dumps(content))
+    assert verify.main(command) == 1
+    assert 'failed: frontend, int8 in TFLM: expected the same decision' in capsys.readouterr().err
+
+
+def test_the_waveform_model_on_whole_windows_is_the_model(out, trained):
+    """Of a recording that fills its windows, no sample is repeated: they are the frames' own."""
+    content = manifest.read(out)
+    inputs = Input.from_json(content['input'])
+    files = [
+        file for file, _ in recordings.listed(trained[0], content['labels']) if soundfile.info(file).frames > 20000
+    ]
+    labelled = recordings.load([(file, 0) for file in files[:3]], inputs, show_progress=False)
+    windows, entry = labelled.windows(), content['device']['waveform']
+    pcm = labelled.pcm(entry['samples'])
+    assert pcm.shape == (len(windows.features), entry['samples'])
+    expected = litert.load((out / 'model_float32.tflite').read_bytes())(windows.features)
+    found = litert.load((out / entry['file']).read_bytes())(pcm.astype(np.float32) / 32768)
+    np.testing.assert_allclose(found, softmax(expected), atol=1e-4)
+
+
+def test_a_folder_of_labels_and_without_the_training(out, trained, capsys):
+    assert verify.main([str(out), '--clips', str(trained[0])]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith('30 clips, ')
+    assert lines[0].endswith('against folded')
+    assert lines[1].split()[:2] == ['form', 'runtime']
+    assert [line.split()[0] for line in lines[2:4]] == ['folded', 'deploy']
+
+
+def test_a_failing_gate_exits_with_1(broken, table_of_clips, capsys, monkeypatch):
+    monkeypatch.setattr(sys, 'argv', ['verify', str(broken), '--clips', str(table_of_clips)])
+    with pytest.raises(SystemExit) as stopped:
+        run(verify.main)
+    assert stopped.value.code == 1
+    err = capsys.readouterr().err
+    assert 'failed: int8 in TFLM: expected the same decision in at least' in err
+    assert 'failed: waveform in LiteRT: expected probabilities within 0.0001 of float32, found ' in err
+
+
+def test_a_limit_that_is_not_reached_exits_with_1(out, table_of_clips, capsys):
+    command = [str(out), '--clips', str(table_of_clips), '--fail-under']
+    assert verify.main([*command, 'snr=90']) == 1
+    assert 'failed: int8 in LiteRT: expected snr of at least 90 (--fail-under), found ' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('limits', 'names'),
+    [({'uar': 0.5}, []), ({'uar': 0.51}, ['uar']), ({'agreement': 0.91, 'snr': 21.0}, ['agreement', 'snr'])],
+)
+def test_limits(limits, names):
+    found = gates.Score(argmax_agreement=0.9, differing=1, snr_db=20.0, uar=0.5, max_abs_diff=0.1)
+    row = scores.Row('int8', 'TFLM', found)
+    assert [line.split('expected ')[1].split()[0] for line in scores.below(row, limits)] == names
+
+
+@pytest.mark.parametrize(('largest', 'fails'), [(0.0, False), (None, True)])
+def test_no_snr_is_the_best_where_nothing_differs_and_the_worst_where_nothing_is_finite(largest, fails):
+    found = gates.Score(argmax_agreement=1.0, differing=0, snr_db=None, uar=0.5, max_abs_diff=largest)
+    row = scores.Row('int8', 'TFLM', found)
+    assert bool(scores.below(row, {'snr': 30})) == fails
+
+
+@pytest.mark.parametrize('text', ['agreement', 'agreement=99', 'wa=0.5', 'uar=x', 'snr='])
+def test_a_limit_that_is_none_is_bad_input(out, text, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        verify.main([str(out), '--clips', 'x', '--fail-under', text])
+    assert stopped.value.code == 2
+    assert '--fail-under: ' in capsys.readouterr().err
+
+
+def test_another_checkpoint_is_refused(out, trained, table_of_clips, tmp_path):
+    found = checkpoint.load(trained[1])
+    other = checkpoint.Checkpoints(tmp_path / 'w' / checkpoint.FOLDER)
+    meta = {**found.meta, 'mean': [value + 1 for value in found.meta['mean']]}
+    variables = jax.tree.map(np.asarray, found.variables)
+    other.save(found.step, variables=variables, state={'step': np.asarray(1)}, meta=meta, score=0.5, error=0.1)
+    other.close()
+    with pytest.raises(InputError, match='expected the checkpoint that was exported'):
+        verify.main([str(out), '--clips', str(table_of_clips), '--checkpoint', str(tmp_path / 'w')])
+
+
+@pytest.mark.parametrize(
+    ('files', 'message'),
+    [
+        ({}, 'expected WAV or FLAC files, found none'),
+        ({'joy/1.wav': 1.0}, r"joy/1\.wav: expected a label of the model \(high, low\), found 'joy'"),
+        ({'1.wav': 1.0}, 'expected it in a folder of its label'),
+        ({'low/1.wav': 0.0}, 'expected sound, found silence'),
+    ],
+)
+def test_bad_clips_are_refused(out, tmp_path, files, message):
+    for name, level in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        soundfile.write(tmp_path / name, level * np.random.default_rng(0).uniform(-0.5, 0.5, 8000), 16000)
+    with pytest.raises(InputError, match=message):
+        verify.main([str(out), '--clips', str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('path,speaker\na.wav,x\n', r"expected the columns path, label, found no 'label' in path, speaker"),
+        ('path,label\na.wav,\n', 'line 2: expected path and label'),
+        ('path,label\na.wav,low\n', r'a\.wav: expected'),
+    ],
+)
+def test_bad_tables_are_refused(out, tmp_path, text, message):
+    (tmp_path / 'clips.csv').write_text(text)
+    with pytest.raises(InputError, match=message):
+        verify.main([str(out), '--clips', str(tmp_path / 'clips.csv')])
+
+
+def test_clips_become_the_windows_of_training(out, trained):
+    content = manifest.read(out)
+    inputs = Input.from_json(content['input'])
+    data = folding.load_data(checkpoint.load(trained[1]), show_progress=False)
+    index = int(data.clips('test')[0])
+    file = trained[0] / data.corpus.id[index]
+    labelled = recordings.load([(file, 1)], inputs, show_progress=False)
+    found = labelled.windows()
+    np.testing.assert_allclose(found.features, data.windows('test')[0][: len(found.features)], atol=1e-6)
+    other = labelled.windows([np.ones((64, 12))])
+    assert (other.features.shape, other.truth.tolist()) == ((1, 64, 12), [1])
+    assert (other.features == 1).all()
