@@ -12,7 +12,7 @@ import jax_reparam
 PACKAGE = Path(jax_reparam.__file__).parent
 # Bottom up: what a room imports, within a function too, lies on a floor below its own, or in the room itself.
 FLOORS = (
-    {'_version', 'errors', 'system', 'threads', 'progress', 'reparam'},
+    {'_version', 'errors', 'schema', 'system', 'threads', 'progress', 'reparam'},
     {'frontend', 'evaluation'},
     {'config'},
     {'layers', 'corpora', 'graph'},
@@ -27,7 +27,19 @@ FLOORS = (
 FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
 # A base install, which predicts and listens, has none of these packages.
 HEAVY = {'jax', 'jaxlib', 'flax', 'optax', 'orbax', 'tensorflow', 'tensorflow_datasets', 'librosa', 'numba', 'sklearn'}
-LIGHT = {'errors', 'system', 'frontend', 'graph', 'runtime', 'manifest', 'predict', 'listen', 'config', 'evaluation'}
+LIGHT = {
+    'errors',
+    'schema',
+    'system',
+    'frontend',
+    'graph',
+    'runtime',
+    'manifest',
+    'predict',
+    'listen',
+    'config',
+    'evaluation',
+}
 # What is still to go; this list only shrinks.
 STILL = {
     ('evaluation.py', 'sklearn'),

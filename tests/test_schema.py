@@ -1,0 +1,117 @@
+"""Dataclasses come back from JSON as they were, and what is wrong in it is named by its key."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+import pytest
+
+from jax_reparam import schema
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner:
+    size: int
+    share: float = 0.5
+    kind: Literal['a', 'b'] = 'a'
+
+    def __post_init__(self):
+        if self.size < 1:
+            raise ValueError(f'size: expected at least 1, found {self.size}')
+
+
+@dataclasses.dataclass(frozen=True)
+class Outer:
+    name: str
+    inner: Mapping[str, Inner]
+    places: tuple[tuple[str, int], ...] = ()
+    pair: tuple[int, int] = (1, 2)
+    reason: str | None = None
+    on: bool = False
+    number: int | float = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistics:
+    mean: np.ndarray
+
+
+WHOLE = Outer('x', {'one': Inner(3, 0.25, 'b')}, (('c', 4),), reason='why')
+
+
+def test_it_comes_back():
+    text = json.dumps(schema.to_json(WHOLE))
+    assert schema.from_json(Outer, json.loads(text)) == WHOLE
+
+
+def test_none_by_default_is_left_out():
+    assert 'reason' not in schema.to_json(dataclasses.replace(WHOLE, reason=None))
+
+
+def test_arrays_are_lists_of_float32():
+    written = Statistics(np.float32([0.1, 2]))
+    read = schema.from_json(Statistics, json.loads(json.dumps(schema.to_json(written))))
+    assert read.mean.dtype == np.float32
+    np.testing.assert_array_equal(read.mean, written.mean)
+    with pytest.raises(ValueError, match=r"^mean\[1\]: expected a number, found 'x'$"):
+        schema.from_json(Statistics, {'mean': [1, 'x']})
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'name': 3}, r'^o\.name: expected a text, found 3$'),
+        ({'nmae': 'x'}, r"^o: expected a key of it, found 'nmae'; did you mean 'name'\?$"),
+        ({'inner': []}, r'^o\.inner: expected an object, found \[\]$'),
+        ({'inner': {'one': {}}}, r'^o\.inner\.one\.size: expected a value, found none$'),
+        ({'inner': {'one': {'size': True}}}, r'^o\.inner\.one\.size: expected a whole number, found True$'),
+        (
+            {'inner': {'one': {'size': 1, 'share': float('nan')}}},
+            r'^o\.inner\.one\.share: expected a number, found nan$',
+        ),
+        ({'inner': {'one': {'size': 1, 'kind': 'c'}}}, r"^o\.inner\.one\.kind: expected one of 'a', 'b', found 'c'$"),
+        ({'pair': [1]}, r'^o\.pair: expected 2 values, found \[1\]$'),
+        ({'places': [['x', 'y']]}, r"^o\.places\[0\]\[1\]: expected a whole number, found 'y'$"),
+        ({'on': 'yes'}, r"^o\.on: expected true or false, found 'yes'$"),
+        ({'number': 'x'}, r"^o\.number: expected a whole number or a number, found 'x'$"),
+    ],
+)
+def test_what_is_wrong_is_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        schema.from_json(Outer, {**schema.to_json(WHOLE), **change}, 'o')
+
+
+@pytest.mark.parametrize(
+    ('kind', 'text', 'value'),
+    [
+        (int, '3', 3),
+        (float, '1e-3', 1e-3),
+        (bool, 'True', True),
+        (str, 'a,b', 'a,b'),
+        (tuple[int, ...], '(1, 2,3)', (1, 2, 3)),
+        (tuple[str, ...], 'a,b', ('a', 'b')),
+        (Literal['a', 'b'], 'b', 'b'),
+    ],
+)
+def test_flags(kind, text, value):
+    read = schema.from_text(kind, text, 'k')
+    assert (read, type(read)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ('kind', 'text', 'message'),
+    [
+        (int, '1.5', "^k: expected a whole number, found '1.5'$"),
+        (float, 'inf', "^k: expected a number, found 'inf'$"),
+        (bool, '1', "^k: expected true or false, found '1'$"),
+        (tuple[int, ...], '1,x', "^k: expected a whole number, found 'x'$"),
+        (Literal['a'], 'b', "^k: expected one of 'a', found 'b'$"),
+    ],
+)
+def test_flags_that_are_wrong(kind, text, message):
+    with pytest.raises(ValueError, match=message):
+        schema.from_text(kind, text, 'k')
