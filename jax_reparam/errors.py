@@ -1,36 +1,80 @@
-"""What a user can cause, and how a command says it: one line, and an exit code that is not 0."""
+"""What can go wrong, and how a command says it: one line, and an exit code that is not 0."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import difflib
+import enum
+import os
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable, Iterator, Sequence
+from typing import ClassVar
 
 
-class InputError(ValueError):
+class ExitCode(enum.IntEnum):
+    """What every command's exit code means; docs/architecture.md repeats the table for users."""
+
+    DONE = 0
+    """All that was asked for is done."""
+    FAILED = 1
+    """The input was good, but a gate, a limit or a clip failed."""
+    INPUT = 2
+    """Bad input, a package that is missing, or a file that cannot be written."""
+    FAULT = 70
+    """Nobody foresaw it: a fault of jax_reparam."""
+    INTERRUPTED = 130
+    """Ctrl-C."""
+
+
+class Error(Exception):
+    """What this package raises on purpose; the message is one line."""
+
+    exit_code: ClassVar[ExitCode] = ExitCode.FAILED
+
+
+class InputError(Error, ValueError):
     """Something the user gave is missing, damaged or of the wrong kind.
 
-    The message is one line and names the file or key, what was expected and what was found.
+    The message names the file or key, what was expected and what was found.
     """
 
+    exit_code = ExitCode.INPUT
 
-def run(main: Callable[[], int | None]) -> None:
+
+def run(main: Callable[[], int | None], *, interrupted: str = 'interrupted') -> None:
     """Runs a command's `main` and exits with its code.
 
-    `InputError` and `OSError` (a full disk, a folder one may not write) become one line on standard
-    error and exit code 2; Ctrl-C becomes exit code 130. Anything else is a fault of ours and keeps its traceback.
+    `Error` and `OSError` (a full disk, a folder one may not write) become one line on standard error. So does what
+    nobody foresaw, and its traceback goes to a file that the line names.
+
+    Args:
+      main: gives the exit code; None is 0.
+      interrupted: what is said after Ctrl-C.
     """
     try:
-        code = main()
-    except (InputError, OSError) as error:
+        code = main() or ExitCode.DONE
+    except (Error, OSError) as error:
         print(f'error: {one_line(error)}', file=sys.stderr)
-        code = 2
+        code = error.exit_code if isinstance(error, Error) else ExitCode.INPUT
     except KeyboardInterrupt:
-        print('interrupted; the same command goes on from the last checkpoint', file=sys.stderr)
-        code = 130
-    sys.exit(code or 0)
+        print(interrupted, file=sys.stderr)
+        code = ExitCode.INTERRUPTED
+    except Exception as error:
+        print(f'error: a fault of jax_reparam: {_kept(error)}', file=sys.stderr)
+        code = ExitCode.FAULT
+    sys.exit(int(code))
+
+
+def _kept(error: Exception) -> str:
+    """Writes the traceback to a file; what happened and where that file is, in one line."""
+    handle, path = tempfile.mkstemp(prefix='jax_reparam-fault-', suffix='.txt')
+    with os.fdopen(handle, 'w') as file:
+        file.write(' '.join(sys.argv) + '\n')
+        traceback.print_exception(error, file=file)
+    return f'{type(error).__name__}: {one_line(error)[:200]}; {path} has the traceback'
 
 
 @contextlib.contextmanager

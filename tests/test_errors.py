@@ -1,6 +1,9 @@
-"""One line and an exit code for what a user can cause; a traceback for what is our fault."""
+"""One line and an exit code for all that can go wrong; the traceback of what is our fault lies in a file."""
 
 from __future__ import annotations
+
+import re
+from pathlib import Path
 
 import pytest
 
@@ -32,12 +35,20 @@ def test_one_line(capsys, error):
 def test_exit_codes():
     assert code_of(lambda: None) == 0
     assert code_of(lambda: 1) == 1
+    assert code_of(fails(errors.Error('a gate'))) == 1
     assert code_of(fails(KeyboardInterrupt())) == 130
 
 
-def test_our_faults_keep_their_traceback():
-    with pytest.raises(ZeroDivisionError):
-        errors.run(fails(ZeroDivisionError()))
+def test_what_nobody_foresaw_ends_with_one_line_and_keeps_its_traceback(capsys):
+    assert code_of(fails(ZeroDivisionError('by\nzero'))) == 70
+    text = capsys.readouterr().err
+    line = re.fullmatch(r'error: a fault of jax_reparam: ZeroDivisionError: by zero; (\S+) has the traceback\n', text)
+    assert line
+    kept = Path(line[1])
+    try:
+        assert 'in main\n' in kept.read_text()
+    finally:
+        kept.unlink()
 
 
 def test_values_of_the_user_are_named():

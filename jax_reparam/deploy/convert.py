@@ -14,13 +14,14 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from jax_reparam.errors import Error
 from jax_reparam.system import captured_stderr
 
 Function = Callable[[jax.Array], jax.Array]
 Activations = Literal['int8', 'int16']
 
 
-class ConversionError(RuntimeError):
+class ConversionError(Error):
     """TensorFlow's converter refused a graph; the message is one line."""
 
 

@@ -74,7 +74,7 @@ def write(
     model = (place / manifest.FORM_FILES[form]).read_bytes()
     try:
         entry['firmware'] = firmware.write(place, form=form, model=model, frontend=front, labels=labels, inputs=inputs)
-    except (registrations.UnknownOperator, tflm.TFLMError) as error:
+    except (registrations.OperatorError, tflm.TFLMError) as error:
         failed['firmware'] = {'reasons': [str(error)]}
     return entry, failed
 

@@ -54,7 +54,7 @@ def write(
       The manifest's `firmware`.
 
     Raises:
-      ops.UnknownOperator: an operator that TFLM's resolver is not known to have.
+      registrations.OperatorError: an operator that TFLM's resolver is not known to have.
       tflm.TFLMError: TFLM could not run one of the models.
     """
     graph = flatbuffer.graph(model)

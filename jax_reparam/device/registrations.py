@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from jax_reparam.errors import Error
 from jax_reparam.graph import flatbuffer
 
 # Methods of TFLM's MicroMutableOpResolver, by operator.
@@ -60,7 +61,7 @@ INT16_ONLY = frozenset({'ADD', 'BATCH_MATMUL', 'CONV_2D', 'DEPTHWISE_CONV_2D', '
 INT8_ONLY = INT16_ONLY | {'MAXIMUM', 'MINIMUM', 'MUL', 'PAD', 'TRANSPOSE'}
 
 
-class UnknownOperator(ValueError):  # noqa: N818  (it is the name of what was found)
+class OperatorError(Error):
     """A model has an operator that TFLM's resolver is not known to have; the message is one line."""
 
 
@@ -70,7 +71,7 @@ def registrations(model: bytes) -> list[str]:
     A registration for one type is taken where every node of that operator reads that type.
 
     Raises:
-      UnknownOperator: see there.
+      OperatorError: see there.
     """
     tree = flatbuffer.tree(model)
     read: dict[str, set[str]] = {}
@@ -78,7 +79,7 @@ def registrations(model: bytes) -> list[str]:
         tensor = tree.subgraphs[0].tensors[node.inputs[0]]
         read.setdefault(name, set()).add(flatbuffer.type_name(tensor.type))
     if unknown := sorted(read.keys() - METHODS.keys()):
-        raise UnknownOperator(f'firmware: expected operators that TFLM registers, found {", ".join(unknown)}')
+        raise OperatorError(f'firmware: expected operators that TFLM registers, found {", ".join(unknown)}')
     return [f'{METHODS[name]}({_only(name, types)})' for name, types in sorted(read.items())]
 
 

@@ -18,7 +18,7 @@ from jax_reparam.checkpoint import Trained
 from jax_reparam.data import pipeline
 from jax_reparam.deploy import convert
 from jax_reparam.device import bundle, metadata
-from jax_reparam.errors import InputError
+from jax_reparam.errors import Error, InputError
 from jax_reparam.export import card, folder, npu
 from jax_reparam.frontend.features import FrontendConfig
 from jax_reparam.frontend.inputs import Input
@@ -31,7 +31,7 @@ from jax_reparam.train.loop import Predictor
 Variables = dict[str, Any]
 
 
-class FoldError(RuntimeError):
+class FoldError(Error):
     """The folded model is not the trained one, so nothing may be exported."""
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from jax_reparam import manifest
-from jax_reparam.errors import InputError
+from jax_reparam.errors import Error, InputError
 from jax_reparam.graph import cost, flatbuffer
 
 PACKAGE = 'ethosu'
@@ -31,7 +31,7 @@ _LEFT = re.compile(
 )
 
 
-class NPUError(RuntimeError):
+class NPUError(Error):
     """Vela refused a model; the message is one line."""
 
 

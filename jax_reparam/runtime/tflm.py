@@ -25,7 +25,7 @@ from typing import IO
 import numpy as np
 
 from jax_reparam import threads
-from jax_reparam.errors import InputError
+from jax_reparam.errors import Error, InputError
 from jax_reparam.graph import flatbuffer
 from jax_reparam.runtime.tflm_child import READY
 
@@ -38,7 +38,7 @@ ARENA_BYTES = 64 * 2**20
 WINDOWS_A_CHILD = 32
 
 
-class TFLMError(RuntimeError):
+class TFLMError(Error):
     """TFLM could not load or run a model; the message is one line with what TFLM said last."""
 
 

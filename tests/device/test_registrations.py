@@ -66,7 +66,7 @@ def test_an_operator_that_tflm_lacks_is_named(tree):
     first = tree.operatorCodes[tree.subgraphs[0].operators[0].opcodeIndex]
     first.builtinCode, first.deprecatedBuiltinCode = BuiltinOperator.ATAN2, 127
     with pytest.raises(
-        registrations.UnknownOperator, match=r'^firmware: expected operators that TFLM registers, found ATAN2$'
+        registrations.OperatorError, match=r'^firmware: expected operators that TFLM registers, found ATAN2$'
     ):
         registrations.registrations(flatbuffer.pack(tree))
 

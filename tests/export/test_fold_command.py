@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from jax_reparam import errors
+from jax_reparam.export import __main__ as command
 from jax_reparam.export import folding, npu
 from jax_reparam.runtime import tflm
 
@@ -19,10 +20,8 @@ COMMAND = Path(__file__).parents[2] / 'fold.py'
 
 
 @pytest.fixture
-def fold(monkeypatch, capfd):
+def fold(capfd):
     """Runs the command in this process; returns exit code, standard output and standard error."""
-    monkeypatch.syspath_prepend(COMMAND.parent)
-    import fold as command
 
     def run(*arguments):
         with pytest.raises(SystemExit) as end:
