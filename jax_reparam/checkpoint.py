@@ -242,4 +242,9 @@ def write_safetensors(path: Path, folded: Mapping[str, Any], trained: Trained) -
         'step': str(trained.step),
     }
     # safetensors writes the memory as it lies: a transposed view would come out wrong.
-    path.write_bytes(save({name: np.ascontiguousarray(leaf) for name, leaf in leaves(folded)}, metadata=metadata))
+    content = save({name: np.ascontiguousarray(leaf) for name, leaf in leaves(folded)}, metadata=metadata)
+    # The library orders its header by chance. The same model is to give the same bytes.
+    size = int.from_bytes(content[:8], 'little')
+    header = json.dumps(json.loads(content[8 : 8 + size]), sort_keys=True, separators=(',', ':')).encode()
+    header += b' ' * (-len(header) % 8)
+    path.write_bytes(len(header).to_bytes(8, 'little') + header + content[8 + size :])

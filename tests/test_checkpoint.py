@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from jax_reparam import checkpoint
 from jax_reparam.checkpoint import Checkpoints
@@ -150,3 +151,15 @@ def test_another_format_is_refused(workdir, monkeypatch):
     monkeypatch.setattr(checkpoint, 'FORMAT', 2)
     with pytest.raises(InputError, match='expected checkpoint format 2, found 1'):
         checkpoint.load(workdir)
+
+
+def test_the_same_model_gives_the_same_safetensors(workdir, tmp_path):
+    trained = checkpoint.load(workdir)
+    trained.meta['config'] = {'seed': 0, 'hrf': {'expansion': 4.0}}
+    contents = set()
+    for place in range(5):
+        checkpoint.write_safetensors(tmp_path / f'{place}', trained.variables, trained)
+        contents.add((tmp_path / f'{place}').read_bytes())
+    assert len(contents) == 1
+    (kernel,) = load_file(tmp_path / '0').values()
+    np.testing.assert_array_equal(kernel, trained.variables['params']['dense']['kernel'])
