@@ -63,7 +63,7 @@ class Checkpoints:
 
     Chosen is the latest whose validation score is within one standard error of the best (the one-standard-error rule,
     Breiman et al. 1984, section 3.4.3). Validation has few speakers, and the best of many looks at them is the best by
-    chance: docs/models.md has what that costs.
+    chance.
 
     Args:
       directory: `W/checkpoints`.

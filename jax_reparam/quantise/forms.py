@@ -44,8 +44,8 @@ class Way:
 def ways(form: str, unit: Unit, *, narrow: bool = False) -> tuple[Way, ...]:
     """How a quantised form may be made, in the order in which it is tried.
 
-    int16 and Ethos-U have no L2_NORMALIZATION, nor has a front of 16 bits; where int8 begins without it, it has 2 to 10
-    dB more noise with it (docs/export.md). int16 is the remedy where int8 loses too much in all ways.
+    int16 and Ethos-U have no L2_NORMALIZATION, nor has a front of 16 bits; where int8 begins without it, it has more
+    noise with it (docs/export.md). int16 is the remedy where int8 loses too much in all ways.
 
     Args:
       form: the form's name.
