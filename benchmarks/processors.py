@@ -7,7 +7,6 @@ of the NPU's. Both are calibrated on random windows: work, placement and memory 
 from __future__ import annotations
 
 import argparse
-import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import numpy as np
 from jax_reparam import checkpoint, deploy, manifest, models
 from jax_reparam.config import load_recipe
 from jax_reparam.data import pipeline
+from jax_reparam.evaluation import Windows
 from jax_reparam.export import npu
 from jax_reparam.graph import cost
 from jax_reparam.quantise import forms
@@ -42,11 +42,12 @@ def forms_of(path: Path) -> dict[str, bytes]:
     frames, bands = pipeline.window_config(config).frames, config['frontend']['n_mels']
     windows = np.random.default_rng(0).standard_normal((4, frames, bands)).astype(np.float32)
     params = jax.tree.map(np.asarray, deploy.prepare(recipe, variables, frames))
-    first = {name: forms.ways(name, deploy.unit(recipe))[0] for name in ('int8', manifest.NPU_FORM)}
-    return {
-        name: forms.integer(functools.partial(deploy.apply, recipe, params, norm=way.norm), windows, name, way.norm)
-        for name, way in first.items()
-    }
+    # Of one validation window, which may be decided otherwise: so the first way is taken.
+    validation = Windows(windows[:1], np.zeros(1, int), np.zeros(1, int))
+    function = lambda features, norm: deploy.apply(recipe, params, features, norm=norm)
+    reference = np.asarray(function(windows[:1], 'l2'))
+    maker = forms.Maker(function, windows, validation, reference, unit=deploy.unit(recipe))
+    return {name: maker.make(name).model for name in ('int8', manifest.NPU_FORM)}
 
 
 def main() -> None:

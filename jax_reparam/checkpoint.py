@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import operator
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ class Checkpoints:
 
     Chosen is the latest whose validation score is within one standard error of the best (the one-standard-error rule,
     Breiman et al. 1984, section 3.4.3). Validation has few speakers, and the best of many looks at them is the best by
-    chance: docs/models.md has what that costs.
+    chance.
 
     Args:
       directory: `W/checkpoints`.
@@ -74,6 +75,7 @@ class Checkpoints:
         import orbax.checkpoint as ocp
         from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
+        rank = operator.itemgetter('rank')
         self._ocp = ocp
         self._manager = ocp.CheckpointManager(
             directory.absolute(),
@@ -83,10 +85,8 @@ class Checkpoints:
                 read_only=not create,
                 cleanup_tmp_directories=create,
                 enable_async_checkpointing=False,
-                best_fn=_rank_of,
-                preservation_policy=keep.AnyPreservationPolicy(
-                    [keep.LatestN(1), keep.BestN(get_metric_fn=_rank_of, n=1)]
-                ),
+                best_fn=rank,
+                preservation_policy=keep.AnyPreservationPolicy([keep.LatestN(1), keep.BestN(get_metric_fn=rank, n=1)]),
             ),
         )
 
@@ -128,9 +128,10 @@ class Checkpoints:
 
     def _rank(self, step: int, score: float, error: float) -> dict[str, float]:
         """What stays with a checkpoint: its rank (a later one has a higher), the best score so far, what is enough."""
-        latest = self.latest()
-        before = (None if latest is None else self._manager.metrics(latest)) or {}
-        best, enough = before.get('best', -math.inf), before.get('enough', -math.inf)
+        best = enough = -math.inf
+        if (latest := self.latest()) is not None:
+            before = self._manager.metrics(latest)
+            best, enough = before['best'], before['enough']
         if score > best:
             best, enough = score, score - error
         return {'rank': float(step) if score >= enough else 0.0, 'best': best, 'enough': enough}
@@ -143,11 +144,6 @@ class Checkpoints:
     def close(self) -> None:
         """Ends the manager's threads."""
         self._manager.close()
-
-
-def _rank_of(metrics: Mapping[str, float]) -> float:
-    """A checkpoint's rank; runs from before there was one were ranked by their score, 0 to 1."""
-    return metrics['rank'] if 'rank' in metrics else metrics['score']
 
 
 def load(path: str | Path) -> Trained:

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from typing import TypeVar
-
-T = TypeVar('T')
 
 
 class Progress:
@@ -66,12 +62,3 @@ class Progress:
         if self._note:
             parts.append(self._note)
         print(', '.join(parts), file=sys.stderr, flush=True)
-
-
-def track(items: Sequence[T], name: str, *, unit: str = 'clip', enabled: bool = True) -> Iterator[T]:
-    """Yields `items`, showing progress."""
-    progress = Progress(len(items), name, unit=unit, enabled=enabled)
-    for item in items:
-        yield item
-        progress.update()
-    progress.close()

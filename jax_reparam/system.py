@@ -23,9 +23,8 @@ _KEEP = {-8: 1, -4: 0, -1: _NEVER, -2: 64 * _MIB}
 def keep_all() -> bool:
     """Keeps what is freed, for the next that asks; called once, before a program computes.
 
-    XLA takes the temporaries of a training step, 100 to 500 MiB in XS and S, anew for every step on a CPU. By default
-    glibc gives so large a block back each time, and the kernel clears it page by page for the next step, in up to a
-    quarter of its time (docs/training.md).
+    XLA takes the temporaries of a training step, 100 MiB and more, anew for every step on a CPU. By default
+    glibc gives so large a block back each time, and the kernel clears it page by page for the next step.
     The price: the process stays as large as it once was.
 
     Returns:

@@ -17,6 +17,7 @@ import soundfile
 from jax_reparam import deploy, models, reparam
 from jax_reparam.checkpoint import FOLDER, Checkpoints
 from jax_reparam.deploy import convert
+from jax_reparam.evaluation import Windows
 from jax_reparam.frontend.features import FrontendConfig
 from jax_reparam.quantise import forms, ranges
 
@@ -99,7 +100,16 @@ RECIPE = {
     'hrf': {'expansion': 4.0, 'forward': 'composed', 'init': 'lecun', 'decay': 'product'},
     'frontend': dataclasses.asdict(FrontendConfig(n_mels=12)),
     'window': {'seconds': 0.64, 'hop_seconds': 0.32},
-    'data': {'corpus': 'folder', 'source': '', 'cache': '', 'protocol': '', 'fold': '0'},
+    'data': {
+        'corpus': 'folder',
+        'source': '',
+        'cache': '',
+        'protocol': '',
+        'fold': '0',
+        'turns': 0,
+        'join': '',
+        'accept_mismatch': False,
+    },
     'augment': {
         'freq_masks': 1,
         'freq_mask_bands': 2,
@@ -175,6 +185,20 @@ def quantise(function, windows, activations='int8'):
     """What TensorFlow's quantisers make of a function of one window; the windows set the ranges."""
     float32 = convert.to_float32(function, (1, *windows.shape[1:]))
     return forms.quantised(float32, windows, ranges.measured(float32, windows), activations)
+
+
+def make(function, windows, form='int8', **options):
+    """A form as `forms.Maker` makes it, always in the first way: its one validation window may be decided otherwise.
+
+    Args:
+      function: features and how normalisations are written to logits.
+      windows: those that set the ranges.
+      form: the form's name.
+      **options: of the maker.
+    """
+    validation = Windows(windows[:1], np.zeros(1, int), np.zeros(1, int))
+    reference = np.asarray(function(windows[:1], 'l2'))
+    return forms.Maker(function, windows, validation, reference, **options).make(form).model
 
 
 def save(workdir, config, variables, data):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import resource
 import shutil
 
@@ -71,12 +70,6 @@ def test_the_latest_within_a_standard_error_of_the_best_is_chosen(tmp_path, scor
             checkpoints = Checkpoints(tmp_path)
     assert checkpoints.chosen() == chosen
     checkpoints.close()
-
-
-def test_a_run_from_before_there_were_ranks_is_read_by_its_scores(workdir):
-    for step, score in ((1, 0.4), (3, 0.6)):
-        (workdir / 'checkpoints' / str(step) / 'metrics' / 'metrics').write_text(json.dumps({'score': score}))
-    assert checkpoint.load(workdir).step == 3
 
 
 def test_a_checkpoint_folder_can_be_moved(workdir, tmp_path):

@@ -15,6 +15,13 @@ class Terminal(io.StringIO):
         return True
 
 
+def work(steps, *, enabled=True):
+    bar = progress.Progress(steps, 'features', enabled=enabled)
+    for _ in range(steps):
+        bar.update()
+    bar.close()
+
+
 def test_plain_lines(capsys):
     bar = progress.Progress(4, 'features', start=1, unit='clip', every=0.0)
     for _ in range(3):
@@ -26,21 +33,21 @@ def test_plain_lines(capsys):
 
 
 def test_lines_are_rare_but_the_last_one_is_there(capsys):
-    assert list(progress.track(range(100), 'features')) == list(range(100))
+    work(100)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert lines[0].startswith('features: 100/100')
 
 
 def test_quiet(capsys):
-    assert list(progress.track([1, 2], 'x', enabled=False)) == [1, 2]
+    work(2, enabled=False)
     assert capsys.readouterr().err == ''
 
 
 def test_bar_on_a_terminal(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr('sys.stderr', terminal)
-    assert list(progress.track([1, 2, 3], 'features')) == [1, 2, 3]
+    work(3)
     text = terminal.getvalue()
     assert 'features: 100%' in text
     assert '3/3' in text
@@ -57,5 +64,5 @@ def test_rate_counts_from_the_end_of_the_first_step(capsys, monkeypatch):
 
 @pytest.mark.parametrize('count', [0, 1])
 def test_short_work(count, capsys):
-    assert len(list(progress.track(range(count), 'x'))) == count
+    work(count)
     assert len(capsys.readouterr().err.splitlines()) == count

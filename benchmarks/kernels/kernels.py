@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 HERE = Path(__file__).parent
-BOARD = HERE.parents[1] / 'tests/firmware/board'
+BOARD = HERE.parents[1] / 'tests/device/board'
 TICK = 40
 CHIP = ['-mcpu=cortex-m4', '-mfpu=fpv4-sp-d16', '-mfloat-abi=hard', '-mthumb']
 COMMON = ['-funsigned-char', '-ffunction-sections', '-fdata-sections', '-fno-common', '-DNDEBUG']

@@ -184,9 +184,8 @@ def load_data(config: Mapping[str, Any], *, show_progress: bool = True) -> Data:
         protocol=data['protocol'],
         fold=int(data['fold']),
         seed=config['seed'],
-        # Recipes of older runs do not have these.
-        turns=data.get('turns', 0),
-        join=data.get('join', ''),
+        turns=data['turns'],
+        join=data['join'],
     )
     frontend = features.FrontendConfig(**config['frontend'])
     log_mel = feature_store.corpus_features(corpus, frontend, cache_dir(data['cache']), show_progress=show_progress)
@@ -205,7 +204,7 @@ def _corpus(config: Mapping[str, Any], show_progress: bool) -> corpora.Corpus:
         data['corpus'],
         source=data['source'],
         data_dir=cache_dir(data['cache']),
-        accept_mismatch=data.get('accept_mismatch', False),  # runs of earlier versions do not have it
+        accept_mismatch=data['accept_mismatch'],
         progress=show_progress,
     )
 

@@ -6,7 +6,7 @@ The graph is `features.log_mel` for one frame, then the standardisation of train
     -> CONCATENATION -> LOG -> SUB mean -> DIV std -> features [1, M] float32
 
 Training's transform is the device's, bit for bit (`fourier`); what is left are the roundings of the mel matrix's sums
-and of the logarithm (docs/device.md has them measured).
+and of the logarithm.
 
 The mel matrix is banded, so each group of neighbouring bands reads its own slice of the spectrum: fewer bytes and
 products than one matrix, and the same sums. Squares of real and imaginary parts lie beside one another and
@@ -27,19 +27,17 @@ from jax_reparam.graph import flatbuffer
 from jax_reparam.runtime import tflm
 
 FILE = 'frontend.tflite'
-# Larger groups are more bytes and less arena: of 64 bands at n_fft 512, 8 a group are 24,544 and 16,000 bytes, 16 are
-# 38,816 and 14,464, one group is 134,576 and 13,312 (benchmarks/frontend.py).
+# Bands that one FULLY_CONNECTED computes. Larger groups are more bytes and less arena.
 BANDS_IN_GROUP = 8
 # TFLM's CONCATENATION takes no more inputs.
 MOST_GROUPS = 10
 
 
-def build(inputs: Input, *, group: int = BANDS_IN_GROUP) -> bytes:
+def build(inputs: Input) -> bytes:
     """Makes the frontend for one model's features.
 
     Args:
       inputs: the parameters of the features, mean and standard deviation included.
-      group: bands that one FULLY_CONNECTED computes; more where they would be too many groups for TFLM.
 
     Raises:
       ValueError: a frame longer than the Fourier transform, or a length that TFLM's transform does not know.
@@ -50,7 +48,7 @@ def build(inputs: Input, *, group: int = BANDS_IN_GROUP) -> bytes:
     from ai_edge_litert.schema_py_generated import TensorType
 
     graph, mel, samples = _Graph(), mel_matrix(config), config.frame_length
-    bins, group = 2 * mel.shape[1], max(group, -(-config.n_mels // MOST_GROUPS))
+    bins, group = 2 * mel.shape[1], max(BANDS_IN_GROUP, -(-config.n_mels // MOST_GROUPS))
     pcm = graph.tensor([1, samples], dtype=TensorType.INT16)
     # A power of two: taking it into the window rounds nothing.
     scaled_window = graph.constant(window(config)[None] / np.float32(32768))

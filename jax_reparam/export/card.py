@@ -180,7 +180,7 @@ def _test(manifest: Manifest) -> str:
     clips = f'{test["clips"]}' if test['clips'] == test['of_clips'] else f'{test["clips"]} of {test["of_clips"]}'
     text = f'{test["windows"]} windows of {clips} test clips'
     protocol = manifest['protocol']
-    if protocol.get('unit') == 'speaker':
+    if protocol['unit'] == 'speaker':
         text += f', a decision for each of {test["decisions"]} speakers by {protocol["join"]}'
     return text
 

@@ -277,8 +277,7 @@ def load_data(trained: Trained, show_progress: bool = True) -> pipeline.Data:
       InputError: the corpus is missing, or its split is not that of the training.
     """
     data = pipeline.load_data(trained.config, show_progress=show_progress)
-    # A run of an older version says less about its split.
-    split = {key: json.loads(json.dumps(data.split.info)).get(key) for key in trained.meta['split']}
+    split = json.loads(json.dumps(data.split.info))
     if tuple(data.corpus.labels) != trained.labels or split != trained.meta['split']:
         # Its test clips might be among those the model has learnt.
         raise InputError(

@@ -1,9 +1,9 @@
 """The Fourier transform of the device, compiled: single precision, and the same operations in the same order.
 
 Single precision rounds relative to the loudest part of a spectrum, so that a quiet band beside a loud one moves with
-the order of the operations, by up to 3e-4 of its logarithm (docs/device.md). Training therefore computes what TFLM's
-SignalRfft will compute: KISS FFT's real transform (M. Borgerding, https://github.com/mborgerding/kissfft), a complex
-one of half the length by decimation in time with radix 4, then 2, and one more step that parts even from odd samples.
+the order of the operations. Training therefore computes what TFLM's SignalRfft will compute: KISS FFT's real transform
+(M. Borgerding, https://github.com/mborgerding/kissfft), a complex one of half the length by decimation in time with
+radix 4, then 2, and one more step that parts even from odd samples.
 NumPy's own would be, in double precision, more exact; but the device's numbers are what the model gets.
 
 Numba compiles it. It must not be told `fastmath`: a multiplication fused with an addition rounds otherwise. The

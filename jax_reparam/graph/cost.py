@@ -2,7 +2,7 @@
 
 The work is read from the .tflite file. The rest is an estimate: instructions of a node are its work times a price
 (`PRICES`), and every price says where it comes from. An interpreter's own instructions are left out.
-docs/verification.md has the sources, and how far the totals of measured models are missed.
+docs/verification.md has the sources.
 """
 
 from __future__ import annotations

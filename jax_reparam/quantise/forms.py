@@ -17,6 +17,7 @@ from jax_reparam import manifest
 from jax_reparam.deploy import convert
 from jax_reparam.deploy.ops import Norm, Unit
 from jax_reparam.evaluation import Windows
+from jax_reparam.graph import cost
 from jax_reparam.graph.passes import tidy
 from jax_reparam.quantise import bias_correction, gptq, mixed_precision, ranges
 from jax_reparam.runtime import gates, litert
@@ -44,8 +45,8 @@ class Way:
 def ways(form: str, unit: Unit, *, narrow: bool = False) -> tuple[Way, ...]:
     """How a quantised form may be made, in the order in which it is tried.
 
-    int16 and Ethos-U have no L2_NORMALIZATION, nor has a front of 16 bits; where int8 begins without it, it has 2 to 10
-    dB more noise with it (docs/export.md). int16 is the remedy where int8 loses too much in all ways.
+    int16 and Ethos-U have no L2_NORMALIZATION, nor has a front of 16 bits; where int8 begins without it, it has more
+    noise with it (docs/export.md). int16 is the remedy where int8 loses too much in all ways.
 
     Args:
       form: the form's name.
@@ -96,31 +97,6 @@ def quantised(float32: bytes, windows: np.ndarray, seen: ranges.Ranges, activati
     return convert.to_int16(float32, windows[seen.extremes()])
 
 
-def integer(function: convert.Function, windows: np.ndarray, form: str = 'int8', norm: Norm = 'l2') -> bytes:
-    """Quantises a function as one of `manifest.QUANTISED` and makes it ready for a device (`graph.passes`).
-
-    Args:
-      function: features `[1, frames, n_mels]` to logits `[1, C]`, with its parameters inside.
-      windows: for calibration, `[W, frames, n_mels]`.
-      form: the form's name.
-      norm: how the function writes normalisations.
-
-    Raises:
-      ConversionError: TensorFlow refused the graph.
-    """
-    graph = _Graph(function, windows)
-    made = _widened(graph.rounded(_activations(form)), graph.float32, Way(norm, wide=form == 'int8'))
-    return tidy(bias_correction.corrected(made, graph.float32, windows), fast=form == 'int16')
-
-
-def _activations(form: str) -> convert.Activations:
-    return 'int16' if form == 'int16' else 'int8'
-
-
-def _widened(rounded: bytes, float32: bytes, way: Way) -> bytes:
-    return mixed_precision.taken(rounded, float32, front=way.norm == 'mixed') if way.wide else rounded
-
-
 class _Graph:
     """A function as a float32 .tflite file, and what it holds on calibration windows `[W, frames, n_mels]`."""
 
@@ -156,6 +132,7 @@ class Maker:
       reference: the trained model's logits of `validation`, `[V, C]`.
       unit: how int8 writes normalisations, see `deploy.unit`.
       narrow: int8 is to have 8 bits alone, and not 16 where these pay (`mixed_precision`).
+      worth: instructions a window that 16 bits have to save for each byte of arena.
     """
 
     def __init__(
@@ -167,9 +144,11 @@ class Maker:
         *,
         unit: Unit = 'l2',
         narrow: bool = False,
+        worth: float = cost.PER_BYTE,
     ) -> None:
-        self._function, self._calibration, self._unit, self._narrow = function, calibration, unit, narrow
+        self._function, self._calibration = function, calibration
         self._validation, self._reference = validation, reference
+        self._unit, self._narrow, self._worth = unit, narrow, worth
         # What several forms share.
         self._graphs: dict[Norm, _Graph] = {}
         self._rounded: dict[tuple[convert.Activations, Norm, int], bytes] = {}
@@ -201,7 +180,9 @@ class Maker:
     def _attempts(self, name: str) -> Iterator[tuple[bytes, Way, gates.Score]]:
         for way in ways(name, self._unit, narrow=self._narrow):
             float32 = self._graph(way.norm).float32
-            made = _widened(self._round(_activations(name), way), float32, way)
+            made = self._round('int16' if name == 'int16' else 'int8', way)
+            if way.wide:
+                made = mixed_precision.taken(made, float32, front=way.norm == 'mixed', worth=self._worth)
             # Two forms may be made in the same way.
             if made not in self._tried:
                 self._tried[made] = self._try(made, float32)

@@ -41,16 +41,17 @@ _WIDER = 1.125
 GROWS, GROWS_BY_FRAMES = 1.1, 1.2
 
 
-def taken(quantised: bytes, float32: bytes, *, front: bool) -> bytes:
+def taken(quantised: bytes, float32: bytes, *, front: bool, worth: float = cost.PER_BYTE) -> bytes:
     """An int8 model with wide ends, and with all else that is worth its memory.
 
-    Tables are if they save time enough (`cost.PER_BYTE`). The rest is for less noise, and the first is taken by which
-    arena and instructions grow by little enough: all that few tokens pass, and all before but attention
-    (`GROWS_BY_FRAMES`); what few tokens pass, as much of it as that allows; sums, behind a wide front (`GROWS`).
+    Tables are if they save `worth` instructions a window for each byte of arena. The rest is for less noise, and the
+    first is taken by which arena and instructions grow by little enough: all that few tokens pass, and all before but
+    attention (`GROWS_BY_FRAMES`); what few tokens pass, as much of it as that allows; sums, behind a wide front
+    (`GROWS`).
     """
     make = functools.partial(widened, quantised, float32, front=front)
-    worths = {make(worth=worth): worth for worth in (math.inf, cost.PER_BYTE)}
-    chosen = min((_Planned(form) for form in worths), key=lambda plan: plan.price)
+    worths = {make(worth=least): least for least in (math.inf, worth)}
+    chosen = min((_Planned(form) for form in worths), key=lambda plan: plan.instructions + worth * plan.arena)
     regions = Regions(flatbuffer.tree(quantised))
     tails = regions.tails()
     more: list[tuple[float, dict[str, Any]]] = [(GROWS, {'tail': tail}) for tail in tails]
@@ -69,11 +70,6 @@ class _Planned:
         tidied = tidy(form)
         self.form, self.arena = form, arena.arena(flatbuffer.tree(tidied))
         self.instructions = cost.of_model(tidied).instructions
-
-    @property
-    def price(self) -> float:
-        """Instructions, and what the arena is worth of them."""
-        return self.instructions + cost.PER_BYTE * self.arena
 
     def fits(self, other: _Planned, most: float) -> bool:
         """Whether it takes at most so many times what another one does."""

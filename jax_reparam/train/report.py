@@ -197,7 +197,7 @@ def summarise(workdir: Path, folds: Sequence[Path]) -> dict[str, Any]:
         'folds': [{**_headline(result), 'protocol': result['protocol'], 'step': result['step']} for result in results],
         'labels': labels,
         'protocol': {
-            **{key: protocol[key] for key in ('name', 'unit', 'join', 'turns', 'metric') if key in protocol},
+            **{key: protocol[key] for key in ('name', 'unit', 'join', 'turns', 'metric')},
             'folds': len(folds),
             'note': protocol['note'],
         },
@@ -213,14 +213,13 @@ def summarise(workdir: Path, folds: Sequence[Path]) -> dict[str, Any]:
 def headline(result: Mapping[str, Any]) -> str:
     """One line that says how a run (or a protocol) went, the protocol's own metric first, and what number it is."""
     protocol = result['protocol']
-    first = protocol.get('metric', 'uar')
-    names = sorted(METRICS, key=lambda name: name != first)
+    names = sorted(METRICS, key=lambda name: name != protocol['metric'])
     count = len(result.get('folds', ()))
     if count > 1:
         parts = []
         for name in names:
             pooled, mean, std = (100 * result[key][name] for key in ('pooled', 'mean', 'std'))
-            over = f', over {count} folds' if name == first else ','
+            over = f', over {count} folds' if name == protocol['metric'] else ','
             parts.append(f'{METRICS[name]} pooled {pooled:.1f}{over} {mean:.1f} +- {std:.1f}')
         text = '; '.join(parts)
         scores = result['pooled']
@@ -228,7 +227,7 @@ def headline(result: Mapping[str, Any]) -> str:
         scores = result['pooled'] if count else result['test']
         text = 'test ' + ', '.join(f'{METRICS[name]} {100 * scores[name]:.1f}' for name in names)
     units = 'clips'
-    if protocol.get('unit') == 'speaker':
+    if protocol['unit'] == 'speaker':
         units = f'speakers by {protocol["join"]} of at most {protocol["turns"]} clips each'
     notes = [protocol['note']] if protocol['note'] else []
     if result['corpus']['synthetic']:

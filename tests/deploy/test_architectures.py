@@ -7,12 +7,11 @@ import functools
 import numpy as np
 import pytest
 
-from helpers import TINY_MODELS, drawn_case
+from helpers import TINY_MODELS, drawn_case, make
 from jax_reparam import deploy
 from jax_reparam.deploy import convert
 from jax_reparam.graph import convolutions, cost, flatbuffer
 from jax_reparam.graph.passes import tidy
-from jax_reparam.quantise import forms
 from jax_reparam.runtime import litert, tflm
 
 FRAMES, BANDS = 61, 12
@@ -34,14 +33,13 @@ def small_layers_count():
 def exported(request):
     """(name, windows, logits of the plain model, form to file) of one architecture."""
     windows, expected, params = drawn_case(request.param, FRAMES)
-    function = lambda features, norm='l2': deploy.apply(TINY_MODELS[request.param], params, features, norm=norm)
+    function = lambda features, norm: deploy.apply(TINY_MODELS[request.param], params, features, norm=norm)
+    unit = deploy.unit(TINY_MODELS[request.param])
     files = {
-        'float32': tidy(convert.to_float32(function, (1, FRAMES, BANDS))),
-        'int8': forms.integer(functools.partial(function, norm=deploy.unit(TINY_MODELS[request.param])), windows),
+        'float32': make(function, windows, 'float32'),
+        'int8': make(function, windows, unit=unit),
+        'wide': make(function, windows, unit=unit, worth=0),
     }
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cost, 'PER_BYTE', 0)
-        files['wide'] = forms.integer(functools.partial(function, norm='mixed'), windows, norm='mixed')
     return request.param, windows, expected, files
 
 
@@ -104,7 +102,7 @@ def test_normalisations_are_written_as_the_form_wants(exported):
     }[fields['name']]
     for form, model in files.items():
         ops = flatbuffer.graph(model).ops
-        roots = 1 if form == 'wide' else 0  # the first one is in 16 bits there
+        roots = 0 if form == 'float32' else 1  # the first one is in 16 bits in both others
         if form != 'float32' and deploy.unit(fields) == 'rsqrt':
             roots = normalisations
         assert (ops.get('L2_NORMALIZATION', 0), ops.get('RSQRT', 0)) == (normalisations - roots, roots)
@@ -115,12 +113,12 @@ def test_normalisations_are_written_as_the_form_wants(exported):
 def test_without_l2_normalization_it_is_the_same_function(name):
     """The other way to write a normalisation, for what does not have that operator; int16 needs it."""
     windows, expected, params = drawn_case(name, FRAMES)
-    function = lambda features: deploy.apply(TINY_MODELS[name], params, features, norm='rsqrt')
-    float32 = convert.to_float32(function, (1, FRAMES, BANDS))
+    function = lambda features, norm: deploy.apply(TINY_MODELS[name], params, features, norm=norm)
+    float32 = convert.to_float32(functools.partial(function, norm='rsqrt'), (1, FRAMES, BANDS))
     assert not {'L2_NORMALIZATION', 'PADV2'} & flatbuffer.graph(float32).ops.keys()
     for logits in run_everywhere(tidy(float32), windows).values():
         np.testing.assert_allclose(logits, expected, atol=1e-4)
-    int16 = forms.integer(function, windows, 'int16')
+    int16 = make(function, windows, 'int16')
     assert flatbuffer.graph(int16).input.dtype == 'int16'
     rows = cost.of_model(int16).rows
     assert {row.price.source for row in rows} == {'measured'}

@@ -11,14 +11,13 @@ import jax
 import numpy as np
 import pytest
 
-from helpers import TINY
+from helpers import TINY, make
 from jax_reparam import deploy, models
 from jax_reparam.device import firmware, frontend, metadata
 from jax_reparam.frontend.features import FrontendConfig
 from jax_reparam.frontend.inputs import Input
 from jax_reparam.frontend.windows import WindowConfig
-from jax_reparam.graph import cost, flatbuffer
-from jax_reparam.quantise import forms
+from jax_reparam.graph import flatbuffer
 from jax_reparam.runtime import tflm
 
 LABELS = ('anger', 'Überraschung', 'neutral')
@@ -34,7 +33,10 @@ def fresh_inputs():
 
 @pytest.fixture(scope='session')
 def convert(fresh_inputs):
-    """Makes the .tflite file of a conv_transformer: `int8`, that with all 16 bits it may have, `wide`, or `int16`."""
+    """Makes the .tflite file of a conv_transformer.
+
+    `int8`, `int16` or `int8_npu`; or int8 with all 16 bits that it may have, `wide`, or without any, `narrow`.
+    """
     windows = 3 * np.random.default_rng(0).standard_normal((8, 24, 12)).astype(np.float32)
     plain = models.build({**TINY, 'layers': 1}, n_classes=len(LABELS))
     rng = np.random.default_rng(1)
@@ -43,12 +45,9 @@ def convert(fresh_inputs):
     params = jax.tree.map(np.asarray, deploy.prepare({**TINY, 'layers': 1}, variables, 24))
 
     def run(form):
-        norm = {'int16': 'rsqrt', 'wide': 'mixed'}.get(form, 'l2')
-        function = lambda features: deploy.apply({**TINY, 'layers': 1}, params, features, norm=norm)
-        with pytest.MonkeyPatch.context() as patch:
-            if form == 'wide':
-                patch.setattr(cost, 'PER_BYTE', 0)
-            made = forms.integer(function, windows, 'int8' if form == 'wide' else form, norm)
+        function = lambda features, norm: deploy.apply({**TINY, 'layers': 1}, params, features, norm=norm)
+        options = {'narrow': {'narrow': True}, 'wide': {'worth': 0}}.get(form)
+        made = make(function, windows, form) if options is None else make(function, windows, 'int8', **options)
         return metadata.attach(made, LABELS, fresh_inputs)
 
     return run
@@ -95,6 +94,12 @@ def written(write, model):
 def written_wide(write, convert):
     """The firmware around the model in int8 with 16 bits in attention."""
     return write('int8', convert('wide'))
+
+
+@pytest.fixture(scope='session')
+def written_narrow(write, convert):
+    """The firmware around the model in int8 of 8 bits alone."""
+    return write('int8', convert('narrow'))
 
 
 @pytest.fixture(scope='session')

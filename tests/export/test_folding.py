@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import functools
 import hashlib
 import json
 
@@ -14,7 +13,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from helpers import moved, recipe, save, tones
+from helpers import make, moved, recipe, save, tones
 from jax_reparam import checkpoint, deploy, manifest, models, reparam
 from jax_reparam.deploy import convert
 from jax_reparam.device import metadata
@@ -22,8 +21,7 @@ from jax_reparam.errors import InputError
 from jax_reparam.export import card, folder, folding, npu
 from jax_reparam.frontend.inputs import Input
 from jax_reparam.graph import flatbuffer
-from jax_reparam.graph.passes import tidy
-from jax_reparam.quantise import forms, tensor_report
+from jax_reparam.quantise import tensor_report
 from jax_reparam.runtime import tflm
 
 
@@ -103,12 +101,9 @@ def test_the_folded_export_is_the_plain_one(exported, config, data):
     fresh = moved(plain.init(jax.random.key(1), windows[:1]))
     assert exported.manifest['params']['folded'] == checkpoint.count(fresh['params'])
     ready = deploy.prepare(config['model'], fresh, windows.shape[1])
-    function = lambda norm: functools.partial(deploy.apply, config['model'], ready, norm=norm)
-    for name, model in (
-        ('float32', tidy(convert.to_float32(function('l2'), (1, *windows.shape[1:])))),
-        ('int8', forms.integer(function('mixed'), windows[:4], norm='mixed')),
-    ):
-        form = exported.manifest['forms'][name]
+    function = lambda features, norm: deploy.apply(config['model'], ready, features, norm=norm)
+    for name in ('float32', 'int8'):
+        model, form = make(function, windows[:4], name), exported.manifest['forms'][name]
         assert flatbuffer.graph(model).ops == form['ops']
         inputs = Input.from_json(exported.manifest['input'])
         model = metadata.attach(model, exported.manifest['labels'], inputs)
@@ -144,23 +139,16 @@ def test_for_an_npu_a_form_is_made_and_compiled_that_lies_on_it_as_a_whole(small
     assert placed in card.summary(small.path, small.manifest)[4]
 
 
-def test_the_firmware_is_built_around_the_form_that_is_preferred(workdir, tmp_path):
-    out = folding.fold_and_export(workdir, tmp_path / 'out', limit=2, prefer='int16', show_progress=False)
+def test_the_preferred_form_gets_the_firmware_and_int8_is_made_as_asked(workdir, tmp_path, monkeypatch):
+    monkeypatch.setattr(deploy.conv_transformer, 'UNIT', 'rsqrt')
+    out = folding.fold_and_export(
+        workdir, tmp_path / 'out', limit=2, prefer='int16', only_int8=True, show_progress=False
+    )
     assert out.failures == []
     assert (out.manifest['recommended'], out.manifest['device']['firmware']['form']) == ('int16', 'int16')
-
-
-@pytest.mark.parametrize('only_int8', [True, False])
-def test_int8_begins_with_what_the_architecture_says_and_has_16_bits_if_it_may(
-    workdir, tmp_path, monkeypatch, only_int8
-):
-    def maker(*args, unit, narrow):
-        raise RuntimeError(f'stopped: {unit}, {narrow}')
-
-    monkeypatch.setattr(deploy.conv_transformer, 'UNIT', 'rsqrt')
-    monkeypatch.setattr(folding.forms, 'Maker', maker)
-    with pytest.raises(RuntimeError, match=f'stopped: rsqrt, {only_int8}'):
-        folding.fold_and_export(workdir, tmp_path / 'out', limit=2, only_int8=only_int8, show_progress=False)
+    int8 = out.manifest['forms']['int8']
+    # Else `mixed` and int16, as in `exported`.
+    assert (int8['made']['norm'], int8['output']['dtype']) == ('rsqrt', 'int8')
 
 
 @pytest.mark.parametrize('name', ['npu', manifest.NPU_FORM])

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from helpers import make
 from jax_reparam.errors import InputError
 from jax_reparam.export import npu
-from jax_reparam.quantise import forms
 
 SAID = """
 Warning (supported operators) operator: L2_NORMALIZATION, ofm: '<unnamed>'
@@ -73,7 +73,7 @@ def test_compiles(sums, left):
         y = y / jnp.sqrt(jnp.sum(y * y, axis=-1, keepdims=True)) if sums else y
         return (y @ windows[1, :, :3])[:1]
 
-    model = forms.integer(apply, windows)
+    model = make(lambda x, norm: apply(x), windows, narrow=True)
     found = npu.compiled(model)
     assert found.mac_share == 1
     assert [op for op, _ in found.left] == left
@@ -85,7 +85,7 @@ def test_compiles(sums, left):
 @vela
 def test_macs_left_to_the_processor_are_counted(monkeypatch):
     windows = np.random.default_rng(0).standard_normal((4, 6, 8)).astype(np.float32)
-    model = forms.integer(lambda x: (x[0] @ windows[0].T)[:1], windows)
+    model = make(lambda x, norm: (x[0] @ windows[0].T)[:1], windows, narrow=True)
 
     def run(command, cwd, **_):
         (cwd / 'model_summary_x.csv').write_text(SUMMARY)

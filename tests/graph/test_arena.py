@@ -8,13 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from helpers import TINY, drawn_case
+from helpers import TINY, drawn_case, make
 from jax_reparam import deploy
 from jax_reparam.deploy import convert
-from jax_reparam.graph import arena, cost, flatbuffer
+from jax_reparam.graph import arena, flatbuffer
 from jax_reparam.graph.arena import ALIGNMENT, Memory, Node, Plan, schedule
-from jax_reparam.graph.passes import tidy
-from jax_reparam.quantise import forms
 from jax_reparam.runtime import tflm
 
 
@@ -220,16 +218,12 @@ def test_which_slices_are_one_piece(rng):
 
 @pytest.mark.skipif(tflm.missing() is not None, reason=str(tflm.missing()))
 @pytest.mark.parametrize('form', ['int8', 'wide', 'int16', 'float32'])
-def test_tflm_follows_the_plan_and_computes_the_same(monkeypatch, form):
+def test_tflm_follows_the_plan_and_computes_the_same(form):
     """A plan that puts everything in one place gives other logits, so the plan is read."""
     windows, _, params = drawn_case('conv_transformer', 128)
-    norm = {'wide': 'mixed', 'int16': 'rsqrt'}.get(form, 'l2')
-    function = lambda x: deploy.apply(TINY, params, x, norm=norm)
-    if form == 'float32':
-        model = tidy(convert.to_float32(function, (1, 128, 12)))
-    else:
-        monkeypatch.setattr(cost, 'PER_BYTE', 0 if form == 'wide' else cost.PER_BYTE)
-        model = forms.integer(function, windows, 'int16' if form == 'int16' else 'int8', norm)
+    function = lambda x, norm: deploy.apply(TINY, params, x, norm=norm)
+    options = {'int8': {'narrow': True}, 'wide': {'worth': 0}}.get(form, {})
+    model = make(function, windows, 'int8' if form == 'wide' else form, **options)
     content = flatbuffer.tree(model)
     if form == 'wide':  # of scores, which are cast where they lie
         in_place = [node.in_place for node in arena.read(content).nodes]

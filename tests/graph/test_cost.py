@@ -10,16 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from helpers import make
 from jax_reparam import macs as jaxpr
 from jax_reparam import manifest
 from jax_reparam.export import card
 from jax_reparam.graph import cost, flatbuffer
-from jax_reparam.quantise import forms
 
 
 def int8(function, *shape):
     windows = np.random.default_rng(0).standard_normal((4, *shape)).astype(np.float32)
-    return forms.integer(function, windows)
+    return make(lambda x, norm: function(x), windows, narrow=True)
 
 
 @pytest.fixture(scope='module')

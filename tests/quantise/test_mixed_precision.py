@@ -178,7 +178,7 @@ def test_what_saves_too_little_for_its_memory_stays(windows, name):
     assert dtype(widen(int8, function, worth=1.01 * saved / takes)) == 'int8'
 
 
-def test_tables_are_taken_where_the_time_is_worth_the_arena(windows, monkeypatch):
+def test_tables_are_taken_where_the_time_is_worth_the_arena(windows):
     function = FUNCTIONS['attention']
     int8, float32 = quantise(function, windows), convert.to_float32(function, (1, TIME, WIDTH))
     narrow, made = (mixed_precision.widened(int8, float32, front=False, worth=worth) for worth in (np.inf, 0))
@@ -189,8 +189,7 @@ def test_tables_are_taken_where_the_time_is_worth_the_arena(windows, monkeypatch
     assert exchange > 0
     # What each softmax takes by itself is less.
     for worth, expected in ((0.99 * exchange, made), (1.01 * exchange, narrow)):
-        monkeypatch.setattr(cost, 'PER_BYTE', worth)
-        assert mixed_precision.taken(int8, float32, front=False) == expected
+        assert mixed_precision.taken(int8, float32, front=False, worth=worth) == expected
 
 
 @pytest.mark.skipif(tflm.missing() is not None, reason='needs TFLM')

@@ -13,12 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from helpers import TINY, drawn
+from helpers import TINY, drawn, make
 from jax_reparam import deploy, models
 from jax_reparam.deploy import convert, ops
 from jax_reparam.evaluation import Windows
 from jax_reparam.graph import flatbuffer
-from jax_reparam.quantise import forms
 from jax_reparam.runtime import tflm
 from jax_reparam.runtime.check import verify
 
@@ -40,6 +39,10 @@ class Case:
     function: Callable[[jax.Array], jax.Array]
     test: Windows
     logits: np.ndarray
+
+    def made(self, windows: np.ndarray, form: str) -> bytes:
+        """A form of it, int8 of 8 bits alone; `windows` set the ranges."""
+        return make(lambda features, norm: self.function(features), windows, form, narrow=True)
 
     def reasons(self, name: str, model: bytes) -> list[str]:
         """Why `fold.py` would leave the form out; empty where it would keep it."""
@@ -84,7 +87,7 @@ def test_relu6_that_stands_alone(params, windows, monkeypatch, wrong):
     softmax, bound = jax.nn.softmax, 6 if wrong else None
     monkeypatch.setattr(jax.nn, 'softmax', lambda scores: softmax(jnp.clip(scores, 0, bound)))
     found = case(params, windows)
-    model = forms.integer(found.function, windows)
+    model = found.made(windows, 'int8')
     assert ('RELU6' if wrong else 'RELU') in flatbuffer.graph(model).ops
     reasons = found.reasons('int8', model)
     assert missed(reasons, 'TFLM') if wrong else reasons == []
@@ -111,7 +114,7 @@ def test_a_mean_written_as_a_sum_with_16_bit_activations(params, windows, monkey
     if wrong:
         monkeypatch.setattr(ops, 'mean_over_time', lambda x: jnp.mean(x, axis=0, keepdims=True))
     found = case(params, windows, 'rsqrt')
-    model = forms.integer(found.function, windows, 'int16')
+    model = found.made(windows, 'int16')
     assert ('SUM' in flatbuffer.graph(model).ops) == wrong
     reasons = found.reasons('int16', model)
     assert missed(reasons, 'TFLM') if wrong else reasons == []
@@ -127,7 +130,7 @@ def test_a_mask_that_takes_the_whole_range(params, windows, monkeypatch, mask, w
 
     monkeypatch.setattr(jax.nn, 'softmax', masked)
     found = case(params, windows)
-    reasons = found.reasons('int8', forms.integer(found.function, windows))
+    reasons = found.reasons('int8', found.made(windows, 'int8'))
     assert missed(reasons, 'TFLM') if wrong else reasons == []
 
 

@@ -54,7 +54,7 @@ def fold(path, uar, rows, synthetic=False):
     header = 'id,speaker,label,a,b\n'
     (path / 'predictions.csv').write_text(header + ''.join(f'{i},s,{t},{1 - p},{p}\n' for i, (t, p) in enumerate(rows)))
     scores = dict.fromkeys(('uar', 'wa', 'wf1', 'macro_f1'), uar)
-    protocol = {'name': 'loso', 'note': ''}
+    protocol = {'name': 'loso', 'unit': 'clip', 'join': 'mean', 'turns': 0, 'metric': 'uar', 'note': ''}
     corpus = {'name': 'x', 'key': 'k', 'synthetic': synthetic}
     more = {'labels': ['a', 'b'], 'step': 3, 'seed': 0, 'versions': {}}
     (path / 'result.json').write_text(json.dumps({**scores, **more, 'protocol': protocol, 'corpus': corpus}))
