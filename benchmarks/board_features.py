@@ -30,15 +30,15 @@ BOARDS = {'mps2-an386': ('cortex-m4', 0x21000000), 'mps3-an547': ('cortex-m55', 
 
 
 def main(out: str, kissfft: str) -> None:
-    chosen = manifest.choose(out)
-    config = chosen.input.frontend
-    frames = frontend.frames(golden.signal(config.sample_rate), chosen.input)
-    wanted = tflm.run(listen.frontend(out, chosen), frames).logits.ravel()
-    port = flatbuffer.graph(chosen.model).input
+    exported, form, _ = manifest.open_form(out)
+    config = exported.input.frontend
+    frames = frontend.frames(golden.signal(config.sample_rate), exported.input)
+    wanted = tflm.run(listen.frontend(out, exported), frames).logits.ravel()
+    port = exported.forms[form].input
     fft = [next(Path(kissfft).glob(f'{name}.c*')) for name in ('kiss_fft', 'tools/kiss_fftr')]
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        (place / 'data.h').write_text(header(chosen.input, frames))
+        (place / 'data.h').write_text(header(exported.input, frames))
         code = ['-x', 'c++', HERE / 'board_features.cc', *fft]
         sources = [f'-I{kissfft}', f'-I{place}', *code, '-lm', '-o', place / 'run']
         call('g++', '-O2', *sources)

@@ -15,24 +15,23 @@ from frontend import in_double  # beside this file
 from jax_reparam import listen, manifest, predict
 from jax_reparam.device import frontend, golden
 from jax_reparam.frontend import audio
-from jax_reparam.graph import flatbuffer
 from jax_reparam.runtime import tflm
 
 
 def main(out: str, *paths: str) -> None:
-    forms = [form for form in manifest.read(out)['forms'] if form in manifest.QUANTISED]
-    chosen = manifest.choose(out, forms[0])
-    inputs, rate = chosen.input, chosen.input.frontend.sample_rate
-    front = listen.frontend(out, chosen)
+    exported = manifest.load(out)
+    forms = {name: form for name, form in exported.forms.items() if name in manifest.QUANTISED}
+    inputs, rate = exported.input, exported.input.frontend.sample_rate
+    front = listen.frontend(out, exported)
     clips = [audio.read(path, rate) for path in predict.recordings(paths) if isinstance(path, Path)]
     for name, recordings in (('golden PCM', [golden.signal(rate)]), (f'{len(clips)} clips', clips)):
         frames = np.concatenate([frontend.frames(samples, inputs) for samples in recordings])
         found, wanted = tflm.run(front, frames).logits, (in_double(frames, inputs.frontend) - inputs.mean) / inputs.std
-        for form in forms:
-            port = flatbuffer.graph(manifest.choose(out, form).model).input
+        for form_name, form in forms.items():
+            port = form.input
             apart = np.abs(port.encode(found).astype(int) - port.encode(wanted).astype(int))
             print(
-                f'{name}, {form} (a step is {port.scale:.2g}): {100 * np.mean(apart > 0):.4f} % of {apart.size:,} '
+                f'{name}, {form_name} (a step is {port.scale:.2g}): {100 * np.mean(apart > 0):.4f} % of {apart.size:,} '
                 f'features are another step, by {apart.max()} at most'
             )
 

@@ -19,23 +19,24 @@ from jax_reparam.runtime import tflm
 
 def main(out: str, *paths: str) -> None:
     clips = [path for path in predict.recordings(paths) if isinstance(path, Path)]
-    chosen = manifest.choose(out)
+    exported, form, model_file = manifest.open_form(out)
+    inputs = exported.input
     heard, same_times, lengths = [], 0, []
     expected: dict[str, list[np.ndarray]] = {'predict --tflm': [], 'predict': []}
     with contextlib.ExitStack() as stack:
-        front = stack.enter_context(tflm.started(listen.frontend(out, chosen)))
-        model = stack.enter_context(tflm.started(chosen.model))
+        front = stack.enter_context(tflm.started(listen.frontend(out, exported)))
+        model = stack.enter_context(tflm.started(model_file))
         recognizers = (stack.enter_context(predict.Recognizer.in_tflm(out)), predict.Recognizer.load(out))
         for path in clips:
-            samples = audio.read(path, chosen.input.frontend.sample_rate)
+            samples = audio.read(path, inputs.frontend.sample_rate)
             for rows, recognizer in zip(expected.values(), recognizers, strict=True):
                 wanted = recognizer.predict(samples)
                 rows += list(wanted.over_time)
-            found = list(listen.decisions([samples], chosen.input, frame_features=front.run, logits=model.run))
+            found = list(listen.decisions([samples], inputs, frame_features=front.run, logits=model.run))
             same_times += [(one.start, one.end) for one in found] == [*zip(wanted.starts, wanted.ends, strict=True)]
             heard += [one.probabilities for one in found]
             lengths.append(len(found))
-    print(f'{chosen.form}: {len(clips)} clips, {sum(n > 1 for n in lengths)} of them longer than a window')
+    print(f'{form}: {len(clips)} clips, {sum(n > 1 for n in lengths)} of them longer than a window')
     print(f'same windows (start and end in seconds): {same_times} of {len(clips)} clips')
     for name, rows in expected.items():
         apart = np.abs(np.stack(heard) - np.stack(rows)).max(axis=1)

@@ -18,7 +18,7 @@ import numpy as np
 from absl import logging
 
 from jax_reparam import checkpoint, deploy
-from jax_reparam.data import pipeline
+from jax_reparam.data import export_data
 from jax_reparam.deploy import convert
 from jax_reparam.export import folding
 from jax_reparam.graph import flatbuffer
@@ -77,8 +77,8 @@ def parts(found: dict[tuple[int, str], float]) -> dict[str, float]:
 def study(source: str) -> None:
     """Prints one model's tensors and parts."""
     trained = checkpoint.load(source)
-    data = folding.load_data(trained, show_progress=False)
-    validation, (calibration, _) = pipeline.of_part(data, 'validation', WINDOWS), pipeline.calibration(data)
+    data = export_data.load_data(trained, show_progress=False)
+    validation, (calibration, _) = export_data.of_part(data, 'validation', WINDOWS), export_data.calibration(data)
     _, function = folding.deployed(trained, folding.fold(trained, plain=True), frames=data.window.frames)
     bound = lambda features: function(features, deploy.unit(trained.config['model']))
     float32 = convert.to_float32(bound, (1, *calibration.shape[1:]))

@@ -20,7 +20,7 @@ import numpy as np
 from absl import logging
 
 from jax_reparam import checkpoint
-from jax_reparam.data import pipeline
+from jax_reparam.data import export_data
 from jax_reparam.deploy import convert
 from jax_reparam.deploy.ops import Norm
 from jax_reparam.export import folding
@@ -64,8 +64,8 @@ def main() -> None:
     for source in args.sources:
         trained = checkpoint.load(source)
         folded = folding.fold(trained, plain=True)
-        data = folding.load_data(trained, show_progress=False)
-        validation, (calibration, _) = pipeline.of_part(data, 'validation', None), pipeline.calibration(data)
+        data = export_data.load_data(trained, show_progress=False)
+        validation, (calibration, _) = export_data.of_part(data, 'validation', None), export_data.calibration(data)
         windows += len(validation.features)
         reference, _ = folding.compare(trained, folded, validation.features)
         _, function = folding.deployed(trained, folded, frames=data.window.frames)

@@ -26,7 +26,6 @@ from jax_reparam.frontend.inputs import Input
 from jax_reparam.graph import flatbuffer
 from jax_reparam.runtime import tflm
 
-FILE = 'frontend.tflite'
 # Larger groups are more bytes and less arena: of 64 bands at n_fft 512, 8 a group are 24,544 and 16,000 bytes, 16 are
 # 38,816 and 14,464, one group is 134,576 and 13,312 (benchmarks/frontend.py).
 BANDS_IN_GROUP = 8

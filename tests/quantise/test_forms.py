@@ -9,12 +9,13 @@ import pytest
 from jax_reparam.deploy import convert
 from jax_reparam.evaluation import Windows
 from jax_reparam.graph import flatbuffer
+from jax_reparam.manifest import Score
 from jax_reparam.quantise import forms, ranges
 from jax_reparam.runtime import gates
 
 
 def score(snr, differing):
-    return gates.Score(1 - differing / 50, differing, snr, uar=0.8, max_abs_diff=0.1)
+    return Score(argmax_agreement=1 - differing / 50, differing=differing, snr_db=snr, uar=0.8, max_abs_diff=0.1)
 
 
 def stand_in(monkeypatch, quantised, scores):
@@ -87,9 +88,9 @@ def test_the_choice(monkeypatch, unit, scores, norm, count):
 
     *_, wide, _ = stand_in(monkeypatch, quantised, scores)
     found = maker(unit).make('int8')
-    assert (found.how['norm'], found.how['ranges'], len(found.how['tried'])) == (norm, count, len(scores))
+    assert (found.how.norm, found.how.ranges, len(found.how.tried)) == (norm, count, len(scores))
     assert wide == ([True, False, True] if unit == 'l2' else [False] * 2)[: len(scores)]
-    chosen = next(i for i, way in enumerate(found.how['tried']) if (way['norm'], way['ranges']) == (norm, count))
+    chosen = next(i for i, way in enumerate(found.how.tried) if (way.norm, way.ranges) == (norm, count))
     assert found.model == bytes([chosen + 1])
 
 
@@ -105,7 +106,7 @@ def test_two_forms_share_what_was_tried(monkeypatch):
     some = maker()
     some.make('int8')
     found = some.make('int8_npu')
-    assert {way['norm'] for way in found.how['tried']} == {'rsqrt'}
+    assert {way.norm for way in found.how.tried} == {'rsqrt'}
     # For int8, three; only rsqrt of fewer windows is new, since neither is widened here.
     assert made == [('int8', 'mixed', 16), ('int8', 'rsqrt', 16), ('int8', 'mixed', 2), ('int8', 'rsqrt', 2)]
     some.make('int16')
@@ -131,7 +132,7 @@ def test_int8_alone_has_16_bits_and_in_front_where_that_is_written_for_it(monkey
 def test_int8_of_8_bits_alone_is_not_widened(monkeypatch, unit):
     *_, wide, tried = stand_in(monkeypatch, lambda *args: bytes([1]), [score(30, 9)])
     found = maker(unit, narrow=True).make('int8')
-    assert (found.how['norm'], wide, tried) == (unit, [], [bytes([1])])
+    assert (found.how.norm, wide, tried) == (unit, [], [bytes([1])])
 
 
 def test_the_older_quantiser_sees_the_windows_that_span_the_ranges(monkeypatch):
