@@ -14,37 +14,40 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from jax_reparam import manifest
+from jax_reparam.manifest import GATED, QUANTISED, Form, Manifest, Score, load
 
 
-def cells(recipe: str, name: str, folds: Sequence[dict[str, Any]], forms: Sequence[str]) -> dict[str, str]:
+def made(fold: Manifest, name: str) -> Form | None:
+    """A form of a fold, whether it passed or not; None where it did not run in TFLM."""
+    form = fold.forms.get(name) or (fold.failed[name].found if name in fold.failed else None)
+    return form if isinstance(form, Form) and form.tflm else None
+
+
+def cells(recipe: str, name: str, folds: Sequence[Manifest], names: Sequence[str]) -> dict[str, str]:
     """A row, by column: of each fold one form."""
-    entries = [(fold['forms'] | fold['failed'])[form] for fold, form in zip(folds, forms, strict=True)]
-    ran = [entry['tflm'] for entry in entries]
-    chosen = [
-        next(tried for tried in made['tried'] if all(tried[key] == made[key] for key in ('norm', 'ranges')))
-        for made in (entry['made'] for entry in entries)
-    ]
-    differing, windows = sum(run['differing'] for run in ran), sum(fold['test']['windows'] for fold in folds)
+    forms = [form for fold, own in zip(folds, names, strict=True) if (form := made(fold, own))]
+    ran = [form.tflm for form in forms if form.tflm]
+    key = lambda way: (way.norm, way.ranges)
+    chosen = [next(tried for tried in form.made.tried or () if key(tried) == key(form.made)) for form in forms]
+    differing, windows = sum(run.differing for run in ran), sum(fold.test.windows for fold in folds)
     most = lambda values: f'{max(values):,}'
     return {
         'recipe': f'`{recipe}`',
         'form': name,
-        'bytes': most(entry['bytes'] for entry in entries),
-        'ops': most(sum(entry['ops'].values()) for entry in entries),
-        'arena': most(run['arena_bytes'] for run in ran),
-        'M instructions': f'{max(entry["cost"]["instructions"] for entry in entries) / 1e6:.1f}',
+        'bytes': most(form.bytes for form in forms),
+        'ops': most(sum(form.ops.values()) for form in forms),
+        'arena': most(run.arena_bytes for run in ran),
+        'M instructions': f'{max(form.cost.instructions for form in forms if form.cost) / 1e6:.1f}',
         'windows that decide otherwise': f'{differing} of {windows}',
         'same decision': f'{1 - differing / windows:.2%}',
-        'UAR trained': spread(fold['reference_uar'] for fold in folds),
-        'UAR': spread(run['uar'] for run in ran),
+        'UAR trained': spread(fold.reference_uar for fold in folds),
+        'UAR': spread(run.uar for run in ran),
         'SNR dB': decibels(ran),
-        'on validation windows': f'{sum(tried["differing"] for tried in chosen)}, {decibels(chosen)}',
-        'passed its gates': f'{sum(form in fold["forms"] for fold, form in zip(folds, forms, strict=True))}',
+        'on validation windows': f'{sum(tried.differing for tried in chosen)}, {decibels(chosen)}',
+        'passed its gates': f'{sum(own in fold.forms for fold, own in zip(folds, names, strict=True))}',
     }
 
 
@@ -54,9 +57,9 @@ def spread(shares: Iterable[float]) -> str:
     return f'{percent.mean():.1f} +- {percent.std(ddof=1):.1f}'
 
 
-def decibels(scores: Iterable[dict[str, Any]]) -> str:
+def decibels(scores: Iterable[Score]) -> str:
     """The mean SNR of those that have noise."""
-    found = [score['snr_db'] for score in scores]
+    found = [score.snr_db for score in scores]
     return f'{np.mean([snr for snr in found if snr is not None and math.isfinite(snr)]):.1f}'
 
 
@@ -66,15 +69,15 @@ def main() -> None:
     rows = []
     of_recipe = lambda out: out.name.rpartition('_')[0]
     for recipe, outs in itertools.groupby(sorted(parser.parse_args().outs), of_recipe):
-        folds = [manifest.read(out) for out in outs]
-        for form in manifest.GATED:
-            of_form = [fold for fold in folds if 'tflm' in (fold['forms'] | fold['failed']).get(form, {})]
+        folds = [load(out) for out in outs]
+        for form in GATED:
+            of_form = [fold for fold in folds if made(fold, form)]
             if len(of_form) > 1:
                 rows.append(cells(recipe, form, of_form, [form] * len(of_form)))
-        recommended = [fold['recommended'] for fold in folds]
+        recommended = [fold.recommended for fold in folds if fold.recommended]
         counts = collections.Counter(recommended)
-        if len(folds) > 1 and None not in counts:
-            name = ', '.join(f'{form} {counts[form]}' for form in manifest.QUANTISED if form in counts)
+        if len(folds) > 1 and len(recommended) == len(folds):
+            name = ', '.join(f'{form} {counts[form]}' for form in QUANTISED if form in counts)
             rows.append(cells(recipe, f'recommended ({name})', folds, recommended))
     for row in [list(rows[0]), ['---'] * len(rows[0]), *(list(row.values()) for row in rows)] if rows else []:
         print('| ' + ' | '.join(row) + ' |')

@@ -53,16 +53,16 @@ def forms_of(path: Path) -> dict[str, bytes]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('sources', metavar='SOURCE', nargs='+', type=Path)
-    parser.add_argument('--npu', default='ethos-u55-128', choices=npu.ACCELERATORS)
+    parser.add_argument('--npu', default='ethos-u55-128', choices=manifest.NPU_FILES)
     args = parser.parse_args()
     for path in args.sources:
         for name, model in forms_of(path).items():
-            found, placed = cost.of_model(model), npu.compiled(model, args.npu)
-            shares = ', '.join(f'{row.op} {row.share:.1%}' for row in found.rows[:5])
+            found, (_, placed) = cost.of_model(model), npu.compiled(model, args.npu)
+            shares = ', '.join(f'{row.op} {row.share:.1%}' for row in found.ops[:5])
             print(f'{path.stem} {name}: {found.macs / 1e6:.1f} M MACs, {found.instructions / 1e6:.1f} M instructions,')
-            print(f'  {found.instructions / found.macs:.2f} a MAC, assumed {found.as_json()["assumed"]:.1%}: {shares}')
+            print(f'  {found.instructions / found.macs:.2f} a MAC, assumed {found.assumed:.1%}: {shares}')
             print(f'  {args.npu}: {placed.share:.1%} placed, SRAM {placed.sram_bytes:,}, flash {placed.flash_bytes:,},')
-            print(f'  {placed.milliseconds:.1f} ms estimated', *placed.failures(), sep='\n  ', flush=True)
+            print(f'  {placed.milliseconds:.1f} ms estimated', *npu.failures(placed), sep='\n  ', flush=True)
 
 
 if __name__ == '__main__':

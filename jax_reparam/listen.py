@@ -212,11 +212,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = command.parse_args(argv)
     if args.real_time and args.file is None:
         command.error('--real-time is for --file: a microphone always is')
-    chosen = manifest.choose(args.folder, args.form)
-    rate = chosen.input.frontend.sample_rate
+    exported, form, model_file = manifest.open_form(args.folder, args.form)
+    labels, inputs = exported.labels, exported.input
+    rate = inputs.frontend.sample_rate
     heard = 0
     try:
-        with tflm.started(frontend(args.folder, chosen)) as front, tflm.started(chosen.model) as model:
+        with tflm.started(frontend(args.folder, exported)) as front, tflm.started(model_file) as model:
             if args.file is None:
                 chunks = microphone(args.device, rate)
             else:
@@ -224,16 +225,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             # Of a source that cannot be used nothing is said but the error.
             chunks = itertools.chain([next(chunks)], chunks)
             if not args.json:
-                print(opening(chosen, args.smoothing), file=sys.stderr)
-                print(row(['seconds', 'window', 'smoothed', *chosen.labels], chosen.labels), flush=True)
+                print(opening(form, inputs, args.smoothing), file=sys.stderr)
+                print(row(['seconds', 'window', 'smoothed', *labels], labels), flush=True)
             for window in decisions(
-                chunks, chosen.input, frame_features=front.run, logits=model.run, smoothing=args.smoothing
+                chunks, inputs, frame_features=front.run, logits=model.run, smoothing=args.smoothing
             ):
                 heard += 1  # before its line: whoever saw the line can end this at once
-                if args.json:
-                    line = json.dumps(as_json(chosen.labels, window), ensure_ascii=False)
-                else:
-                    line = as_row(chosen.labels, window)
+                line = json.dumps(as_json(labels, window), ensure_ascii=False) if args.json else as_row(labels, window)
                 print(line, flush=True)
     except tflm.TFLMError as error:
         raise InputError(f'{args.folder}: expected models that TFLM runs, found: {error}') from error
@@ -243,26 +241,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def frontend(folder: str, chosen: manifest.Chosen) -> bytes:
+def frontend(folder: str, exported: manifest.Manifest) -> bytes:
     """The frontend's .tflite file.
 
     Raises:
       InputError: the folder has none, or TFLM cannot be run here.
     """
     tflm.need('listen')
-    device = chosen.content.get('device') or {}
-    if not device.get('frontend'):
-        raise InputError(
-            f'{folder}: expected a frontend, found none: {device.get("reason", "made by an older fold.py")}'
-        )
-    return manifest.file(folder, device['frontend'])
+    device = exported.device
+    if device.frontend is None:
+        raise InputError(f'{folder}: expected a frontend, found none: {device.reason or "it failed its check"}')
+    return manifest.read_file(folder, device.frontend)
 
 
-def opening(chosen: manifest.Chosen, smoothing: float) -> str:
+def opening(form: str, inputs: Input, smoothing: float) -> str:
     """What is running and when to expect lines, in one line."""
-    window, seconds = chosen.input.window, chosen.input.frontend.hop_ms / 1000
+    window, seconds = inputs.window, inputs.frontend.hop_ms / 1000
     return (
-        f'{chosen.form} in TFLM; a line after {window.frames * seconds:g} s and then every {window.hop * seconds:g} s; '
+        f'{form} in TFLM; a line after {window.frames * seconds:g} s and then every {window.hop * seconds:g} s; '
         f'smoothed = {smoothing:g} x smoothed before + {1 - smoothing:g} x window; Ctrl-C ends'
     )
 

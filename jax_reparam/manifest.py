@@ -1,6 +1,7 @@
 """manifest.json: what an exported folder holds, what goes in and comes out, and how each form was verified.
 
-docs/export.md describes every field. Imports neither TensorFlow nor JAX: prediction reads it.
+The contract of all that write or read such a folder; the names of its files are here too. docs/export.md describes
+every field. Imports neither TensorFlow nor JAX: prediction reads it.
 """
 
 from __future__ import annotations
@@ -8,119 +9,560 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PureWindowsPath
+from typing import Annotated, Any, Literal
 
+from jax_reparam import schema
 from jax_reparam.errors import InputError
 from jax_reparam.frontend.inputs import Input
-from jax_reparam.graph.flatbuffer import Graph, Port
+from jax_reparam.graph.cost import Cost
+from jax_reparam.graph.flatbuffer import Port
+from jax_reparam.schema import Amount, Bound, Count, Positive, Share, Size
 
 FORMAT = 1
+# The files of the folder.
 FILE = 'manifest.json'
+CHECKPOINT = 'checkpoint'
+SAFETENSORS = 'model.safetensors'
+LABELS = 'labels.txt'
+CARD = 'MODEL_CARD.md'
+LAYERS = 'LAYERS.md'
+FRONTEND = 'frontend.tflite'
+WAVEFORM = 'model_waveform_float32.tflite'
+FIRMWARE = 'firmware'
 # int8 of operators that an Ethos-U has; what Vela compiles.
 NPU_FORM = 'int8_npu'
 FORM_FILES = {name: f'model_{name}.tflite' for name in ('float32', 'int8', 'int16', NPU_FORM)}
+NPU_FILES = {
+    f'ethos-{name}': f'model_ethos-{name}_vela.tflite'
+    for name in ('u55-32', 'u55-64', 'u55-128', 'u55-256', 'u65-256', 'u65-512')
+}
 # Forms for a microcontroller, the one that needs the least memory first.
 QUANTISED = ('int8', 'int16')
 # Forms that are held to the trained model's decisions, and may be accepted although they miss them.
 GATED = (*QUANTISED, NPU_FORM)
 
 
-def form(name: str, model: bytes, graph: Graph) -> dict[str, Any]:
-    """The part of a form's entry that the file itself tells."""
-    return {
-        'file': FORM_FILES[name],
-        'bytes': len(model),
-        'sha256': hashlib.sha256(model).hexdigest(),
-        'ops': graph.ops,
-        'input': _port(graph.input),
-        'output': _port(graph.output),
-    }
+def _inside(text: str) -> bool:
+    path = PureWindowsPath(text)  # knows the separators of all systems
+    return bool(path.parts) and not path.anchor and '..' not in path.parts
 
 
-def recommended(forms: Mapping[str, Any], prefer: str | None = None) -> str | None:
-    """Of the manifest's `forms` the one for a microcontroller: one that passed before one that was accepted."""
-    found = [name for name in QUANTISED if name in forms]
-    return min(found, key=lambda name: ('accepted' in forms[name], name != prefer), default=None)
+Name = Annotated[str, Bound('a path in the folder', _inside)]
+Digest = Annotated[str, Bound('64 hexadecimal digits', re.compile('[0-9a-f]{64}').fullmatch)]
+Lines = tuple[str, ...]
+Ops = Mapping[str, Size]
 
 
-def _port(port: Port) -> dict[str, Any]:
-    return {**dataclasses.asdict(port), 'shape': list(port.shape)}
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class File:
+    """A file of the folder, as it was when it was verified."""
+
+    file: Name
+    bytes: Count
+    sha256: Digest
 
 
-def dumps(content: Mapping[str, Any]) -> str:
-    """The manifest as text; a number that JSON does not know is a fault of ours."""
-    return json.dumps(content, indent=2, allow_nan=False) + '\n'
+def file_of(name: str, content: bytes) -> File:
+    """The entry of a file, `name` in the folder."""
+    return File(file=name, bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+
+
+def read_file(folder: str | Path, entry: File) -> bytes:
+    """The content of a file of the folder.
+
+    Raises:
+      InputError: missing, or not the one that was verified.
+    """
+    path = Path(folder) / entry.file
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f'{path}: expected the model, found: {error.strerror}') from error
+    if hashlib.sha256(content).hexdigest() != entry.sha256:
+        raise InputError(f'{path}: expected the file that was verified (SHA-256 {entry.sha256[:12]}), found another')
+    return content
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Score:
+    """One run of one form, against the trained model on the same windows.
+
+    Attributes:
+      argmax_agreement: share of windows with the same decision.
+      differing: number of windows with another one.
+      snr_db: power of the trained model's logits over that of the difference, in dB; None where nothing differs, or
+        nothing is finite.
+      uar: unweighted average recall over decisions (`gates.uar`), 0 to 1.
+      max_abs_diff: largest difference of a logit; None where it is not finite.
+    """
+
+    argmax_agreement: Share
+    differing: Count
+    snr_db: float | None
+    uar: Share
+    max_abs_diff: Amount | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TFLMScore(Score):
+    """And the arena that TFLM took, on a 64-bit host."""
+
+    arena_bytes: Count
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Way:
+    """How a form is made of the folded model.
+
+    Attributes:
+      norm: how normalisations are written (`deploy.ops.unit`).
+      ranges: how many calibration windows set the ranges; None: of float32, none do.
+    """
+
+    norm: str
+    ranges: Count | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tried(Score, Way):
+    """One way, and its score on validation windows."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Made(Way):
+    """The way that was chosen, and all that were tried; None: there was no choice."""
+
+    tried: tuple[Tried, ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Layer:
+    """One tensor of a quantised form beside its float32 twin, over some windows.
+
+    Attributes:
+      node: the operator's place in the quantised graph.
+      op: the operator that makes it.
+      module: path of the deploy form's layer that the operator is, or comes behind; '' in front of the first.
+      shape: of the tensor.
+      snr_db: power of the float32 tensor over that of the difference; None where nothing differs, or all is 0. The
+        error of all layers before is in it.
+      scale: real value of one step.
+      low: least value that the quantised tensor can hold.
+      high: largest value that it can hold.
+      seen_low: least value in float32.
+      seen_high: largest value in float32.
+      clipped: share of the float32 values beyond what the tensor can hold by more than half a step, 0 to 1.
+    """
+
+    node: Count
+    op: str
+    module: str
+    shape: tuple[Count, ...]
+    snr_db: float | None
+    scale: Positive
+    low: float
+    high: float
+    seen_low: float
+    seen_high: float
+    clipped: Share
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Form(File):
+    """A form of the model.
+
+    Attributes:
+      ops: number of nodes by operator.
+      input: the features' tensor, `[1, frames, n_mels]`.
+      output: the logits' tensor, `[1, C]`.
+      cost: of quantised forms.
+      litert: against the trained model on test windows; None: it did not run.
+      tflm: likewise in TFLM.
+      tflm_reason: why TFLM was not there; None where it was.
+      made: how it was made.
+      layers: of quantised forms, the tensors with the lowest SNR.
+      accepted: the gates that it missed; None: it is held to all of them.
+    """
+
+    ops: Ops
+    input: Port
+    output: Port
+    cost: Cost | None = None
+    litert: Score | None
+    tflm: TFLMScore | None
+    tflm_reason: str | None = None
+    made: Made
+    layers: tuple[Layer, ...] | None = None
+    accepted: Lines | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FrontendCheck:
+    """How near `frontend.tflite` comes to the features of training.
+
+    Attributes:
+      frames: it ran on.
+      max_abs_diff: largest difference of log-mel.
+      arena_bytes: TFLM's, on a 64-bit host.
+    """
+
+    frames: Count
+    max_abs_diff: Amount
+    arena_bytes: Count
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Frontend(FrontendCheck, File):
+    """`frontend.tflite`."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WaveformCheck:
+    """How near the waveform model comes to the folded one.
+
+    Attributes:
+      ops: number of nodes by operator.
+      samples: of a window.
+      windows: it ran on.
+      max_abs_diff: largest difference of a probability.
+    """
+
+    ops: Ops
+    samples: Size
+    windows: Count
+    max_abs_diff: Amount
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Waveform(WaveformCheck, File):
+    """`model_waveform_float32.tflite`."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arena:
+    """Bytes that TFLM took on this host, and bytes that the firmware sets aside."""
+
+    measured: Count
+    reserved: Count
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Firmware:
+    """The folder `firmware/`.
+
+    Attributes:
+      folder: its name.
+      form: the form that it is built around.
+      arena_bytes: of `model` and `frontend`.
+      registrations: calls that add the operators of `Model` and `Frontend` to TFLM's resolver.
+    """
+
+    folder: Name
+    form: str
+    arena_bytes: Mapping[str, Arena]
+    registrations: Mapping[str, Lines]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Device:
+    """What a device wants beside the model; each is None where it is not in the folder, and `reason` may say why."""
+
+    frontend: Frontend | None
+    waveform: Waveform | None
+    firmware: Firmware | None
+    reason: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Placement:
+    """What Vela made of a model.
+
+    Attributes:
+      accelerator: what it was compiled for.
+      npu_ops: operators on the NPU, as Vela counts them, behind its own rewriting.
+      cpu_ops: operators left to the processor.
+      left: (operator, Vela's reason) of those, once each.
+      sram_bytes: memory in use.
+      flash_bytes: constants and commands.
+      milliseconds: of a window, as Vela estimates it for the system of its own defaults.
+      macs: as Vela counts them.
+      mac_share: share of the model's MACs that are on the NPU, 0 to 1.
+      share: share of the operators that are on the NPU, 0 to 1.
+    """
+
+    accelerator: str
+    npu_ops: Count
+    cpu_ops: Count
+    left: tuple[tuple[str, str], ...]
+    sram_bytes: Count
+    flash_bytes: Count
+    milliseconds: Amount
+    macs: Count
+    mac_share: Share
+    share: Share
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NPU(Placement, File):
+    """The compiled file of the form `form`."""
+
+    form: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Failed:
+    """What is not in the folder.
+
+    Attributes:
+      reasons: why, a line each.
+      found: as far as it was made and measured.
+    """
+
+    reasons: Lines
+    found: Form | FrontendCheck | WaveformCheck | Placement | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """All in one object."""
+        return {**schema.to_json(self.found or {}), 'reasons': list(self.reasons)}
+
+    @classmethod
+    def from_json(cls, content: Any, key: str) -> Failed:
+        """Reads what `as_json` gave; the last part of `key` tells what it is."""
+        if not isinstance(content, dict):
+            return schema.from_json(cls, content, key)
+        kinds = {'frontend': FrontendCheck, 'waveform': WaveformCheck, 'npu': Placement}
+        kind: type[Any] = kinds.get(key.rpartition('.')[2], Form)
+        rest = {name: item for name, item in content.items() if name != 'reasons'}
+        failed = schema.from_json(cls, {name: content[name] for name in content.keys() - rest.keys()}, key)
+        return dataclasses.replace(failed, found=schema.from_json(kind, rest, key)) if rest else failed
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Kernel:
+    """One kernel of an HRF site.
+
+    Attributes:
+      largest: largest absolute value.
+      kurtosis: 3 for a normal distribution, the larger the rarer the values that set the range.
+      int8_snr_db: SNR when rounded to int8 with one scale; None where rounding changes nothing.
+    """
+
+    largest: Amount
+    kurtosis: Amount
+    int8_snr_db: float | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Site:
+    """One HRF site: its path, the factors, and the kernel that they fold into."""
+
+    path: str
+    kernel_u: Kernel
+    kernel_v: Kernel
+    kernel: Kernel
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Params:
+    """Number of parameters."""
+
+    training: Count
+    folded: Count
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fold:
+    """How near the folded model comes to the trained one, on test and validation windows.
+
+    Attributes:
+      sites: that were folded.
+      windows: it ran on.
+      max_abs_diff: largest difference of a logit.
+      argmax_agreement: share of windows with the same decision.
+    """
+
+    sites: Count
+    windows: Count
+    max_abs_diff: Amount
+    argmax_agreement: Share
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """The split that the model was trained on, and what is decided; see `data.protocols.Split.info`."""
+
+    name: str
+    fold: Count
+    folds: Size
+    seed: int
+    unit: Literal['clip', 'speaker']
+    join: Literal['mean', 'vote']
+    turns: Count
+    metric: str
+    train_speakers: Lines
+    validation_speakers: Lines
+    test_speakers: Lines
+    counts: Mapping[str, Mapping[str, Count]]
+    note: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """The corpus, and the key of its content."""
+
+    name: str
+    key: str
+    synthetic: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Test:
+    """What the forms were verified on: so many windows of `clips` of all `of_clips` test clips, and of decisions."""
+
+    windows: Count
+    clips: Count
+    of_clips: Count
+    decisions: Count
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What manifest.json holds.
+
+    Attributes:
+      format: `FORMAT`.
+      model: the recipe's `model`.
+      labels: class names in the order of the logits.
+      input: how audio becomes the model's input.
+      params: number of parameters.
+      fold: folded against trained model.
+      forms: those in the folder, by name.
+      recommended: the form for a microcontroller; None: there is none.
+      failed: what is not in the folder, by the name of a form, of a part of `device`, or `npu`.
+      device: what a device wants beside the model.
+      npu: what Vela compiled; None: nothing.
+      kernels: what folding did to each HRF site.
+      reference_uar: the trained model's UAR on the test windows, 0 to 1.
+      protocol: the split.
+      corpus: the corpus.
+      test: the test windows.
+      calibration: clip and first frame of the training windows that set the ranges.
+      step: of the checkpoint.
+      versions: of packages, in `training` and in `export`.
+    """
+
+    format: int = FORMAT
+    model: Mapping[str, Any]
+    labels: Lines
+    input: Input
+    params: Params
+    fold: Fold
+    forms: Mapping[str, Form]
+    recommended: str | None
+    failed: Mapping[str, Failed]
+    device: Device
+    npu: NPU | None
+    kernels: tuple[Site, ...]
+    reference_uar: Share
+    protocol: Protocol
+    corpus: Corpus
+    test: Test
+    calibration: tuple[tuple[str, Count], ...]
+    step: Count
+    versions: Mapping[str, Mapping[str, str]]
+
+    def __post_init__(self) -> None:
+        features, logits = (1, self.input.window.frames, self.input.frontend.n_mels), (1, len(self.labels))
+        if not self.labels or len(set(self.labels)) < len(self.labels):
+            raise ValueError(f'labels: expected names, no two the same, found {list(self.labels)}')
+        for name, form in self.forms.items():
+            schema.known(name, tuple(FORM_FILES), 'forms', 'a form')
+            for key, port, shape in (('input', form.input, features), ('output', form.output, logits)):
+                if port.shape != shape:
+                    raise ValueError(f'forms.{name}.{key}.shape: expected {shape}, found {port.shape}')
+        firmware = self.device.firmware
+        for key, named in (
+            ('recommended', self.recommended),
+            ('device.firmware.form', firmware and firmware.form),
+            ('npu.form', self.npu and self.npu.form),
+        ):
+            if named is not None and named not in self.forms:
+                raise ValueError(f'{key}: expected one of the forms ({", ".join(self.forms)}), found {named!r}')
+
+    def as_json(self) -> dict[str, Any]:
+        """What manifest.json holds."""
+        content: dict[str, Any] = schema.to_json(self)
+        return content
+
+    @classmethod
+    def from_json(cls, content: Any) -> Manifest:
+        """Reads what `as_json` gave.
+
+        Raises:
+          ValueError: `KEY: expected ..., found ...`: a wrong type, a number out of its bounds, a path that leaves the
+            folder, or what does not go together.
+        """
+        return schema.from_json(cls, content)
+
+    def text(self) -> str:
+        """manifest.json; a number that JSON does not know is a fault of ours."""
+        return json.dumps(self.as_json(), indent=2, allow_nan=False) + '\n'
+
+
+def recommended(forms: Mapping[str, Form], prefer: str | None = None) -> str | None:
+    """Of the forms the one for a microcontroller: one that passed before one that was accepted."""
+    names = [name for name in QUANTISED if name in forms]
+    return min(names, key=lambda name: (forms[name].accepted is not None, name != prefer), default=None)
 
 
 def read(folder: str | Path) -> dict[str, Any]:
-    """Reads a folder's manifest.
+    """Reads manifest.json of a folder, and no more of it than that it is one.
 
     Raises:
-      InputError: none there, damaged, or of another format.
+      InputError: none there, no JSON, or of another format.
     """
     path = Path(folder) / FILE
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError:
         raise InputError(f'{folder}: expected a folder that fold.py wrote, found no {FILE}') from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f'{path}: expected a manifest in JSON, found: {error}') from error
-    found = content.get('format') if isinstance(content, dict) else None
-    if found != FORMAT:
-        raise InputError(f'{path}: expected manifest format {FORMAT}, found {found!r}')
+    if not isinstance(content, dict):
+        raise InputError(f'{path}: expected an object, found {type(content).__name__}')
+    if content.get('format') != FORMAT:
+        raise InputError(f'{path}: format: expected {FORMAT}, found {content.get("format")!r}')
     return content
 
 
-@dataclasses.dataclass(frozen=True)
-class Chosen:
-    """One form of an exported folder, and how to use it.
-
-    Attributes:
-      form: its name.
-      model: its .tflite file.
-      labels: class names in the order of the logits.
-      input: how audio becomes the model's input.
-      content: the whole manifest.
-    """
-
-    form: str
-    model: bytes
-    labels: tuple[str, ...]
-    input: Input
-    content: Mapping[str, Any]
-
-
-def choose(folder: str | Path, form: str | None = None) -> Chosen:
-    """Reads one form of an exported folder; None is the one that it recommends.
+def load(folder: str | Path) -> Manifest:
+    """Reads a folder's manifest.
 
     Raises:
-      InputError: no such folder or form, or a file that is not the one that was verified.
+      InputError: see `read`; or it is damaged: the message names the key.
     """
     content = read(folder)
     try:
-        forms, labels, inputs = content['forms'], tuple(content['labels']), Input.from_json(content['input'])
-        form = form or content['recommended'] or 'float32'
-        if form not in forms:
-            raise InputError(f'{folder}: expected form {form}, found {", ".join(forms) or "none"}')
-        return Chosen(form, file(folder, forms[form]), labels, inputs, content)
-    except (KeyError, TypeError) as error:
-        raise InputError(f'{Path(folder) / FILE}: expected a whole manifest, found none of {error}') from error
+        return Manifest.from_json(content)
+    except ValueError as error:
+        raise InputError(f'{Path(folder) / FILE}: {error}') from error
 
 
-def file(folder: str | Path, entry: Mapping[str, Any]) -> bytes:
-    """The file that an entry of the manifest is about, a form or a part of `device`.
+def open_form(folder: str | Path, name: str | None = None) -> tuple[Manifest, str, bytes]:
+    """Reads a folder's manifest, and the .tflite file of one form with its name.
+
+    Args:
+      folder: the folder.
+      name: the form; None is the one that is recommended, or float32 where none is.
 
     Raises:
-      InputError: missing, or not the one that was verified.
-      KeyError: the entry is not whole.
+      InputError: see `load` and `read_file`; or there is no such form.
     """
-    path, digest = Path(folder) / entry['file'], entry['sha256']
-    try:
-        found = path.read_bytes()
-    except OSError as error:
-        raise InputError(f'{path}: expected the model, found: {error.strerror}') from error
-    if hashlib.sha256(found).hexdigest() != digest:
-        raise InputError(f'{path}: expected the file that was verified (SHA-256 {digest[:12]}), found another')
-    return found
+    manifest = load(folder)
+    name = name or manifest.recommended or 'float32'
+    if name not in manifest.forms:
+        raise InputError(f'{folder}: expected form {name}, found {", ".join(manifest.forms) or "none"}')
+    return manifest, name, read_file(folder, manifest.forms[name])

@@ -63,8 +63,8 @@ class Recognizer:
     input: Input
     logits: Callable[[np.ndarray], np.ndarray]
     form: str
-    join: str = 'mean'
-    turns: int = 0
+    join: str
+    turns: int
 
     @classmethod
     def load(cls, folder: str | Path, form: str | None = None) -> Recognizer:
@@ -73,8 +73,8 @@ class Recognizer:
         Raises:
           InputError: no such folder or form, or a file that is not the one that was verified.
         """
-        chosen = manifest.choose(folder, form)
-        return cls._of(chosen, litert.load(chosen.model))
+        exported, name, model = manifest.open_form(folder, form)
+        return cls._of(exported, name, litert.load(model))
 
     @classmethod
     @contextlib.contextmanager
@@ -84,19 +84,18 @@ class Recognizer:
         Raises:
           InputError: see `load`; or TFLM is not there, or does not run the model.
         """
-        chosen = manifest.choose(folder, form)
+        exported, name, model = manifest.open_form(folder, form)
         tflm.need('--tflm')
         try:
-            with tflm.started(chosen.model) as session:
-                yield cls._of(chosen, lambda cut: np.stack([session.run(window) for window in cut]))
+            with tflm.started(model) as session:
+                yield cls._of(exported, name, lambda cut: np.stack([session.run(window) for window in cut]))
         except tflm.TFLMError as error:
             raise InputError(f'{folder}: expected a model that TFLM runs, found: {error}') from error
 
     @classmethod
-    def _of(cls, chosen: manifest.Chosen, logits: Callable[[np.ndarray], np.ndarray]) -> Recognizer:
-        protocol = chosen.content.get('protocol', {})
-        join, turns = protocol.get('join', 'mean'), protocol.get('turns', 0)
-        return cls(chosen.labels, chosen.input, logits, chosen.form, join, turns)
+    def _of(cls, exported: manifest.Manifest, form: str, logits: Callable[[np.ndarray], np.ndarray]) -> Recognizer:
+        protocol = exported.protocol
+        return cls(exported.labels, exported.input, logits, form, protocol.join, protocol.turns)
 
     def predict(self, samples: np.ndarray) -> Prediction:
         """Decides on one recording, `[N]` int16 at the frontend's sample rate."""

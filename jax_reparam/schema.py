@@ -1,8 +1,9 @@
 """Frozen dataclasses to JSON and back, checked by their annotations: recipes and manifests are read with it.
 
 Annotations may be int, float, bool, str, None, `Literal`, unions, `tuple`, `Mapping[str, ...]`, NumPy arrays of
-float32, `Any`, and dataclasses of these. A dataclass with `as_json` and `from_json` of its own is read and written by
-them. A dataclass checks its bounds in `__post_init__`.
+float32, `Any`, and dataclasses of these. A field that is a dataclass with `as_json` and `from_json` of its own is
+written and read by them. `Annotated[int, Bound(...)]` bounds one value; a dataclass checks what belongs together in
+`__post_init__`, whose errors begin with the name of a field.
 """
 
 from __future__ import annotations
@@ -11,35 +12,61 @@ import collections.abc
 import dataclasses
 import difflib
 import functools
-import math
+import sys
 import types
 import typing
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import numpy as np
 
 T = TypeVar('T')
 
 
+@dataclasses.dataclass(frozen=True)
+class Bound:
+    """What an annotation asks of a value beside its type.
+
+    Attributes:
+      what: for the error, after "expected".
+      holds: whether a value of the type meets it.
+    """
+
+    what: str
+    holds: Callable[[Any], bool]
+
+
+Count = Annotated[int, Bound('at least 0', lambda value: value >= 0)]
+Size = Annotated[int, Bound('at least 1', lambda value: value >= 1)]
+Amount = Annotated[float, Bound('at least 0', lambda value: value >= 0)]
+Positive = Annotated[float, Bound('more than 0', lambda value: value > 0)]
+Share = Annotated[float, Bound('0 to 1', lambda value: 0 <= value <= 1)]
+_Single = Annotated[float, Bound('a number of 32 bits', lambda value: abs(value) <= float(np.finfo(np.float32).max))]
+
+
 def to_json(value: Any) -> Any:
-    """The value as JSON holds it; a field whose default is None is left out where it is None."""
-    if hasattr(value, 'as_json'):
-        return value.as_json()
+    """The value as JSON holds it; a field whose default is None is left out where it is None.
+
+    An `as_json` of the value itself is not called, so that it can use this.
+    """
     if dataclasses.is_dataclass(value):
         fields = [(field, getattr(value, field.name)) for field in dataclasses.fields(value)]
-        return {field.name: to_json(item) for field, item in fields if not (item is None and field.default is None)}
+        return {field.name: _to_json(item) for field, item in fields if not (item is None and field.default is None)}
     if isinstance(value, Mapping):
-        return {key: to_json(item) for key, item in value.items()}
+        return {key: _to_json(item) for key, item in value.items()}
     if isinstance(value, (np.ndarray, np.generic)):
         return value.tolist()
     if isinstance(value, (list, tuple)):
-        return [to_json(item) for item in value]
+        return [_to_json(item) for item in value]
     return value
 
 
+def _to_json(value: Any) -> Any:
+    return value.as_json() if hasattr(value, 'as_json') else to_json(value)
+
+
 def from_json(kind: type[T], value: Any, key: str = '') -> T:
-    """Reads a dataclass of what `to_json` gave.
+    """Reads a dataclass of what `to_json` gave; a `from_json` of its own is not called, so that it can use this.
 
     Args:
       kind: the dataclass.
@@ -50,7 +77,7 @@ def from_json(kind: type[T], value: Any, key: str = '') -> T:
       ValueError: `KEY: expected ..., found ...`: a wrong type, a field that is missing or not known, a value that
         `__post_init__` refuses.
     """
-    return typing.cast(T, _read(kind, value, key))
+    return typing.cast(T, _read_dataclass(kind, value, key))
 
 
 def from_text(kind: Any, text: str, key: str) -> Any:
@@ -92,7 +119,7 @@ def known(name: str, names: Sequence[str], key: str, what: str = 'a key') -> str
 @functools.cache
 def field_types(kind: type) -> dict[str, Any]:
     """The fields of a dataclass and what they may hold."""
-    hints = typing.get_type_hints(kind)
+    hints = typing.get_type_hints(kind, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
@@ -100,6 +127,12 @@ def _read(kind: Any, value: Any, key: str) -> Any:
     origin, arguments = get_origin(kind), get_args(kind)
     if kind is Any:
         return value
+    if origin is Annotated:
+        inner, *bounds = arguments
+        read = _read(inner, value, key)
+        for bound in bounds:
+            _expect(bound.holds(read), key, bound.what, value)
+        return read
     if origin in (Union, types.UnionType):
         return _read_union(arguments, value, key)
     if origin is Literal:
@@ -112,15 +145,15 @@ def _read(kind: Any, value: Any, key: str) -> Any:
         _expect(isinstance(value, dict), key, 'an object', value)
         return {name: _read(arguments[1], item, f'{key}.{name}'.lstrip('.')) for name, item in value.items()}
     if kind is np.ndarray or origin is np.ndarray:
-        numbers = _read_tuple((float, ...), value, key)
+        numbers = _read_tuple((_Single, ...), value, key)
         return np.asarray(numbers, np.float32)
     if hasattr(kind, 'from_json'):
         return kind.from_json(value, key)
     if dataclasses.is_dataclass(kind):
         return _read_dataclass(kind, value, key)
     if kind is float:
-        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        _expect(number, key, 'a number', value)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        _expect(number and abs(value) <= sys.float_info.max, key, 'a number', value)
         return float(value)
     if kind is type(None):
         _expect(value is None, key, 'null', value)
@@ -144,7 +177,10 @@ def _read_dataclass(kind: Any, value: Any, key: str) -> Any:
     if missing:
         raise ValueError(f'{f"{key}.{missing[0]}".lstrip(".")}: expected a value, found none')
     read = {name: _read(hints[name], item, f'{key}.{name}'.lstrip('.')) for name, item in value.items()}
-    return kind(**read)
+    try:
+        return kind(**read)
+    except ValueError as error:
+        raise ValueError(f'{key}.{error}'.lstrip('.')) from error
 
 
 def _read_union(kinds: tuple[Any, ...], value: Any, key: str) -> Any:

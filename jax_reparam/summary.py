@@ -15,8 +15,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jax_reparam import config, manifest
+from jax_reparam import config
 from jax_reparam.errors import InputError, count, from_user, one_line, run
+from jax_reparam.manifest import FILE, Manifest, load
 
 # Below the current folder: where exports are looked for, and folders that hold none.
 SEARCHED = ('*', '*/*', '*/*/*')
@@ -28,24 +29,16 @@ MISSING = '-'
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """A folder that `fold.py` wrote, as far as it tells what a model costs.
+    """A folder that `fold.py` wrote.
 
     Attributes:
       folder: where it lies.
-      model: the recipe's `model`, as JSON gives it back.
-      frames: length of a window.
-      n_mels: number of mel bands.
-      int8_bytes: size of the int8 form; None where the form failed its gate.
-      arena_bytes: TFLM's arena of the int8 form; None where the form failed, or was not run in TFLM.
-      written: time of its manifest, in seconds.
+      manifest: its manifest.
+      written: when that was written, in seconds.
     """
 
     folder: str
-    model: Mapping[str, Any]
-    frames: int
-    n_mels: int
-    int8_bytes: int | None
-    arena_bytes: int | None
+    manifest: Manifest
     written: float
 
     @classmethod
@@ -53,37 +46,29 @@ class Export:
         """Reads an export's manifest.
 
         Raises:
-          InputError: no manifest there, or not a whole one.
+          InputError: no manifest there, or a damaged one.
         """
-        content, path = manifest.read(folder), Path(folder) / manifest.FILE
-        try:
-            # A form that failed lies under 'failed', with the same fields: it is not in the folder.
-            form = content['forms'].get('int8') or {}
-            return cls(
-                folder=str(folder),
-                model=content['model'],
-                frames=content['input']['frames'],
-                n_mels=content['input']['n_mels'],
-                int8_bytes=form.get('bytes'),
-                arena_bytes=(form.get('tflm') or {}).get('arena_bytes'),
-                written=path.stat().st_mtime,
-            )
-        except (AttributeError, KeyError, TypeError) as error:
-            raise InputError(f'{path}: expected a whole manifest, found none of {error}') from error
+        return cls(str(folder), load(folder), (Path(folder) / FILE).stat().st_mtime)
 
     def belongs_to(self, recipe: Mapping[str, Any], frames: int) -> bool:
         """Whether this is the model of a recipe, whose windows are `frames` long."""
         model = json.loads(json.dumps(recipe['model']))  # makes lists of tuples, as the manifest did
-        return (self.model, self.frames, self.n_mels) == (model, frames, recipe['frontend']['n_mels'])
+        own = self.manifest.model, self.manifest.input.window.frames, self.manifest.input.frontend.n_mels
+        return own == (model, frames, recipe['frontend']['n_mels'])
 
     def as_json(self) -> dict[str, Any]:
-        """What the output of `--json` says of it."""
-        return {'folder': self.folder, 'int8_bytes': self.int8_bytes, 'arena_bytes': self.arena_bytes}
+        """What the output of `--json` says of it; None where there is no int8 form, or it was not run in TFLM."""
+        int8 = self.manifest.forms.get('int8')
+        return {
+            'folder': self.folder,
+            'int8_bytes': int8 and int8.bytes,
+            'arena_bytes': int8 and int8.tflm and int8.tflm.arena_bytes,
+        }
 
 
 def exports() -> Iterator[Export]:
     """The exports up to three folders below the current one, by name; what cannot be read is left out."""
-    paths = sorted(path for depth in SEARCHED for path in Path().glob(f'{depth}/{manifest.FILE}'))
+    paths = sorted(path for depth in SEARCHED for path in Path().glob(f'{depth}/{FILE}'))
     for path in paths:
         if any(name.startswith('.') or name in SKIPPED for name in path.parent.parts):
             continue

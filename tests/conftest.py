@@ -23,7 +23,6 @@ from helpers import recipe, tones
 from jax_reparam import checkpoint
 from jax_reparam.data import pipeline
 from jax_reparam.export import folding
-from jax_reparam.frontend.inputs import Input
 from jax_reparam.quantise import forms, ranges
 from jax_reparam.train import loop
 
@@ -87,7 +86,7 @@ def exported(workdir, tmp_path_factory):
 @pytest.fixture(scope='session')
 def inputs(exported):
     """How audio becomes the input of `exported`."""
-    return Input.from_json(exported.manifest['input'])
+    return exported.manifest.input
 
 
 @pytest.fixture

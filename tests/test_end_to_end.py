@@ -11,7 +11,7 @@ import soundfile
 import trees
 from helpers import recipe
 from jax_reparam import checkpoint, predict
-from jax_reparam.data import pipeline
+from jax_reparam.data import export_data, pipeline
 from jax_reparam.export import folding
 from jax_reparam.runtime import litert
 from jax_reparam.train import loop
@@ -36,9 +36,9 @@ def load(config, fold):
 def folds_exactly(config, workdir):
     """Whether the folded model of a fold decides on its test windows as the trained one did."""
     found = checkpoint.load(workdir)
-    test = pipeline.of_part(load(config, found.config['data']['fold']), 'test', None)
+    test = export_data.of_part(load(config, found.config['data']['fold']), 'test', None)
     _, entry = folding.compare(found, folding.fold(found), test.features)
-    return entry['max_abs_diff'] < 1e-4
+    return entry.max_abs_diff < 1e-4
 
 
 def test_iemocap_by_session(tmp_path):
@@ -75,7 +75,7 @@ def test_daic_woz_decides_by_participant(tmp_path, capsys):
 
     out = tmp_path / 'out'
     exported = folding.fold_and_export(tmp_path / 'w' / 'fold_0', out, show_progress=False)
-    assert exported.manifest['protocol']['name'] == 'interviews_dev'
+    assert exported.manifest.protocol.name == 'interviews_dev'
     # A folder of turns for each participant, and one decision on each.
     data = load(config, 0)
     for clip in data.clips('test'):
@@ -86,7 +86,7 @@ def test_daic_woz_decides_by_participant(tmp_path, capsys):
     assert predict.main([str(out), *folders, '--together', '--json', '--form', 'float32']) == 0
     found = json.loads(capsys.readouterr().out)['clips']
     assert [entry['file'] for entry in found] == folders
-    test = pipeline.of_part(data, 'test', None)
+    test = export_data.of_part(data, 'test', None)
     expected = test.decide(litert.load((out / 'model_float32.tflite').read_bytes())(test.features))
     np.testing.assert_allclose([list(entry['probabilities'].values()) for entry in found], expected, atol=1e-5)
     # As training scored them, but for rounding.

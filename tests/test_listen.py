@@ -210,18 +210,25 @@ def test_ctrl_c_ends_with_one_line_and_nothing_left_running(exported, clips):
     assert not any(Path(f'/proc/{process}').exists() for process in running)
 
 
+def edit(folder, **reason):
+    """Takes the frontend, and with it the firmware, out of a manifest."""
+    content = manifest.read(folder)
+    content['device'] |= {'frontend': None, 'firmware': None, **reason}
+    (folder / manifest.FILE).write_text(json.dumps(content))
+
+
 @pytest.mark.parametrize(
     ('damage', 'message'),
     [
         (lambda folder: shutil.rmtree(folder), r'out: expected a folder that fold\.py wrote, found no manifest\.json$'),
         (lambda folder: (folder / 'frontend.tflite').write_bytes(b'x'), r'expected the file that was verified'),
         (
-            lambda folder: edit(folder, {'frontend': None, 'reason': 'no such luck'}),
+            lambda folder: edit(folder, reason='no such luck'),
             r'frontend, found none: no such luck$',
         ),
-        (lambda folder: edit(folder, None), r'expected a frontend, found none: made by an older fold\.py$'),
+        (edit, r'expected a frontend, found none: it failed its check$'),
     ],
-    ids=['folder', 'frontend', 'none', 'older'],
+    ids=['folder', 'frontend', 'none', 'failed'],
 )
 @needs_tflm
 def test_a_folder_that_cannot_listen_is_named(exported, clips, tmp_path, damage, message):
@@ -229,11 +236,6 @@ def test_a_folder_that_cannot_listen_is_named(exported, clips, tmp_path, damage,
     damage(tmp_path / 'out')
     with pytest.raises(InputError, match=message):
         listen.main([str(tmp_path / 'out'), '--file', clips[0]])
-
-
-def edit(folder, device):
-    path = folder / manifest.FILE
-    path.write_text(json.dumps({**json.loads(path.read_text()), 'device': device}))
 
 
 @needs_tflm

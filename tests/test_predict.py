@@ -137,7 +137,7 @@ def test_neither_tensorflow_nor_jax_is_imported(exported, clips):
         (lambda folder: (folder / 'model_int8.tflite').write_bytes(b'x'), 'expected the file that was verified'),
         (
             lambda folder: (folder / 'manifest.json').write_text('{"format": 1, "forms": {}}'),
-            "expected a whole manifest, found none of 'labels'",
+            'manifest.json: model: expected a value, found none',
         ),
     ],
 )
@@ -152,9 +152,10 @@ def test_a_form_that_is_not_there_is_refused(exported, tmp_path):
     shutil.copytree(exported.path, tmp_path / 'out')
     content = json.loads((tmp_path / 'out' / 'manifest.json').read_text())
     del content['forms']['int8']
+    content |= {'recommended': None, 'device': {'frontend': None, 'waveform': None, 'firmware': None}}
     (tmp_path / 'out' / 'manifest.json').write_text(json.dumps(content))
     with pytest.raises(InputError, match='expected form int8, found float32'):
-        predict.Recognizer.load(tmp_path / 'out')
+        predict.Recognizer.load(tmp_path / 'out', 'int8')
 
 
 def test_audio_of_another_rate_is_resampled(exported, clips, tmp_path):

@@ -8,11 +8,16 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from helpers import RECIPE, TINY
-from jax_reparam import config, errors, summary
+from jax_reparam import config, errors, manifest, summary
 from jax_reparam.errors import InputError
+from jax_reparam.frontend.features import FrontendConfig
+from jax_reparam.frontend.inputs import Input
+from jax_reparam.frontend.windows import WindowConfig
+from jax_reparam.graph import flatbuffer
 
 MODEL = {**TINY, 'layers': 1}
 
@@ -36,20 +41,54 @@ def get_config(corpus=''):
     return str(path)
 
 
-def write_export(folder, age=0, **changes):
-    """Writes a manifest for the tiny recipe, `age` seconds old; returns the folder."""
-    form = {'bytes': 12345, 'tflm': {'arena_bytes': 6789}}
-    content = {
-        'format': 1,
-        'model': json.loads(json.dumps(MODEL)),
-        'input': {'frames': 64, 'n_mels': 12},
-        'forms': {'float32': {'bytes': 99999, 'tflm': {'arena_bytes': 88888}}, 'int8': form},
-        'failed': {},
-        **changes,
-    }
+def form(size, arena, *, frames=64, n_mels=12):
+    """A form of two classes in the manifest; `arena` is None where TFLM was not there."""
+    score = {'argmax_agreement': 1.0, 'differing': 0, 'snr_db': None, 'uar': 1.0, 'max_abs_diff': 0.0}
+    port = {'dtype': 'float32', 'scale': None, 'zero_point': None}
+    return manifest.Form(
+        **{'file': 'x.tflite', 'bytes': size, 'sha256': 64 * '0'},
+        ops={},
+        input=flatbuffer.Port((1, frames, n_mels), **port),
+        output=flatbuffer.Port((1, 2), **port),
+        litert=None,
+        tflm=None if arena is None else manifest.TFLMScore(**score, arena_bytes=arena),
+        tflm_reason='not verified' if arena is None else None,
+        made=manifest.Made(norm='l2'),
+    )
+
+
+def write_export(folder, age=0, *, model=MODEL, int8=True, arena=6789, failed=None, **sizes):
+    """Writes a manifest for the tiny recipe, `age` seconds old; `sizes` are `frames` and `n_mels` of its windows."""
+    forms = {'float32': form(99999, 88888, **sizes), **({'int8': form(12345, arena, **sizes)} if int8 else {})}
+    frames, n_mels = sizes.get('frames', 64), sizes.get('n_mels', 12)
+    ones = np.ones(n_mels, np.float32)
+    parts = {name: ['s0'] for name in ('train_speakers', 'validation_speakers', 'test_speakers')}
+    content = manifest.Manifest(
+        model=json.loads(json.dumps(model)),
+        labels=('a', 'b'),
+        input=Input(FrontendConfig(n_mels=n_mels), WindowConfig(frames, frames), ones, ones),
+        params=manifest.Params(training=2, folded=1),
+        fold=manifest.Fold(sites=1, windows=1, max_abs_diff=0.0, argmax_agreement=1.0),
+        forms=forms,
+        recommended='int8' if int8 else None,
+        failed=failed or {},
+        device=manifest.Device(frontend=None, waveform=None, firmware=None),
+        npu=None,
+        kernels=(),
+        reference_uar=1.0,
+        protocol=manifest.Protocol(
+            **{'name': 'loso', 'fold': 0, 'folds': 2, 'seed': 0, 'unit': 'clip', 'join': 'mean', 'turns': 0},
+            **{'metric': 'uar', **parts, 'counts': {}, 'note': ''},
+        ),
+        corpus=manifest.Corpus(name='folder', key='0', synthetic=False),
+        test=manifest.Test(windows=1, clips=1, of_clips=1, decisions=1),
+        calibration=(),
+        step=1,
+        versions={},
+    )
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / 'manifest.json'
-    path.write_text(json.dumps(content))
+    path = folder / manifest.FILE
+    path.write_text(content.text())
     os.utime(path, (1_000_000_000 - age,) * 2)
     return folder
 
@@ -151,8 +190,8 @@ def test_exports_are_not_looked_for_everywhere(here, recipe, capsys, place):
     [
         {'model': {**MODEL, 'width': 32}},
         {'model': {**MODEL, 'dropout': 0.2}},
-        {'input': {'frames': 128, 'n_mels': 12}},
-        {'input': {'frames': 64, 'n_mels': 13}},
+        {'frames': 128},
+        {'n_mels': 13},
     ],
 )
 def test_an_export_of_another_model_is_not_taken(here, recipe, capsys, changes):
@@ -175,27 +214,24 @@ def test_the_newest_export_is_taken(here, recipe, capsys):
 
 
 def test_a_form_that_failed_is_missing(here, recipe, capsys):
-    form = {'bytes': 12345, 'tflm': {'arena_bytes': 6789}, 'reasons': ['int8 in TFLM: ...']}
-    write_export(here / 'out', forms={}, failed={'int8': form})
+    failed = manifest.Failed(reasons=('int8 in TFLM: ...',), found=form(12345, 6789))
+    write_export(here / 'out', int8=False, failed={'int8': failed})
     assert export_of(capsys, recipe) == {'folder': 'out', 'int8_bytes': None, 'arena_bytes': None}
     assert summary.main([recipe]) == 0
     assert capsys.readouterr().out.split()[-3:] == ['out', '-', '-']
 
 
-@pytest.mark.parametrize('tflm', [{'tflm': None, 'tflm_reason': 'not verified'}, {}])
-def test_an_arena_that_was_not_measured_is_missing(here, recipe, capsys, tflm):
-    write_export(here / 'out', forms={'int8': {'bytes': 5, **tflm}})
-    assert export_of(capsys, recipe) == {'folder': 'out', 'int8_bytes': 5, 'arena_bytes': None}
+def test_an_arena_that_was_not_measured_is_missing(here, recipe, capsys):
+    write_export(here / 'out', arena=None)
+    assert export_of(capsys, recipe) == {'folder': 'out', 'int8_bytes': 12345, 'arena_bytes': None}
 
 
 @pytest.mark.parametrize(
     ('text', 'message'),
     [
         ('{', 'expected a manifest in JSON'),
-        ('{"format": 9}', 'expected manifest format 1, found 9'),
-        ('{"format": 1}', "expected a whole manifest, found none of 'forms'"),
-        ('{"format": 1, "forms": {}, "model": {}}', "expected a whole manifest, found none of 'input'"),
-        ('{"format": 1, "forms": []}', 'expected a whole manifest'),
+        ('{"format": 9}', 'format: expected 1, found 9'),
+        ('{"format": 1}', 'model: expected a value, found none'),
     ],
 )
 def test_a_damaged_export_is_an_error_where_it_was_named(here, recipe, capsys, text, message):

@@ -15,11 +15,6 @@ from jax_reparam.data import feature_store, protocols
 from jax_reparam.frontend import features, windows
 
 Part = Literal['train', 'validation', 'test']
-# The whole of a small corpus: speakers to come would else leave the ranges more often.
-CALIBRATION_WINDOWS = 512
-# Enough to tell ways of quantising apart, few enough to wait for.
-VALIDATION_WINDOWS = 128
-SEED = 0
 
 
 def cache_dir(configured: str) -> Path:
@@ -224,40 +219,3 @@ def statistics(clips: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         count = total
     # A band that never moves would divide by zero.
     return mean.astype(np.float32), np.maximum(np.sqrt(squares / count), 1e-3).astype(np.float32)
-
-
-def of_part(data: Data, part: Part, limit: int | None) -> evaluation.Windows:
-    """A part's windows: all of them, or at most `limit`, of units drawn with a fixed seed.
-
-    Only whole units (clips, or speakers, as the protocol decides) are drawn, since a decision is theirs; at least one
-    is.
-    """
-    clips, truth = data.clips(part), data.truth(part)
-    unit = data.units(part)[1]
-    counts = np.array([len(windows.starts(int(data.log_mel.lengths[clip]), data.window)) for clip in clips])
-    if limit is not None and limit < counts.sum():
-        order = np.random.default_rng(SEED).permutation(len(truth))
-        total = np.cumsum(np.bincount(unit, weights=counts)[order])
-        chosen = np.sort(order[: max(1, int(np.searchsorted(total, limit, side='right')))])
-        kept = np.isin(unit, chosen)
-        clips, unit, truth = clips[kept], np.searchsorted(chosen, unit[kept]), truth[chosen]
-    features, clip = data.windows_of(clips)
-    protocol = data.split.protocol
-    return evaluation.Windows(features, clip, truth, None if protocol.unit == 'clip' else unit, protocol.join)
-
-
-def calibration(data: Data, count: int = CALIBRATION_WINDOWS) -> tuple[np.ndarray, list[tuple[str, int]]]:
-    """Training windows drawn with a fixed seed.
-
-    Returns:
-      Standardised features `[W, frames, n_mels]`, W <= `count`, and for each window its clip's id and its first frame.
-    """
-    places = [
-        (int(clip), int(start))
-        for clip in data.clips('train')
-        for start in windows.starts(int(data.log_mel.lengths[clip]), data.window)
-    ]
-    drawn = np.sort(np.random.default_rng(SEED).permutation(len(places))[:count])
-    chosen = [places[index] for index in drawn]
-    features = [windows.cut(data.standardised(clip), start, data.window.frames) for clip, start in chosen]
-    return np.stack(features), [(data.corpus.id[clip], start) for clip, start in chosen]

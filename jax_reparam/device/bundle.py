@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,11 @@ from jax_reparam.device import firmware, frontend, metadata, registrations, wave
 from jax_reparam.frontend import features
 from jax_reparam.frontend.inputs import Input
 from jax_reparam.graph import flatbuffer
+from jax_reparam.manifest import Device, Failed, Frontend, FrontendCheck, Waveform, WaveformCheck
 from jax_reparam.runtime import gates, litert, tflm
 
 # Largest difference of the frontend's log-mel from training's.
 FRONTEND_TOLERANCE = 1e-5
-# Of test clips that the two are verified on.
-CLIPS = 4
 
 
 def write(
@@ -32,7 +31,7 @@ def write(
     labels: Sequence[str],
     inputs: Input,
     clips: Sequence[np.ndarray],
-) -> tuple[dict[str, Any], dict[str, Any]]:
+) -> tuple[Device, dict[str, Failed]]:
     """Writes `frontend.tflite`, `model_waveform_float32.tflite` and `firmware/`.
 
     Args:
@@ -47,49 +46,51 @@ def write(
       The manifest's `device`, and what failed, by name, as in the manifest's `failed`. Where TFLM is missing, the
       frontend and the firmware are not written and `device` says why.
     """
-    entry: dict[str, Any] = {'frontend': None, 'waveform': None, 'firmware': None}
-    failed: dict[str, Any] = {}
+    failed: dict[str, Failed] = {}
 
-    def keep(name: str, file: str, make: Callable[[], tuple[bytes, dict[str, Any], str | None]]) -> bytes | None:
+    def keep(name: str, file: str, make: Callable[[], tuple[bytes, Any, str | None]]) -> dict[str, Any] | None:
+        """Writes a model that is right; gives the fields of its entry."""
         try:
-            model, facts, reason = make()
+            model, found, reason = make()
         except (convert.ConversionError, tflm.TFLMError, ValueError) as error:
-            model, facts, reason = b'', {}, str(error)
+            model, found, reason = b'', None, str(error)
         if reason is not None:
-            failed[name] = {**facts, 'reasons': [f'{name}: {reason}']}
+            failed[name] = Failed(reasons=(f'{name}: {reason}',), found=found)
             return None
         (place / file).write_bytes(model)
-        digest = hashlib.sha256(model).hexdigest()
-        entry[name] = {'file': file, 'bytes': len(model), 'sha256': digest, **facts}
-        return model
+        return {**vars(manifest.file_of(file, model)), **vars(found)}
 
-    clips = clips[:CLIPS]
-    keep('waveform', waveform.FILE, lambda: _waveform(logits, labels, inputs, clips))
+    fields = keep('waveform', manifest.WAVEFORM, lambda: _waveform(logits, labels, inputs, clips))
+    device = Device(frontend=None, waveform=Waveform(**fields) if fields else None, firmware=None)
     reason = tflm.missing()
     if reason is not None:
-        return {**entry, 'reason': reason}, failed
-    front = keep('frontend', frontend.FILE, lambda: _frontend(labels, inputs, clips))
-    if front is None or form is None:
-        return {**entry, 'reason': 'firmware: expected a frontend and a quantised form that passed, found none'}, failed
-    model = (place / manifest.FORM_FILES[form]).read_bytes()
+        return dataclasses.replace(device, reason=reason), failed
+    fields = keep('frontend', manifest.FRONTEND, lambda: _frontend(labels, inputs, clips))
+    if fields is not None:
+        device = dataclasses.replace(device, frontend=Frontend(**fields))
+    if fields is None or form is None:
+        reason = 'firmware: expected a frontend and a quantised form that passed, found none'
+        return dataclasses.replace(device, reason=reason), failed
+    model, front = ((place / file).read_bytes() for file in (manifest.FORM_FILES[form], manifest.FRONTEND))
     try:
-        entry['firmware'] = firmware.write(place, form=form, model=model, frontend=front, labels=labels, inputs=inputs)
+        built = firmware.write(place, form=form, model=model, frontend=front, labels=labels, inputs=inputs)
     except (registrations.OperatorError, tflm.TFLMError) as error:
-        failed['firmware'] = {'reasons': [str(error)]}
-    return entry, failed
+        failed['firmware'] = Failed(reasons=(str(error),))
+        return device, failed
+    return dataclasses.replace(device, firmware=built), failed
 
 
 def _frontend(
     labels: Sequence[str], inputs: Input, clips: Sequence[np.ndarray]
-) -> tuple[bytes, dict[str, Any], str | None]:
+) -> tuple[bytes, FrontendCheck, str | None]:
     model = metadata.attach(frontend.build(inputs), labels, inputs)
     frames, arena = frontend.frames_in_tflm(model, clips, inputs)
     expected = np.concatenate([features.log_mel(clip, inputs.frontend) for clip in clips])
     found = float(np.abs(np.concatenate(frames) * inputs.std + inputs.mean - expected).max())
-    facts = {'frames': len(expected), 'max_abs_diff': found, 'arena_bytes': arena}
+    check = FrontendCheck(frames=len(expected), max_abs_diff=found, arena_bytes=arena)
     if found <= FRONTEND_TOLERANCE:
-        return model, facts, None
-    return model, facts, f'expected log-mel within {FRONTEND_TOLERANCE:g} of training, found {found:.3g}'
+        return model, check, None
+    return model, check, f'expected log-mel within {FRONTEND_TOLERANCE:g} of training, found {found:.3g}'
 
 
 def _waveform(
@@ -97,7 +98,7 @@ def _waveform(
     labels: Sequence[str],
     inputs: Input,
     clips: Sequence[np.ndarray],
-) -> tuple[bytes, dict[str, Any], str | None]:
+) -> tuple[bytes, WaveformCheck, str | None]:
     model = metadata.attach(waveform.build(logits, inputs), labels, inputs)
     count = waveform.samples(inputs)
     pcm = np.stack([np.resize(clip, count) for clip in clips])
@@ -108,7 +109,7 @@ def _waveform(
         expected = evaluation.softmax(np.concatenate([np.asarray(apply(clip[None])) for clip in standardised]))
     difference = float(np.abs(found - expected).max())
     graph = flatbuffer.graph(model)
-    facts = {'ops': graph.ops, 'samples': count, 'windows': len(pcm), 'max_abs_diff': difference}
+    check = WaveformCheck(ops=graph.ops, samples=count, windows=len(pcm), max_abs_diff=difference)
     if difference <= gates.WAVEFORM_TOLERANCE:
-        return model, facts, None
-    return model, facts, f'expected probabilities within {gates.WAVEFORM_TOLERANCE:g} of JAX, found {difference:.3g}'
+        return model, check, None
+    return model, check, f'expected probabilities within {gates.WAVEFORM_TOLERANCE:g} of JAX, found {difference:.3g}'

@@ -9,16 +9,15 @@ import importlib.resources
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from jax_reparam import manifest
 from jax_reparam.device import golden, registrations
 from jax_reparam.frontend.inputs import Input
 from jax_reparam.graph import flatbuffer
 from jax_reparam.runtime import tflm
 
-FOLDER = 'firmware'
 SOURCES = ('CMakeLists.txt', 'emotion_recognizer.cc', 'emotion_recognizer.h', 'golden_test.cc', 'main.cc', 'tflm.h')
 _TYPES = {'int8': 'std::int8_t', 'int16': 'std::int16_t'}
 
@@ -39,7 +38,7 @@ def arena(model: bytes, measured: int) -> int:
 
 def write(
     place: Path, *, form: str, model: bytes, frontend: bytes, labels: Sequence[str], inputs: Input
-) -> dict[str, Any]:
+) -> manifest.Firmware:
     """Writes `firmware/` into an exported folder.
 
     Args:
@@ -67,7 +66,7 @@ def write(
     arenas = {'model': arena(model, measured['model']), 'frontend': arena(frontend, measured['frontend'])}
     vectors = golden.make(model, frontend, inputs)
 
-    folder = place / FOLDER
+    folder = place / manifest.FIRMWARE
     (folder / 'golden').mkdir(parents=True)
     for name in SOURCES:
         (folder / name).write_text(_source(name))
@@ -80,12 +79,12 @@ def write(
     (folder / 'golden_data.cc').write_text(_golden_source(vectors))
     for name in ('pcm', 'features', 'logits', 'starts', 'stream_logits'):
         np.save(folder / 'golden' / f'{name}.npy', getattr(vectors, name))
-    return {
-        'folder': FOLDER,
-        'form': form,
-        'arena_bytes': {name: {'measured': measured[name], 'reserved': arenas[name]} for name in measured},
-        'registrations': calls,
-    }
+    return manifest.Firmware(
+        folder=manifest.FIRMWARE,
+        form=form,
+        arena_bytes={name: manifest.Arena(measured=measured[name], reserved=arenas[name]) for name in measured},
+        registrations={kind: tuple(names) for kind, names in calls.items()},
+    )
 
 
 def _source(name: str) -> str:

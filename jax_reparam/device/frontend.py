@@ -26,7 +26,6 @@ from jax_reparam.frontend.inputs import Input
 from jax_reparam.graph import flatbuffer
 from jax_reparam.runtime import tflm
 
-FILE = 'frontend.tflite'
 # Bands that one FULLY_CONNECTED computes. Larger groups are more bytes and less arena.
 BANDS_IN_GROUP = 8
 # TFLM's CONCATENATION takes no more inputs.

@@ -14,8 +14,6 @@ from jax_reparam.frontend.features import FrontendConfig, mel_matrix, window
 from jax_reparam.frontend.inputs import Input
 from jax_reparam.graph import flatbuffer
 
-FILE = 'model_waveform_float32.tflite'
-
 
 def samples(inputs: Input) -> int:
     """Samples of one window: those that its frames cover."""

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 
 from jax_reparam import manifest
 from jax_reparam.errors import count, run
-from jax_reparam.export import npu
 
 
 def parser() -> argparse.ArgumentParser:
@@ -23,7 +22,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument('--windows', type=count, metavar='N', help='verify on at most N test windows (default: all)')
     command.add_argument('--plain', action='store_true', help='accept a model without HRF sites')
     command.add_argument(
-        '--npu', choices=npu.ACCELERATORS, metavar='ACCELERATOR', help=f'compile for {", ".join(npu.ACCELERATORS)}'
+        '--npu', choices=manifest.NPU_FILES, metavar='ACCELERATOR', help=f'compile for {", ".join(manifest.NPU_FILES)}'
     )
     command.add_argument(
         '--accept',

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jax_reparam.corpora.synth import NOTICE
+from jax_reparam.manifest import Form, Manifest, Placement, Score, TFLMScore
 from jax_reparam.runtime import gates
-
-Manifest = Mapping[str, Any]
 
 
 def summary(path: Path, manifest: Manifest) -> list[str]:
     """The outcome, a line a form and one for the folder."""
     lines = []
-    for form in manifest['forms'].values():
-        tflm = form['tflm']
-        where = 'not run in TFLM' if tflm is None else f'ran in TFLM: {_score(tflm)}, arena {_kb(tflm["arena_bytes"])}'
-        cost = f', {_millions(form)} M instructions (Cortex-M4F, estimated)' if 'cost' in form else ''
-        lines.append(f'{path / form["file"]}  {_kb(form["bytes"])}, {where}{cost}')
-    if npu := manifest['npu']:
-        lines.append(f'{path / npu["file"]}  {_kb(npu["bytes"])}, {_placed(npu)}')
+    for form in manifest.forms.values():
+        tflm = form.tflm
+        where = 'not run in TFLM' if tflm is None else f'ran in TFLM: {_score(tflm)}, arena {_kb(tflm.arena_bytes)}'
+        cost = f', {_millions(form)} M instructions (Cortex-M4F, estimated)' if form.cost else ''
+        lines.append(f'{path / form.file}  {_kb(form.bytes)}, {where}{cost}')
+    if npu := manifest.npu:
+        lines.append(f'{path / npu.file}  {_kb(npu.bytes)}, {_placed(npu)}')
     for reason in _reasons(manifest):
         lines.append(f'TFLM: {reason}')
     notes = _notes(manifest)
-    reference = f'{path}: trained model UAR {_percent(manifest["reference_uar"])} on {_test(manifest)}'
+    reference = f'{path}: trained model UAR {_percent(manifest.reference_uar)} on {_test(manifest)}'
     lines.append('; '.join([reference, *notes]))
     return lines
 
@@ -37,9 +36,9 @@ def text(manifest: Manifest, config: Mapping[str, Any]) -> str:
       manifest: what manifest.json holds.
       config: the recipe it was trained with.
     """
-    return f"""# Speech emotion recognition: {manifest['model']['name']}
+    return f"""# Speech emotion recognition: {manifest.model['name']}
 
-Decides between {len(manifest['labels'])} classes ({', '.join(manifest['labels'])}).
+Decides between {len(manifest.labels)} classes ({', '.join(manifest.labels)}).
 {_origin(manifest)}
 
 ## How good it is
@@ -61,21 +60,21 @@ CMSIS-NN. A form is in this folder only if
 
 ## What it is not
 
-It knows the voices, the language and the recordings of `{manifest['corpus']['name']}`, and the classes above;
+It knows the voices, the language and the recordings of `{manifest.corpus.name}`, and the classes above;
 nothing else was measured. It hears how something is said, not what a person feels: base no decision about people on it.
 
-Recipe: seed {config['seed']}, checkpoint of step {manifest['step']}. manifest.json has the versions and the list of
+Recipe: seed {config['seed']}, checkpoint of step {manifest.step}. manifest.json has the versions and the list of
 calibration windows.
 """
 
 
 def _origin(manifest: Manifest) -> str:
-    params, fold = manifest['params'], manifest['fold']
-    if not fold['sites']:
-        return f'It was trained as it is, without High-Rank Factorization: {params["folded"]:,} parameters.'
+    params, fold = manifest.params, manifest.fold
+    if not fold.sites:
+        return f'It was trained as it is, without High-Rank Factorization: {params.folded:,} parameters.'
     return (
-        f'It was trained with High-Rank Factorization at {fold["sites"]} layers, {params["training"]:,} parameters,\n'
-        f'and folded into the plain model, {params["folded"]:,}: logits differ by at most {fold["max_abs_diff"]:.1e}.'
+        f'It was trained with High-Rank Factorization at {fold.sites} layers, {params.training:,} parameters,\n'
+        f'and folded into the plain model, {params.folded:,}: logits differ by at most {fold.max_abs_diff:.1e}.'
     )
 
 
@@ -88,57 +87,56 @@ def _gates() -> str:
 
 
 def _unless(manifest: Manifest) -> str:
-    accepted = [name for name, form in manifest['forms'].items() if 'accepted' in form]
+    accepted = [name for name, form in manifest.forms.items() if form.accepted]
     return f'; except {" and ".join(accepted)}, see above' if accepted else ''
 
 
 def _measured_on(manifest: Manifest) -> str:
-    protocol = manifest['protocol']
+    protocol = manifest.protocol
     lines = [
-        f'Unweighted average recall (UAR) on {_test(manifest)} of corpus `{manifest["corpus"]["name"]}`, protocol',
-        f'`{protocol["name"]}`, fold {protocol["fold"]} (of {protocol["folds"]}, counted from 0); test speakers '
-        f'{", ".join(protocol["test_speakers"])}.',
-        f'The trained model, in JAX: {_percent(manifest["reference_uar"])}.',
+        f'Unweighted average recall (UAR) on {_test(manifest)} of corpus `{manifest.corpus.name}`, protocol',
+        f'`{protocol.name}`, fold {protocol.fold} (of {protocol.folds}, counted from 0); test speakers '
+        f'{", ".join(protocol.test_speakers)}.',
+        f'The trained model, in JAX: {_percent(manifest.reference_uar)}.',
     ]
     notes = [f'- Limits of these numbers: {note}.' for note in _notes(manifest)]
-    failed = [f'- Left out: {reason}.' for form in manifest['failed'].values() for reason in form['reasons']]
+    failed = [f'- Left out: {reason}.' for failed in manifest.failed.values() for reason in failed.reasons]
     unverified = [f'- TFLM: {reason}.' for reason in _reasons(manifest)]
-    accepted = [
-        f'- Kept on request: {reason}.' for form in manifest['forms'].values() for reason in form.get('accepted', ())
-    ]
+    accepted = [f'- Kept on request: {reason}.' for form in manifest.forms.values() for reason in form.accepted or ()]
     remarks = [*notes, *failed, *accepted, *unverified]
     return '\n'.join([*lines, '', *remarks] if remarks else lines)
 
 
 def _interface(manifest: Manifest) -> str:
-    inputs = manifest['input']
-    return f"""- Audio: {inputs['sample_rate']} Hz, one channel, full scale 1.0.
-- Features: log-mel, {inputs['n_mels']} bands (Slaney), {inputs['fmin']:g} to {inputs['fmax']:g} Hz,
-  Hann frames of {inputs['frame_ms']} ms every {inputs['hop_ms']} ms, {inputs['n_fft']}-point transform,
-  ln(power + {inputs['floor']:g}); frame t starts at sample t * hop. Then `(x - mean) / std`: see manifest.json.
-- In: [1, {inputs['frames']}, {inputs['n_mels']}], {inputs['window_seconds']:g} s. A longer clip becomes windows
-  {inputs['window_hop_seconds']:g} s apart, the last one ending with the clip; a shorter one is repeated until the
+    frontend, window = manifest.input.frontend, manifest.input.window
+    seconds = frontend.hop_ms / 1000
+    return f"""- Audio: {frontend.sample_rate} Hz, one channel, full scale 1.0.
+- Features: log-mel, {frontend.n_mels} bands (Slaney), {frontend.fmin:g} to {frontend.fmax:g} Hz,
+  Hann frames of {frontend.frame_ms} ms every {frontend.hop_ms} ms, {frontend.n_fft}-point transform,
+  ln(power + {frontend.floor:g}); frame t starts at sample t * hop. Then `(x - mean) / std`: see manifest.json.
+- In: [1, {window.frames}, {frontend.n_mels}], {window.frames * seconds:g} s. A longer clip becomes windows
+  {window.hop * seconds:g} s apart, the last one ending with the clip; a shorter one is repeated until the
   window is full. There is no mask.
-- Out: [1, {len(manifest['labels'])}], logits in the order of labels.txt. Softmax, then the mean over windows.
+- Out: [1, {len(manifest.labels)}], logits in the order of labels.txt. Softmax, then the mean over windows.
 - int8 tensors hold q for the value scale * (q - zero_point): see manifest.json."""
 
 
 def _npu(manifest: Manifest) -> str:
-    npu = manifest['npu']
-    if not npu:
+    npu = manifest.npu
+    if npu is None:
         return ''
     return f"""
-`{npu['file']}` is the form `{npu['form']}`,
+`{npu.file}` is the form `{npu.form}`,
 {_placed(npu)}.
 Time and memory are Vela's estimates. The compiled file itself was not run.
 """
 
 
-def _placed(npu: Mapping[str, Any]) -> str:
+def _placed(npu: Placement) -> str:
     return (
-        f'compiled by Vela for {npu["accelerator"]}: {_percent(npu["share"])} of the operators and '
-        f'{_percent(npu["mac_share"])} of the MACs on the NPU, SRAM {_kb(npu["sram_bytes"])}, '
-        f'flash {_kb(npu["flash_bytes"])}, {npu["milliseconds"]:.1f} ms a window'
+        f'compiled by Vela for {npu.accelerator}: {_percent(npu.share)} of the operators and '
+        f'{_percent(npu.mac_share)} of the MACs on the NPU, SRAM {_kb(npu.sram_bytes)}, '
+        f'flash {_kb(npu.flash_bytes)}, {npu.milliseconds:.1f} ms a window'
     )
 
 
@@ -147,50 +145,46 @@ def _table(manifest: Manifest) -> str:
         '| form | bytes | ops | M instructions | runtime | UAR | agreement | SNR dB | arena |',
         '|---|---|---|---|---|---|---|---|---|',
     ]
-    for name, form in manifest['forms'].items():
-        for runtime in ('litert', 'tflm'):
-            result = form[runtime]
-            if result is None:
+    for name, form in manifest.forms.items():
+        for runtime, score in (('LiteRT', form.litert), ('TFLM', form.tflm)):
+            if score is None:
                 continue
-            arena = f'{result["arena_bytes"]:,}' if 'arena_bytes' in result else ''
-            snr = '' if result['snr_db'] is None else f'{result["snr_db"]:.1f}'
+            arena = f'{score.arena_bytes:,}' if isinstance(score, TFLMScore) else ''
+            snr = '' if score.snr_db is None else f'{score.snr_db:.1f}'
             rows.append(
-                f'| {name} | {form["bytes"]:,} | {sum(form["ops"].values())} | {_millions(form)} '
-                f'| {_RUNTIMES[runtime]} | {_percent(result["uar"])} | {_percent(result["argmax_agreement"])} '
+                f'| {name} | {form.bytes:,} | {sum(form.ops.values())} | {_millions(form)} '
+                f'| {runtime} | {_percent(score.uar)} | {_percent(score.argmax_agreement)} '
                 f'| {snr} | {arena} |'
             )
     return '\n'.join(rows)
 
 
-_RUNTIMES = {'litert': 'LiteRT', 'tflm': 'TFLM'}
-
-
-def _reasons(manifest: Manifest) -> Sequence[str]:
-    forms = [*manifest['forms'].values(), *manifest['failed'].values()]
-    return sorted({form['tflm_reason'] for form in forms if 'tflm_reason' in form})
+def _reasons(manifest: Manifest) -> list[str]:
+    """Why TFLM was not there."""
+    entries = [*manifest.forms.values(), *(failed.found for failed in manifest.failed.values())]
+    return sorted({entry.tflm_reason for entry in entries if isinstance(entry, Form) and entry.tflm_reason})
 
 
 def _notes(manifest: Manifest) -> list[str]:
-    note = manifest['protocol']['note']
-    return [*([note] if note else []), *([NOTICE] if manifest['corpus']['synthetic'] else [])]
+    note = manifest.protocol.note
+    return [*([note] if note else []), *([NOTICE] if manifest.corpus.synthetic else [])]
 
 
 def _test(manifest: Manifest) -> str:
-    test = manifest['test']
-    clips = f'{test["clips"]}' if test['clips'] == test['of_clips'] else f'{test["clips"]} of {test["of_clips"]}'
-    text = f'{test["windows"]} windows of {clips} test clips'
-    protocol = manifest['protocol']
-    if protocol['unit'] == 'speaker':
-        text += f', a decision for each of {test["decisions"]} speakers by {protocol["join"]}'
+    test, protocol = manifest.test, manifest.protocol
+    clips = f'{test.clips}' if test.clips == test.of_clips else f'{test.clips} of {test.of_clips}'
+    text = f'{test.windows} windows of {clips} test clips'
+    if protocol.unit == 'speaker':
+        text += f', a decision for each of {test.decisions} speakers by {protocol.join}'
     return text
 
 
-def _score(result: Mapping[str, Any]) -> str:
-    return f'agreement {_percent(result["argmax_agreement"])}, UAR {_percent(result["uar"])}'
+def _score(score: Score) -> str:
+    return f'agreement {_percent(score.argmax_agreement)}, UAR {_percent(score.uar)}'
 
 
-def _millions(form: Mapping[str, Any]) -> str:
-    return f'{form["cost"]["instructions"] / 1e6:.1f}' if 'cost' in form else ''
+def _millions(form: Form) -> str:
+    return '' if form.cost is None else f'{form.cost.instructions / 1e6:.1f}'
 
 
 def _percent(share: float) -> str:

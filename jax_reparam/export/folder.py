@@ -10,18 +10,22 @@ from pathlib import Path
 
 from jax_reparam import manifest
 from jax_reparam.errors import InputError
-from jax_reparam.export import npu
 
-CHECKPOINT = 'checkpoint'
-SAFETENSORS = 'model.safetensors'
-LABELS = 'labels.txt'
-CARD = 'MODEL_CARD.md'
-LAYERS = 'LAYERS.md'
 # Whatever else lies in a folder is not ours, and would be lost with it.
-DEVICE = ('frontend.tflite', 'model_waveform_float32.tflite', 'firmware')
 OURS = frozenset(
-    {CHECKPOINT, SAFETENSORS, LABELS, CARD, LAYERS, manifest.FILE, *manifest.FORM_FILES.values(), *DEVICE}
-    | set(npu.FILES.values())
+    {
+        manifest.FILE,
+        manifest.CHECKPOINT,
+        manifest.SAFETENSORS,
+        manifest.LABELS,
+        manifest.CARD,
+        manifest.LAYERS,
+        manifest.FRONTEND,
+        manifest.WAVEFORM,
+        manifest.FIRMWARE,
+        *manifest.FORM_FILES.values(),
+        *manifest.NPU_FILES.values(),
+    }
 )
 
 

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from jax_reparam import checkpoint, deploy, evaluation, manifest, models, reparam
+from jax_reparam import checkpoint, deploy, manifest, models, reparam, schema
 from jax_reparam.checkpoint import Trained
 from jax_reparam.data import pipeline
-from jax_reparam.deploy import convert
+from jax_reparam.data.export_data import export_data
 from jax_reparam.device import bundle, metadata
 from jax_reparam.errors import Error, InputError
-from jax_reparam.export import card, folder, npu
-from jax_reparam.frontend.features import FrontendConfig
-from jax_reparam.frontend.inputs import Input
-from jax_reparam.quantise import forms, tensor_report
+from jax_reparam.export import card, folder, forms, npu
+from jax_reparam.manifest import NPU_FORM, Manifest
+from jax_reparam.quantise import tensor_report
+from jax_reparam.quantise.forms import Deployed, Maker
 from jax_reparam.runtime import gates
-from jax_reparam.runtime.check import verify
 from jax_reparam.train import report
 from jax_reparam.train.loop import Predictor
 
@@ -42,20 +40,26 @@ class Exported:
     Attributes:
       path: the folder.
       manifest: what its manifest.json holds.
-      failures: why forms are missing from it, a line each; empty when all passed.
-      accepted: why forms that are in it would be missing, had they not been accepted.
     """
 
     path: Path
-    manifest: dict[str, Any]
-    failures: list[str]
-    accepted: list[str]
+    manifest: Manifest
+
+    @property
+    def failures(self) -> list[str]:
+        """Why forms and other files are missing from it, a line each; empty when all passed."""
+        return [reason for entry in self.manifest.failed.values() for reason in entry.reasons]
+
+    @property
+    def accepted(self) -> list[str]:
+        """Why forms that are in it would be missing, had they not been accepted."""
+        return [reason for form in self.manifest.forms.values() for reason in form.accepted or ()]
 
     @property
     def usable(self) -> bool:
         """Whether float32 passed, a form for a microcontroller (int16, where int8 loses too much), and the NPU's."""
-        made = 'float32' in self.manifest['forms'] and self.manifest['recommended'] is not None
-        return made and not {manifest.NPU_FORM, 'npu'} & self.manifest['failed'].keys()
+        made = 'float32' in self.manifest.forms and self.manifest.recommended is not None
+        return made and not {NPU_FORM, 'npu'} & self.manifest.failed.keys()
 
 
 def fold_and_export(
@@ -77,7 +81,7 @@ def fold_and_export(
       out: a new or empty folder, or one that this wrote before, which is replaced as a whole.
       plain: accept a model without HRF sites.
       limit: verify on at most this many test windows; None takes all.
-      accelerator: an NPU (`npu.ACCELERATORS`) to compile an int8 form for; None compiles none.
+      accelerator: an NPU (`manifest.NPU_FILES`) to compile an int8 form for; None compiles none.
       accept: forms (`manifest.GATED`) to keep where they run and give finite logits, but miss their gates.
       prefer: the form (`manifest.QUANTISED`) to recommend and build the firmware around, if it passes; None is the one
         that passes and needs the least memory.
@@ -101,155 +105,81 @@ def fold_and_export(
     tell(f'{trained.path}: {len(reparam.hrf_sites(trained.variables))} HRF sites folded')
     # Made before the work: a folder that cannot be written shows at once.
     with folder.replaced(out) as place:
-        data = load_data(trained, show_progress)
-        test = pipeline.of_part(data, 'test', limit)
-        validation = pipeline.of_part(data, 'validation', pipeline.VALIDATION_WINDOWS)
-        calibration, calibration_places = pipeline.calibration(data)
+        data = export_data(trained, limit, show_progress=show_progress)
+        test, validation = data.test, data.validation
         compared, fold_entry = compare(trained, folded, np.concatenate([test.features, validation.features]))
         reference, validation_reference = np.split(compared, [len(test.features)])
-        tell(f'compared on {len(compared)} windows: logits differ by at most {fold_entry["max_abs_diff"]:.1e}')
+        tell(f'compared on {len(compared)} windows: logits differ by at most {fold_entry.max_abs_diff:.1e}')
 
-        params, function = deployed(trained, folded, frames=data.window.frames)
+        params, function = deployed(trained, folded, frames=data.inputs.window.frames)
         unit = deploy.unit(trained.config['model'])
-        maker = forms.Maker(function, calibration, validation, validation_reference, unit=unit, narrow=only_int8)
-        inputs = _input(trained, data)
-        made = _make_forms(
-            maker,
+        made = forms.make(
+            [name for name in manifest.FORM_FILES if accelerator is not None or name != NPU_FORM],
+            Maker(function, data.calibration, validation, validation_reference, unit=unit, narrow=only_int8),
             test,
             reference,
-            [name for name in manifest.FORM_FILES if accelerator is not None or name != manifest.NPU_FORM],
-            attach=lambda model: metadata.attach(model, trained.labels, inputs),
-            accept=accept,
             params=params,
+            attach=lambda model: metadata.attach(model, trained.labels, data.inputs),
+            accept=accept,
             tell=tell,
+            show_progress=show_progress,
         )
-        for name, entry in made.passed.items():
-            (place / entry['file']).write_bytes(made.files[name])
-
+        for name, form in made.passed.items():
+            (place / form.file).write_bytes(made.files[name])
         recommended = manifest.recommended(made.passed, prefer)
-        extras, extras_failed = bundle.write(
+
+        device, device_failed = bundle.write(
             place,
             form=recommended,
             logits=lambda features: function(features, 'l2'),
             labels=trained.labels,
-            inputs=inputs,
-            clips=[data.corpus.audio(index) for index in data.clips('test')[: bundle.CLIPS]],
+            inputs=data.inputs,
+            clips=data.recordings,
         )
-        failed = made.failed | extras_failed
-        tell(f'for devices: {", ".join(name for name, entry in extras.items() if entry) or "nothing"}')
-        placed = None
-        if accelerator is not None and manifest.NPU_FORM in made.files:
-            for_npu, passed = made.files[manifest.NPU_FORM], manifest.NPU_FORM in made.passed
-            placed, npu_failed = npu.write(place, for_npu, accelerator, passed=passed)
+        written = [name for name in ('frontend', 'waveform', 'firmware') if getattr(device, name) is not None]
+        tell(f'for devices: {", ".join(written) or "nothing"}')
+
+        placed, failed = None, made.failed | device_failed
+        if accelerator is not None and NPU_FORM in made.files:
+            passed = NPU_FORM in made.passed
+            placed, npu_failed = npu.write(place, made.files[NPU_FORM], accelerator, passed=passed)
             failed |= npu_failed
             tell(f'compiled for {accelerator}' if placed else f'nothing for {accelerator}')
-        kernels = tensor_report.sites(trained.variables)
 
-        content = {
-            'format': manifest.FORMAT,
-            'model': trained.config['model'],
-            'labels': list(trained.labels),
-            'input': inputs.as_json(),
-            'params': {
-                'training': checkpoint.count(trained.variables['params']),
-                'folded': checkpoint.count(folded['params']),
-            },
-            'fold': fold_entry,
-            'forms': _in_order(made.passed),
-            'recommended': recommended,
-            'failed': failed,
-            'device': extras,
-            'npu': placed,
-            'kernels': [site.as_json() for site in kernels],
-            'reference_uar': gates.uar(reference, test),
-            'protocol': trained.meta['split'],
-            'corpus': trained.meta['corpus'],
-            'test': {
-                'windows': len(test.features),
-                'clips': int(test.clip[-1]) + 1,
-                'of_clips': len(data.clips('test')),
-                'decisions': len(test.truth),
-            },
-            'calibration': [list(window) for window in calibration_places],
-            'step': trained.step,
-            'versions': {'training': trained.meta['versions'], 'export': report.versions()},
-        }
-        checkpoint.write_checkpoint(place / folder.CHECKPOINT, folded, trained)
-        checkpoint.write_safetensors(place / folder.SAFETENSORS, folded, trained)
-        (place / folder.LABELS).write_text(''.join(f'{label}\n' for label in trained.labels))
-        (place / folder.LAYERS).write_text(tensor_report.text(kernels, _in_order(made.rows)))
-        (place / folder.CARD).write_text(card.text(content, trained.config))
-        (place / manifest.FILE).write_text(manifest.dumps(content))
-    return Exported(
-        out,
-        content,
-        failures=[reason for entry in failed.values() for reason in entry['reasons']],
-        accepted=[reason for entry in made.passed.values() for reason in entry.get('accepted', ())],
-    )
-
-
-@dataclasses.dataclass
-class _Forms:
-    """What was made, by form.
-
-    Attributes:
-      files: the .tflite files.
-      passed: the manifest's entries of those that are kept.
-      failed: and of the others, with their `reasons`; some have no file.
-      rows: of quantised ones, how far each tensor lies from float32.
-    """
-
-    files: dict[str, bytes] = dataclasses.field(default_factory=dict)
-    passed: dict[str, Any] = dataclasses.field(default_factory=dict)
-    failed: dict[str, Any] = dataclasses.field(default_factory=dict)
-    rows: dict[str, list[tensor_report.Row]] = dataclasses.field(default_factory=dict)
-
-
-def _make_forms(
-    maker: forms.Maker,
-    test: evaluation.Windows,
-    reference: np.ndarray,
-    names: Iterable[str],
-    *,
-    attach: Callable[[bytes], bytes],
-    accept: Collection[str],
-    params: Any,
-    tell: _Teller,
-) -> _Forms:
-    """Makes forms, and verifies each on test windows against the trained model's logits `[W, C]`."""
-    found = _Forms()
-    for name in names:
-        try:
-            made = maker.make(name)
-        except convert.ConversionError as error:
-            found.failed[name] = {'reasons': [f'{name}: {error}']}
-            continue
-        model = found.files[name] = attach(made.model)
-        tell(f'exported {name}: {len(model):,} bytes')
-        entry, reasons = verify(name, model, reference, test, show_progress=tell.enabled)
-        entry['made'] = made.how
-        if name != 'float32' and entry['litert']:
-            some = evaluation.evenly(test.features, tensor_report.WINDOWS)
-            rows = found.rows[name] = tensor_report.report(made.untidied, made.float32, some, params=params)
-            entry['layers'] = [row.as_json() for row in tensor_report.computed(rows)[: tensor_report.WORST]]
-        tell(f'verified {name} in LiteRT and TFLM' if entry['tflm'] else f'verified {name} in LiteRT only')
-        if reasons and name in accept and _ran(entry):
-            entry['accepted'], reasons = reasons, []
-        if reasons:
-            found.failed[name] = {**entry, 'reasons': reasons}
-        else:
-            found.passed[name] = entry
-    return found
-
-
-def _in_order(entries: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: entries[name] for name in manifest.FORM_FILES if name in entries}
-
-
-def _ran(entry: Mapping[str, Any]) -> bool:
-    """Whether a form gave finite logits in the runtime that decides about it."""
-    result = entry['litert' if 'tflm_reason' in entry else 'tflm']
-    return result is not None and result['max_abs_diff'] is not None
+        content = Manifest(
+            model=trained.config['model'],
+            labels=trained.labels,
+            input=data.inputs,
+            params=manifest.Params(
+                training=checkpoint.count(trained.variables['params']), folded=checkpoint.count(folded['params'])
+            ),
+            fold=fold_entry,
+            forms=made.passed,
+            recommended=recommended,
+            failed=failed,
+            device=device,
+            npu=placed,
+            kernels=tuple(tensor_report.sites(trained.variables)),
+            reference_uar=gates.uar(reference, test),
+            protocol=schema.from_json(manifest.Protocol, trained.meta['split'], 'split'),
+            corpus=schema.from_json(manifest.Corpus, trained.meta['corpus'], 'corpus'),
+            test=manifest.Test(
+                windows=len(test.features),
+                clips=int(test.clip[-1]) + 1,
+                of_clips=data.of_clips,
+                decisions=len(test.truth),
+            ),
+            calibration=data.places,
+            step=trained.step,
+            versions={'training': trained.meta['versions'], 'export': report.versions()},
+        )
+        checkpoint.write_checkpoint(place / manifest.CHECKPOINT, folded, trained)
+        checkpoint.write_safetensors(place / manifest.SAFETENSORS, folded, trained)
+        (place / manifest.LABELS).write_text(''.join(f'{label}\n' for label in trained.labels))
+        (place / manifest.LAYERS).write_text(tensor_report.text(content.kernels, made.layers))
+        (place / manifest.CARD).write_text(card.text(content, trained.config))
+        (place / manifest.FILE).write_text(content.text())
+    return Exported(out, content)
 
 
 def fold(trained: Trained, *, plain: bool = False) -> Variables:
@@ -270,24 +200,7 @@ def fold(trained: Trained, *, plain: bool = False) -> Variables:
     return folded
 
 
-def load_data(trained: Trained, show_progress: bool = True) -> pipeline.Data:
-    """The corpus a model was trained on, split as it was, standardised with the checkpoint's statistics.
-
-    Raises:
-      InputError: the corpus is missing, or its split is not that of the training.
-    """
-    data = pipeline.load_data(trained.config, show_progress=show_progress)
-    split = json.loads(json.dumps(data.split.info))
-    if tuple(data.corpus.labels) != trained.labels or split != trained.meta['split']:
-        # Its test clips might be among those the model has learnt.
-        raise InputError(
-            f'{trained.path}: expected the corpus and split that it was trained on, found another '
-            f'{data.corpus.name} (key {data.corpus.key[:12]}, trained on {trained.meta["corpus"]["key"][:12]})'
-        )
-    return dataclasses.replace(data, mean=trained.mean, std=trained.std)
-
-
-def compare(trained: Trained, folded: Variables, windows: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+def compare(trained: Trained, folded: Variables, windows: np.ndarray) -> tuple[np.ndarray, manifest.Fold]:
     """Holds the folded model against the training form, on windows `[W, frames, n_mels]`.
 
     Returns:
@@ -303,15 +216,15 @@ def compare(trained: Trained, folded: Variables, windows: np.ndarray) -> tuple[n
     reason = gates.fold_failure(reference, logits)
     if reason is not None:
         raise FoldError(reason)
-    return reference, {
-        'sites': len(reparam.hrf_sites(trained.variables)),
-        'windows': len(windows),
-        'max_abs_diff': float(np.abs(logits - reference).max()),
-        'argmax_agreement': float((logits.argmax(-1) == reference.argmax(-1)).mean()),
-    }
+    return reference, manifest.Fold(
+        sites=len(reparam.hrf_sites(trained.variables)),
+        windows=len(windows),
+        max_abs_diff=float(np.abs(logits - reference).max()),
+        argmax_agreement=float((logits.argmax(-1) == reference.argmax(-1)).mean()),
+    )
 
 
-def deployed(trained: Trained, folded: Variables, *, frames: int) -> tuple[Any, forms.Deployed]:
+def deployed(trained: Trained, folded: Variables, *, frames: int) -> tuple[Any, Deployed]:
     """The deploy form of a folded model for windows of `frames` frames: its parameters, and it with them inside."""
     model = trained.config['model']
     params = _in_float64(lambda tree: deploy.prepare(model, tree, frames=frames), folded)
@@ -350,19 +263,14 @@ def _check_finite(variables: Any, path: Path) -> None:
             raise InputError(f'{path}: {name}: expected finite values, found {bad} of {leaf.size} that are not')
 
 
-def _input(trained: Trained, data: pipeline.Data) -> Input:
-    frontend = FrontendConfig(**trained.config['frontend'])
-    return Input(frontend, data.window, mean=trained.mean, std=trained.std)
-
-
 class _Teller:
     """Says on standard error what was done and how long it took."""
 
     def __init__(self, enabled: bool) -> None:
-        self.enabled, self._since = enabled, time.monotonic()
+        self._enabled, self._since = enabled, time.monotonic()
 
     def __call__(self, text: str) -> None:
         now = time.monotonic()
-        if self.enabled:
+        if self._enabled:
             print(f'{text} ({now - self._since:.1f} s)', file=sys.stderr, flush=True)
         self._since = now

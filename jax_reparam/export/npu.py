@@ -7,23 +7,18 @@ place on the NPU runs on the processor beside it, so a form that is not placed a
 from __future__ import annotations
 
 import csv
-import dataclasses
-import hashlib
 import importlib.util
 import re
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
-from jax_reparam import manifest
 from jax_reparam.errors import Error, InputError
 from jax_reparam.graph import cost, flatbuffer
+from jax_reparam.manifest import NPU, NPU_FILES, NPU_FORM, Failed, Placement, file_of
 
 PACKAGE = 'ethosu'
-ACCELERATORS = ('ethos-u55-32', 'ethos-u55-64', 'ethos-u55-128', 'ethos-u55-256', 'ethos-u65-256', 'ethos-u65-512')
-FILES = {accelerator: f'model_{accelerator}_vela.tflite' for accelerator in ACCELERATORS}
 _COUNTS = re.compile(r'^(CPU|NPU) operators = (\d+)', re.MULTILINE)
 # Vela's notes on what it leaves to the processor.
 _LEFT = re.compile(
@@ -35,98 +30,59 @@ class NPUError(Error):
     """Vela refused a model; the message is one line."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Placement:
-    """What Vela made of a model.
-
-    Attributes:
-      model: the compiled .tflite file.
-      accelerator: what it was compiled for.
-      npu_ops: operators on the NPU, as Vela counts them, behind its own rewriting.
-      cpu_ops: operators left to the processor.
-      left: (operator, Vela's reason) of those, once each.
-      sram_bytes: memory in use.
-      flash_bytes: constants and commands.
-      milliseconds: of a window, as Vela estimates it for the system of its own defaults.
-      macs: as Vela counts them.
-      mac_share: share of the model's MACs that are on the NPU, 0 to 1.
-    """
-
-    model: bytes
-    accelerator: str
-    npu_ops: int
-    cpu_ops: int
-    left: tuple[tuple[str, str], ...]
-    sram_bytes: int
-    flash_bytes: int
-    milliseconds: float
-    macs: int
-    mac_share: float
-
-    @property
-    def share(self) -> float:
-        """Share of the operators that are on the NPU, 0 to 1."""
-        return self.npu_ops / max(1, self.npu_ops + self.cpu_ops)
-
-    def failures(self) -> list[str]:
-        """Why the model is not placed as a whole, a line for each kind of operator; empty where it is."""
-        if not self.cpu_ops:
-            return []
-        where = f'{self.accelerator}: expected all operators on the NPU'
-        named = [f'{where}, found {op} on the processor ({reason})' for op, reason in self.left]
-        return named or [f'{where}, found {self.cpu_ops} on the processor']
-
-    def as_json(self) -> dict[str, Any]:
-        """The manifest's entry."""
-        content = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != 'model'}
-        return {**content, 'left': [list(pair) for pair in self.left], 'share': self.share}
-
-
 def check(accelerator: str) -> None:
     """Checks that a model can be compiled here, before there is one.
 
     Raises:
       InputError: an unknown accelerator, or no Vela here.
     """
-    if accelerator not in ACCELERATORS:
-        raise InputError(f'--npu: expected one of {", ".join(ACCELERATORS)}, found {accelerator!r}')
+    if accelerator not in NPU_FILES:
+        raise InputError(f'--npu: expected one of {", ".join(NPU_FILES)}, found {accelerator!r}')
     if importlib.util.find_spec(PACKAGE) is None:
         raise InputError("--npu: expected the package ethos-u-vela, found none; pip install 'jax-reparam[npu]'")
 
 
-def write(place: Path, model: bytes, accelerator: str, *, passed: bool) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+def write(place: Path, model: bytes, accelerator: str, *, passed: bool) -> tuple[NPU | None, dict[str, Failed]]:
     """Compiles the form `int8_npu` into a file of a folder.
 
     Args:
       place: the folder.
       model: the form's .tflite file.
-      accelerator: one of `ACCELERATORS`.
+      accelerator: one of `manifest.NPU_FILES`.
       passed: whether the form passed its gates; where it did not, no file is written, and it is said how it was placed.
 
     Returns:
       The manifest's `npu`, None where there is no file, and what failed, as in the manifest's `failed`.
     """
     try:
-        found = compiled(model, accelerator)
+        compiled_model, placement = compiled(model, accelerator)
     except NPUError as error:
-        return None, {'npu': {'reasons': [f'npu: {error}']}}
-    reasons = found.failures()
+        return None, {'npu': Failed(reasons=(f'npu: {error}',))}
+    reasons = failures(placement)
     if not passed:
-        reasons.append(f'{accelerator}: expected {manifest.NPU_FORM} to pass its gates, found that it did not')
+        reasons.append(f'{accelerator}: expected {NPU_FORM} to pass its gates, found that it did not')
     if reasons:
-        return None, {'npu': {**found.as_json(), 'reasons': [f'npu: {reason}' for reason in reasons]}}
-    (place / FILES[accelerator]).write_bytes(found.model)
-    digest = hashlib.sha256(found.model).hexdigest()
-    file = {'file': FILES[accelerator], 'form': manifest.NPU_FORM, 'bytes': len(found.model), 'sha256': digest}
-    return {**file, **found.as_json()}, {}
+        return None, {'npu': Failed(reasons=tuple(f'npu: {reason}' for reason in reasons), found=placement)}
+    file = NPU_FILES[accelerator]
+    (place / file).write_bytes(compiled_model)
+    return NPU(**vars(file_of(file, compiled_model)), form=NPU_FORM, **vars(placement)), {}
 
 
-def compiled(model: bytes, accelerator: str = 'ethos-u55-128', *, timeout: float = 600.0) -> Placement:
-    """Compiles an int8 model.
+def failures(placement: Placement) -> list[str]:
+    """Why a model is not placed as a whole, a line for each kind of operator; empty where it is."""
+    if not placement.cpu_ops:
+        return []
+    where = f'{placement.accelerator}: expected all operators on the NPU'
+    named = [f'{where}, found {op} on the processor ({reason})' for op, reason in placement.left]
+    return named or [f'{where}, found {placement.cpu_ops} on the processor']
+
+
+def compiled(model: bytes, accelerator: str = 'ethos-u55-128', *, timeout: float = 600.0) -> tuple[bytes, Placement]:
+    """Compiles an int8 model; gives the compiled .tflite file, and what Vela says about it.
 
     Args:
       model: the .tflite file.
-      accelerator: one of `ACCELERATORS`.
+      accelerator: one of `manifest.NPU_FILES`.
       timeout: seconds after which Vela is ended.
 
     Raises:
@@ -150,7 +106,7 @@ def compiled(model: bytes, accelerator: str = 'ethos-u55-128', *, timeout: float
         result = output.read_bytes()
         # What is left to the processor stands in the compiled file as it was.
         share = 1 - _macs(result) / max(1, _macs(model))
-        return read(result, accelerator, said, summaries[0].read_text(), share)
+        return result, read(accelerator, said, summaries[0].read_text(), share)
 
 
 def _macs(model: bytes) -> int:
@@ -159,7 +115,7 @@ def _macs(model: bytes) -> int:
     return sum(cost.macs(content, op, node) for op, node in named)
 
 
-def read(model: bytes, accelerator: str, said: str, summary: str, mac_share: float) -> Placement:
+def read(accelerator: str, said: str, summary: str, mac_share: float) -> Placement:
     """Reads Vela's messages and its summary, a CSV file of one row.
 
     Raises:
@@ -172,7 +128,6 @@ def read(model: bytes, accelerator: str, said: str, summary: str, mac_share: flo
         # Memories are in KiB, times in seconds.
         memory = {kind: float(row[f'{kind}_memory_used']) for kind in ('sram', 'on_chip_flash', 'off_chip_flash')}
         return Placement(
-            model=model,
             accelerator=accelerator,
             npu_ops=counts['NPU'],
             cpu_ops=counts['CPU'],
@@ -182,6 +137,7 @@ def read(model: bytes, accelerator: str, said: str, summary: str, mac_share: flo
             milliseconds=1000 * float(row['inference_time']),
             macs=int(row['nn_macs']),
             mac_share=mac_share,
+            share=counts['NPU'] / max(1, counts['NPU'] + counts['CPU']),
         )
     except (KeyError, ValueError) as error:
         raise NPUError(f'{accelerator}: expected the summary of Vela 5.2, found none of {error}') from error

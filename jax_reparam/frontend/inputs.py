@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from jax_reparam import schema
 from jax_reparam.frontend.features import FrontendConfig, log_mel
 from jax_reparam.frontend.windows import WindowConfig
+
+# What `Input.as_json` writes.
+_FRONTEND = schema.field_types(FrontendConfig)
+_JSON = dataclasses.make_dataclass(
+    '_JSON',
+    [
+        *((name, {int: schema.Size, float: schema.Amount}.get(kind, kind)) for name, kind in _FRONTEND.items()),
+        *((name, schema.Positive) for name in ('window_seconds', 'window_hop_seconds')),
+        *((name, schema.Size) for name in ('frames', 'hop_frames')),
+        *((name, np.ndarray) for name in ('mean', 'std')),
+    ],
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,15 +58,27 @@ class Input:
         }
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Input:
+    def from_json(cls, content: Any, key: str = 'input') -> Input:
         """Reads the manifest's `input`.
 
         Raises:
-          KeyError: a field is missing.
+          ValueError: `KEY.frames: expected ..., found ...`: a wrong type, a number out of its bounds, or numbers that
+            do not go together.
         """
-        return cls(
-            frontend=FrontendConfig(**{field.name: values[field.name] for field in dataclasses.fields(FrontendConfig)}),
-            window=WindowConfig(frames=values['frames'], hop=values['hop_frames']),
-            mean=np.asarray(values['mean'], np.float32),
-            std=np.asarray(values['std'], np.float32),
-        )
+        found = vars(schema.from_json(_JSON, content, key))
+        frontend = FrontendConfig(**{name: found[name] for name in _FRONTEND})
+        frame, bands = frontend.frame_length, frontend.n_mels
+        for name, holds, expected in (
+            ('sample_rate', frame and frontend.hop_length, 'a sample or more in a frame and in a hop'),
+            ('n_fft', frontend.n_fft >= frame and frontend.n_fft.bit_count() == 1, f'a power of 2, at least {frame}'),
+            ('fmax', frontend.fmin < frontend.fmax <= frontend.sample_rate / 2, 'more than fmin, to half sample_rate'),
+            ('hop_frames', found['hop_frames'] <= found['frames'], f'at most {found["frames"]} frames'),
+        ):
+            if not holds:
+                raise ValueError(f'{key}.{name}: expected {expected}, found {found[name]}')
+        for name in ('mean', 'std'):
+            if len(found[name]) != bands:
+                raise ValueError(f'{key}.{name}: expected {bands} numbers, found {len(found[name])}')
+        if not (found['std'] > 0).all():
+            raise ValueError(f'{key}.std: expected numbers above 0, found {found["std"].min():g}')
+        return cls(frontend, WindowConfig(found['frames'], found['hop_frames']), found['mean'], found['std'])

@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from jax_reparam import schema
 from jax_reparam.graph import flatbuffer
 
 # What a byte of arena is worth: instructions a window that it has to save, in forms for small memories and in others.
@@ -43,6 +44,10 @@ class Price:
     per_output: float = 0.0
     per_weight: float = 0.0
     spread: float | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """All fields, `spread` where it is None too."""
+        return dataclasses.asdict(self)
 
     def of(self, units: int, outputs: int, weights: int = 0, *, spread: bool = False) -> float:
         """Instructions of a node."""
@@ -129,40 +134,33 @@ class Row:
 
     op: str
     dtype: str
-    nodes: int
-    macs: int
-    elements: int
-    instructions: int
-    share: float
+    nodes: schema.Count
+    macs: schema.Count
+    elements: schema.Count
+    instructions: schema.Count
+    share: schema.Share
     price: Price
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """A model's cost, dearest kind first."""
+    """A model's cost on one window, as the manifest has it.
 
-    rows: tuple[Row, ...]
+    Attributes:
+      processor: what it is estimated for.
+      macs: MACs.
+      instructions: estimated.
+      instructions_per_mac: None where there is no MAC.
+      assumed: share of the instructions whose price nothing was measured for, 0 to 1.
+      ops: the kinds of nodes, dearest first.
+    """
 
-    @property
-    def macs(self) -> int:
-        """MACs of one window."""
-        return sum(row.macs for row in self.rows)
-
-    @property
-    def instructions(self) -> int:
-        """Estimated instructions of one window."""
-        return sum(row.instructions for row in self.rows)
-
-    def as_json(self) -> dict[str, Any]:
-        """The manifest's entry; `assumed` is the share of the instructions whose price nothing was measured for."""
-        return {
-            'processor': 'Cortex-M4F, CMSIS-NN, estimated',
-            'macs': self.macs,
-            'instructions': self.instructions,
-            'instructions_per_mac': self.instructions / self.macs if self.macs else None,
-            'assumed': sum(row.share for row in self.rows if row.price.source == 'assumed'),
-            'ops': [dataclasses.asdict(row) for row in self.rows],
-        }
+    processor: str
+    macs: schema.Count
+    instructions: schema.Count
+    instructions_per_mac: schema.Amount | None
+    assumed: schema.Share
+    ops: tuple[Row, ...]
 
 
 def of_model(model: bytes, prices: Mapping[str, Mapping[str, Price]] = PRICES) -> Cost:
@@ -190,9 +188,17 @@ def of_model(model: bytes, prices: Mapping[str, Mapping[str, Price]] = PRICES) -
     for (op, dtype, price), nodes in work.items():
         counts, sizes, costs = zip(*nodes, strict=True)
         rows.append(Row(op, dtype, len(nodes), sum(counts), sum(sizes), round(sum(costs)), 0.0, price))
-    total = max(1, sum(row.instructions for row in rows))
-    rows = [dataclasses.replace(row, share=row.instructions / total) for row in rows]
-    return Cost(tuple(sorted(rows, key=lambda row: (-row.instructions, row.op, row.dtype))))
+    instructions, products = sum(row.instructions for row in rows), sum(row.macs for row in rows)
+    rows = [dataclasses.replace(row, share=row.instructions / max(1, instructions)) for row in rows]
+    rows.sort(key=lambda row: (-row.instructions, row.op, row.dtype))
+    return Cost(
+        processor='Cortex-M4F, CMSIS-NN, estimated',
+        macs=products,
+        instructions=instructions,
+        instructions_per_mac=instructions / products if products else None,
+        assumed=sum(row.share for row in rows if row.price.source == 'assumed'),
+        ops=tuple(rows),
+    )
 
 
 def _pointwise(content: Any, node: Any) -> bool:
@@ -230,10 +236,10 @@ def table(cost: Cost) -> list[str]:
             row.price.kernel,
             _tag(row.price),
         ]
-        for row in cost.rows
+        for row in cost.ops
     ]
     per_mac = f'{cost.instructions / cost.macs:.2f} a MAC' if cost.macs else ''
-    nodes = sum(row.nodes for row in cost.rows)
+    nodes = sum(row.nodes for row in cost.ops)
     rows.append(['all', f'{nodes:,}', f'{cost.macs:,}', '', f'{cost.instructions:,}', '', '', per_mac])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from jax_reparam.schema import Positive, Size
+
 IDENTIFIER = b'TFL3'
 # Of the constants' buffers in the file, as the schema asks (force_align).
 BUFFER_ALIGNMENT = 16
@@ -32,10 +34,10 @@ class Port:
       zero_point: the integer that stands for 0.0; None where the tensor is float.
     """
 
-    shape: tuple[int, ...]
+    shape: tuple[Size, ...]
     dtype: str
-    scale: float | None = None
-    zero_point: int | None = None
+    scale: Positive | None
+    zero_point: int | None
 
     def encode(self, values: np.ndarray) -> np.ndarray:
         """Real values to what the tensor holds: rounded to the nearest step and clipped, or as they are."""
@@ -331,7 +333,7 @@ def port(tensor: Any) -> Port:
     shape = tuple(int(size) for size in tensor.shape)
     scales = None if tensor.quantization is None else tensor.quantization.scale
     if scales is None or len(scales) == 0:
-        return Port(shape=shape, dtype=dtype)
+        return Port(shape=shape, dtype=dtype, scale=None, zero_point=None)
     return Port(shape=shape, dtype=dtype, scale=float(scales[0]), zero_point=int(tensor.quantization.zeroPoint[0]))
 
 

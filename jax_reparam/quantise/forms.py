@@ -68,14 +68,13 @@ class Made:
 
     Attributes:
       model: the .tflite file.
-      how: the manifest's `made`: `norm`, `ranges` (how many windows set them) and `tried` (each way with its score on
-        validation windows).
+      how: it was made, and what was tried.
       untidied: the same graph as the converter leaves it.
       float32: and that from which it was quantised.
     """
 
     model: bytes
-    how: dict[str, Any]
+    how: manifest.Made
     untidied: bytes
     float32: bytes
 
@@ -152,7 +151,7 @@ class Maker:
         # What several forms share.
         self._graphs: dict[Norm, _Graph] = {}
         self._rounded: dict[tuple[convert.Activations, Norm, int], bytes] = {}
-        self._tried: dict[bytes, tuple[bytes, gates.Score]] = {}
+        self._tried: dict[bytes, tuple[bytes, manifest.Score]] = {}
 
     def make(self, name: str) -> Made:
         """Makes one of `manifest.FORM_FILES`.
@@ -165,19 +164,19 @@ class Maker:
         """
         if name == 'float32':
             float32 = self._graph('l2').float32
-            return Made(tidy(float32), {'norm': 'l2'}, float32, float32)
+            return Made(tidy(float32), manifest.Made(norm='l2'), float32, float32)
         attempts = self._attempts(name)
         tried = [next(attempts)]
         if gates.failures(name, 'validation', tried[0][2], gates.uar(self._reference, self._validation)):
             tried += attempts
         # Not the first that passes: it may pass by luck, since only undecided windows change sides.
         model, way, _ = max(tried, key=lambda result: result[2].snr_db or 0.0)
-        scores = [{**self._describe(way), **score.as_json()} for _, way, score in tried]
-        how = {**self._describe(way), 'tried': scores}
+        scores = tuple(manifest.Tried(**self._describe(way), **vars(score)) for _, way, score in tried)
+        how = manifest.Made(**self._describe(way), tried=scores)
         # With 16 bits time counts for more than the last bytes of memory.
         return Made(tidy(model, fast=name == 'int16'), how, model, self._graph(way.norm).float32)
 
-    def _attempts(self, name: str) -> Iterator[tuple[bytes, Way, gates.Score]]:
+    def _attempts(self, name: str) -> Iterator[tuple[bytes, Way, manifest.Score]]:
         for way in ways(name, self._unit, narrow=self._narrow):
             float32 = self._graph(way.norm).float32
             made = self._round('int16' if name == 'int16' else 'int8', way)
@@ -189,7 +188,7 @@ class Maker:
             model, score = self._tried[made]
             yield model, way, score
 
-    def _try(self, made: bytes, float32: bytes) -> tuple[bytes, gates.Score]:
+    def _try(self, made: bytes, float32: bytes) -> tuple[bytes, manifest.Score]:
         model = bias_correction.corrected(made, float32, self._calibration)
         # As TFLM rounds, nearly, and several times as fast.
         logits = litert.load(model, reference=True)(self._validation.features)

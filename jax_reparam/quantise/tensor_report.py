@@ -16,6 +16,7 @@ import numpy as np
 
 from jax_reparam import reparam
 from jax_reparam.graph import flatbuffer
+from jax_reparam.manifest import Kernel, Layer, Site
 from jax_reparam.runtime import observe
 
 # Of test windows; each runs twice for each form.
@@ -26,71 +27,6 @@ WORST = 10
 MOVES = ('RESHAPE', 'TRANSPOSE', 'SLICE', 'STRIDED_SLICE', 'SPLIT', 'CONCATENATION', 'PAD', 'PADV2', 'EXPAND_DIMS')
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One tensor over some windows.
-
-    Attributes:
-      node: the operator's place in the quantised graph.
-      op: the operator that makes it.
-      module: path of the deploy form's layer that the operator is, or comes behind; '' in front of the first.
-      shape: of the tensor.
-      snr_db: power of the float32 tensor over that of the difference; None where nothing differs, or all is 0. The
-        error of all layers before is in it.
-      scale: real value of one step.
-      low: least value that the quantised tensor can hold.
-      high: largest value that it can hold.
-      seen_low: least value in float32.
-      seen_high: largest value in float32.
-      clipped: share of the float32 values beyond what the tensor can hold by more than half a step, 0 to 1.
-    """
-
-    node: int
-    op: str
-    module: str
-    shape: tuple[int, ...]
-    snr_db: float | None
-    scale: float
-    low: float
-    high: float
-    seen_low: float
-    seen_high: float
-    clipped: float
-
-    def as_json(self) -> dict[str, Any]:
-        """The manifest's entry."""
-        return {**dataclasses.asdict(self), 'shape': list(self.shape)}
-
-
-@dataclasses.dataclass(frozen=True)
-class Site:
-    """One HRF site: the factors, and the kernel that they fold into.
-
-    Attributes:
-      path: the site.
-      largest: largest absolute value of `kernel_u`, `kernel_v` and the folded kernel.
-      kurtosis: of the same; 3 for a normal distribution, the larger the rarer the values that set the range.
-      int8_snr_db: of the same, rounded to int8 with one scale a tensor.
-    """
-
-    path: str
-    largest: tuple[float, float, float]
-    kurtosis: tuple[float, float, float]
-    int8_snr_db: tuple[float, float, float]
-
-    def as_json(self) -> dict[str, Any]:
-        """The manifest's entry: before folding (`kernel_u`, `kernel_v`) and after (`kernel`)."""
-        names = ('kernel_u', 'kernel_v', 'kernel')
-        values = zip(names, self.largest, self.kurtosis, self.int8_snr_db, strict=True)
-        return {
-            'path': self.path,
-            **{
-                name: {'largest': largest, 'kurtosis': kurtosis, 'int8_snr_db': snr if math.isfinite(snr) else None}
-                for name, largest, kurtosis, snr in values
-            },
-        }
-
-
 def report(
     quantised: bytes,
     float32: bytes,
@@ -98,7 +34,7 @@ def report(
     *,
     params: Any = None,
     progress: Callable[[], None] = lambda: None,
-) -> list[Row]:
+) -> list[Layer]:
     """Compares every tensor that a node makes.
 
     Args:
@@ -123,7 +59,7 @@ def report(
             total.add(some[pair.tensor], others[pair.twin].astype(np.float64))
         progress()
     rows = [
-        Row(
+        Layer(
             node=pair.node,
             op=pair.op,
             module=pair.module,
@@ -150,17 +86,17 @@ def sites(params: Any) -> list[Site]:
         for key in filter(None, path.split('/')):
             factors, kernel = factors[key], kernel[key]
         factors = factors[reparam.SITE]
-        three = [np.asarray(leaf, np.float64) for leaf in (factors['kernel_u'], factors['kernel_v'], kernel['kernel'])]
-        result.append(Site(path, _three(_largest, three), _three(_kurtosis, three), _three(_int8_snr, three)))
+        u, v, product = map(_kernel, (factors['kernel_u'], factors['kernel_v'], kernel['kernel']))
+        result.append(Site(path=path, kernel_u=u, kernel_v=v, kernel=product))
     return result
 
 
-def computed(rows: Iterable[Row]) -> list[Row]:
+def computed(rows: Iterable[Layer]) -> list[Layer]:
     """The rows of operators that compute, in their order: those that move values alone repeat another row."""
     return [row for row in rows if row.op not in MOVES]
 
 
-def text(kernels: Sequence[Site], forms: Mapping[str, Sequence[Row]]) -> str:
+def text(kernels: Sequence[Site], forms: Mapping[str, Sequence[Layer]]) -> str:
     """LAYERS.md.
 
     Args:
@@ -195,12 +131,14 @@ def _kernel_table(kernels: Sequence[Site]) -> list[str]:
     names = ('kernel_u', 'kernel_v', 'folded')
     cells = [['site', *(f'{what}, {name}' for what in ('largest', 'kurtosis', 'SNR dB') for name in names)]]
     for site in kernels:
-        numbers = [f'{value:.3g}' for value in (*site.largest, *site.kurtosis)]
-        cells.append([site.path, *numbers, *(f'{value:.1f}' for value in site.int8_snr_db)])
+        kernels_of = (site.kernel_u, site.kernel_v, site.kernel)
+        numbers = [f'{getattr(kernel, name):.3g}' for name in ('largest', 'kurtosis') for kernel in kernels_of]
+        decibels = ['inf' if kernel.int8_snr_db is None else f'{kernel.int8_snr_db:.1f}' for kernel in kernels_of]
+        cells.append([site.path, *numbers, *decibels])
     return _aligned(cells)
 
 
-def table(rows: Sequence[Row]) -> list[str]:
+def table(rows: Sequence[Layer]) -> list[str]:
     """The rows as lines of text."""
     cells = [['node', 'operator', 'module', 'shape', 'SNR dB', 'range', 'step', 'seen', 'clipped']]
     cells += [
@@ -298,23 +236,13 @@ def _decibels(signal: float, noise: float) -> float | None:
     return 10 * math.log10(signal / noise) if signal > 0 and noise > 0 and math.isfinite(noise) else None
 
 
-def _three(function: Callable[[np.ndarray], float], kernels: Sequence[np.ndarray]) -> tuple[float, float, float]:
-    u, v, product = (function(kernel) for kernel in kernels)
-    return u, v, product
-
-
-def _largest(kernel: np.ndarray) -> float:
-    return float(np.abs(kernel).max())
-
-
-def _kurtosis(kernel: np.ndarray) -> float:
-    centred = kernel - kernel.mean()
+def _kernel(leaf: np.ndarray) -> Kernel:
+    kernel = np.asarray(leaf, np.float64)
+    largest, centred = float(np.abs(kernel).max()), kernel - kernel.mean()
     variance = float((centred**2).mean())
-    return float((centred**4).mean()) / variance**2 if variance else 0.0
-
-
-def _int8_snr(kernel: np.ndarray) -> float:
-    """Infinite where rounding changes nothing."""
-    step = np.abs(kernel).max() / 127 or 1.0
-    found = _decibels(float((kernel**2).sum()), float(((np.rint(kernel / step) * step - kernel) ** 2).sum()))
-    return math.inf if found is None else found
+    step = largest / 127 or 1.0
+    return Kernel(
+        largest=largest,
+        kurtosis=float((centred**4).mean()) / variance**2 if variance else 0.0,
+        int8_snr_db=_decibels(float((kernel**2).sum()), float(((np.rint(kernel / step) * step - kernel) ** 2).sum())),
+    )

@@ -6,13 +6,11 @@ runtime.
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any
-
 import numpy as np
 
 from jax_reparam import evaluation
 from jax_reparam.evaluation import Windows
+from jax_reparam.manifest import Score
 
 # Largest difference of folded from training logits, for logits of size 1; they grow with the logits.
 FOLD_TOLERANCE = 1e-5
@@ -26,30 +24,6 @@ WAVEFORM_TOLERANCE = 1e-4
 LEAST_AGREEMENT = 0.99
 LARGEST_UAR_LOSS = 0.005
 DIFFERING_ALLOWED = 1
-
-
-@dataclasses.dataclass(frozen=True)
-class Score:
-    """One run of one form, against the trained model on the same windows.
-
-    Attributes:
-      argmax_agreement: share of windows with the same decision.
-      differing: number of windows with another one.
-      snr_db: power of the trained model's logits over that of the difference, in dB; None where nothing differs, or
-        nothing is finite.
-      uar: unweighted average recall over decisions (`uar`), 0 to 1.
-      max_abs_diff: largest difference of a logit; None where it is not finite.
-    """
-
-    argmax_agreement: float
-    differing: int
-    snr_db: float | None
-    uar: float
-    max_abs_diff: float | None
-
-    def as_json(self) -> dict[str, Any]:
-        """The manifest's entry."""
-        return dataclasses.asdict(self)
 
 
 def uar(logits: np.ndarray, windows: Windows) -> float:

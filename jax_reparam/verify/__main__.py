@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jax_reparam import manifest
-from jax_reparam.errors import InputError, run
-from jax_reparam.frontend.inputs import Input
+from jax_reparam.errors import run
 from jax_reparam.verify import recordings, scores
 
 
@@ -58,13 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Prints a row a form and runtime; every gate that failed is named on standard error."""
     args = parser().parse_args(argv)
     out = Path(args.folder)
-    content = manifest.read(out)
-    try:
-        labels, inputs = tuple(content['labels']), Input.from_json(content['input'])
-    except (KeyError, TypeError) as error:
-        raise InputError(f'{out / manifest.FILE}: expected a whole manifest, found none of {error}') from error
-    labelled = recordings.load(recordings.listed(args.clips, labels), inputs)
-    result = scores.score(out, content, labelled, trained=args.checkpoint, limits=dict(args.fail_under))
+    exported = manifest.load(out)
+    labelled = recordings.load(recordings.listed(args.clips, exported.labels), exported.input)
+    result = scores.score(out, exported, labelled, trained=args.checkpoint, limits=dict(args.fail_under))
     if args.json:
         print(
             json.dumps(

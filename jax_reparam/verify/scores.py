@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from jax_reparam import schema
 from jax_reparam.device import frontend
 from jax_reparam.errors import InputError
 from jax_reparam.evaluation import Windows, softmax
-from jax_reparam.export import folder
 from jax_reparam.graph import flatbuffer
-from jax_reparam.manifest import choose, file
+from jax_reparam.manifest import CHECKPOINT, Frontend, Manifest, Score, Waveform, read_file
 from jax_reparam.runtime import gates, litert, tflm
 from jax_reparam.runtime.check import verify
 from jax_reparam.verify.recordings import Recordings
@@ -44,7 +44,7 @@ class Row:
 
     form: str
     runtime: str
-    score: gates.Score | None
+    score: Score | None
     bytes: int | None = None
     arena: int | None = None
     ops: int | None = None
@@ -53,7 +53,7 @@ class Row:
     def as_json(self) -> dict[str, Any]:
         """One entry of the output of `--json`."""
         content = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != 'score'}
-        return {**content, 'score': None if self.score is None else self.score.as_json()}
+        return {**content, 'score': None if self.score is None else schema.to_json(self.score)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Result:
 
 def score(
     out: Path,
-    manifest: Mapping[str, Any],
+    manifest: Manifest,
     recordings: Recordings,
     *,
     trained: str | None = None,
@@ -101,9 +101,9 @@ def score(
     """
     windows = recordings.windows()
     jax_forms: list[tuple[str, np.ndarray, float]] = []
-    if trained is not None or (out / folder.CHECKPOINT).is_dir():
+    if trained is not None or (out / CHECKPOINT).is_dir():
         jax_forms = list(_in_jax(out, manifest, windows, trained))
-    files = {name: choose(out, name).model for name in manifest['forms']}
+    files = {name: read_file(out, form) for name, form in manifest.forms.items()}
     if not files:
         raise InputError(f'{out}: expected an exported form, found none in its manifest')
     if jax_forms:
@@ -123,36 +123,27 @@ def score(
             assert row.score is not None
             failures += gates.failures('float32', 'JAX, deploy form', row.score, row.score.uar)
     for name, model in files.items():
-        entry, found = verify(name, model, reference, windows, show_progress=show_progress)
+        form, found = verify(name, model, manifest.forms[name].made, reference, windows, show_progress=show_progress)
         failures += found
-        facts = {'bytes': len(model), 'ops': sum(entry['ops'].values())}
-        for runtime in ('LiteRT', 'TFLM'):
-            values = entry[runtime.lower()]
-            if values is None and runtime == 'TFLM' and 'tflm_reason' in entry:
-                if entry['tflm_reason'] not in notes:
-                    notes.append(entry['tflm_reason'])
-                continue
-            fields = {field.name for field in dataclasses.fields(gates.Score)}
-            rows.append(
-                Row(
-                    name,
-                    runtime,
-                    None if values is None else gates.Score(**{k: v for k, v in values.items() if k in fields}),
-                    arena=None if values is None else values.get('arena_bytes'),
-                    milliseconds=_timed(litert.load(model), windows.features)
-                    if runtime == 'LiteRT' and values is not None
-                    else None,
-                    **facts,
-                )
-            )
-    device = manifest.get('device') or {}
-    form = manifest['recommended']
-    if device.get('frontend') and form in files and tflm.missing() is None:
-        row, found = _behind_the_frontend(out, device['frontend'], form, files[form], reference, windows, recordings)
+        ops, in_tflm = sum(form.ops.values()), form.tflm
+        spent = None if form.litert is None else _timed(litert.load(model), windows.features)
+        rows.append(Row(name, 'LiteRT', form.litert, bytes=len(model), ops=ops, milliseconds=spent))
+        if form.tflm_reason is not None:
+            notes += [form.tflm_reason] if form.tflm_reason not in notes else []
+        elif in_tflm is None:
+            rows.append(Row(name, 'TFLM', None, bytes=len(model), ops=ops))
+        else:
+            score = Score(**{field: getattr(in_tflm, field) for field in schema.field_types(Score)})
+            rows.append(Row(name, 'TFLM', score, bytes=len(model), ops=ops, arena=in_tflm.arena_bytes))
+    device, recommended = manifest.device, manifest.recommended
+    if device.frontend is not None and recommended is not None and tflm.missing() is None:
+        row, found = _behind_the_frontend(
+            out, device.frontend, recommended, files[recommended], reference, windows, recordings
+        )
         rows.append(row)
         failures += found
-    if device.get('waveform') and 'float32' in files:
-        row, found = _waveform(out, device['waveform'], litert.load(files['float32']), windows, recordings)
+    if device.waveform is not None and 'float32' in files:
+        row, found = _waveform(out, device.waveform, litert.load(files['float32']), windows, recordings)
         rows.append(row)
         failures += found
     failures += [line for row in rows for line in below(row, limits or {})]
@@ -161,7 +152,7 @@ def score(
 
 def _behind_the_frontend(
     out: Path,
-    entry: Mapping[str, Any],
+    entry: Frontend,
     form: str,
     model: bytes,
     reference: np.ndarray,
@@ -169,7 +160,7 @@ def _behind_the_frontend(
     recordings: Recordings,
 ) -> tuple[Row, list[str]]:
     """What a device does: `frontend.tflite` on the samples, then the model on its features, both in TFLM."""
-    name, front = f'frontend, {form}', file(out, entry)
+    name, front = f'frontend, {form}', read_file(out, entry)
     facts = {
         'bytes': len(front) + len(model),
         'ops': sum(sum(flatbuffer.graph(file).ops.values()) for file in (front, model)),
@@ -185,15 +176,15 @@ def _behind_the_frontend(
 
 
 def _waveform(
-    out: Path, entry: Mapping[str, Any], float32: Logits, windows: Windows, recordings: Recordings
+    out: Path, entry: Waveform, float32: Logits, windows: Windows, recordings: Recordings
 ) -> tuple[Row, list[str]]:
     """The waveform model on the samples of the windows, against the float32 form on the features of the same samples.
 
     Of a recording shorter than a window these are repeated, where the other forms repeat frames.
     """
-    model = file(out, entry)
+    model = read_file(out, entry)
     run = litert.load(model)
-    pcm = recordings.pcm(entry['samples'])
+    pcm = recordings.pcm(entry.samples)
     features = dataclasses.replace(recordings, samples=list(pcm)).windows().features
     expected, samples = softmax(float32(features)), pcm.astype(np.float32) / 32768
     found = run(samples)
@@ -253,13 +244,13 @@ def table(result: Result) -> list[str]:
     ]
 
 
-def _score(found: gates.Score) -> list[str]:
+def _score(found: Score) -> list[str]:
     snr = '' if found.snr_db is None else f'{found.snr_db:.1f}'
     return [f'{100 * found.uar:.1f}', f'{found.argmax_agreement:.1%}', snr]
 
 
 def _in_jax(
-    out: Path, manifest: Mapping[str, Any], windows: Windows, trained: str | None
+    out: Path, manifest: Manifest, windows: Windows, trained: str | None
 ) -> Iterator[tuple[str, np.ndarray, float]]:
     """Name, logits and milliseconds a window of the training, folded and deploy form, as far as they are there."""
     import jax
@@ -274,9 +265,9 @@ def _in_jax(
             found = checkpoint.load(trained)
             _check_same(found, manifest, trained)
             yield 'training', *_run(_batched(found), windows.features, at_once=True)
-        if (out / folder.CHECKPOINT).is_dir():
-            found = checkpoint.load(out / folder.CHECKPOINT)
-            _check_same(found, manifest, out / folder.CHECKPOINT)
+        if (out / CHECKPOINT).is_dir():
+            found = checkpoint.load(out / CHECKPOINT)
+            _check_same(found, manifest, out / CHECKPOINT)
             yield 'folded', *_run(_batched(found), windows.features, at_once=True)
             yield 'deploy', *_run(_deployed(found, windows.features.shape[1]), windows.features)
 
@@ -304,15 +295,11 @@ def _deployed(found: Any, frames: int) -> Logits:
     return lambda features: np.concatenate([apply(window[None]) for window in features])
 
 
-def _check_same(found: Any, manifest: Mapping[str, Any], source: str | Path) -> None:
-    same = list(found.labels) == list(manifest['labels']) and found.config['model'] == manifest['model']
-    close = (
-        same and np.allclose(found.mean, manifest['input']['mean']) and np.allclose(found.std, manifest['input']['std'])
-    )
-    if not close or found.step != manifest['step']:
-        raise InputError(
-            f'{source}: expected the checkpoint that was exported (step {manifest["step"]}), found another'
-        )
+def _check_same(found: Any, manifest: Manifest, source: str | Path) -> None:
+    same = found.labels == manifest.labels and found.config['model'] == manifest.model
+    close = same and np.allclose(found.mean, manifest.input.mean) and np.allclose(found.std, manifest.input.std)
+    if not close or found.step != manifest.step:
+        raise InputError(f'{source}: expected the checkpoint that was exported (step {manifest.step}), found another')
 
 
 def _run(logits: Logits, features: np.ndarray, *, at_once: bool = False) -> tuple[np.ndarray, float]:

@@ -13,7 +13,7 @@ import soundfile
 
 from helpers import recipe
 from jax_reparam import checkpoint, corpora
-from jax_reparam.data import pipeline, protocols
+from jax_reparam.data import export_data, pipeline, protocols
 from jax_reparam.errors import InputError
 from jax_reparam.train import loop
 
@@ -159,14 +159,14 @@ def grouped(monkeypatch):
 
 def handed(data):
     """All that the data give to training and to export, the test part aside."""
-    validation = pipeline.of_part(data, 'validation', pipeline.VALIDATION_WINDOWS)
+    validation = export_data.of_part(data, 'validation', export_data.VALIDATION_WINDOWS)
     return {
         'statistics': (data.mean, data.std),
         'class weights': loop.balanced_weights(data.labels('train'), len(data.corpus.labels)),
         'training': list(itertools.islice(data.batches(size=4, seed=0, start=0), 8)),
         'choice of the checkpoint': (list(data.window_batches('validation', 8)), data.truth('validation')),
         'choice of the form': (validation.features, validation.clip, validation.truth),
-        'calibration': pipeline.calibration(data, 5),
+        'calibration': export_data.calibration(data, 5),
     }
 
 

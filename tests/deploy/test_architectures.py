@@ -88,7 +88,7 @@ def test_where_memory_is_free_int8_has_16_bits_wherever_it_is_coarse_or_slow(exp
 def test_int8_keeps_its_linear_layers(exported):
     """It is for small arenas; those of int16 are convolutions (below)."""
     _, _, _, files = exported
-    assert 'CONV_2D 1 x 1' not in {row.op for row in cost.of_model(files['int8']).rows}
+    assert 'CONV_2D 1 x 1' not in {row.op for row in cost.of_model(files['int8']).ops}
 
 
 def test_normalisations_are_written_as_the_form_wants(exported):
@@ -120,7 +120,7 @@ def test_without_l2_normalization_it_is_the_same_function(name):
         np.testing.assert_allclose(logits, expected, atol=1e-4)
     int16 = make(function, windows, 'int16')
     assert flatbuffer.graph(int16).input.dtype == 'int16'
-    rows = cost.of_model(int16).rows
+    rows = cost.of_model(int16).ops
     assert {row.price.source for row in rows} == {'measured'}
     macs = {row.op: row.macs for row in rows}
     assert macs['CONV_2D 1 x 1'] > 4 * macs.get('FULLY_CONNECTED', 0)  # means over rows, where there are any

@@ -28,7 +28,7 @@ def function():
 def test_float32_is_the_function(function, windows):
     model = convert.to_float32(function, (1, 6, 4))
     np.testing.assert_allclose(litert.load(model)(windows), function(windows), atol=1e-6)
-    assert flatbuffer.graph(model).input == flatbuffer.Port((1, 6, 4), 'float32')
+    assert flatbuffer.graph(model).input == flatbuffer.Port((1, 6, 4), 'float32', None, None)
 
 
 def test_int8_is_int8_throughout(function, windows):

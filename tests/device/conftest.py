@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from helpers import TINY, make
-from jax_reparam import deploy, models
+from jax_reparam import deploy, manifest, models
 from jax_reparam.device import firmware, frontend, metadata
 from jax_reparam.frontend.features import FrontendConfig
 from jax_reparam.frontend.inputs import Input
@@ -79,7 +79,7 @@ def write(front, fresh_inputs, tmp_path_factory):
                 patch.setattr(tflm, 'run', _zeros)
                 patch.setattr(tflm, 'fits', lambda model, arena_bytes: True)
             entry = firmware.write(place, form=form, model=model, frontend=front, labels=LABELS, inputs=fresh_inputs)
-        return entry, place / firmware.FOLDER
+        return entry, place / manifest.FIRMWARE
 
     return run
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 
 import numpy as np
 import pytest
@@ -33,20 +32,20 @@ def write(exported, inputs, data, tmp_path):
 
 
 @needs_tflm
-@pytest.mark.parametrize(('name', 'file'), [('frontend', frontend.FILE), ('waveform', waveform.FILE)])
+@pytest.mark.parametrize(('name', 'file'), [('frontend', manifest.FRONTEND), ('waveform', manifest.WAVEFORM)])
 def test_the_manifest_knows_the_files(exported, name, file):
-    entry = exported.manifest['device'][name]
+    entry = getattr(exported.manifest.device, name)
     content = (exported.path / file).read_bytes()
-    assert (entry['file'], entry['bytes']) == (file, len(content))
-    assert entry['sha256'] == hashlib.sha256(content).hexdigest()
-    assert json.loads((exported.path / manifest.FILE).read_text())['device'][name] == entry
+    assert (entry.file, entry.bytes) == (file, len(content))
+    assert entry.sha256 == hashlib.sha256(content).hexdigest()
+    assert getattr(manifest.load(exported.path).device, name) == entry
 
 
 @needs_tflm
 def test_measured_differences_are_kept_and_small(exported):
-    entry = exported.manifest['device']
-    assert 0 < entry['frontend']['max_abs_diff'] < 1e-5
-    assert 0 <= entry['waveform']['max_abs_diff'] < 1e-5
+    device = exported.manifest.device
+    assert 0 < device.frontend.max_abs_diff < 1e-5
+    assert 0 <= device.waveform.max_abs_diff < 1e-5
 
 
 def test_frames_of_a_recording(inputs, rng):
@@ -62,22 +61,22 @@ def test_frames_of_a_recording(inputs, rng):
 def test_a_frontend_that_is_not_training_s_is_left_out_and_the_firmware_with_it(write, tmp_path, monkeypatch):
     real = frontend.mel_matrix
     monkeypatch.setattr(frontend, 'mel_matrix', lambda config: 1.01 * real(config))
-    entry, failed = write()
-    assert failed['frontend']['reasons'][0].startswith('frontend: expected log-mel within 1e-05 of training, found ')
-    assert entry['frontend'] is entry['firmware'] is None
-    assert entry['reason'].startswith('firmware: expected a frontend and a quantised form')
-    assert sorted(path.name for path in tmp_path.iterdir()) == ['model_int8.tflite', waveform.FILE]
+    device, failed = write()
+    assert failed['frontend'].reasons[0].startswith('frontend: expected log-mel within 1e-05 of training, found ')
+    assert device.frontend is device.firmware is None
+    assert device.reason.startswith('firmware: expected a frontend and a quantised form')
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['model_int8.tflite', manifest.WAVEFORM]
 
 
 @needs_tflm
 def test_a_waveform_model_that_decides_otherwise_is_left_out(write, tmp_path, monkeypatch):
     real = waveform.log_mel
     monkeypatch.setattr(waveform, 'log_mel', lambda pcm, config: real(pcm, config)[::-1] * 1.1)
-    entry, failed = write()
-    assert failed['waveform']['reasons'][0].startswith('waveform: expected probabilities within 0.0001 of JAX, found ')
-    assert entry['waveform'] is None
-    assert not (tmp_path / waveform.FILE).exists()
-    assert entry['firmware']['form'] == 'int8'
+    device, failed = write()
+    assert failed['waveform'].reasons[0].startswith('waveform: expected probabilities within 0.0001 of JAX, found ')
+    assert device.waveform is None
+    assert not (tmp_path / manifest.WAVEFORM).exists()
+    assert device.firmware.form == 'int8'
 
 
 @needs_tflm
@@ -86,22 +85,22 @@ def test_a_waveform_model_that_the_converter_refuses_is_named(write, monkeypatch
         raise convert.ConversionError('TensorFlow refused the graph: no such operator')
 
     monkeypatch.setattr(convert, 'to_float32', refuse)
-    assert write()[1]['waveform']['reasons'] == ['waveform: TensorFlow refused the graph: no such operator']
+    assert write()[1]['waveform'].reasons == ('waveform: TensorFlow refused the graph: no such operator',)
 
 
 @needs_tflm
 def test_no_quantised_form_no_firmware(write, tmp_path):
-    entry, failed = write(form=None)
+    device, failed = write(form=None)
     assert failed == {}
-    assert entry['frontend'] is not None
-    assert entry['firmware'] is None
+    assert device.frontend is not None
+    assert device.firmware is None
     assert not (tmp_path / 'firmware').exists()
 
 
 def test_without_tflm_only_the_waveform_model_is_written(write, monkeypatch):
     monkeypatch.setattr(tflm, 'PACKAGE', 'tflite_micro_that_is_not_there')
-    entry, failed = write()
+    device, failed = write()
     assert failed == {}
-    assert entry['waveform'] is not None
-    assert entry['frontend'] is entry['firmware'] is None
-    assert entry['reason'].startswith('not verified: the package tflite-micro is not installed')
+    assert device.waveform is not None
+    assert device.frontend is device.firmware is None
+    assert device.reason.startswith('not verified: the package tflite-micro is not installed')

@@ -253,12 +253,12 @@ def symbols(content):
 @needs_tflm
 def test_arenas_are_what_tflm_took_and_a_margin(written, model):
     entry, folder = written
-    for name, sizes in entry['arena_bytes'].items():
-        assert sizes['reserved'] % 16 == 0
-        assert sizes['reserved'] >= 1.15 * sizes['measured'] + 1000
-        assert f'k{name.title()}ArenaBytes = {sizes["reserved"]};' in (folder / 'model_data.h').read_text()
+    for name, sizes in entry.arena_bytes.items():
+        assert sizes.reserved % 16 == 0
+        assert sizes.reserved >= 1.15 * sizes.measured + 1000
+        assert f'k{name.title()}ArenaBytes = {sizes.reserved};' in (folder / 'model_data.h').read_text()
     taken = tflm.run(model, np.zeros((1, 24, 12), np.float32)).arena_bytes
-    assert entry['arena_bytes']['model']['measured'] == taken
+    assert entry.arena_bytes['model'].measured == taken
 
 
 def test_what_a_model_fixes_is_in_the_header(written):
@@ -273,10 +273,10 @@ def test_what_a_model_fixes_is_in_the_header(written):
 
 def test_the_resolver_holds_the_models_operators_and_no_more(written):
     text = (written[1] / 'op_resolver.h').read_text()
-    for kind, calls in written[0]['registrations'].items():
+    for kind, calls in written[0].registrations.items():
         assert f'using {kind}OpResolver = tflm::MicroMutableOpResolver<{len(calls)}>;' in text
     added = text.count(' resolver.Add') + text.count(' EMOTION_ADD(Add')
-    assert added == sum(map(len, written[0]['registrations'].values()))
+    assert added == sum(map(len, written[0].registrations.values()))
 
 
 def test_no_place_in_the_readme_is_left_open(written):

@@ -70,7 +70,7 @@ def test_the_golden_vectors_pass_in_tflm_itself(request, golden_test, fixture):
     assert lines[-4] == 'logits: 0 of 3 differ'
     # On this host the arena is what was measured from Python, less what is recorded there.
     taken = int(lines[-2].split()[2])
-    assert 0 <= entry['arena_bytes']['model']['measured'] - taken < 1024
+    assert 0 <= entry.arena_bytes['model'].measured - taken < 1024
 
 
 @pytest.mark.parametrize(

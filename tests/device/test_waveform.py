@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_reparam import predict
+from jax_reparam import manifest, predict
 from jax_reparam.device import waveform
 from jax_reparam.frontend import features
 from jax_reparam.frontend.features import FrontendConfig
@@ -19,7 +19,7 @@ from jax_reparam.runtime import litert
 
 @pytest.fixture(scope='module')
 def model(exported):
-    return (exported.path / waveform.FILE).read_bytes()
+    return (exported.path / manifest.WAVEFORM).read_bytes()
 
 
 @pytest.mark.parametrize('fields', [{}, {'n_fft': 1024}, {'frame_ms': 32, 'hop_ms': 12}])

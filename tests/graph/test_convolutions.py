@@ -109,7 +109,7 @@ def test_layers_with_rows_enough_are_convolutions(models):
     plain, fast = (passes.tidy(model, fast=fast) for fast in (False, True))
     assert count(plain, 'FULLY_CONNECTED') - count(fast, 'FULLY_CONNECTED') == layers
     assert count(fast, 'CONV_2D') - count(plain, 'CONV_2D') == layers
-    rows = {row.op: row for row in cost.of_model(fast).rows}
+    rows = {row.op: row for row in cost.of_model(fast).ops}
     assert rows['CONV_2D 1 x 1'].nodes == layers
     assert cost.of_model(fast).macs == cost.of_model(plain).macs
 

@@ -40,7 +40,7 @@ def convolutions():
 
 
 def test_macs_of_each_kind(convolutions):
-    found = {row.op: row.macs for row in cost.of_model(convolutions[1]).rows if row.macs}
+    found = {row.op: row.macs for row in cost.of_model(convolutions[1]).ops if row.macs}
     assert found == {'CONV_2D': 8 * 3 * 5 * 3 * 3 * 2, 'DEPTHWISE_CONV_2D': 3 * 3 * 5 * 3, 'FULLY_CONNECTED': 5 * 3}
 
 
@@ -59,26 +59,26 @@ def test_instructions_are_work_times_price(convolutions):
     prices = {'CONV_2D': price, 'SOFTMAX': cost.Price(10.0, 'CMSIS-NN', 'measured')}
     prices['FULLY_CONNECTED'] = cost.Price(1.2, 'CMSIS-NN', 'measured', per_output=7.0)
     found = cost.of_model(convolutions[1], {'int8': prices})
-    by_op = {row.op: row for row in found.rows}
+    by_op = {row.op: row for row in found.ops}
     assert by_op['CONV_2D'].instructions == 2 * by_op['CONV_2D'].macs
     assert by_op['SOFTMAX'].instructions == 10 * 3
     assert by_op['DEPTHWISE_CONV_2D'].price == cost.OTHERS
     assert by_op['FULLY_CONNECTED'].instructions == 15 * 1.2 + 3 * 7
-    assert found.instructions == sum(row.instructions for row in found.rows)
-    assert sum(row.share for row in found.rows) == pytest.approx(1)
-    assert [row.instructions for row in found.rows] == sorted((r.instructions for r in found.rows), reverse=True)
+    assert found.instructions == sum(row.instructions for row in found.ops)
+    assert sum(row.share for row in found.ops) == pytest.approx(1)
+    assert [row.instructions for row in found.ops] == sorted((r.instructions for r in found.ops), reverse=True)
 
 
 def test_a_sum_costs_what_it_reads():
     model = int8(lambda x: x.sum(axis=1), 6, 7)
-    assert [(row.op, row.elements) for row in cost.of_model(model).rows if row.op == 'SUM'] == [('SUM', 42)]
+    assert [(row.op, row.elements) for row in cost.of_model(model).ops if row.op == 'SUM'] == [('SUM', 42)]
 
 
 def test_an_input_that_is_spread_over_the_other_has_a_price_of_its_own():
     row = np.linspace(1, 2, 7, dtype=np.float32).reshape(1, 1, 7)
     model = int8(lambda x: (x * x * row).reshape(1, -1), 6, 7)
     prices = {'int8': {'MUL': cost.Price(2.0, 'CMSIS-NN', 'measured', spread=5.0)}}
-    (found,) = (row for row in cost.of_model(model, prices).rows if row.op == 'MUL')
+    (found,) = (row for row in cost.of_model(model, prices).ops if row.op == 'MUL')
     assert (found.nodes, found.elements, found.instructions) == (2, 2 * 42, 42 * 2 + 42 * 5)
 
 
@@ -90,7 +90,7 @@ def test_a_scalar_is_an_input_that_is_spread():
         if op == 'MUL'
     )
     content.subgraphs[0].tensors[node.inputs[1]].shape = None  # as the converter writes one
-    (found,) = (row for row in cost.of_model(flatbuffer.pack(content)).rows if row.op == 'MUL')
+    (found,) = (row for row in cost.of_model(flatbuffer.pack(content)).ops if row.op == 'MUL')
     assert found.instructions == round(42 * cost.INT8['MUL'].spread)
 
 
@@ -104,7 +104,7 @@ def test_a_convolution_of_single_pixels_has_a_price_of_its_own(size, stride, pri
     ).reshape(1, -1)
     prices = {'CONV_2D': cost.Price(1.0, 'CMSIS-NN', 'measured')}
     prices['CONV_2D 1 x 1'] = cost.Price(2.0, 'CMSIS-NN', 'measured', per_output=3.0, per_weight=5.0)
-    [row] = [row for row in cost.of_model(int8(apply, 16, 16), {'int8': prices}).rows if row.macs]
+    [row] = [row for row in cost.of_model(int8(apply, 16, 16), {'int8': prices}).ops if row.macs]
     expected = 64 * 6 * 4 * 2 + 64 * 6 * 3 + 6 * 4 * 5 if priced else row.macs
     assert (row.op, row.instructions) == ('CONV_2D 1 x 1' if priced else 'CONV_2D', expected)
 
@@ -115,43 +115,43 @@ def test_a_node_has_the_price_of_the_type_it_reads(exported):
     # Of a model this small, no softmax is worth its memory in int8.
     for form, dtype, instructions in (('int8', 'int8', 10), ('int16', 'int16', 3)):
         found = cost.of_model((exported.path / f'model_{form}.tflite').read_bytes(), prices)
-        (row,) = (row for row in found.rows if row.op == 'SOFTMAX')
+        (row,) = (row for row in found.ops if row.op == 'SOFTMAX')
         assert (row.dtype, row.instructions) == (dtype, instructions * row.elements)
 
 
 def test_every_quantised_form_has_a_cost(exported):
-    forms = exported.manifest['forms']
-    assert {name for name, form in forms.items() if 'cost' in form} == set(manifest.QUANTISED)
+    forms = exported.manifest.forms
+    assert {name for name, form in forms.items() if form.cost} == set(manifest.QUANTISED)
     text = (exported.path / 'MODEL_CARD.md').read_text()
     for name in manifest.QUANTISED:
-        found = cost.of_model((exported.path / forms[name]['file']).read_bytes())
-        assert forms[name]['cost'] == found.as_json()
+        found = cost.of_model((exported.path / forms[name].file).read_bytes())
+        assert forms[name].cost == found
         millions = f'{found.instructions / 1e6:.1f}'
         assert re.search(rf'^\| {name} \|[^|]*\|[^|]*\| {millions} \|', text, re.MULTILINE)
         (line,) = (line for line in card.summary(exported.path, exported.manifest) if f'model_{name}.tflite' in line)
         assert f'{millions} M instructions' in line
 
 
-def test_json_tells_how_much_is_assumed(exported):
+def test_how_much_is_assumed(exported):
     model = (exported.path / 'model_int8.tflite').read_bytes()
-    found = cost.of_model(model).as_json()
+    found = cost.of_model(model)
     nodes = collections.Counter()
-    for row in found['ops']:
-        nodes[row['op']] += row['nodes']
-    assert nodes == exported.manifest['forms']['int8']['ops']
-    assumed = sum(row['instructions'] for row in found['ops'] if row['price']['source'] == 'assumed')
-    assert found['assumed'] == pytest.approx(assumed / found['instructions'])
-    assert found['instructions_per_mac'] == found['instructions'] / found['macs']
+    for row in found.ops:
+        nodes[row.op] += row.nodes
+    assert nodes == exported.manifest.forms['int8'].ops
+    assumed = sum(row.instructions for row in found.ops if row.price.source == 'assumed')
+    assert found.assumed == pytest.approx(assumed / found.instructions)
+    assert found.instructions_per_mac == found.instructions / found.macs
 
 
 def test_table(exported):
     found = cost.of_model((exported.path / 'model_int8.tflite').read_bytes())
     lines = cost.table(found)
-    assert len(lines) == len(found.rows) + 2
+    assert len(lines) == len(found.ops) + 2
     assert lines[0].split()[:3] == ['operator', 'nodes', 'MACs']
     (line,) = (line for line in lines if line.startswith('FULLY_CONNECTED') and ' int16 ' not in line)
     assert line.endswith(' + 53.3 an output measured')
-    assert lines[-1].split()[:3] == ['all', str(sum(row.nodes for row in found.rows)), f'{found.macs:,}']
+    assert lines[-1].split()[:3] == ['all', str(sum(row.nodes for row in found.ops)), f'{found.macs:,}']
 
 
 def test_a_float_model_is_refused(exported):

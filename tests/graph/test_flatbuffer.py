@@ -25,7 +25,7 @@ def test_a_port_rounds_to_the_nearest_step_and_clips():
 
 
 def test_a_float_port_changes_nothing(rng):
-    port = Port(shape=(1, 4), dtype='float32')
+    port = Port(shape=(1, 4), dtype='float32', scale=None, zero_point=None)
     values = rng.standard_normal((1, 4)).astype(np.float32)
     np.testing.assert_array_equal(port.decode(port.encode(values)), values)
 

@@ -52,25 +52,25 @@ def maker(function, calibration=WINDOWS, **options):
 )
 def test_the_choice(unit, function, calibration, norm, count, tries):
     how = maker(function, calibration, unit=unit).make('int8').how
-    assert (how['norm'], how['ranges'], len(how['tried'])) == (norm, count, tries)
-    chosen = max(how['tried'], key=lambda way: way['snr_db'])
-    assert (chosen['norm'], chosen['ranges']) == (norm, count)
+    assert (how.norm, how.ranges, len(how.tried)) == (norm, count, tries)
+    chosen = max(how.tried, key=lambda way: way.snr_db)
+    assert (chosen.norm, chosen.ranges) == (norm, count)
 
 
 def test_of_those_that_fail_the_one_with_the_least_noise_is_taken():
     made = maker(wrong('mixed', 'rsqrt'), FAR).make('int8')
-    scores = [way['snr_db'] for way in made.how['tried']]
+    scores = [way.snr_db for way in made.how.tried]
     assert len(scores) == 3
     assert max(scores) > min(scores)
-    chosen = made.how['tried'][scores.index(max(scores))]
-    assert {key: chosen[key] for key in ('norm', 'ranges')} == {key: made.how[key] for key in ('norm', 'ranges')}
+    chosen = made.how.tried[scores.index(max(scores))]
+    assert (chosen.norm, chosen.ranges) == (made.how.norm, made.how.ranges)
 
 
 @pytest.mark.parametrize('unit', ['l2', 'rsqrt'])
 @pytest.mark.parametrize(('narrow', 'output'), [(True, 'int8'), (False, 'int16')])
 def test_int8_has_16_bits_unless_it_is_to_be_narrow(unit, narrow, output):
     made = maker(wrong(), unit=unit, narrow=narrow).make('int8')
-    assert made.how['norm'] == ('mixed' if unit == 'l2' and not narrow else unit)
+    assert made.how.norm == ('mixed' if unit == 'l2' and not narrow else unit)
     graph = flatbuffer.graph(made.model)
     assert (graph.input.dtype, graph.output.dtype) == ('int8', output)
 
@@ -78,7 +78,7 @@ def test_int8_has_16_bits_unless_it_is_to_be_narrow(unit, narrow, output):
 @pytest.mark.parametrize(('form', 'dtype'), [('int8_npu', 'int8'), ('int16', 'int16')])
 def test_all_other_forms_have_one_width_and_no_l2_normalization(form, dtype):
     made = maker(wrong('l2', 'mixed')).make(form)
-    assert (made.how['norm'], len(made.how['tried'])) == ('rsqrt', 1)
+    assert (made.how.norm, len(made.how.tried)) == ('rsqrt', 1)
     graph = flatbuffer.graph(made.model)
     assert (graph.input.dtype, graph.output.dtype) == (dtype, dtype)
 
@@ -92,7 +92,7 @@ def test_forms_share_what_they_have_in_common():
         return wrong('mixed')(x, norm)
 
     some = maker(function)
-    assert [len(some.make(form).how['tried']) for form in ('int8', 'int8_npu', 'int16')] == [3, 1, 1]
+    assert [len(some.make(form).how.tried) for form in ('int8', 'int8_npu', 'int16')] == [3, 1, 1]
     assert converted == {'mixed': 1, 'rsqrt': 1}
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from jax_reparam.evaluation import Windows
+from jax_reparam.manifest import Made, Score
 from jax_reparam.runtime import check, gates, litert
-from jax_reparam.runtime.gates import Score
 
 GOOD = Score(argmax_agreement=1.0, differing=0, snr_db=40.0, uar=0.8, max_abs_diff=1e-6)
 
@@ -103,6 +103,6 @@ def test_where_tflm_cannot_be_run_litert_decides(exported, data, monkeypatch):
     model = (exported.path / 'model_int8.tflite').read_bytes()
     wrong = -litert.load(model)(windows.features)
     monkeypatch.setattr(check.tflm, 'missing', lambda: 'not verified: not here')
-    entry, reasons = check.verify('int8', model, wrong, windows, show_progress=False)
-    assert entry['tflm'] is None
+    form, reasons = check.verify('int8', model, Made(norm='l2'), wrong, windows, show_progress=False)
+    assert (form.tflm, form.tflm_reason) == (None, 'not verified: not here')
     assert any(reason.startswith('int8 in LiteRT: expected the same decision') for reason in reasons)

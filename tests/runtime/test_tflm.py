@@ -45,7 +45,7 @@ def test_tflm_and_litert_agree(exported, windows, form, apart):
     expected = litert.load(model, reference=True)(windows)
     np.testing.assert_allclose(outcome.logits, expected, atol=apart)
     assert len(done) == len(windows)
-    assert outcome.arena_bytes == exported.manifest['forms'][form]['tflm']['arena_bytes']
+    assert outcome.arena_bytes == exported.manifest.forms[form].tflm.arena_bytes
 
 
 @needs_tflm

@@ -15,13 +15,13 @@ import soundfile
 
 from helpers import recipe, tones
 from jax_reparam import checkpoint, manifest
+from jax_reparam.data import export_data
 from jax_reparam.device import frontend
 from jax_reparam.errors import InputError, run
 from jax_reparam.evaluation import softmax
 from jax_reparam.export import folding
-from jax_reparam.frontend.inputs import Input
 from jax_reparam.graph import flatbuffer
-from jax_reparam.runtime import gates, litert, tflm
+from jax_reparam.runtime import litert, tflm
 from jax_reparam.train import loop
 from jax_reparam.verify import __main__ as verify
 from jax_reparam.verify import recordings, scores
@@ -64,7 +64,7 @@ def broken(out, tmp_path):
     for entry in (content['forms']['int8'], content['device']['waveform']):
         swap_classes(path / entry['file'])
         entry['sha256'] = hashlib.sha256((path / entry['file']).read_bytes()).hexdigest()
-    (path / manifest.FILE).write_text(manifest.dumps(content))
+    (path / manifest.FILE).write_text(json.dumps(content))
     return path
 
 
@@ -103,19 +103,21 @@ def test_every_form_in_one_table(out, trained, table_of_clips, capsys):
     assert rows['training', 'JAX']['score']['snr_db'] is None
     assert 15 < rows['int8', 'TFLM']['score']['snr_db'] < 80 < rows['float32', 'TFLM']['score']['snr_db']
     int8 = rows['int8', 'TFLM']
-    forms = manifest.read(out)['forms']['int8']
-    assert (int8['bytes'], int8['arena']) == (forms['bytes'], forms['tflm']['arena_bytes'])
-    assert int8['ops'] == sum(forms['ops'].values())
+    exported = manifest.load(out)
+    form = exported.forms['int8']
+    assert (int8['bytes'], int8['arena']) == (form.bytes, form.tflm.arena_bytes)
+    assert int8['score'].keys() == {'argmax_agreement', 'differing', 'snr_db', 'uar', 'max_abs_diff'}
+    assert int8['ops'] == sum(form.ops.values())
     assert int8['milliseconds'] is None
     assert rows['int8', 'LiteRT']['milliseconds'] > 0
-    chain, front = rows['frontend, int8', 'TFLM'], manifest.read(out)['device']['frontend']
-    assert chain['bytes'] == int8['bytes'] + front['bytes']
-    assert chain['arena'] == int8['arena'] + front['arena_bytes']
+    chain, front = rows['frontend, int8', 'TFLM'], exported.device.frontend
+    assert chain['bytes'] == int8['bytes'] + front.bytes
+    assert chain['arena'] == int8['arena'] + front.arena_bytes
     assert chain['ops'] > int8['ops']
     # Features differ by rounding alone: a step of int8 here and there.
     assert chain['score']['snr_db'] == pytest.approx(int8['score']['snr_db'], abs=3)
     waveform = rows['waveform', 'LiteRT']
-    assert waveform['bytes'] == manifest.read(out)['device']['waveform']['bytes']
+    assert waveform['bytes'] == exported.device.waveform.bytes
     assert waveform['milliseconds'] > 0
     assert waveform['score']['argmax_agreement'] == 1
     assert waveform['score']['snr_db'] > 80
@@ -126,31 +128,28 @@ def test_a_frontend_that_is_not_training_s_fails_behind_it(out, table_of_clips, 
     path = tmp_path / 'other'
     shutil.copytree(out, path)
     content = manifest.read(path)
-    inputs = Input.from_json(content['input'])
+    inputs = manifest.load(path).input
     # Standardised by another mean.
     (path / 'frontend.tflite').write_bytes(frontend.build(dataclasses.replace(inputs, mean=inputs.mean + 8)))
     command = [str(path), '--clips', str(table_of_clips)]
     with pytest.raises(InputError, match=r'frontend\.tflite: expected the file that was verified'):
         verify.main(command)
     content['device']['frontend']['sha256'] = hashlib.sha256((path / 'frontend.tflite').read_bytes()).hexdigest()
-    (path / manifest.FILE).write_text(manifest.dumps(content))
+    (path / manifest.FILE).write_text(json.dumps(content))
     assert verify.main(command) == 1
     assert 'failed: frontend, int8 in TFLM: expected the same decision' in capsys.readouterr().err
 
 
 def test_the_waveform_model_on_whole_windows_is_the_model(out, trained):
     """Of a recording that fills its windows, no sample is repeated: they are the frames' own."""
-    content = manifest.read(out)
-    inputs = Input.from_json(content['input'])
-    files = [
-        file for file, _ in recordings.listed(trained[0], content['labels']) if soundfile.info(file).frames > 20000
-    ]
-    labelled = recordings.load([(file, 0) for file in files[:3]], inputs, show_progress=False)
-    windows, entry = labelled.windows(), content['device']['waveform']
-    pcm = labelled.pcm(entry['samples'])
-    assert pcm.shape == (len(windows.features), entry['samples'])
+    exported = manifest.load(out)
+    files = [file for file, _ in recordings.listed(trained[0], exported.labels) if soundfile.info(file).frames > 20000]
+    labelled = recordings.load([(file, 0) for file in files[:3]], exported.input, show_progress=False)
+    windows, entry = labelled.windows(), exported.device.waveform
+    pcm = labelled.pcm(entry.samples)
+    assert pcm.shape == (len(windows.features), entry.samples)
     expected = litert.load((out / 'model_float32.tflite').read_bytes())(windows.features)
-    found = litert.load((out / entry['file']).read_bytes())(pcm.astype(np.float32) / 32768)
+    found = litert.load((out / entry.file).read_bytes())(pcm.astype(np.float32) / 32768)
     np.testing.assert_allclose(found, softmax(expected), atol=1e-4)
 
 
@@ -184,14 +183,14 @@ def test_a_limit_that_is_not_reached_exits_with_1(out, table_of_clips, capsys):
     [({'uar': 0.5}, []), ({'uar': 0.51}, ['uar']), ({'agreement': 0.91, 'snr': 21.0}, ['agreement', 'snr'])],
 )
 def test_limits(limits, names):
-    found = gates.Score(argmax_agreement=0.9, differing=1, snr_db=20.0, uar=0.5, max_abs_diff=0.1)
+    found = manifest.Score(argmax_agreement=0.9, differing=1, snr_db=20.0, uar=0.5, max_abs_diff=0.1)
     row = scores.Row('int8', 'TFLM', found)
     assert [line.split('expected ')[1].split()[0] for line in scores.below(row, limits)] == names
 
 
 @pytest.mark.parametrize(('largest', 'fails'), [(0.0, False), (None, True)])
 def test_no_snr_is_the_best_where_nothing_differs_and_the_worst_where_nothing_is_finite(largest, fails):
-    found = gates.Score(argmax_agreement=1.0, differing=0, snr_db=None, uar=0.5, max_abs_diff=largest)
+    found = manifest.Score(argmax_agreement=1.0, differing=0, snr_db=None, uar=0.5, max_abs_diff=largest)
     row = scores.Row('int8', 'TFLM', found)
     assert bool(scores.below(row, {'snr': 30})) == fails
 
@@ -247,9 +246,8 @@ def test_bad_tables_are_refused(out, tmp_path, text, message):
 
 
 def test_clips_become_the_windows_of_training(out, trained):
-    content = manifest.read(out)
-    inputs = Input.from_json(content['input'])
-    data = folding.load_data(checkpoint.load(trained[1]), show_progress=False)
+    inputs = manifest.load(out).input
+    data = export_data.load_data(checkpoint.load(trained[1]), show_progress=False)
     index = int(data.clips('test')[0])
     file = trained[0] / data.corpus.id[index]
     labelled = recordings.load([(file, 1)], inputs, show_progress=False)

@@ -1,0 +1,87 @@
+"""What an export reads of a corpus: the one of the training, with its statistics; windows drawn once and for all."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from helpers import recipe, save, tones
+from jax_reparam import checkpoint
+from jax_reparam.data import export_data
+from jax_reparam.errors import InputError
+from jax_reparam.frontend import windows
+
+
+def test_all_test_windows(data):
+    found = export_data.of_part(data, 'test', None)
+    features, clip = data.windows('test')
+    np.testing.assert_array_equal(found.features, features)
+    np.testing.assert_array_equal(found.clip, clip)
+    np.testing.assert_array_equal(found.truth, data.labels('test'))
+
+
+@pytest.mark.parametrize('limit', [1, 5, 9])
+def test_at_most_so_many_windows_of_whole_clips(data, limit):
+    features, clip = data.windows('test')
+    found = export_data.of_part(data, 'test', limit)
+    assert len(found.features) <= limit or len(found.truth) == 1
+    assert len(found.clip) == len(found.features)
+    assert sorted(set(found.clip.tolist())) == list(range(len(found.truth)))
+    # Each clip is whole, and carries its own label.
+    originals = [int(clip[np.flatnonzero((features == window).all((1, 2)))[0]]) for window in found.features]
+    for drawn, original in zip(found.clip, originals, strict=True):
+        assert found.truth[drawn] == data.labels('test')[original]
+        assert (found.clip == drawn).sum() == (clip == original).sum()
+
+
+def test_calibration_draws_the_same_training_windows_each_time(data):
+    features, places = export_data.calibration(data, 7)
+    again, places_again = export_data.calibration(data, 7)
+    np.testing.assert_array_equal(features, again)
+    assert places == places_again
+    assert len(set(places)) == len(places) == 7
+    ids = {data.corpus.id[clip]: int(clip) for clip in data.clips('train')}
+    for window, (clip, start) in zip(features, places, strict=True):
+        expected = windows.cut(data.standardised(ids[clip]), start, data.window.frames)
+        np.testing.assert_array_equal(window, expected)
+
+
+def test_calibration_takes_all_where_there_are_fewer(data):
+    features, _ = export_data.calibration(data, 10_000)
+    assert len(features) == len(data.windows('train')[0])
+
+
+def test_all_that_an_export_reads(workdir, data):
+    trained = checkpoint.load(workdir)
+    found = export_data.export_data(trained, 9, show_progress=False)
+    calibration, places = export_data.calibration(data)
+    np.testing.assert_array_equal(found.calibration, calibration)
+    assert found.places == places
+    np.testing.assert_array_equal(found.test.features, export_data.of_part(data, 'test', 9).features)
+    np.testing.assert_array_equal(found.validation.features, data.windows('validation')[0])
+    assert found.of_clips == len(data.clips('test')) > len(found.test.truth)
+    for recording, clip in zip(found.recordings, data.clips('test')[: export_data.RECORDINGS], strict=True):
+        np.testing.assert_array_equal(recording, data.corpus.audio(clip))
+    clip, start = places[0]
+    audio = data.corpus.audio(data.corpus.id.index(clip))
+    window = windows.cut(found.inputs.features(audio), start, found.inputs.window.frames)
+    np.testing.assert_allclose(window, found.calibration[0], atol=1e-6)
+
+
+def test_another_corpus_is_refused(tmp_path, config, variables, data):
+    other = recipe(tones(tmp_path / 'source', speakers=4), tmp_path / 'cache')
+    save(tmp_path / 'w', other, variables, data)
+    with pytest.raises(InputError, match='expected the corpus and split that it was trained on, found another'):
+        export_data.export_data(checkpoint.load(tmp_path / 'w'), show_progress=False)
+
+
+def test_the_checkpoints_statistics_are_used(tmp_path, config, variables, data):
+    """They travel with the model: those of today's corpus may differ."""
+    shifted = dataclasses.replace(data, mean=data.mean + 1, std=data.std * 2)
+    save(tmp_path / 'w', config, variables, shifted)
+    found = export_data.export_data(checkpoint.load(tmp_path / 'w'), show_progress=False)
+    np.testing.assert_allclose(found.inputs.mean, data.mean + 1, rtol=1e-6)
+    np.testing.assert_allclose(found.inputs.std, data.std * 2, rtol=1e-6)
+    np.testing.assert_allclose(found.test.features, (data.windows('test')[0] - 1 / data.std) / 2, atol=1e-5)
