@@ -27,6 +27,7 @@ from jax_reparam.evaluation import decide, softmax
 from jax_reparam.frontend import audio, windows
 from jax_reparam.frontend.inputs import Input
 from jax_reparam.runtime import litert, tflm
+from jax_reparam.table import aligned
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,19 +170,11 @@ def table(entries: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> list[s
         rows.append(_row(entry['file'], entry))
         for part in entry.get('over_time', ()):
             rows.append(_row(f'  {part["start"]:.1f} - {part["end"]:.1f} s', part))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        '  '.join([*(cell.ljust(width) for cell, width in zip(row[:2], widths, strict=False)), *_right(row, widths)])
-        for row in rows
-    ]
+    return aligned(rows, left=(0, 1))
 
 
 def _row(name: str, entry: Mapping[str, Any]) -> list[str]:
     return [name, entry['label'], *(f'{100 * p:.1f}' for p in entry['probabilities'].values())]
-
-
-def _right(row: Sequence[str], widths: Sequence[int]) -> list[str]:
-    return [cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True)]
 
 
 def parser() -> argparse.ArgumentParser:

@@ -17,12 +17,12 @@ from typing import Any
 
 from jax_reparam import config, manifest
 from jax_reparam.errors import InputError, count, from_user, one_line, run
+from jax_reparam.table import aligned
 
 # Below the current folder: where exports are looked for, and folders that hold none.
 SEARCHED = ('*', '*/*', '*/*/*')
 SKIPPED = frozenset({'build', 'checkpoints'})
 COLUMNS = ('recipe', 'frames x mels', 'training', 'folded', 'plain', 'MACs', 'export', 'int8 bytes', 'arena bytes')
-LEFT = frozenset({'recipe', 'export'})  # the other columns are numbers
 MISSING = '-'
 
 
@@ -146,15 +146,7 @@ def entry(name: str, recipe: Mapping[str, Any], classes: int, found: Sequence[Ex
 
 def table(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     """The entries as lines of text."""
-    rows = [COLUMNS, *map(_row, entries)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
-    return [
-        '  '.join(
-            cell.ljust(width) if name in LEFT else cell.rjust(width)
-            for name, cell, width in zip(COLUMNS, row, widths, strict=True)
-        ).rstrip()
-        for row in rows
-    ]
+    return aligned([COLUMNS, *map(_row, entries)], left=(COLUMNS.index('recipe'), COLUMNS.index('export')))
 
 
 def _row(entry: Mapping[str, Any]) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ import numpy as np
 from jax_reparam import reparam
 from jax_reparam.graph import flatbuffer
 from jax_reparam.runtime import observe
+from jax_reparam.table import aligned
 
 # Of test windows; each runs twice for each form.
 WINDOWS = 8
@@ -197,7 +198,7 @@ def _kernel_table(kernels: Sequence[Site]) -> list[str]:
     for site in kernels:
         numbers = [f'{value:.3g}' for value in (*site.largest, *site.kurtosis)]
         cells.append([site.path, *numbers, *(f'{value:.1f}' for value in site.int8_snr_db)])
-    return _aligned(cells)
+    return aligned(cells, left=range(len(cells[0])))
 
 
 def table(rows: Sequence[Row]) -> list[str]:
@@ -217,12 +218,7 @@ def table(rows: Sequence[Row]) -> list[str]:
         ]
         for row in rows
     ]
-    return _aligned(cells)
-
-
-def _aligned(cells: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
-    return ['  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    return aligned(cells, left=range(len(cells[0])))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,6 +18,7 @@ from jax_reparam.graph import flatbuffer
 from jax_reparam.manifest import choose, file
 from jax_reparam.runtime import gates, litert, tflm
 from jax_reparam.runtime.check import verify
+from jax_reparam.table import aligned
 from jax_reparam.verify.recordings import Recordings
 
 Logits = Callable[[np.ndarray], np.ndarray]
@@ -243,14 +244,7 @@ def table(result: Result) -> list[str]:
                 '' if row.milliseconds is None else f'{row.milliseconds:.2f}',
             ]
         )
-    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
-    return [
-        '  '.join(
-            cell.ljust(width) if column < 2 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in cells
-    ]
+    return aligned(cells, left=(0, 1))
 
 
 def _score(found: gates.Score) -> list[str]:
