@@ -109,7 +109,7 @@ class Recognizer:
         )
         seconds = frontend.hop_ms / 1000
         ends = np.minimum((starts + window.frames) * seconds, len(samples) / frontend.sample_rate)
-        return Prediction(over_time.mean(axis=0), starts * seconds, ends, over_time)
+        return Prediction(decide(over_time)[0], starts * seconds, ends, over_time)
 
 
 def together(recognizer: Recognizer, predictions: Sequence[Prediction]) -> tuple[np.ndarray, int]:
@@ -125,7 +125,7 @@ def together(recognizer: Recognizer, predictions: Sequence[Prediction]) -> tuple
     order = sorted(range(len(predictions)), key=lambda i: -float(predictions[i].ends[-1]))
     used = sorted(order[: recognizer.turns or None])
     rows = np.stack([predictions[i].probabilities for i in used])
-    return decide(rows, np.zeros(len(used), int), recognizer.join)[0], len(used)
+    return decide(rows, join=recognizer.join)[0], len(used)
 
 
 def recordings(paths: Sequence[str | Path]) -> Iterator[Path | InputError]:

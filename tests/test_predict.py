@@ -35,7 +35,7 @@ def test_predicts_what_evaluation_scored(exported, data, form):
     recognizer = predict.Recognizer.load(exported.path, form)
     model = litert.load((exported.path / f'model_{form}.tflite').read_bytes())
     windows, clip = data.windows('test')
-    expected = evaluation.clip_probabilities(model(windows), clip)
+    expected = evaluation.decide(evaluation.softmax(model(windows)), clip)
     for index, row in zip(data.clips('test'), expected, strict=True):
         found = recognizer.predict(data.corpus.audio(index))
         np.testing.assert_allclose(found.probabilities, row, atol=1e-6)

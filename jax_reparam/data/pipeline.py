@@ -89,10 +89,7 @@ class Data:
 
     def decide(self, part: Part, probabilities: np.ndarray) -> np.ndarray:
         """From probabilities of a part's clips, `[n, C]`, to those of its units, `[u, C]`."""
-        protocol = self.split.protocol
-        if protocol.unit == 'clip':
-            return probabilities
-        return evaluation.decide(probabilities, self.units(part)[1], protocol.join)
+        return evaluation.decide(probabilities, self.units(part)[1], self.split.protocol.join)
 
     def windows(self, part: Part) -> tuple[np.ndarray, np.ndarray]:
         """All windows of a part at once, in the order of its clips.

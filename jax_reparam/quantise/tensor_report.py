@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jax_reparam import reparam
+from jax_reparam import evaluation, reparam
 from jax_reparam.graph import flatbuffer
 from jax_reparam.runtime import observe
 from jax_reparam.table import aligned
@@ -129,7 +129,7 @@ def report(
             op=pair.op,
             module=pair.module,
             shape=pair.port.shape,
-            snr_db=_decibels(total.signal, total.noise),
+            snr_db=evaluation.snr_db(total.signal, total.noise),
             scale=total.scale,
             low=total.low,
             high=total.high,
@@ -290,10 +290,6 @@ def _modules(reference: Any, params: Any) -> dict[int, str]:
     return {tensor: name for tensor, (_, name) in found.items()}
 
 
-def _decibels(signal: float, noise: float) -> float | None:
-    return 10 * math.log10(signal / noise) if signal > 0 and noise > 0 and math.isfinite(noise) else None
-
-
 def _three(function: Callable[[np.ndarray], float], kernels: Sequence[np.ndarray]) -> tuple[float, float, float]:
     u, v, product = (function(kernel) for kernel in kernels)
     return u, v, product
@@ -312,5 +308,5 @@ def _kurtosis(kernel: np.ndarray) -> float:
 def _int8_snr(kernel: np.ndarray) -> float:
     """Infinite where rounding changes nothing."""
     step = np.abs(kernel).max() / 127 or 1.0
-    found = _decibels(float((kernel**2).sum()), float(((np.rint(kernel / step) * step - kernel) ** 2).sum()))
+    found = evaluation.snr_db(float((kernel**2).sum()), float(((np.rint(kernel / step) * step - kernel) ** 2).sum()))
     return math.inf if found is None else found
