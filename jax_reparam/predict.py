@@ -104,9 +104,8 @@ class Recognizer:
         frontend, window = self.input.frontend, self.input.window
         frames = self.input.features(samples)
         starts = windows.starts(len(frames), window)
-        over_time = np.concatenate(
-            [softmax(self.logits(windows.cut(frames, start, window.frames)[None])) for start in starts]
-        )
+        # One at a time: all windows of a long recording take more memory than the recording.
+        over_time = np.concatenate([softmax(self.logits(one)) for one, _ in windows.batches([frames], window, 1)])
         seconds = frontend.hop_ms / 1000
         ends = np.minimum((starts + window.frames) * seconds, len(samples) / frontend.sample_rate)
         return Prediction(decide(over_time)[0], starts * seconds, ends, over_time)

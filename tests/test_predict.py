@@ -179,7 +179,7 @@ def test_in_tflm(exported, clips, capsys):
         model = (exported.path / 'model_int8.tflite').read_bytes()
         inputs = recognizer.input
         frames = (features.log_mel(samples, inputs.frontend) - inputs.mean) / inputs.std
-        cut = np.stack(windows.split(frames, inputs.window))
+        cut = windows.split([frames], inputs.window)[0]
         expected = evaluation.softmax(tflm.run(model, cut).logits)
         np.testing.assert_array_equal(recognizer.predict(samples).over_time, expected)
 

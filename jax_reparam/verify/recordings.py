@@ -66,11 +66,8 @@ class Recordings:
           frames: standardised features of each recording, `[T, n_mels]`, by a frontend that is to be verified; None
             takes training's.
         """
-        cut = [
-            windows.split(one, self.inputs.window).astype(np.float32)
-            for one in frames or map(self.inputs.features, self.samples)
-        ]
-        return Windows(np.concatenate(cut), np.repeat(np.arange(len(cut)), [len(one) for one in cut]), self.truth)
+        features, clip = windows.split(frames or map(self.inputs.features, self.samples), self.inputs.window)
+        return Windows(features.astype(np.float32), clip, self.truth)
 
     def pcm(self, length: int) -> np.ndarray:
         """The samples of the same windows, `[W, length]` int16; of a recording that is too short, repeated."""
@@ -78,7 +75,7 @@ class Recordings:
         for samples in self.samples:
             count = features.frame_count(len(samples), frontend)
             starts = windows.starts(count, self.inputs.window) * frontend.hop_length
-            cut += [np.resize(samples[start : start + length], length) for start in starts]
+            cut += [windows.cut(samples, start, length) for start in starts]
         return np.stack(cut)
 
 
