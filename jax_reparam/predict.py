@@ -24,7 +24,7 @@ import numpy as np
 from jax_reparam import manifest
 from jax_reparam.errors import InputError, one_line, run
 from jax_reparam.evaluation import decide, softmax
-from jax_reparam.frontend import audio, windows
+from jax_reparam.frontend import audio, audio_files, windows
 from jax_reparam.frontend.inputs import Input
 from jax_reparam.runtime import litert, tflm
 from jax_reparam.table import aligned
@@ -128,18 +128,21 @@ def together(recognizer: Recognizer, predictions: Sequence[Prediction]) -> tuple
 
 
 def recordings(paths: Sequence[str | Path]) -> Iterator[Path | InputError]:
-    """The files that are meant: of a folder, the WAV and FLAC files anywhere below it, by name.
+    """The files that are meant: of a folder, the WAV and FLAC files below it (`audio_files.below`).
 
-    A folder without any yields the error that says so.
+    A folder without any, or one that cannot be read, yields the error that says so.
     """
     for path in map(Path, paths):
         if not path.is_dir():
             yield path
             continue
-        found = sorted(file for file in path.rglob('*') if file.suffix.lower() in audio.SUFFIXES and file.is_file())
-        if found:
-            yield from found
-        else:
+        try:
+            files = audio_files.below(path)
+        except OSError as error:
+            yield InputError(f'{path}: expected a folder that can be read, found: {error}')
+            continue
+        yield from files
+        if not files:
             yield InputError(f'{path}: expected WAV or FLAC files in it, found none')
 
 

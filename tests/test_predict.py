@@ -27,6 +27,7 @@ def clips(tmp_path):
         sound = np.sin(2 * np.pi * pitch * time) + np.random.default_rng(0).standard_normal(len(time))
         soundfile.write(folder / name, sound / 8, 16000, format=name.split('.')[1].upper())
     (folder / 'notes.txt').write_text('not audio')
+    (folder / '._high.wav').write_text('what macOS leaves beside high.wav')
     return folder
 
 
