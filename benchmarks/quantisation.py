@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from absl import logging
 
-from jax_reparam import checkpoint
+from jax_reparam import checkpoint, deploy
 from jax_reparam.data import pipeline
 from jax_reparam.deploy import convert
 from jax_reparam.deploy.ops import Norm
@@ -45,7 +45,7 @@ STEPS: dict[str, tuple[Step, ...]] = {
 
 
 def stepwise(
-    function: forms.Deployed, norm: Norm, calibration: np.ndarray, form: convert.Activations
+    function: deploy.Function, norm: Norm, calibration: np.ndarray, form: convert.Activations
 ) -> Iterator[tuple[str, bytes]]:
     """The model behind each step."""
     float32 = convert.to_float32(lambda features: function(features, norm), (1, *calibration.shape[1:]))
@@ -68,7 +68,7 @@ def main() -> None:
         validation, (calibration, _) = pipeline.of_part(data, 'validation', None), pipeline.calibration(data)
         windows += len(validation.features)
         reference, _ = folding.compare(trained, folded, validation.features)
-        _, function = folding.deployed(trained, folded, frames=data.window.frames)
+        _, function = deploy.build(trained.config['model'], folded, data.window.frames)
         for form, norm in FORMS:
             for name, model in stepwise(function, norm, calibration, form):
                 logits = litert.load(model, reference=True)(validation.features)

@@ -109,7 +109,7 @@ def fold_and_export(
         reference, validation_reference = np.split(compared, [len(test.features)])
         tell(f'compared on {len(compared)} windows: logits differ by at most {fold_entry["max_abs_diff"]:.1e}')
 
-        params, function = deployed(trained, folded, frames=data.window.frames)
+        params, function = deploy.build(trained.config['model'], folded, data.window.frames)
         unit = deploy.unit(trained.config['model'])
         maker = forms.Maker(function, calibration, validation, validation_reference, unit=unit, narrow=only_int8)
         inputs = _input(trained, data)
@@ -264,7 +264,7 @@ def fold(trained: Trained, *, plain: bool = False) -> Variables:
         raise InputError(
             f'{trained.path}: expected a model with HRF sites, found a plain one; --plain exports it as it is'
         )
-    folded = _in_float64(reparam.dehrf, trained.variables)
+    folded = reparam.in_float64(reparam.dehrf, trained.variables)
     _check_tree(folded, _initial(trained, None), trained.path)
     _check_finite(folded, trained.path)
     return folded
@@ -312,13 +312,6 @@ def compare(trained: Trained, folded: Variables, windows: np.ndarray) -> tuple[n
     }
 
 
-def deployed(trained: Trained, folded: Variables, *, frames: int) -> tuple[Any, forms.Deployed]:
-    """The deploy form of a folded model for windows of `frames` frames: its parameters, and it with them inside."""
-    model = trained.config['model']
-    params = _in_float64(lambda tree: deploy.prepare(model, tree, frames=frames), folded)
-    return params, lambda features, norm: deploy.apply(model, params, features, norm=norm)
-
-
 def _model(trained: Trained, hrf: Mapping[str, Any] | None) -> Any:
     return models.build(trained.config['model'], hrf, n_classes=len(trained.labels))
 
@@ -329,12 +322,6 @@ def _initial(trained: Trained, hrf: Mapping[str, Any] | None) -> Any:
     window = pipeline.window_config(trained.config)
     example = jax.ShapeDtypeStruct((1, window.frames, trained.config['frontend']['n_mels']), np.float32)
     return jax.eval_shape(model.init, jax.random.key(0), example)
-
-
-def _in_float64(function: Callable[[Variables], Variables], tree: Variables) -> Variables:
-    with jax.enable_x64(True):
-        wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tree)
-        return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), function(wide))
 
 
 def _check_tree(found: Any, expected: Any, path: Path) -> None:

@@ -290,11 +290,8 @@ def _deployed(found: Any, frames: int) -> Logits:
 
     from jax_reparam import deploy
 
-    with jax.enable_x64(True):
-        wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), found.variables)
-        prepared = deploy.prepare(found.config['model'], wide, frames=frames)
-        params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), prepared)
-    apply = jax.jit(lambda window: deploy.apply(found.config['model'], params, window))
+    _, function = deploy.build(found.config['model'], found.variables, frames)
+    apply = jax.jit(lambda window: function(window, 'l2'))
     return lambda features: np.concatenate([apply(window[None]) for window in features])
 
 

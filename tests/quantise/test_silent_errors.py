@@ -50,8 +50,7 @@ class Case:
 def params():
     plain = models.build(TINY, n_classes=3)
     variables = drawn(jax.eval_shape(plain.init, jax.random.key(0), jnp.zeros((1, 8, BANDS))))
-    with jax.enable_x64(True):
-        return jax.tree.map(np.float32, deploy.prepare(TINY, variables, FRAMES))
+    return deploy.build(TINY, variables, FRAMES)[0]
 
 
 @pytest.fixture(scope='module')
