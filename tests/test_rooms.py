@@ -17,7 +17,7 @@ FLOORS = (
     {'config'},
     {'layers', 'corpora', 'graph'},
     {'models', '__init__'},
-    {'data', 'checkpoint', 'manifest', 'deploy', 'macs'},
+    {'data', 'checkpoint', 'manifest', 'deploy'},
     {'train', 'runtime'},
     {'quantise', 'device'},
     {'export'},
