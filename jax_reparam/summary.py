@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -198,17 +199,18 @@ def count_macs(function: Callable[[Any, Any], Any], variables: Any, x: Any) -> i
 def _count(jaxpr: Any, inputs: Sequence[bool]) -> tuple[int, list[bool]]:
     """MACs of a jaxpr, given which of its inputs depend on x; also which of its outputs do."""
     dependent = {variable for variable, depends in zip(jaxpr.invars, inputs, strict=True) if depends}
-    # What has a value with it is a literal.
-    depend = lambda atoms: [not hasattr(atom, 'val') and atom in dependent for atom in atoms]
     total = 0
+
+    def depend(atoms: Sequence[Any]) -> list[bool]:
+        # What has a value with it is a literal.
+        return [not hasattr(atom, 'val') and atom in dependent for atom in atoms]
+
     for equation in jaxpr.eqns:
         operands, outputs = depend(equation.invars), [True] * len(equation.outvars)
         if not any(operands):
             continue
         name, params, macs = equation.primitive.name, equation.params, 0
-        values = [
-            item for value in params.values() for item in (value if isinstance(value, (list, tuple)) else [value])
-        ]
+        values = itertools.chain(*(value if isinstance(value, (list, tuple)) else [value] for value in params.values()))
         inner = [getattr(value, 'jaxpr', value) for value in values if hasattr(value, 'eqns')]
         if name in CALLS:
             [called] = inner
