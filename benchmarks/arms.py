@@ -216,7 +216,7 @@ def measure(
             data = folds[run % len(folds)]
             features, clip = data.windows(part)
             logits = predict(jax.tree.map(operator.itemgetter(run), variables), features)
-            probabilities = data.decide(part, evaluation.clip_probabilities(logits, clip))
+            probabilities = data.decide(part, evaluation.decide(evaluation.softmax(logits), clip))
             scores.append(evaluation.metrics(data.truth(part), probabilities, data.corpus.labels))
             flipped.append(flips(logits))
         uar = 100 * np.array([score['uar'] for score in scores]).reshape(seeds, -1)

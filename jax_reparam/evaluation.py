@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,34 +17,19 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return exp / exp.sum(axis=-1, keepdims=True)
 
 
-def clip_probabilities(logits: np.ndarray, clip: np.ndarray) -> np.ndarray:
-    """The mean of the probabilities of each clip's windows.
+def decide(probabilities: np.ndarray, unit: np.ndarray | None = None, join: str = 'mean') -> np.ndarray:
+    """Joins the probabilities of windows into those of their clips, or of clips into those of their speakers.
 
     Args:
-      logits: `[W, C]`, one row a window.
-      clip: `[W]`, the clip of each window: 0 to n - 1, each at least once.
-
-    Returns:
-      `[n, C]` float64.
-    """
-    probabilities = softmax(logits)
-    total = np.zeros((int(clip.max()) + 1, logits.shape[-1]))
-    np.add.at(total, clip, probabilities)
-    return total / np.bincount(clip)[:, None]
-
-
-def decide(probabilities: np.ndarray, unit: np.ndarray, join: str) -> np.ndarray:
-    """Joins the probabilities of clips into those of a decision over all clips of a unit, say of a participant.
-
-    Args:
-      probabilities: `[n, C]`, one row a clip.
-      unit: `[n]`, the unit of each clip: 0 to u - 1, each at least once.
-      join: 'mean': of the clips' probabilities. 'vote': the classes' shares of the clips' decisions, to which the mean
-        is added as one more vote: it decides between equals, and nothing else.
+      probabilities: `[n, C]`, one row per window or clip.
+      unit: `[n]`, the clip or speaker of each row: 0 to u - 1, each at least once; None: all rows are of one.
+      join: 'mean': of the probabilities. 'vote': the classes' shares of the rows' decisions, to which the mean is added
+        as one more vote: it decides between equals, and nothing else.
 
     Returns:
       `[u, C]` float64.
     """
+    unit = np.zeros(len(probabilities), int) if unit is None else unit
     count = np.bincount(unit)[:, None]
     mean, votes = np.zeros((2, len(count), probabilities.shape[-1]))
     np.add.at(mean, unit, probabilities)
@@ -52,6 +38,19 @@ def decide(probabilities: np.ndarray, unit: np.ndarray, join: str) -> np.ndarray
         return mean
     np.add.at(votes, (unit, probabilities.argmax(axis=-1)), 1)
     return (votes + mean) / (count + 1)
+
+
+def snr_db(signal: float, noise: float) -> float | None:
+    """The signal-to-noise ratio of a tensor in dB: 10 log10(signal / noise).
+
+    Args:
+      signal: power of the true tensor: the sum of its squares, whatever its shape.
+      noise: power of what the other tensor differs from it by, likewise.
+
+    Returns:
+      None where there is no such number: nothing differs, all of the true tensor is 0, or something is not finite.
+    """
+    return 10 * math.log10(signal / noise) if signal > 0 and 0 < noise < math.inf else None
 
 
 def metrics(labels: np.ndarray, probabilities: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
@@ -136,7 +135,7 @@ class Windows:
 
     def decide(self, logits: np.ndarray) -> np.ndarray:
         """Probabilities of the units, `[u, C]`, of logits of the windows, `[W, C]`."""
-        probabilities = clip_probabilities(logits, self.clip)
+        probabilities = decide(softmax(logits), self.clip)
         return probabilities if self.unit is None else decide(probabilities, self.unit, self.join)
 
 

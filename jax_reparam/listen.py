@@ -29,6 +29,7 @@ from jax_reparam.frontend import audio, stream
 from jax_reparam.frontend.inputs import Input
 from jax_reparam.predict import decision
 from jax_reparam.runtime import tflm
+from jax_reparam.table import aligned
 
 # Of samples that are taken together, from a microphone or a file.
 CHUNK_SECONDS = 0.1
@@ -163,8 +164,8 @@ def as_json(labels: Sequence[str], heard: Heard) -> dict[str, Any]:
 def row(cells: Sequence[str], labels: Sequence[str]) -> str:
     """A line of text: seconds, the window's own label, the smoothed one, and a column for each class."""
     width = max(len('smoothed'), *map(len, labels))
-    numbers = [cell.rjust(max(5, len(label))) for cell, label in zip(cells[3:], labels, strict=True)]
-    return '  '.join([cells[0].rjust(16), cells[1].ljust(width), cells[2].ljust(width), *numbers])
+    [line] = aligned([cells], left=(1, 2), widths=(16, width, width, *(max(5, len(label)) for label in labels)))
+    return line
 
 
 def as_row(labels: Sequence[str], heard: Heard) -> str:

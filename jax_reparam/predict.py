@@ -24,9 +24,10 @@ import numpy as np
 from jax_reparam import manifest
 from jax_reparam.errors import InputError, one_line, run
 from jax_reparam.evaluation import decide, softmax
-from jax_reparam.frontend import audio, windows
+from jax_reparam.frontend import audio, audio_files, windows
 from jax_reparam.frontend.inputs import Input
 from jax_reparam.runtime import litert, tflm
+from jax_reparam.table import aligned
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,12 +103,11 @@ class Recognizer:
         frontend, window = self.input.frontend, self.input.window
         frames = self.input.features(samples)
         starts = windows.starts(len(frames), window)
-        over_time = np.concatenate(
-            [softmax(self.logits(windows.cut(frames, start, window.frames)[None])) for start in starts]
-        )
+        # One at a time: all windows of a long recording take more memory than the recording.
+        over_time = np.concatenate([softmax(self.logits(one)) for one, _ in windows.batches([frames], window, 1)])
         seconds = frontend.hop_ms / 1000
         ends = np.minimum((starts + window.frames) * seconds, len(samples) / frontend.sample_rate)
-        return Prediction(over_time.mean(axis=0), starts * seconds, ends, over_time)
+        return Prediction(decide(over_time)[0], starts * seconds, ends, over_time)
 
 
 def together(recognizer: Recognizer, predictions: Sequence[Prediction]) -> tuple[np.ndarray, int]:
@@ -123,22 +123,25 @@ def together(recognizer: Recognizer, predictions: Sequence[Prediction]) -> tuple
     order = sorted(range(len(predictions)), key=lambda i: -float(predictions[i].ends[-1]))
     used = sorted(order[: recognizer.turns or None])
     rows = np.stack([predictions[i].probabilities for i in used])
-    return decide(rows, np.zeros(len(used), int), recognizer.join)[0], len(used)
+    return decide(rows, join=recognizer.join)[0], len(used)
 
 
 def recordings(paths: Sequence[str | Path]) -> Iterator[Path | InputError]:
-    """The files that are meant: of a folder, the WAV and FLAC files anywhere below it, by name.
+    """The files that are meant: of a folder, the WAV and FLAC files below it (`audio_files.below`).
 
-    A folder without any yields the error that says so.
+    A folder without any, or one that cannot be read, yields the error that says so.
     """
     for path in map(Path, paths):
         if not path.is_dir():
             yield path
             continue
-        found = sorted(file for file in path.rglob('*') if file.suffix.lower() in audio.SUFFIXES and file.is_file())
-        if found:
-            yield from found
-        else:
+        try:
+            files = audio_files.below(path)
+        except OSError as error:
+            yield InputError(f'{path}: expected a folder that can be read, found: {error}')
+            continue
+        yield from files
+        if not files:
             yield InputError(f'{path}: expected WAV or FLAC files in it, found none')
 
 
@@ -168,19 +171,11 @@ def table(entries: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> list[s
         rows.append(_row(entry['file'], entry))
         for part in entry.get('over_time', ()):
             rows.append(_row(f'  {part["start"]:.1f} - {part["end"]:.1f} s', part))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        '  '.join([*(cell.ljust(width) for cell, width in zip(row[:2], widths, strict=False)), *_right(row, widths)])
-        for row in rows
-    ]
+    return aligned(rows, left=(0, 1))
 
 
 def _row(name: str, entry: Mapping[str, Any]) -> list[str]:
     return [name, entry['label'], *(f'{100 * p:.1f}' for p in entry['probabilities'].values())]
-
-
-def _right(row: Sequence[str], widths: Sequence[int]) -> list[str]:
-    return [cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True)]
 
 
 def parser() -> argparse.ArgumentParser:

@@ -13,11 +13,12 @@ IEEE Internet of Things Journal 2024 (arXiv 2411.09339).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 SITE = 'hrf'
 _REQUIRED = frozenset({'kernel_u', 'kernel_v'})
@@ -53,7 +54,7 @@ def dehrf(params: Tree, *, strict: bool = False) -> Tree:
     """Folds every HRF site of a tree: the training pytree in, the compact inference pytree out.
 
     Products are taken at the highest precision, in at least float32, and given back in the factors' dtype. Fold in
-    float64 (`with jax.enable_x64(True)`) what is to be quantised. Folding a folded tree returns an equal tree.
+    float64 (`in_float64`) what is to be quantised. Folding a folded tree returns an equal tree.
 
     Args:
       params: nested dictionaries (and lists or tuples) of arrays, `params` or whole `variables`.
@@ -71,6 +72,13 @@ def dehrf(params: Tree, *, strict: bool = False) -> Tree:
     if strict and not hrf_sites(params):
         raise ValueError(f"dehrf: expected at least one site (a '{SITE}' entry with factors), found none")
     return _fold(params, ())
+
+
+def in_float64(function: Callable[[Tree], Tree], tree: Tree) -> Tree:
+    """What a function makes of a tree in float64, rounded once, at the end: leaves are float32 NumPy arrays."""
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tree)
+        return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), function(wide))
 
 
 def hrf_sites(params: Tree) -> list[str]:

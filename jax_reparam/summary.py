@@ -10,21 +10,25 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jax_reparam import config
 from jax_reparam.errors import InputError, count, from_user, one_line, run
 from jax_reparam.manifest import FILE, Manifest, load
+from jax_reparam.table import aligned
 
 # Below the current folder: where exports are looked for, and folders that hold none.
 SEARCHED = ('*', '*/*', '*/*/*')
 SKIPPED = frozenset({'build', 'checkpoints'})
 COLUMNS = ('recipe', 'frames x mels', 'training', 'folded', 'plain', 'MACs', 'export', 'int8 bytes', 'arena bytes')
-LEFT = frozenset({'recipe', 'export'})  # the other columns are numbers
 MISSING = '-'
+# Primitives of JAX that call a jaxpr once, with their own inputs and outputs.
+CALLS = frozenset({'jit', 'custom_jvp_call'})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,15 +96,9 @@ def entry(name: str, recipe: Mapping[str, Any], classes: int, found: Sequence[Ex
     """
     # Behind the arguments, so that --help and a wrong recipe answer at once.
     import jax
-    import jax.numpy as jnp
 
-    from jax_reparam import checkpoint, macs, models, reparam
+    from jax_reparam import checkpoint, models, reparam
     from jax_reparam.data import pipeline
-
-    def initial(hrf: Mapping[str, Any] | None) -> Any:
-        model = models.build(recipe['model'], hrf, n_classes=classes)
-        # With the key inside, no device is ever asked for.
-        return jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, frames, n_mels))))['params']
 
     try:
         frames, n_mels = pipeline.window_config(recipe).frames, recipe['frontend']['n_mels']
@@ -110,7 +108,10 @@ def entry(name: str, recipe: Mapping[str, Any], classes: int, found: Sequence[Ex
         ) from error
     try:
         with from_user():
-            training, plain = initial(recipe['hrf']), initial(None)
+            training, plain = (
+                _variables(models.build(recipe['model'], hrf, n_classes=classes), frames, n_mels)['params']
+                for hrf in (recipe['hrf'], None)
+            )
     except InputError as error:
         raise InputError(f'{name}: {one_line(error)}') from error
     own = [export for export in found if export.belongs_to(recipe, frames)]
@@ -124,22 +125,99 @@ def entry(name: str, recipe: Mapping[str, Any], classes: int, found: Sequence[Ex
             'folded': checkpoint.count(jax.eval_shape(reparam.dehrf, training)),
             'plain': checkpoint.count(plain),
         },
-        'macs': macs.of_model(recipe['model'], frames, n_mels, classes),
+        'macs': model_macs(recipe['model'], frames, n_mels, classes),
         'export': None if newest is None else newest.as_json(),
     }
 
 
+def model_macs(model: Mapping[str, Any], frames: int, n_mels: int, n_classes: int) -> int:
+    """Counts the MACs of a plain (folded) model on one window.
+
+    Args:
+      model: a recipe's `model`.
+      frames: length of the window, T; all its frames are real.
+      n_mels: number of mel bands, M.
+      n_classes: number of logits, C.
+
+    Raises:
+      ValueError: see `models.build` and `count_macs`.
+    """
+    import jax
+
+    from jax_reparam import models
+
+    plain = models.build(model, n_classes=n_classes)
+    window = jax.ShapeDtypeStruct((1, frames, n_mels), 'float32')
+    return count_macs(plain.apply, _variables(plain, frames, n_mels), window)
+
+
+def _variables(model: Any, frames: int, n_mels: int) -> Any:
+    """Shapes and types of what a model's `init` makes."""
+    import jax
+    import jax.numpy as jnp
+
+    # With the key inside, no device is ever asked for.
+    return jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, frames, n_mels))))
+
+
+def count_macs(function: Callable[[Any, Any], Any], variables: Any, x: Any) -> int:
+    """Counts the multiply-accumulates (MACs) of a function in its jaxpr.
+
+    Counted are the matrix products and convolutions with an operand that depends on `x`; those with the zeros of a
+    padding too, as in every table of MACs. A product of variables alone (the composition of HRF factors, the projection
+    of a table of positions) is done once, before a device ever sees the model.
+
+    Args:
+      function: traceable; takes `variables` and `x`.
+      variables: a tree of arrays or `jax.ShapeDtypeStruct`; shapes and types are all that is read.
+      x: likewise.
+
+    Raises:
+      ValueError: products in a loop, a branch or another primitive that may not run them exactly once.
+    """
+    import jax
+
+    jaxpr, first = jax.make_jaxpr(function)(variables, x).jaxpr, len(jax.tree.leaves(variables))
+    return _count(jaxpr, [place >= first for place in range(len(jaxpr.invars))])[0]
+
+
+def _count(jaxpr: Any, inputs: Sequence[bool]) -> tuple[int, list[bool]]:
+    """MACs of a jaxpr, given which of its inputs depend on x; also which of its outputs do."""
+    dependent = {variable for variable, depends in zip(jaxpr.invars, inputs, strict=True) if depends}
+    total = 0
+
+    def depend(atoms: Sequence[Any]) -> list[bool]:
+        # What has a value with it is a literal.
+        return [not hasattr(atom, 'val') and atom in dependent for atom in atoms]
+
+    for equation in jaxpr.eqns:
+        operands, outputs = depend(equation.invars), [True] * len(equation.outvars)
+        if not any(operands):
+            continue
+        name, params, macs = equation.primitive.name, equation.params, 0
+        values = itertools.chain(*(value if isinstance(value, (list, tuple)) else [value] for value in params.values()))
+        inner = [getattr(value, 'jaxpr', value) for value in values if hasattr(value, 'eqns')]
+        if name in CALLS:
+            [called] = inner
+            macs, outputs = _count(called, operands)
+        elif name == 'dot_general':
+            (contracting, _), _ = params['dimension_numbers']
+            summed = [equation.invars[0].aval.shape[axis] for axis in contracting]
+            macs = math.prod(equation.outvars[0].aval.shape) * math.prod(summed)
+        elif name == 'conv_general_dilated':
+            kernel = equation.invars[1].aval.shape
+            channels = kernel[params['dimension_numbers'].rhs_spec[0]]
+            macs = math.prod(equation.outvars[0].aval.shape) * (math.prod(kernel) // channels)
+        elif any(_count(one, [True] * len(one.invars))[0] for one in inner):
+            raise ValueError(f'{name}: expected no products in it, since how often it runs is not known here')
+        total += macs
+        dependent |= {variable for variable, depends in zip(equation.outvars, outputs, strict=True) if depends}
+    return total, depend(jaxpr.outvars)
+
+
 def table(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     """The entries as lines of text."""
-    rows = [COLUMNS, *map(_row, entries)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
-    return [
-        '  '.join(
-            cell.ljust(width) if name in LEFT else cell.rjust(width)
-            for name, cell, width in zip(COLUMNS, row, widths, strict=True)
-        ).rstrip()
-        for row in rows
-    ]
+    return aligned([COLUMNS, *map(_row, entries)], left=(COLUMNS.index('recipe'), COLUMNS.index('export')))
 
 
 def _row(entry: Mapping[str, Any]) -> tuple[str, ...]:

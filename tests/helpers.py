@@ -176,8 +176,7 @@ def drawn_case(name, frames):
     variables = drawn(jax.eval_shape(plain.init, jax.random.key(0), jnp.zeros((1, 8, 12))))
     rng = np.random.default_rng(0)
     windows = 2 * (rng.standard_normal((12, frames, 12)) + rng.standard_normal((12, 1, 12))).astype(np.float32)
-    with jax.enable_x64(True):
-        params = jax.tree.map(np.float32, deploy.prepare(fields, variables, frames))
+    params, _ = deploy.build(fields, variables, frames)
     return windows, jax.jit(plain.apply)(jax.tree.map(np.float32, variables), windows), params
 
 

@@ -10,8 +10,25 @@ from jax_reparam import evaluation
 
 def test_probabilities_of_windows_are_averaged():
     logits = np.log(np.array([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]]))
-    got = evaluation.clip_probabilities(logits, np.array([0, 0, 1]))
-    np.testing.assert_allclose(got, [[0.55, 0.45], [0.5, 0.5]])
+    windows = evaluation.Windows(np.zeros((3, 1, 1), np.float32), np.array([0, 0, 1]), truth=np.array([0, 1]))
+    np.testing.assert_allclose(windows.decide(logits), [[0.55, 0.45], [0.5, 0.5]])
+    np.testing.assert_allclose(evaluation.decide(evaluation.softmax(logits)), [[1.6 / 3, 1.4 / 3]])
+
+
+def test_what_decides_alone_keeps_its_probabilities(rng):
+    probabilities = rng.random((5, 3))
+    np.testing.assert_array_equal(evaluation.decide(probabilities, np.arange(5)), probabilities)
+
+
+@pytest.mark.parametrize(('signal', 'noise', 'expected'), [
+    (200.0, 2.0, 20.0),
+    (0.0, 2.0, None),
+    (2.0, 0.0, None),
+    (2.0, np.inf, None),
+    (2.0, np.nan, None),
+])  # fmt: skip
+def test_signal_to_noise_ratio(signal, noise, expected):
+    assert evaluation.snr_db(signal, noise) == expected
 
 
 def test_clips_of_a_speaker_decide_together():

@@ -12,12 +12,12 @@ import jax_reparam
 PACKAGE = Path(jax_reparam.__file__).parent
 # Bottom up: what a room imports, within a function too, lies on a floor below its own, or in the room itself.
 FLOORS = (
-    {'_version', 'errors', 'schema', 'system', 'threads', 'progress', 'reparam'},
+    {'_version', 'errors', 'schema', 'system', 'table', 'threads', 'progress', 'reparam'},
     {'frontend', 'evaluation'},
     {'config'},
     {'layers', 'corpora', 'graph', 'checkpoint'},
     {'models', '__init__'},
-    {'data', 'manifest', 'deploy', 'macs'},
+    {'data', 'manifest', 'deploy'},
     {'train', 'runtime'},
     {'quantise', 'device'},
     {'export'},
@@ -31,6 +31,7 @@ LIGHT = {
     'errors',
     'schema',
     'system',
+    'table',
     'frontend',
     'graph',
     'runtime',

@@ -19,10 +19,10 @@ from jax_reparam import threads
 from jax_reparam.corpora import check
 from jax_reparam.corpora.found import Clip, Found, Part, Published, decode
 from jax_reparam.errors import InputError
-from jax_reparam.frontend import audio
+from jax_reparam.frontend import audio, audio_files
 from jax_reparam.progress import Progress
 
-__all__ = ['Clip', 'Found', 'Part', 'Published', 'SpeechBuilder', 'first_missing', 'folder_of', 'listing']
+__all__ = ['Clip', 'Found', 'Part', 'Published', 'SpeechBuilder', 'first_missing', 'folder_of']
 
 # Audio in a file of records, 64 MiB: TFDS keeps the records of a file in memory until it is written.
 SHARD_SECONDS = 2048.0
@@ -288,11 +288,6 @@ def example(clip: Clip, samples: np.ndarray) -> dict[str, Any]:
     }
 
 
-def listing(folder: epath.Path) -> list[epath.Path]:
-    """The entries of a folder, ascending, without hidden ones (`._x.wav` is what macOS leaves beside x.wav)."""
-    return sorted(path for path in folder.iterdir() if not path.name.startswith('.'))
-
-
 def folder_of(source: str, name: str, layout: str) -> epath.Path:
     """The source as a folder that is there and holds something.
 
@@ -310,7 +305,7 @@ def folder_of(source: str, name: str, layout: str) -> epath.Path:
     if not path.is_dir():
         found = 'a file' if path.exists() else 'nothing there'
         raise InputError(f'{source}: expected the folder of {name} ({layout}), found {found}')
-    if not listing(path):
+    if not audio_files.listing(path):
         raise InputError(f'{source}: expected the folder of {name} ({layout}), found an empty folder')
     return path
 

@@ -20,8 +20,9 @@ from collections.abc import Iterator
 
 from etils import epath
 
-from jax_reparam.corpora.builder import Clip, Found, Part, Published, SpeechBuilder, folder_of, listing
+from jax_reparam.corpora.builder import Clip, Found, Part, Published, SpeechBuilder, folder_of
 from jax_reparam.errors import InputError
+from jax_reparam.frontend.audio_files import listing
 
 LABELS = ('not depressed', 'depressed')
 # Of the PHQ-8 questionnaire, 0 to 24.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 
-from jax_reparam.corpora.builder import Clip, Found, Published, SpeechBuilder, folder_of, listing
+from jax_reparam.corpora.builder import Clip, Found, Published, SpeechBuilder, folder_of
 from jax_reparam.errors import InputError
 from jax_reparam.frontend import audio
+from jax_reparam.frontend.audio_files import listing
 
 # The letter in a file's name is the first of the German word; the classes are numbered in this order.
 LETTERS = {

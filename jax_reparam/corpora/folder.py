@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
-
 from etils import epath
 
-from jax_reparam.corpora.builder import Clip, Found, SpeechBuilder, folder_of, listing
+from jax_reparam.corpora.builder import Clip, Found, SpeechBuilder, folder_of
 from jax_reparam.errors import InputError
-from jax_reparam.frontend import audio
+from jax_reparam.frontend import audio_files
 
 LAYOUT = 'SOURCE/LABEL/SPEAKER/clip.wav'
 COLUMNS = ('path', 'label', 'speaker')
@@ -38,11 +35,11 @@ class Folder(SpeechBuilder):
 
 def _find_in_folder(source: str) -> Found:
     top = folder_of(source, 'folder', f'{LAYOUT}, or a table of {", ".join(COLUMNS)}')
-    labels = [path for path in listing(top) if path.is_dir()]
+    labels = [path for path in audio_files.listing(top) if path.is_dir()]
     clips = []
     skipped = []
     for label in labels:
-        for path in _files(label):
+        for path in audio_files.below(label):
             id_ = path.relative_to(top).as_posix()
             if (text := id_.encode(errors='replace').decode()) != id_:
                 skipped.append((text, 'its name is not UTF-8'))
@@ -53,46 +50,21 @@ def _find_in_folder(source: str) -> Found:
     return Found(tuple(label.name for label in labels), tuple(sorted(clips, key=lambda clip: clip.id)), tuple(skipped))
 
 
-def _files(folder: epath.Path) -> list[epath.Path]:
-    """The audio files below a folder, at any depth."""
-    files = []
-    for path in listing(folder):
-        if path.is_dir():
-            files += _files(path)
-        elif path.suffix.lower() in audio.SUFFIXES:
-            files.append(path)
-    return files
-
-
 def _find_in_table(table: epath.Path) -> Found:
-    try:
-        text = table.read_bytes().decode('utf-8-sig')
-    except UnicodeDecodeError:
-        raise InputError(f'{table}: expected a table in UTF-8, found another encoding') from None
-    header = text.split('\n', 1)[0]
-    rows = csv.DictReader(io.StringIO(text, newline=''), delimiter=max(',;\t', key=header.count), skipinitialspace=True)
-    columns = rows.fieldnames or []
-    for column in COLUMNS:
-        if column not in columns:
-            there = ', '.join(columns) or 'it'
-            raise InputError(f'{table}: expected the columns {", ".join(COLUMNS)}, found no {column!r} in {there}')
     labels = set()
     clips: dict[str, Clip] = {}
     skipped = []
     conflicts: dict[str, str] = {}
-    for row in rows:
-        id_, label, speaker = ((row[column] or '').strip() for column in COLUMNS)
+    for line, (id_, label, speaker) in audio_files.rows(table, COLUMNS):
         if label:
             labels.add(label)
         path = table.parent / id_
         if not (id_ and label and speaker):
-            skipped.append((id_ or f'line {rows.line_num}', 'path, label or speaker is empty'))
+            skipped.append((id_ or f'line {line}', 'path, label or speaker is empty'))
         elif id_ in clips and label != clips[id_].label:
-            conflicts[id_] = f'listed as {clips[id_].label}, and as {label} in line {rows.line_num}'
+            conflicts[id_] = f'listed as {clips[id_].label}, and as {label} in line {line}'
         elif id_ in clips:
-            skipped.append(
-                (f'{id_} (line {rows.line_num})', f'listed before, as {clips[id_].label} of {clips[id_].speaker}')
-            )
+            skipped.append((f'{id_} (line {line})', f'listed before, as {clips[id_].label} of {clips[id_].speaker}'))
         elif not path.is_file():
             skipped.append((id_, 'no such file'))
         else:

@@ -8,8 +8,9 @@ import re
 import tensorflow_datasets as tfds
 from etils import epath
 
-from jax_reparam.corpora.builder import Clip, Found, Published, SpeechBuilder, first_missing, folder_of, listing
+from jax_reparam.corpora.builder import Clip, Found, Published, SpeechBuilder, first_missing, folder_of
 from jax_reparam.errors import InputError
+from jax_reparam.frontend.audio_files import listing
 
 # All labels of the release by their codes; xxx is what the raters did not agree on.
 CODES = ('ang', 'dis', 'exc', 'fea', 'fru', 'hap', 'neu', 'oth', 'sad', 'sur', 'xxx')

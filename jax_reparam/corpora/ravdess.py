@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 
-from jax_reparam.corpora.builder import Clip, Found, Published, SpeechBuilder, folder_of, listing
+from jax_reparam.corpora.builder import Clip, Found, Published, SpeechBuilder, folder_of
 from jax_reparam.errors import InputError
 from jax_reparam.frontend import audio
+from jax_reparam.frontend.audio_files import listing
 
 # In the order of the codes 01 to 08.
 LABELS = ('neutral', 'calm', 'happy', 'sad', 'angry', 'fearful', 'disgust', 'surprised')

@@ -84,10 +84,7 @@ class Data:
 
     def decide(self, part: Part, probabilities: np.ndarray) -> np.ndarray:
         """From probabilities of a part's clips, `[n, C]`, to those of its units, `[u, C]`."""
-        protocol = self.split.protocol
-        if protocol.unit == 'clip':
-            return probabilities
-        return evaluation.decide(probabilities, self.units(part)[1], protocol.join)
+        return evaluation.decide(probabilities, self.units(part)[1], self.split.protocol.join)
 
     def windows(self, part: Part) -> tuple[np.ndarray, np.ndarray]:
         """All windows of a part at once, in the order of its clips.
@@ -99,27 +96,11 @@ class Data:
 
     def windows_of(self, clips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """All windows of some clips; as `windows`."""
-        cut = [windows.split(self.standardised(clip), self.window) for clip in clips]
-        return np.concatenate(cut), np.repeat(np.arange(len(cut)), [len(c) for c in cut])
+        return windows.split(map(self.standardised, clips), self.window)
 
     def window_batches(self, part: Part, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """The windows of a part `size` at a time, the last time fewer; no more than these are in memory.
-
-        Yields:
-          What `windows` returns, `[b, frames, M]` and `[b]`.
-        """
-        held: list[np.ndarray] = []
-        clip: list[int] = []
-        for position, index in enumerate(self.clips(part)):
-            features = self.standardised(index)
-            for start in windows.starts(len(features), self.window):
-                held.append(windows.cut(features, start, self.window.frames))
-                clip.append(position)
-                if len(held) == size:
-                    yield np.stack(held), np.array(clip)
-                    held, clip = [], []
-        if held:
-            yield np.stack(held), np.array(clip)
+        """What `windows` returns, `size` windows at a time (`windows.batches`): `[b, frames, M]` and `[b]`."""
+        return windows.batches(map(self.standardised, self.clips(part)), self.window, size)
 
     def batches(self, *, size: int, seed: int, start: int, shard: tuple[int, int] = (0, 1)) -> Iterator[dict[str, Any]]:
         """The endless stream of training batches from step `start` on; batch s depends on (seed, s) alone.

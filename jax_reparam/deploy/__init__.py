@@ -7,20 +7,41 @@ the folded model's, exactly; it equals the folded model to rounding.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
 import jax
 
-from jax_reparam import models
+from jax_reparam import models, reparam
 from jax_reparam.deploy import conformer, conv_transformer, speech_former
 from jax_reparam.deploy.ops import Norm, Unit
+
+# A deploy form with its parameters inside: maps features `[1, T, M]` and a way to write norms to logits `[1, C]`.
+Function: TypeAlias = Callable[[jax.Array, Norm], jax.Array]
 
 _FORMS = {'conv_transformer': conv_transformer, 'conformer': conformer, 'speech_former': speech_former}
 
 
+def build(model: Mapping[str, Any], variables: Mapping[str, Any], frames: int) -> tuple[Any, Function]:
+    """The deploy form of a folded model for windows of one length; computes its parameters in float64.
+
+    Args:
+      model: a recipe's `model`.
+      variables: `params` and `batch_stats` of the plain (folded) model.
+      frames: of a window, T.
+
+    Returns:
+      Its parameters in float32, and the function with these inside.
+
+    Raises:
+      ValueError: see `prepare`.
+    """
+    params = reparam.in_float64(lambda tree: prepare(model, tree, frames), variables)
+    return params, lambda features, norm: apply(model, params, features, norm=norm)
+
+
 def prepare(model: Mapping[str, Any], variables: Mapping[str, Any], frames: int) -> Any:
-    """The deploy form's parameters for windows of one length: pure and traceable; call it in float64.
+    """The deploy form's parameters for windows of one length: pure and traceable; `build` calls it in float64.
 
     Normalisations, scales and positions are absorbed into the layers around them (`absorb`).
 

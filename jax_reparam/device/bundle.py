@@ -13,7 +13,7 @@ import numpy as np
 from jax_reparam import evaluation, manifest
 from jax_reparam.deploy import convert
 from jax_reparam.device import firmware, frontend, metadata, registrations, waveform
-from jax_reparam.frontend import features
+from jax_reparam.frontend import features, windows
 from jax_reparam.frontend.inputs import Input
 from jax_reparam.graph import flatbuffer
 from jax_reparam.manifest import Device, Failed, Frontend, FrontendCheck, Waveform, WaveformCheck
@@ -101,7 +101,7 @@ def _waveform(
 ) -> tuple[bytes, WaveformCheck, str | None]:
     model = metadata.attach(waveform.build(logits, inputs), labels, inputs)
     count = waveform.samples(inputs)
-    pcm = np.stack([np.resize(clip, count) for clip in clips])
+    pcm = np.stack([windows.cut(clip, 0, count) for clip in clips])
     found = litert.load(model)(pcm.astype(np.float32) / 32768)
     standardised = map(inputs.features, pcm)
     apply = jax.jit(logits)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from jax_reparam.errors import Error, InputError
 from jax_reparam.export import card, folder, forms, npu
 from jax_reparam.manifest import NPU_FORM, Manifest
 from jax_reparam.quantise import tensor_report
-from jax_reparam.quantise.forms import Deployed, Maker
+from jax_reparam.quantise.forms import Maker
 from jax_reparam.runtime import gates
 from jax_reparam.train import report
 from jax_reparam.train.loop import Predictor
@@ -111,7 +111,7 @@ def fold_and_export(
         reference, validation_reference = np.split(compared, [len(test.features)])
         tell(f'compared on {len(compared)} windows: logits differ by at most {fold_entry.max_abs_diff:.1e}')
 
-        params, function = deployed(trained, folded, frames=data.inputs.window.frames)
+        params, function = deploy.build(trained.config['model'], folded, data.inputs.window.frames)
         unit = deploy.unit(trained.config['model'])
         made = forms.make(
             [name for name in manifest.FORM_FILES if accelerator is not None or name != NPU_FORM],
@@ -194,7 +194,7 @@ def fold(trained: Trained, *, plain: bool = False) -> Variables:
         raise InputError(
             f'{trained.path}: expected a model with HRF sites, found a plain one; --plain exports it as it is'
         )
-    folded = _in_float64(reparam.dehrf, trained.variables)
+    folded = reparam.in_float64(reparam.dehrf, trained.variables)
     _check_tree(folded, _initial(trained, None), trained.path)
     _check_finite(folded, trained.path)
     return folded
@@ -224,13 +224,6 @@ def compare(trained: Trained, folded: Variables, windows: np.ndarray) -> tuple[n
     )
 
 
-def deployed(trained: Trained, folded: Variables, *, frames: int) -> tuple[Any, Deployed]:
-    """The deploy form of a folded model for windows of `frames` frames: its parameters, and it with them inside."""
-    model = trained.config['model']
-    params = _in_float64(lambda tree: deploy.prepare(model, tree, frames=frames), folded)
-    return params, lambda features, norm: deploy.apply(model, params, features, norm=norm)
-
-
 def _model(trained: Trained, hrf: Mapping[str, Any] | None) -> Any:
     return models.build(trained.config['model'], hrf, n_classes=len(trained.labels))
 
@@ -241,12 +234,6 @@ def _initial(trained: Trained, hrf: Mapping[str, Any] | None) -> Any:
     window = pipeline.window_config(trained.config)
     example = jax.ShapeDtypeStruct((1, window.frames, trained.config['frontend']['n_mels']), np.float32)
     return jax.eval_shape(model.init, jax.random.key(0), example)
-
-
-def _in_float64(function: Callable[[Variables], Variables], tree: Variables) -> Variables:
-    with jax.enable_x64(True):
-        wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tree)
-        return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), function(wide))
 
 
 def _check_tree(found: Any, expected: Any, path: Path) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from jax_reparam.frontend import windows
 from jax_reparam.frontend.features import FrontendConfig
 from jax_reparam.frontend.inputs import Input
 
@@ -101,5 +102,5 @@ class Stream:
         assert self._ring is not None
         frames = min(self._seen, self._window.frames)
         start = self._seen - frames
-        places = (start + np.arange(self._window.frames) % frames) % self._window.frames
-        return Window(start, frames, self._ring[places])
+        last = windows.cut(self._ring, start, frames)
+        return Window(start, frames, windows.cut(last, 0, self._window.frames))

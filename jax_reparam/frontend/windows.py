@@ -9,6 +9,8 @@ that has no mask input computes the very function that training and evaluation c
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -39,11 +41,35 @@ def starts(length: int, config: WindowConfig) -> np.ndarray:
     return regular if regular[-1] == last else np.append(regular, last)
 
 
-def cut(features: np.ndarray, start: int, frames: int) -> np.ndarray:
-    """One window of `features` `[T, M]`: frames start, start + 1, ..., taken modulo T, as `[frames, M]`."""
-    return features[(start + np.arange(frames)) % len(features)]
+def cut(sequence: np.ndarray, start: int, length: int) -> np.ndarray:
+    """Places start, start + 1, ... of a sequence, taken modulo its length: frames `[T, M]`, or samples `[N]`."""
+    return sequence[(start + np.arange(length)) % len(sequence)]
 
 
-def split(features: np.ndarray, config: WindowConfig) -> np.ndarray:
-    """All windows of a clip's `features` `[T, M]`, as `[W, frames, M]`."""
-    return np.stack([cut(features, s, config.frames) for s in starts(len(features), config)])
+def batches(
+    clips: Iterable[np.ndarray], config: WindowConfig, size: int | None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """All windows of clips, some at a time; no more than these, and the features of one clip, are in memory.
+
+    Args:
+      clips: features of each, `[T, M]`.
+      config: length and spacing of windows.
+      size: windows at a time, the last time fewer; None: all at once.
+
+    Yields:
+      Windows `[W, frames, M]` and, for each, the position of its clip, `[W]`.
+    """
+    every = (
+        (cut(features, start, config.frames), position)
+        for position, features in enumerate(clips)
+        for start in starts(len(features), config)
+    )
+    while batch := list(itertools.islice(every, size)):
+        windows, positions = zip(*batch, strict=True)
+        yield np.stack(windows), np.array(positions)
+
+
+def split(clips: Iterable[np.ndarray], config: WindowConfig) -> tuple[np.ndarray, np.ndarray]:
+    """All windows of clips at once, at least one; see `batches`."""
+    [windows] = batches(clips, config, None)
+    return windows

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from jax_reparam import schema
 from jax_reparam.graph import flatbuffer
+from jax_reparam.table import aligned
 
 # What a byte of arena is worth: instructions a window that it has to save, in forms for small memories and in others.
 PER_BYTE, PER_BYTE_FAST = 1250, 600
@@ -241,14 +242,7 @@ def table(cost: Cost) -> list[str]:
     per_mac = f'{cost.instructions / cost.macs:.2f} a MAC' if cost.macs else ''
     nodes = sum(row.nodes for row in cost.ops)
     rows.append(['all', f'{nodes:,}', f'{cost.macs:,}', '', f'{cost.instructions:,}', '', '', per_mac])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        '  '.join(
-            cell.rjust(width) if 0 < column < 6 else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    return aligned(rows, left=(0, 6, 7))
 
 
 def _tag(price: Price) -> str:

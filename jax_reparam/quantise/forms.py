@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-import jax
 import numpy as np
 
-from jax_reparam import manifest
+from jax_reparam import deploy, manifest
 from jax_reparam.deploy import convert
 from jax_reparam.deploy.ops import Norm, Unit
 from jax_reparam.evaluation import Windows
@@ -21,9 +20,6 @@ from jax_reparam.graph import cost
 from jax_reparam.graph.passes import tidy
 from jax_reparam.quantise import bias_correction, gptq, mixed_precision, ranges
 from jax_reparam.runtime import gates, litert
-
-# The deploy form with its parameters inside: features `[1, frames, n_mels]` to logits `[1, C]`.
-Deployed = Callable[[jax.Array, Norm], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +132,7 @@ class Maker:
 
     def __init__(
         self,
-        function: Deployed,
+        function: deploy.Function,
         calibration: np.ndarray,
         validation: Windows,
         reference: np.ndarray,

@@ -14,10 +14,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from jax_reparam import reparam
+from jax_reparam import evaluation, reparam
 from jax_reparam.graph import flatbuffer
 from jax_reparam.manifest import Kernel, Layer, Site
 from jax_reparam.runtime import observe
+from jax_reparam.table import aligned
 
 # Of test windows; each runs twice for each form.
 WINDOWS = 8
@@ -64,7 +65,7 @@ def report(
             op=pair.op,
             module=pair.module,
             shape=pair.port.shape,
-            snr_db=_decibels(total.signal, total.noise),
+            snr_db=evaluation.snr_db(total.signal, total.noise),
             scale=total.scale,
             low=total.low,
             high=total.high,
@@ -135,7 +136,7 @@ def _kernel_table(kernels: Sequence[Site]) -> list[str]:
         numbers = [f'{getattr(kernel, name):.3g}' for name in ('largest', 'kurtosis') for kernel in kernels_of]
         decibels = ['inf' if kernel.int8_snr_db is None else f'{kernel.int8_snr_db:.1f}' for kernel in kernels_of]
         cells.append([site.path, *numbers, *decibels])
-    return _aligned(cells)
+    return aligned(cells, left=range(len(cells[0])))
 
 
 def table(rows: Sequence[Layer]) -> list[str]:
@@ -155,12 +156,7 @@ def table(rows: Sequence[Layer]) -> list[str]:
         ]
         for row in rows
     ]
-    return _aligned(cells)
-
-
-def _aligned(cells: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
-    return ['  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    return aligned(cells, left=range(len(cells[0])))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,17 +228,14 @@ def _modules(reference: Any, params: Any) -> dict[int, str]:
     return {tensor: name for tensor, (_, name) in found.items()}
 
 
-def _decibels(signal: float, noise: float) -> float | None:
-    return 10 * math.log10(signal / noise) if signal > 0 and noise > 0 and math.isfinite(noise) else None
-
-
 def _kernel(leaf: np.ndarray) -> Kernel:
     kernel = np.asarray(leaf, np.float64)
     largest, centred = float(np.abs(kernel).max()), kernel - kernel.mean()
     variance = float((centred**2).mean())
     step = largest / 127 or 1.0
+    noise = np.rint(kernel / step) * step - kernel
     return Kernel(
         largest=largest,
         kurtosis=float((centred**4).mean()) / variance**2 if variance else 0.0,
-        int8_snr_db=_decibels(float((kernel**2).sum()), float(((np.rint(kernel / step) * step - kernel) ** 2).sum())),
+        int8_snr_db=evaluation.snr_db(float((kernel**2).sum()), float((noise**2).sum())),
     )

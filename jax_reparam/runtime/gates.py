@@ -42,7 +42,7 @@ def score(reference: np.ndarray, logits: np.ndarray, windows: Windows) -> Score:
     return Score(
         argmax_agreement=float(same.mean()),
         differing=int((~same).sum()),
-        snr_db=float(10 * np.log10(signal / power)) if finite and power > 0 and signal > 0 else None,
+        snr_db=evaluation.snr_db(signal, power),
         uar=uar(np.nan_to_num(logits), windows),
         max_abs_diff=float(np.abs(noise).max()) if finite else None,
     )

@@ -255,7 +255,8 @@ def evaluate(
     for windows, of_window in data.window_batches(part, predict.batch):
         logits.append(predict(variables, windows))
         clip.append(of_window)
-    probabilities = data.decide(part, evaluation.clip_probabilities(np.concatenate(logits), np.concatenate(clip)))
+    of_clips = evaluation.decide(evaluation.softmax(np.concatenate(logits)), np.concatenate(clip))
+    probabilities = data.decide(part, of_clips)
     return evaluation.metrics(data.truth(part), probabilities, data.corpus.labels), probabilities
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +10,7 @@ import numpy as np
 
 from jax_reparam.errors import InputError
 from jax_reparam.evaluation import Windows
-from jax_reparam.frontend import audio, features, windows
+from jax_reparam.frontend import audio, audio_files, features, windows
 from jax_reparam.frontend.inputs import Input
 from jax_reparam.progress import Progress
 
@@ -32,17 +30,17 @@ def listed(source: str | Path, labels: Sequence[str]) -> list[tuple[Path, int]]:
     """
     path = Path(source)
     if path.is_dir():
-        found = _in_folder(path)
+        clips = _in_folder(path)
     elif path.is_file():
-        found = _in_table(path)
+        clips = _in_table(path)
     else:
         raise InputError(f'{source}: expected a folder LABEL/clip.wav or a table of path, label, found nothing')
-    if not found:
+    if not clips:
         raise InputError(f'{source}: expected WAV or FLAC files, found none')
-    for file, label in found:
+    for file, label in clips:
         if label not in labels:
             raise InputError(f'{file}: expected a label of the model ({", ".join(labels)}), found {label!r}')
-    return [(file, list(labels).index(label)) for file, label in found]
+    return [(file, list(labels).index(label)) for file, label in clips]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,11 +64,8 @@ class Recordings:
           frames: standardised features of each recording, `[T, n_mels]`, by a frontend that is to be verified; None
             takes training's.
         """
-        cut = [
-            windows.split(one, self.inputs.window).astype(np.float32)
-            for one in frames or map(self.inputs.features, self.samples)
-        ]
-        return Windows(np.concatenate(cut), np.repeat(np.arange(len(cut)), [len(one) for one in cut]), self.truth)
+        features, clip = windows.split(frames or map(self.inputs.features, self.samples), self.inputs.window)
+        return Windows(features.astype(np.float32), clip, self.truth)
 
     def pcm(self, length: int) -> np.ndarray:
         """The samples of the same windows, `[W, length]` int16; of a recording that is too short, repeated."""
@@ -78,7 +73,7 @@ class Recordings:
         for samples in self.samples:
             count = features.frame_count(len(samples), frontend)
             starts = windows.starts(count, self.inputs.window) * frontend.hop_length
-            cut += [np.resize(samples[start : start + length], length) for start in starts]
+            cut += [windows.cut(samples, start, length) for start in starts]
         return np.stack(cut)
 
 
@@ -93,43 +88,31 @@ def load(clips: Sequence[tuple[Path, int]], inputs: Input, *, show_progress: boo
     Raises:
       InputError: a clip that cannot be used; a score over the others would not be that of the list.
     """
-    found, rate = [], inputs.frontend.sample_rate
+    recordings, rate = [], inputs.frontend.sample_rate
     bar = Progress(len(clips), 'reading clips', unit='clip', enabled=show_progress)
     try:
         for path, _ in clips:
             samples = audio.read(path, rate)
             audio.check(samples, str(path), rate)
-            found.append(samples)
+            recordings.append(samples)
             bar.update()
     finally:
         bar.close()
-    return Recordings(found, np.array([label for _, label in clips]), inputs)
+    return Recordings(recordings, np.array([label for _, label in clips]), inputs)
 
 
 def _in_folder(top: Path) -> list[tuple[Path, str]]:
-    files = sorted(file for file in top.rglob('*') if file.suffix.lower() in audio.SUFFIXES and file.is_file())
-    kept = [file for file in files if not any(part.startswith('.') for part in file.relative_to(top).parts)]
-    for file in kept:
+    files = audio_files.below(top)
+    for file in files:
         if file.parent == top:
             raise InputError(f'{file}: expected it in a folder of its label, {top}/LABEL/{file.name}')
-    return [(file, file.relative_to(top).parts[0]) for file in kept]
+    return [(file, file.relative_to(top).parts[0]) for file in files]
 
 
 def _in_table(table: Path) -> list[tuple[Path, str]]:
-    try:
-        text = table.read_bytes().decode('utf-8-sig')
-    except UnicodeDecodeError:
-        raise InputError(f'{table}: expected a table in UTF-8, found another encoding') from None
-    header = text.split('\n', 1)[0]
-    rows = csv.DictReader(io.StringIO(text, newline=''), delimiter=max(',;\t', key=header.count), skipinitialspace=True)
-    for column in COLUMNS:
-        if column not in (rows.fieldnames or []):
-            there = ', '.join(rows.fieldnames or []) or 'it'
-            raise InputError(f'{table}: expected the columns {", ".join(COLUMNS)}, found no {column!r} in {there}')
-    found = []
-    for row in rows:
-        path, label = ((row[column] or '').strip() for column in COLUMNS)
+    clips = []
+    for line, (path, label) in audio_files.rows(table, COLUMNS):
         if not (path and label):
-            raise InputError(f'{table}: line {rows.line_num}: expected path and label, found {path or "no path"!r}')
-        found.append((table.parent / path, label))
-    return found
+            raise InputError(f'{table}: line {line}: expected path and label, found {path or "no path"!r}')
+        clips.append((table.parent / path, label))
+    return clips

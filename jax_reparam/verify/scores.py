@@ -18,6 +18,7 @@ from jax_reparam.graph import flatbuffer
 from jax_reparam.manifest import CHECKPOINT, Frontend, Manifest, Score, Waveform, read_file
 from jax_reparam.runtime import gates, litert, tflm
 from jax_reparam.runtime.check import verify
+from jax_reparam.table import aligned
 from jax_reparam.verify.recordings import Recordings
 
 Logits = Callable[[np.ndarray], np.ndarray]
@@ -234,14 +235,7 @@ def table(result: Result) -> list[str]:
                 '' if row.milliseconds is None else f'{row.milliseconds:.2f}',
             ]
         )
-    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
-    return [
-        '  '.join(
-            cell.ljust(width) if column < 2 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in cells
-    ]
+    return aligned(cells, left=(0, 1))
 
 
 def _score(found: Score) -> list[str]:
@@ -287,11 +281,8 @@ def _deployed(found: Any, frames: int) -> Logits:
 
     from jax_reparam import deploy
 
-    with jax.enable_x64(True):
-        wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), found.variables)
-        prepared = deploy.prepare(found.config['model'], wide, frames=frames)
-        params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), prepared)
-    apply = jax.jit(lambda window: deploy.apply(found.config['model'], params, window))
+    _, function = deploy.build(found.config['model'], found.variables, frames)
+    apply = jax.jit(lambda window: function(window, 'l2'))
     return lambda features: np.concatenate([apply(window[None]) for window in features])
 
 

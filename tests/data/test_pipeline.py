@@ -48,7 +48,7 @@ def test_windows_of_a_part_come_with_their_clips(data):
     assert len(x) == len(clip) > len(data.clips('test'))
     assert set(clip) == set(range(len(data.clips('test'))))
     for position, index in enumerate(data.clips('test')):
-        expected = windows.split(data.standardised(index), data.window)
+        expected = windows.split([data.standardised(index)], data.window)[0]
         np.testing.assert_array_equal(x[clip == position], expected)
 
 

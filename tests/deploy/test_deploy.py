@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,11 +46,14 @@ def test_deploy_form_is_the_same_function_in_float64(rng, name, frames, norm):
 @pytest.mark.parametrize('name', TINY_MODELS)
 def test_deploy_form_is_the_same_function_in_float32(rng, name):
     apply, variables = plain(name)
-    x = rng.standard_normal((1, 37, 12)).astype(np.float32)
+    x, plain_variables = rng.standard_normal((1, 37, 12)).astype(np.float32), jax.tree.map(np.float32, variables)
+    params, function = deploy.build(TINY_MODELS[name], plain_variables, 37)
+    got = jax.jit(lambda features: function(features, 'l2'))(x)
+    np.testing.assert_allclose(got, apply(plain_variables, x), atol=1e-5)
+    # Rounded once, from float64.
     with jax.enable_x64(True):
-        params = deploy.prepare(TINY_MODELS[name], variables, 37)
-    got = deployed(name)(jax.tree.map(np.float32, params), x)
-    np.testing.assert_allclose(got, apply(jax.tree.map(np.float32, variables), x), atol=1e-5)
+        expected = deploy.prepare(TINY_MODELS[name], variables, 37)
+    chex.assert_trees_all_equal(params, jax.tree.map(np.float32, expected))
 
 
 @pytest.mark.parametrize('name', TINY_MODELS)

@@ -18,6 +18,7 @@ from jax_reparam import deploy, models
 from jax_reparam.deploy import convert, ops
 from jax_reparam.evaluation import Windows
 from jax_reparam.graph import flatbuffer
+from jax_reparam.manifest import Made
 from jax_reparam.runtime import tflm
 from jax_reparam.runtime.check import verify
 
@@ -46,15 +47,14 @@ class Case:
 
     def reasons(self, name: str, model: bytes) -> list[str]:
         """Why `fold.py` would leave the form out; empty where it would keep it."""
-        return verify(name, model, self.logits, self.test, show_progress=False)[1]
+        return verify(name, model, Made(norm='l2'), self.logits, self.test, show_progress=False)[1]
 
 
 @pytest.fixture(scope='module')
 def params():
     plain = models.build(TINY, n_classes=3)
     variables = drawn(jax.eval_shape(plain.init, jax.random.key(0), jnp.zeros((1, 8, BANDS))))
-    with jax.enable_x64(True):
-        return jax.tree.map(np.float32, deploy.prepare(TINY, variables, FRAMES))
+    return deploy.build(TINY, variables, FRAMES)[0]
 
 
 @pytest.fixture(scope='module')

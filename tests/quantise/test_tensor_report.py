@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from helpers import quantise
-from jax_reparam import checkpoint, reparam
+from jax_reparam import checkpoint, deploy, reparam
 from jax_reparam.deploy import convert
-from jax_reparam.export import folding
 from jax_reparam.graph import flatbuffer
 from jax_reparam.manifest import Kernel
 from jax_reparam.quantise import tensor_report
@@ -71,7 +70,7 @@ def test_what_lies_beyond_the_range_is_counted(forms, windows):
 
 def test_int8_and_float32_of_an_export_are_the_same_graph(exported, data):
     found = checkpoint.load(exported.path / 'checkpoint')
-    params, function = folding.deployed(found, found.variables, frames=64)
+    params, function = deploy.build(found.config['model'], found.variables, 64)
     bound = lambda features: function(features, 'l2')
     files = (
         quantise(bound, data.windows('train')[0][:8]),

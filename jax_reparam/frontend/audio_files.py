@@ -1,0 +1,66 @@
+"""Which recordings a user means: the audio files below a folder, or the rows of a table."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from jax_reparam.errors import InputError
+from jax_reparam.frontend.audio import SUFFIXES
+
+# Of pathlib, or of epath, which reads a cloud's folders, too, and has no types.
+AnyPath = TypeVar('AnyPath', bound=Path)
+
+
+def listing(folder: AnyPath) -> list[AnyPath]:
+    """The entries of a folder by name, without hidden ones (`._x.wav` is what macOS leaves beside x.wav)."""
+    return sorted((path for path in folder.iterdir() if not path.name.startswith('.')), key=lambda path: path.name)
+
+
+def below(folder: AnyPath) -> list[AnyPath]:
+    """The WAV and FLAC files below a folder, at any depth, by name; hidden files and folders are passed over."""
+    files = []
+    for path in listing(folder):
+        if path.is_dir():
+            files += below(path)
+        elif path.suffix.lower() in SUFFIXES:
+            files.append(path)
+    return files
+
+
+def rows(table: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+    """Reads a table: UTF-8, a line of column names first, with commas, semicolons or tabs between cells.
+
+    Args:
+      table: the file.
+      columns: those that are read; others are ignored.
+
+    Yields:
+      The number of a row's last line, from 1, and its cells of `columns` without blanks around, '' where it has none.
+
+    Raises:
+      InputError: another encoding, a column that is missing, or a line that is none of a table.
+    """
+    try:
+        text = table.read_bytes().decode('utf-8-sig')
+    except UnicodeDecodeError:
+        raise InputError(f'{table}: expected a table in UTF-8, found another encoding') from None
+    header = text.split('\n', 1)[0]
+    reader = csv.DictReader(
+        io.StringIO(text, newline=''), delimiter=max(',;\t', key=header.count), skipinitialspace=True
+    )
+    try:
+        there = reader.fieldnames or []
+        for column in columns:
+            if column not in there:
+                raise InputError(
+                    f'{table}: expected the columns {", ".join(columns)}, '
+                    f'found no {column!r} in {", ".join(there) or "it"}'
+                )
+        for row in reader:
+            yield reader.line_num, [(row[column] or '').strip() for column in columns]
+    except csv.Error as error:
+        raise InputError(f'{table}: line {reader.reader.line_num}: expected a row of a table, found: {error}') from None
