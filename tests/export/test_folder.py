@@ -74,7 +74,7 @@ def test_what_is_not_ours_is_refused(tmp_path, name, beside):
 def test_a_manifest_of_another_format_is_refused(tmp_path):
     out = ours(tmp_path / 'out')
     (out / 'manifest.json').write_text('{"format": 2}')
-    with pytest.raises(InputError, match='manifest.json: format: expected 1, found 2'):
+    with pytest.raises(InputError, match=r'manifest\.json: format: expected 1, found 2'):
         fill(out)
 
 
