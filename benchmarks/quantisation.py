@@ -24,6 +24,7 @@ from jax_reparam.data import export_data
 from jax_reparam.deploy import convert
 from jax_reparam.deploy.ops import Norm
 from jax_reparam.export import folding
+from jax_reparam.manifest import Score
 from jax_reparam.quantise import bias_correction, forms, gptq, ranges
 from jax_reparam.runtime import gates, litert
 
@@ -59,7 +60,7 @@ def main() -> None:
     parser.add_argument('sources', nargs='+', metavar='W')
     args = parser.parse_args()
     logging.set_verbosity(logging.ERROR)
-    total: dict[str, list[gates.Score]] = collections.defaultdict(list)
+    total: dict[str, list[Score]] = collections.defaultdict(list)
     windows = 0
     for source in args.sources:
         trained = checkpoint.load(source)
