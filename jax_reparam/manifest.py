@@ -47,7 +47,7 @@ GATED = (*QUANTISED, NPU_FORM)
 
 def _inside(text: str) -> bool:
     path = PureWindowsPath(text)  # knows the separators of all systems
-    return bool(path.parts) and not path.anchor and '..' not in path.parts
+    return bool(path.parts) and not path.anchor and '..' not in path.parts and text.isprintable()
 
 
 Name = Annotated[str, Bound('a path in the folder', _inside)]
@@ -81,7 +81,8 @@ def read_file(folder: str | Path, entry: File) -> bytes:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f'{path}: expected the model, found: {error.strerror}') from error
-    if hashlib.sha256(content).hexdigest() != entry.sha256:
+    found = file_of(entry.file, content)
+    if (found.bytes, found.sha256) != (entry.bytes, entry.sha256):
         raise InputError(f'{path}: expected the file that was verified (SHA-256 {entry.sha256[:12]}), found another')
     return content
 
@@ -201,13 +202,7 @@ class Form(File):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FrontendCheck:
-    """How near `frontend.tflite` comes to the features of training.
-
-    Attributes:
-      frames: it ran on.
-      max_abs_diff: largest difference of log-mel.
-      arena_bytes: TFLM's, on a 64-bit host.
-    """
+    """`frontend.tflite` on some frames: largest difference from training's log-mel, and TFLM's arena, 64-bit host."""
 
     frames: Count
     max_abs_diff: Amount
@@ -221,14 +216,7 @@ class Frontend(FrontendCheck, File):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WaveformCheck:
-    """How near the waveform model comes to the folded one.
-
-    Attributes:
-      ops: number of nodes by operator.
-      samples: of a window.
-      windows: it ran on.
-      max_abs_diff: largest difference of a probability.
-    """
+    """The waveform model on some windows: largest difference of a probability from those of the folded model."""
 
     ops: Ops
     samples: Size
@@ -251,14 +239,7 @@ class Arena:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Firmware:
-    """The folder `firmware/`.
-
-    Attributes:
-      folder: its name.
-      form: the form that it is built around.
-      arena_bytes: of `model` and `frontend`.
-      registrations: calls that add the operators of `Model` and `Frontend` to TFLM's resolver.
-    """
+    """The folder `firmware/`: around which form, arenas of `model` and `frontend`, calls that add their operators."""
 
     folder: Name
     form: str
@@ -342,13 +323,7 @@ class Failed:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Kernel:
-    """One kernel of an HRF site.
-
-    Attributes:
-      largest: largest absolute value.
-      kurtosis: 3 for a normal distribution, the larger the rarer the values that set the range.
-      int8_snr_db: SNR when rounded to int8 with one scale; None where rounding changes nothing.
-    """
+    """Largest absolute value, kurtosis (3 for a normal distribution), SNR in int8; None where rounding does nothing."""
 
     largest: Amount
     kurtosis: Amount
@@ -375,14 +350,7 @@ class Params:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Fold:
-    """How near the folded model comes to the trained one, on test and validation windows.
-
-    Attributes:
-      sites: that were folded.
-      windows: it ran on.
-      max_abs_diff: largest difference of a logit.
-      argmax_agreement: share of windows with the same decision.
-    """
+    """The folded model against the trained one, on test and validation windows: logits, and the share decided alike."""
 
     sites: Count
     windows: Count

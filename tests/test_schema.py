@@ -33,6 +33,7 @@ class Outer:
     reason: str | None = None
     on: bool = False
     number: int | float = 1
+    weight: schema.Share | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +51,33 @@ def test_it_comes_back():
 
 def test_none_by_default_is_left_out():
     assert 'reason' not in schema.to_json(dataclasses.replace(WHOLE, reason=None))
+
+
+@dataclasses.dataclass(frozen=True)
+class Doubled:
+    """Written as half of it."""
+
+    size: schema.Size
+
+    def as_json(self):
+        return {'size': schema.to_json(self)['size'] // 2}
+
+    @classmethod
+    def from_json(cls, value, key):
+        half = schema.from_json(cls, value, key)
+        return cls(2 * half.size)
+
+
+@dataclasses.dataclass(frozen=True)
+class Holder:
+    doubled: Doubled
+
+
+def test_a_field_is_written_and_read_by_its_own_methods():
+    assert schema.to_json(Holder(Doubled(6))) == {'doubled': {'size': 3}}
+    assert schema.from_json(Holder, {'doubled': {'size': 3}}) == Holder(Doubled(6))
+    with pytest.raises(ValueError, match=r'^doubled\.size: expected at least 1, found 0$'):
+        schema.from_json(Holder, {'doubled': {'size': 0}})
 
 
 def test_arrays_are_lists_of_float32():
@@ -77,6 +105,9 @@ def test_arrays_are_lists_of_float32():
         ({'pair': [1]}, r'^o\.pair: expected 2 values, found \[1\]$'),
         ({'places': [['x', 'y']]}, r"^o\.places\[0\]\[1\]: expected a whole number, found 'y'$"),
         ({'on': 'yes'}, r"^o\.on: expected true or false, found 'yes'$"),
+        ({'inner': {'one': {'size': 0}}}, r'^o\.inner\.one\.size: expected at least 1, found 0$'),
+        ({'weight': 1.5}, r'^o\.weight: expected 0 to 1, found 1\.5$'),
+        ({'weight': 'x'}, r"^o\.weight: expected a number, found 'x'$"),
         ({'number': 'x'}, r"^o\.number: expected a whole number or a number, found 'x'$"),
     ],
 )

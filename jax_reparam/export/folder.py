@@ -13,19 +13,9 @@ from jax_reparam.errors import InputError
 
 # Whatever else lies in a folder is not ours, and would be lost with it.
 OURS = frozenset(
-    {
-        manifest.FILE,
-        manifest.CHECKPOINT,
-        manifest.SAFETENSORS,
-        manifest.LABELS,
-        manifest.CARD,
-        manifest.LAYERS,
-        manifest.FRONTEND,
-        manifest.WAVEFORM,
-        manifest.FIRMWARE,
-        *manifest.FORM_FILES.values(),
-        *manifest.NPU_FILES.values(),
-    }
+    {manifest.FILE, manifest.CHECKPOINT, manifest.SAFETENSORS, manifest.LABELS, manifest.CARD, manifest.LAYERS}
+    | {manifest.FRONTEND, manifest.WAVEFORM, manifest.FIRMWARE}
+    | {*manifest.FORM_FILES.values(), *manifest.NPU_FILES.values()}
 )
 
 

@@ -71,7 +71,7 @@ class Input:
         for name, holds, expected in (
             ('sample_rate', frame and frontend.hop_length, 'a sample or more in a frame and in a hop'),
             ('n_fft', frontend.n_fft >= frame and frontend.n_fft.bit_count() == 1, f'a power of 2, at least {frame}'),
-            ('fmax', frontend.fmin < frontend.fmax <= frontend.sample_rate / 2, 'more than fmin, to half sample_rate'),
+            ('fmax', frontend.fmin < frontend.fmax, f'more than fmin, {frontend.fmin:g}'),
             ('hop_frames', found['hop_frames'] <= found['frames'], f'at most {found["frames"]} frames'),
         ):
             if not holds:
