@@ -17,29 +17,28 @@ import jax
 import numpy as np
 
 from jax_reparam import deploy, manifest, models
-from jax_reparam.config import load_recipe, recipes
-from jax_reparam.data import pipeline
+from jax_reparam.config import Recipe, load_recipe, recipes
 from jax_reparam.deploy import convert
 from jax_reparam.graph import flatbuffer
 from jax_reparam.quantise import forms as made
 from jax_reparam.runtime import tflm
 
 
-def forms(recipe: dict[str, Any], classes: int) -> tuple[dict[str, convert.Function], np.ndarray]:
+def forms(recipe: Recipe, classes: int) -> tuple[dict[str, convert.Function], np.ndarray]:
     """Both forms as functions of one window, and windows to calibrate with."""
-    frames, bands = pipeline.window_config(recipe).frames, recipe['frontend']['n_mels']
+    frames, bands = recipe.window_config.frames, recipe.frontend.n_mels
     rng = np.random.default_rng(0)
     windows = rng.standard_normal((4, frames, bands)).astype(np.float32)
-    plain: Any = models.build(recipe['model'], n_classes=classes)
+    plain: Any = models.build(recipe.model, n_classes=classes)
     fresh = jax.jit(plain.init)(jax.random.key(0), windows[:1])
     # A bias of zero would be dropped, a scale of one would vanish.
     variables = jax.tree.map(
         lambda leaf: np.asarray(leaf + 0.05 * np.abs(rng.standard_normal(leaf.shape)), np.float32), fresh
     )
-    params = jax.tree.map(np.asarray, deploy.prepare(recipe['model'], variables, frames))
+    params = jax.tree.map(np.asarray, deploy.prepare(recipe.model, variables, frames))
     return {
         'as trained': lambda features: plain.apply(variables, features),
-        'deploy': lambda features: deploy.apply(recipe['model'], params, features, norm=deploy.unit(recipe['model'])),
+        'deploy': lambda features: deploy.apply(recipe.model, params, features, norm=deploy.unit(recipe.model)),
     }, windows
 
 

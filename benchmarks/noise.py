@@ -80,7 +80,7 @@ def study(source: str) -> None:
     data = folding.load_data(trained, show_progress=False)
     validation, (calibration, _) = pipeline.of_part(data, 'validation', WINDOWS), pipeline.calibration(data)
     _, function = folding.deployed(trained, folding.fold(trained, plain=True), frames=data.window.frames)
-    bound = lambda features: function(features, deploy.unit(trained.config['model']))
+    bound = lambda features: function(features, deploy.unit(trained.recipe.model))
     float32 = convert.to_float32(bound, (1, *calibration.shape[1:]))
     int8 = forms.quantised(float32, calibration, ranges.measured(float32, calibration), 'int8')
     found = noise(float32, int8, validation.features)

@@ -16,8 +16,7 @@ import jax
 import numpy as np
 
 from jax_reparam import checkpoint, deploy, manifest, models
-from jax_reparam.config import load_recipe
-from jax_reparam.data import pipeline
+from jax_reparam.config import Recipe, load_recipe
 from jax_reparam.export import npu
 from jax_reparam.graph import cost
 from jax_reparam.quantise import forms
@@ -25,26 +24,25 @@ from jax_reparam.quantise import forms
 CLASSES = 4  # of a recipe without a corpus
 
 
-def source(path: Path) -> tuple[dict[str, Any], Mapping[str, Any]]:
-    """The configuration and the plain model's variables."""
+def source(path: Path) -> tuple[Recipe, Mapping[str, Any]]:
+    """The recipe and the plain model's variables."""
     if path.is_dir():
         found = checkpoint.load(path / 'checkpoint')
-        return found.config, found.variables
+        return found.recipe, found.variables
     recipe = load_recipe(path)
-    windows = np.zeros((1, pipeline.window_config(recipe).frames, recipe['frontend']['n_mels']), np.float32)
-    return recipe, jax.jit(models.build(recipe['model'], n_classes=CLASSES).init)(jax.random.key(0), windows)
+    windows = np.zeros((1, recipe.window_config.frames, recipe.frontend.n_mels), np.float32)
+    return recipe, jax.jit(models.build(recipe.model, n_classes=CLASSES).init)(jax.random.key(0), windows)
 
 
 def forms_of(path: Path) -> dict[str, bytes]:
     """int8, and the form for an NPU."""
-    config, variables = source(path)
-    recipe = config['model']
-    frames, bands = pipeline.window_config(config).frames, config['frontend']['n_mels']
-    windows = np.random.default_rng(0).standard_normal((4, frames, bands)).astype(np.float32)
-    params = jax.tree.map(np.asarray, deploy.prepare(recipe, variables, frames))
-    first = {name: forms.ways(name, deploy.unit(recipe))[0] for name in ('int8', manifest.NPU_FORM)}
+    recipe, variables = source(path)
+    model, frames = recipe.model, recipe.window_config.frames
+    windows = np.random.default_rng(0).standard_normal((4, frames, recipe.frontend.n_mels)).astype(np.float32)
+    params = jax.tree.map(np.asarray, deploy.prepare(model, variables, frames))
+    first = {name: forms.ways(name, deploy.unit(model))[0] for name in ('int8', manifest.NPU_FORM)}
     return {
-        name: forms.integer(functools.partial(deploy.apply, recipe, params, norm=way.norm), windows, name, way.norm)
+        name: forms.integer(functools.partial(deploy.apply, model, params, norm=way.norm), windows, name, way.norm)
         for name, way in first.items()
     }
 

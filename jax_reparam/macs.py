@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jax_reparam import models
+from jax_reparam.config import ModelConfig
 
 # Jaxprs and equations are used by their attributes and not named by their types, which move between versions of JAX.
 Jaxpr = Any
@@ -46,7 +47,7 @@ def count(function: Callable[[Any], Any], x: Any) -> int:
     return _count(jaxpr, [True] * len(jaxpr.invars))[0]
 
 
-def of_model(model: Mapping[str, Any], frames: int, n_mels: int, n_classes: int) -> int:
+def of_model(model: ModelConfig, frames: int, n_mels: int, n_classes: int) -> int:
     """Counts the MACs of a plain (folded) model on one window.
 
     Args:
@@ -56,7 +57,7 @@ def of_model(model: Mapping[str, Any], frames: int, n_mels: int, n_classes: int)
       n_classes: number of logits, C.
 
     Raises:
-      ValueError: see `models.build` and `count`.
+      ValueError: see `count`.
     """
     plain = models.build(model, n_classes=n_classes)
     x = jax.ShapeDtypeStruct((1, frames, n_mels), jnp.float32)

@@ -13,10 +13,11 @@ import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from jax_reparam import config, manifest
-from jax_reparam.errors import InputError, count, from_user, one_line, run
+from jax_reparam import config, manifest, schema
+from jax_reparam.config import HRFConfig, ModelConfig, Recipe
+from jax_reparam.errors import InputError, count, run
 
 # Below the current folder: where exports are looked for, and folders that hold none.
 SEARCHED = ('*', '*/*', '*/*/*')
@@ -32,7 +33,7 @@ class Export:
 
     Attributes:
       folder: where it lies.
-      model: the recipe's `model`, as JSON gives it back.
+      model: architecture and sizes.
       frames: length of a window.
       n_mels: number of mel bands.
       int8_bytes: size of the int8 form; None where the form failed its gate.
@@ -41,7 +42,7 @@ class Export:
     """
 
     folder: str
-    model: Mapping[str, Any]
+    model: ModelConfig
     frames: int
     n_mels: int
     int8_bytes: int | None
@@ -61,7 +62,7 @@ class Export:
             form = content['forms'].get('int8') or {}
             return cls(
                 folder=str(folder),
-                model=content['model'],
+                model=schema.from_json(cast(Any, ModelConfig), content['model'], 'model'),
                 frames=content['input']['frames'],
                 n_mels=content['input']['n_mels'],
                 int8_bytes=form.get('bytes'),
@@ -70,11 +71,13 @@ class Export:
             )
         except (AttributeError, KeyError, TypeError) as error:
             raise InputError(f'{path}: expected a whole manifest, found none of {error}') from error
+        except ValueError as error:
+            raise InputError(f'{path}: {error}') from error
 
-    def belongs_to(self, recipe: Mapping[str, Any], frames: int) -> bool:
-        """Whether this is the model of a recipe, whose windows are `frames` long."""
-        model = json.loads(json.dumps(recipe['model']))  # makes lists of tuples, as the manifest did
-        return (self.model, self.frames, self.n_mels) == (model, frames, recipe['frontend']['n_mels'])
+    def belongs_to(self, recipe: Recipe) -> bool:
+        """Whether this is the model of a recipe."""
+        expected = (recipe.model, recipe.window_config.frames, recipe.frontend.n_mels)
+        return (self.model, self.frames, self.n_mels) == expected
 
     def as_json(self) -> dict[str, Any]:
         """What the output of `--json` says of it."""
@@ -93,7 +96,7 @@ def exports() -> Iterator[Export]:
             continue
 
 
-def entry(name: str, recipe: Mapping[str, Any], classes: int, found: Sequence[Export]) -> dict[str, Any]:
+def entry(name: str, recipe: Recipe, classes: int, found: Sequence[Export]) -> dict[str, Any]:
     """One recipe's entry in the output of `--json`.
 
     Args:
@@ -101,34 +104,22 @@ def entry(name: str, recipe: Mapping[str, Any], classes: int, found: Sequence[Ex
       recipe: the recipe.
       classes: number of logits.
       found: exports, of which the newest that belongs to the recipe is taken.
-
-    Raises:
-      InputError: the recipe's model cannot be built.
     """
     # Behind the arguments, so that --help and a wrong recipe answer at once.
     import jax
     import jax.numpy as jnp
 
     from jax_reparam import checkpoint, macs, models, reparam
-    from jax_reparam.data import pipeline
 
-    def initial(hrf: Mapping[str, Any] | None) -> Any:
-        model = models.build(recipe['model'], hrf, n_classes=classes)
+    frames, n_mels = recipe.window_config.frames, recipe.frontend.n_mels
+
+    def initial(hrf: HRFConfig | None) -> Any:
+        model = models.build(recipe.model, hrf, n_classes=classes)
         # With the key inside, no device is ever asked for.
         return jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, frames, n_mels))))['params']
 
-    try:
-        frames, n_mels = pipeline.window_config(recipe).frames, recipe['frontend']['n_mels']
-    except (ArithmeticError, KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f'{name}: expected window and frontend of a recipe, found {type(error).__name__}: {one_line(error)}'
-        ) from error
-    try:
-        with from_user():
-            training, plain = initial(recipe['hrf']), initial(None)
-    except InputError as error:
-        raise InputError(f'{name}: {one_line(error)}') from error
-    own = [export for export in found if export.belongs_to(recipe, frames)]
+    training, plain = initial(recipe.hrf), initial(None)
+    own = [export for export in found if export.belongs_to(recipe)]
     newest = max(own, key=lambda export: export.written, default=None)
     return {
         'recipe': name,
@@ -139,7 +130,7 @@ def entry(name: str, recipe: Mapping[str, Any], classes: int, found: Sequence[Ex
             'folded': checkpoint.count(jax.eval_shape(reparam.dehrf, training)),
             'plain': checkpoint.count(plain),
         },
-        'macs': macs.of_model(recipe['model'], frames, n_mels, classes),
+        'macs': macs.of_model(recipe.model, frames, n_mels, classes),
         'export': None if newest is None else newest.as_json(),
     }
 

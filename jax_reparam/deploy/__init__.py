@@ -12,14 +12,18 @@ from typing import Any
 
 import jax
 
-from jax_reparam import models
+from jax_reparam.config import ConformerConfig, ConvTransformerConfig, ModelConfig, SpeechFormerConfig
 from jax_reparam.deploy import conformer, conv_transformer, speech_former
 from jax_reparam.deploy.ops import Norm, Unit
 
-_FORMS = {'conv_transformer': conv_transformer, 'conformer': conformer, 'speech_former': speech_former}
+_FORMS: dict[type, Any] = {
+    ConvTransformerConfig: conv_transformer,
+    ConformerConfig: conformer,
+    SpeechFormerConfig: speech_former,
+}
 
 
-def prepare(model: Mapping[str, Any], variables: Mapping[str, Any], frames: int) -> Any:
+def prepare(model: ModelConfig, variables: Mapping[str, Any], frames: int) -> Any:
     """The deploy form's parameters for windows of one length: pure and traceable; call it in float64.
 
     Normalisations, scales and positions are absorbed into the layers around them (`absorb`).
@@ -30,13 +34,12 @@ def prepare(model: Mapping[str, Any], variables: Mapping[str, Any], frames: int)
       frames: of a window, T.
 
     Raises:
-      ValueError: an unknown architecture or field, or more frames than it takes.
+      ValueError: more frames than it takes.
     """
-    name, config = models.parse(model)
-    return _FORMS[name].prepare(config, {'batch_stats': {}, **variables}, frames)
+    return _FORMS[type(model)].prepare(model, {'batch_stats': {}, **variables}, frames)
 
 
-def apply(model: Mapping[str, Any], params: Any, features: jax.Array, *, norm: Norm = 'l2') -> jax.Array:
+def apply(model: ModelConfig, params: Any, features: jax.Array, *, norm: Norm = 'l2') -> jax.Array:
     """The deploy form's logits.
 
     Args:
@@ -48,11 +51,9 @@ def apply(model: Mapping[str, Any], params: Any, features: jax.Array, *, norm: N
     Returns:
       `[1, C]`.
     """
-    name, config = models.parse(model)
-    return _FORMS[name].apply(config, params, features, norm)
+    return _FORMS[type(model)].apply(model, params, features, norm)
 
 
-def unit(model: Mapping[str, Any]) -> Unit:
+def unit(model: ModelConfig) -> Unit:
     """How normalisations are written in int8 with the least noise, of `ops.unit`'s ways: by architecture."""
-    name, _ = models.parse(model)
-    return _FORMS[name].UNIT
+    return _FORMS[type(model)].UNIT

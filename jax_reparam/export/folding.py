@@ -15,12 +15,12 @@ import numpy as np
 
 from jax_reparam import checkpoint, deploy, evaluation, manifest, models, reparam
 from jax_reparam.checkpoint import Trained
+from jax_reparam.config import HRFConfig
 from jax_reparam.data import pipeline
 from jax_reparam.deploy import convert
 from jax_reparam.device import bundle, metadata
 from jax_reparam.errors import InputError
 from jax_reparam.export import card, folder, npu
-from jax_reparam.frontend.features import FrontendConfig
 from jax_reparam.frontend.inputs import Input
 from jax_reparam.quantise import forms, tensor_report
 from jax_reparam.runtime import gates
@@ -110,7 +110,7 @@ def fold_and_export(
         tell(f'compared on {len(compared)} windows: logits differ by at most {fold_entry["max_abs_diff"]:.1e}')
 
         params, function = deployed(trained, folded, frames=data.window.frames)
-        unit = deploy.unit(trained.config['model'])
+        unit = deploy.unit(trained.recipe.model)
         maker = forms.Maker(function, calibration, validation, validation_reference, unit=unit, narrow=only_int8)
         inputs = _input(trained, data)
         made = _make_forms(
@@ -147,7 +147,7 @@ def fold_and_export(
 
         content = {
             'format': manifest.FORMAT,
-            'model': trained.config['model'],
+            'model': trained.meta['config']['model'],
             'labels': list(trained.labels),
             'input': inputs.as_json(),
             'params': {
@@ -178,7 +178,7 @@ def fold_and_export(
         checkpoint.write_safetensors(place / folder.SAFETENSORS, folded, trained)
         (place / folder.LABELS).write_text(''.join(f'{label}\n' for label in trained.labels))
         (place / folder.LAYERS).write_text(tensor_report.text(kernels, _in_order(made.rows)))
-        (place / folder.CARD).write_text(card.text(content, trained.config))
+        (place / folder.CARD).write_text(card.text(content, trained.recipe))
         (place / manifest.FILE).write_text(manifest.dumps(content))
     return Exported(
         out,
@@ -258,7 +258,7 @@ def fold(trained: Trained, *, plain: bool = False) -> Variables:
     Raises:
       InputError: a tree that is not its recipe's, or has a leaf that is not finite, or (unless `plain`) no HRF site.
     """
-    _check_tree(trained.variables, _initial(trained, trained.config['hrf']), trained.path)
+    _check_tree(trained.variables, _initial(trained, trained.recipe.hrf), trained.path)
     _check_finite(trained.variables, trained.path)
     if not plain and not reparam.hrf_sites(trained.variables):
         raise InputError(
@@ -276,7 +276,7 @@ def load_data(trained: Trained, show_progress: bool = True) -> pipeline.Data:
     Raises:
       InputError: the corpus is missing, or its split is not that of the training.
     """
-    data = pipeline.load_data(trained.config, show_progress=show_progress)
+    data = pipeline.load_data(trained.recipe, show_progress=show_progress)
     # A run of an older version says less about its split.
     split = {key: json.loads(json.dumps(data.split.info)).get(key) for key in trained.meta['split']}
     if tuple(data.corpus.labels) != trained.labels or split != trained.meta['split']:
@@ -299,7 +299,7 @@ def compare(trained: Trained, folded: Variables, windows: np.ndarray) -> tuple[n
     """
     # Accelerators multiply in a reduced precision by default.
     with jax.default_matmul_precision('highest'):
-        reference = Predictor(_model(trained, trained.config['hrf']))(trained.variables, windows)
+        reference = Predictor(_model(trained, trained.recipe.hrf))(trained.variables, windows)
         logits = Predictor(_model(trained, None))(folded, windows)
     reason = gates.fold_failure(reference, logits)
     if reason is not None:
@@ -314,20 +314,20 @@ def compare(trained: Trained, folded: Variables, windows: np.ndarray) -> tuple[n
 
 def deployed(trained: Trained, folded: Variables, *, frames: int) -> tuple[Any, forms.Deployed]:
     """The deploy form of a folded model for windows of `frames` frames: its parameters, and it with them inside."""
-    model = trained.config['model']
+    model = trained.recipe.model
     params = _in_float64(lambda tree: deploy.prepare(model, tree, frames=frames), folded)
     return params, lambda features, norm: deploy.apply(model, params, features, norm=norm)
 
 
-def _model(trained: Trained, hrf: Mapping[str, Any] | None) -> Any:
-    return models.build(trained.config['model'], hrf, n_classes=len(trained.labels))
+def _model(trained: Trained, hrf: HRFConfig | None) -> Any:
+    return models.build(trained.recipe.model, hrf, n_classes=len(trained.labels))
 
 
-def _initial(trained: Trained, hrf: Mapping[str, Any] | None) -> Any:
+def _initial(trained: Trained, hrf: HRFConfig | None) -> Any:
     """Shapes and types of a fresh model's tree."""
     model = _model(trained, hrf)
-    window = pipeline.window_config(trained.config)
-    example = jax.ShapeDtypeStruct((1, window.frames, trained.config['frontend']['n_mels']), np.float32)
+    recipe = trained.recipe
+    example = jax.ShapeDtypeStruct((1, recipe.window_config.frames, recipe.frontend.n_mels), np.float32)
     return jax.eval_shape(model.init, jax.random.key(0), example)
 
 
@@ -352,8 +352,7 @@ def _check_finite(variables: Any, path: Path) -> None:
 
 
 def _input(trained: Trained, data: pipeline.Data) -> Input:
-    frontend = FrontendConfig(**trained.config['frontend'])
-    return Input(frontend, data.window, mean=trained.mean, std=trained.std)
+    return Input(trained.recipe.frontend, data.window, mean=trained.mean, std=trained.std)
 
 
 class _Teller:

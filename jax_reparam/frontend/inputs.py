@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from jax_reparam import schema
 from jax_reparam.frontend.features import FrontendConfig, log_mel
 from jax_reparam.frontend.windows import WindowConfig
 
@@ -36,7 +37,7 @@ class Input:
         """The manifest's `input`."""
         seconds = self.frontend.hop_ms / 1000
         return {
-            **dataclasses.asdict(self.frontend),
+            **schema.to_json(self.frontend),
             'window_seconds': self.window.frames * seconds,
             'window_hop_seconds': self.window.hop * seconds,
             'frames': self.window.frames,
@@ -52,8 +53,9 @@ class Input:
         Raises:
           KeyError: a field is missing.
         """
+        names = (*schema.constants(FrontendConfig), *schema.field_types(FrontendConfig))
         return cls(
-            frontend=FrontendConfig(**{field.name: values[field.name] for field in dataclasses.fields(FrontendConfig)}),
+            frontend=schema.from_json(FrontendConfig, {name: values[name] for name in names}, 'input'),
             window=WindowConfig(frames=values['frames'], hop=values['hop_frames']),
             mean=np.asarray(values['mean'], np.float32),
             std=np.asarray(values['std'], np.float32),

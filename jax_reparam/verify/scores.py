@@ -286,7 +286,7 @@ def _batched(found: Any) -> Logits:
     from jax_reparam import models
     from jax_reparam.train.loop import Predictor
 
-    predict = Predictor(models.build(found.config['model'], found.config['hrf'], n_classes=len(found.labels)))
+    predict = Predictor(models.build(found.recipe.model, found.recipe.hrf, n_classes=len(found.labels)))
     return lambda features: predict(found.variables, features)
 
 
@@ -298,14 +298,14 @@ def _deployed(found: Any, frames: int) -> Logits:
 
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), found.variables)
-        prepared = deploy.prepare(found.config['model'], wide, frames=frames)
+        prepared = deploy.prepare(found.recipe.model, wide, frames=frames)
         params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), prepared)
-    apply = jax.jit(lambda window: deploy.apply(found.config['model'], params, window))
+    apply = jax.jit(lambda window: deploy.apply(found.recipe.model, params, window))
     return lambda features: np.concatenate([apply(window[None]) for window in features])
 
 
 def _check_same(found: Any, manifest: Mapping[str, Any], source: str | Path) -> None:
-    same = list(found.labels) == list(manifest['labels']) and found.config['model'] == manifest['model']
+    same = list(found.labels) == list(manifest['labels']) and found.meta['config']['model'] == manifest['model']
     close = (
         same and np.allclose(found.mean, manifest['input']['mean']) and np.allclose(found.std, manifest['input']['std'])
     )

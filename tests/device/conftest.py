@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -36,15 +37,16 @@ def fresh_inputs():
 def convert(fresh_inputs):
     """Makes the .tflite file of a conv_transformer: `int8`, that with all 16 bits it may have, `wide`, or `int16`."""
     windows = 3 * np.random.default_rng(0).standard_normal((8, 24, 12)).astype(np.float32)
-    plain = models.build({**TINY, 'layers': 1}, n_classes=len(LABELS))
+    tiny = dataclasses.replace(TINY, layers=1)
+    plain = models.build(tiny, n_classes=len(LABELS))
     rng = np.random.default_rng(1)
     fresh = jax.jit(plain.init)(jax.random.key(0), windows[:1])
     variables = jax.tree.map(lambda leaf: np.float32(leaf + 0.1 * np.abs(rng.standard_normal(leaf.shape))), fresh)
-    params = jax.tree.map(np.asarray, deploy.prepare({**TINY, 'layers': 1}, variables, 24))
+    params = jax.tree.map(np.asarray, deploy.prepare(tiny, variables, 24))
 
     def run(form):
         norm = {'int16': 'rsqrt', 'wide': 'mixed'}.get(form, 'l2')
-        function = lambda features: deploy.apply({**TINY, 'layers': 1}, params, features, norm=norm)
+        function = lambda features: deploy.apply(tiny, params, features, norm=norm)
         with pytest.MonkeyPatch.context() as patch:
             if form == 'wide':
                 patch.setattr(cost, 'PER_BYTE', 0)

@@ -74,7 +74,7 @@ def test_int8_and_float32_of_an_export_are_the_same_graph(exported, data):
     bound = lambda features: function(features, 'l2')
     files = (
         quantise(bound, data.windows('train')[0][:8]),
-        convert.to_float32(bound, (1, 64, found.config['frontend']['n_mels'])),
+        convert.to_float32(bound, (1, 64, found.recipe.frontend.n_mels)),
     )
     told = []
     rows = tensor_report.report(*files, data.windows('test')[0][:3], params=params, progress=lambda: told.append(1))
