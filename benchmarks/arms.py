@@ -18,7 +18,6 @@ XLA_FLAGS='--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false'
 from __future__ import annotations
 
 import argparse
-import ast
 import contextlib
 import functools
 import json
@@ -34,16 +33,14 @@ import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from jax_reparam import evaluation, models
 from jax_reparam.checkpoint import FOLDER, Checkpoints
-from jax_reparam.config import load_recipe
+from jax_reparam.config import Recipe, load_recipe
 from jax_reparam.data import pipeline
 from jax_reparam.frontend import windows
 from jax_reparam.train import loop
-from jax_reparam.train.augment import AugmentConfig
-from jax_reparam.train.optimizer import TrainConfig, adamw
+from jax_reparam.train.optimizer import adamw
 
 CHUNK = 100  # steps a call
 NOISE_DB = 36.0  # of the order of int8's (docs/export.md)
@@ -74,19 +71,17 @@ def convolve(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **how:
     return jnp.concatenate(taps, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
 
 
-def with_changes(recipe: dict[str, Any], arm: str) -> dict[str, Any]:
-    """A copy of a recipe with `section.key=value,...` changed; values are Python's literals."""
+def with_changes(recipe: Recipe, arm: str) -> Recipe:
+    """The recipe with `section.key=value,...` changed; values are written as in flags of `train.py`."""
     changes = dict(change.split('=', 1) for change in filter(None, arm.split(',')))
     for key in changes:
         # The data are loaded once, for all arms.
         if key.partition('.')[0] not in SECTIONS:
             raise SystemExit(f'--arm: expected keys of {", ".join(SECTIONS)}, found {key!r}')
-    changed = ConfigDict(recipe).lock()
     try:
-        changed.update_from_flattened_dict({key: ast.literal_eval(value) for key, value in changes.items()})
-    except KeyError as error:
-        raise SystemExit(f'--arm: expected keys of the recipe, found {error}') from error
-    return changed.to_dict()
+        return recipe.with_changes(changes)
+    except ValueError as error:
+        raise SystemExit(f'--arm: {error}') from error
 
 
 def draw(data: pipeline.Data, steps: int, batch: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -137,11 +132,11 @@ class Bank:
         return (jax.vmap(cut)(clips, starts) - self.mean[fold]) / self.std[fold]
 
 
-def train(recipe: dict[str, Any], bank: Bank, folds: list[pipeline.Data], seeds: int, say: Any) -> tuple[Any, Any]:
+def train(recipe: Recipe, bank: Bank, folds: list[pipeline.Data], seeds: int, say: Any) -> tuple[Any, Any]:
     """Trains `seeds` times all folds; returns the averaged variables, `[seeds * folds, ...]`, and the model."""
-    settings, hrf = TrainConfig(**recipe['train']), recipe['hrf']
-    model = models.build(recipe['model'], hrf, n_classes=len(folds[0].corpus.labels))
-    optimizer = adamw(settings, hrf['decay'])
+    settings = recipe.train
+    model = models.build(recipe.model, recipe.hrf, n_classes=len(folds[0].corpus.labels))
+    optimizer = adamw(settings, recipe.hrf.decay)
     fold = jnp.tile(jnp.arange(len(folds)), seeds)
     seed = jnp.repeat(jnp.arange(seeds), len(folds))
     drawn = [draw(data, settings.steps, settings.batch_size, s) for s in range(seeds) for data in folds]
@@ -160,7 +155,7 @@ def train(recipe: dict[str, Any], bank: Bank, folds: list[pipeline.Data], seeds:
             optimizer,
             label_smoothing=settings.label_smoothing,
             class_weights=weights,
-            augmentation=AugmentConfig(**recipe['augment']),
+            augmentation=recipe.augment,
             average=settings.average,
             seed=seed,
         )
@@ -188,15 +183,15 @@ def flips(logits: np.ndarray) -> float:
     return float(np.mean([0.5 * math.erfc(gap / (2 * noise)) for gap in first - second]))
 
 
-def keep(workdir: Path, recipe: dict[str, Any], data: pipeline.Data, variables: Any, score: float) -> None:
+def keep(workdir: Path, recipe: Recipe, data: pipeline.Data, variables: Any, score: float) -> None:
     """Writes one run's averaged variables as a checkpoint of its last step."""
     with contextlib.closing(Checkpoints(workdir / FOLDER)) as checkpoints:
         meta = loop.describe(recipe, data)
-        checkpoints.save(recipe['train']['steps'], variables=variables, state=None, meta=meta, score=score, error=0.0)
+        checkpoints.save(recipe.train.steps, variables=variables, state=None, meta=meta, score=score, error=0.0)
 
 
 def measure(
-    recipe: dict[str, Any],
+    recipe: Recipe,
     bank: Bank,
     folds: list[pipeline.Data],
     seeds: int,
@@ -230,7 +225,7 @@ def measure(
     if folder:
         for run, uar in enumerate(np.ravel(row['validation']['each'])):
             seed, fold = divmod(run, len(folds))
-            of_run = {**recipe, 'data': {**recipe['data'], 'fold': str(fold)}, 'seed': seed}
+            of_run = recipe.with_changes({'data.fold': str(fold), 'seed': seed})
             workdir = folder / f'seed_{seed}' / f'fold_{fold}'
             keep(workdir, of_run, folds[fold], jax.tree.map(operator.itemgetter(run), variables), uar / 100)
     return {**row, 'seconds': round(time.monotonic() - start, 1)}
@@ -249,12 +244,10 @@ def main() -> None:
     parser.add_argument('--out', type=Path, help='lines are added to this file; arms that are in it are left out')
     args = parser.parse_args()
     path, _, corpus = args.config.partition(':')
-    recipe = load_recipe(path, corpus)
-    recipe['data']['source'] = args.source
+    recipe = load_recipe(path, corpus).with_changes({'data.source': args.source})
     count = args.folds or pipeline.count_folds(recipe, show_progress=False)
     folds = [
-        pipeline.load_data({**recipe, 'data': {**recipe['data'], 'fold': str(fold)}}, show_progress=False)
-        for fold in range(count)
+        pipeline.load_data(recipe.with_changes({'data.fold': str(fold)}), show_progress=False) for fold in range(count)
     ]
     bank = Bank.load(folds)
     parts: list[pipeline.Part] = ['validation', 'test'] if args.test else ['validation']

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jax_reparam import checkpoint, deploy, manifest, models
-from jax_reparam.config import load_recipe
-from jax_reparam.data import pipeline
+from jax_reparam.config import Recipe, load_recipe
 from jax_reparam.evaluation import Windows
 from jax_reparam.export import npu
 from jax_reparam.graph import cost
@@ -25,28 +25,26 @@ from jax_reparam.quantise import forms
 CLASSES = 4  # of a recipe without a corpus
 
 
-def source(path: Path) -> tuple[dict[str, Any], Mapping[str, Any]]:
-    """The configuration and the plain model's variables."""
+def source(path: Path) -> tuple[Recipe, Mapping[str, Any]]:
+    """The recipe and the plain model's variables."""
     if path.is_dir():
         found = checkpoint.load(path / 'checkpoint')
-        return found.config, found.variables
+        return found.recipe, found.variables
     recipe = load_recipe(path)
-    windows = np.zeros((1, pipeline.window_config(recipe).frames, recipe['frontend']['n_mels']), np.float32)
-    return recipe, jax.jit(models.build(recipe['model'], n_classes=CLASSES).init)(jax.random.key(0), windows)
+    windows = np.zeros((1, recipe.window_config.frames, recipe.frontend.n_mels), np.float32)
+    return recipe, jax.jit(models.build(recipe.model, n_classes=CLASSES).init)(jax.random.key(0), windows)
 
 
 def forms_of(path: Path) -> dict[str, bytes]:
     """int8, and the form for an NPU."""
-    config, variables = source(path)
-    recipe = config['model']
-    frames, bands = pipeline.window_config(config).frames, config['frontend']['n_mels']
-    windows = np.random.default_rng(0).standard_normal((4, frames, bands)).astype(np.float32)
-    params = jax.tree.map(np.asarray, deploy.prepare(recipe, variables, frames))
+    recipe, variables = source(path)
+    model, frames = recipe.model, recipe.window_config.frames
+    windows = np.random.default_rng(0).standard_normal((4, frames, recipe.frontend.n_mels)).astype(np.float32)
+    _, function = deploy.build(model, variables, frames)
     # Of one validation window, which may be decided otherwise: so the first way is taken.
     validation = Windows(windows[:1], np.zeros(1, int), np.zeros(1, int))
-    function = lambda features, norm: deploy.apply(recipe, params, features, norm=norm)
-    reference = np.asarray(function(windows[:1], 'l2'))
-    maker = forms.Maker(function, windows, validation, reference, unit=deploy.unit(recipe))
+    reference = np.asarray(function(jnp.asarray(windows[:1]), 'l2'))
+    maker = forms.Maker(function, windows, validation, reference, unit=deploy.unit(model))
     return {name: maker.make(name).model for name in ('int8', manifest.NPU_FORM)}
 
 

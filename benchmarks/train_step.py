@@ -20,52 +20,49 @@ import jax
 import numpy as np
 
 from jax_reparam import models
-from jax_reparam.config import load_recipe
-from jax_reparam.data import pipeline
+from jax_reparam.config import Recipe, load_recipe
 from jax_reparam.train import loop
-from jax_reparam.train.augment import AugmentConfig
-from jax_reparam.train.optimizer import TrainConfig, adamw
+from jax_reparam.train.optimizer import adamw
 
 CONFIGS = Path(__file__).parent.parent / 'configs'
 VARIANTS: dict[str, dict[str, Any]] = {
-    'plain': {'expansion': 0.0},
-    'composed': {'forward': 'composed'},
-    'two_step': {'forward': 'two_step'},
+    'plain': {'hrf.expansion': 0.0},
+    'composed': {'hrf.forward': 'composed'},
+    'two_step': {'hrf.forward': 'two_step'},
 }
 
 
-def compile_step(config: dict[str, Any], batch: loop.Batch, classes: int) -> tuple[Any, loop.State]:
-    model = models.build(config['model'], config['hrf'], n_classes=classes)
-    settings = TrainConfig(**config['train'])
-    optimizer = adamw(settings, config['hrf']['decay'])
+def compile_step(recipe: Recipe, batch: loop.Batch, classes: int) -> tuple[Any, loop.State]:
+    model = models.build(recipe.model, recipe.hrf, n_classes=classes)
+    optimizer = adamw(recipe.train, recipe.hrf.decay)
     step = loop.make_step(
         model,
         optimizer,
-        label_smoothing=settings.label_smoothing,
-        augmentation=AugmentConfig(**config['augment']),
-        average=settings.average,
+        label_smoothing=recipe.train.label_smoothing,
+        augmentation=recipe.augment,
+        average=recipe.train.average,
     )
     state = jax.jit(lambda: loop.init_state(model, optimizer, batch['features'][:1], 0))()
     return jax.jit(step, donate_argnums=0).lower(state, batch).compile(), state
 
 
-def random_batch(config: dict[str, Any], classes: int) -> dict[str, jax.Array]:
-    size, frames = config['train']['batch_size'], pipeline.window_config(config).frames
+def random_batch(recipe: Recipe, classes: int) -> dict[str, jax.Array]:
+    size, frames = recipe.train.batch_size, recipe.window_config.frames
     rng = np.random.default_rng(0)
     return jax.device_put(
         {
-            'features': rng.standard_normal((size, frames, config['frontend']['n_mels'])).astype(np.float32),
+            'features': rng.standard_normal((size, frames, recipe.frontend.n_mels)).astype(np.float32),
             'mask': np.ones((size, frames), bool),
             'labels': rng.integers(classes, size=size).astype(np.int32),
         }
     )
 
 
-def measure(config: dict[str, Any], steps: int, classes: int = 7) -> dict[str, dict[str, float]]:
-    batch = random_batch(config, classes)
+def measure(recipe: Recipe, steps: int, classes: int = 7) -> dict[str, dict[str, float]]:
+    batch = random_batch(recipe, classes)
     compiled, states = {}, {}
     for name, hrf in VARIANTS.items():
-        variant = {**config, 'hrf': {**config['hrf'], **hrf}}
+        variant = recipe.with_changes(hrf)
         compiled[name], states[name] = compile_step(variant, batch, classes)
     times: dict[str, list[float]] = {name: [] for name in VARIANTS}
     for _ in range(steps + 2):

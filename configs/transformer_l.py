@@ -1,20 +1,9 @@
 """ConvTransformer L (9.69 M parameters when folded) with HRF; `transformer_l.py:emodb` picks a corpus."""
 
-from ml_collections import ConfigDict
-
-from jax_reparam import config
+from jax_reparam.config import ConvTransformerConfig, Recipe
 
 
-def get_config(corpus: str = '') -> ConfigDict:
+def get_config(corpus: str = '') -> Recipe:
     """The recipe for one corpus; '' is the embedded synthetic one."""
-    recipe = config.base(
-        name='conv_transformer',
-        channels=32,
-        width=256,
-        layers=12,
-        heads=8,
-        ffn_width=1024,
-        dropout=0.1,
-        attention_dropout=0.0,
-    )
-    return config.for_corpus(recipe, corpus)
+    model = ConvTransformerConfig(channels=32, width=256, layers=12, heads=8, ffn_width=1024, attention_dropout=0.0)
+    return Recipe(model).for_corpus(corpus)

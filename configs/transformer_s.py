@@ -1,20 +1,9 @@
 """ConvTransformer S (0.484 M parameters when folded) with HRF; `transformer_s.py:emodb` picks a corpus."""
 
-from ml_collections import ConfigDict
-
-from jax_reparam import config
+from jax_reparam.config import ConvTransformerConfig, Recipe
 
 
-def get_config(corpus: str = '') -> ConfigDict:
+def get_config(corpus: str = '') -> Recipe:
     """The recipe for one corpus; '' is the embedded synthetic one."""
-    recipe = config.base(
-        name='conv_transformer',
-        channels=16,
-        width=96,
-        layers=4,
-        heads=4,
-        ffn_width=384,
-        dropout=0.1,
-        attention_dropout=0.0,
-    )
-    return config.for_corpus(recipe, corpus)
+    model = ConvTransformerConfig(channels=16, width=96, layers=4, heads=4, ffn_width=384, attention_dropout=0.0)
+    return Recipe(model).for_corpus(corpus)

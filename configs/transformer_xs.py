@@ -1,20 +1,9 @@
 """ConvTransformer XS (0.080 M parameters when folded) with HRF; `transformer_xs.py:emodb` picks a corpus."""
 
-from ml_collections import ConfigDict
-
-from jax_reparam import config
+from jax_reparam.config import ConvTransformerConfig, Recipe
 
 
-def get_config(corpus: str = '') -> ConfigDict:
+def get_config(corpus: str = '') -> Recipe:
     """The recipe for one corpus; '' is the embedded synthetic one."""
-    recipe = config.base(
-        name='conv_transformer',
-        channels=8,
-        width=64,
-        layers=2,
-        heads=4,
-        ffn_width=128,
-        dropout=0.1,
-        attention_dropout=0.0,
-    )
-    return config.for_corpus(recipe, corpus, xs=True)
+    model = ConvTransformerConfig(channels=8, width=64, layers=2, heads=4, ffn_width=128, attention_dropout=0.0)
+    return Recipe(model).for_corpus(corpus, xs=True)

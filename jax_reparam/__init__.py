@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 from jax_reparam._version import __version__
 
 if TYPE_CHECKING:
-    from jax_reparam.layers import HRFConfig, HRFDense
+    from jax_reparam.config import HRFConfig
+    from jax_reparam.layers import HRFDense
     from jax_reparam.reparam import dehrf, hrf_sites
 
 __all__ = ['HRFConfig', 'HRFDense', '__version__', 'dehrf', 'hrf_sites']
 
-_HOME = {'HRFConfig': 'layers', 'HRFDense': 'layers', 'dehrf': 'reparam', 'hrf_sites': 'reparam'}
+_HOME = {'HRFConfig': 'config', 'HRFDense': 'layers', 'dehrf': 'reparam', 'hrf_sites': 'reparam'}
 
 
 def __getattr__(name: str) -> Any:

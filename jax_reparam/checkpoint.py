@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from jax_reparam.config import Recipe
 from jax_reparam.errors import InputError, one_line
 
 FORMAT = 1
@@ -28,20 +29,18 @@ class Trained:
 
     Attributes:
       variables: `{'params': ..., 'batch_stats': ...}`, NumPy arrays.
-      meta: `config` (the recipe), `labels` (ordered), `mean` and `std` (`[M]`), `split`, `corpus`, `versions`.
+      recipe: what it was trained with.
+      meta: as it is stored: `config` (the recipe), `labels` (ordered), `mean` and `std` (`[M]`), `split`, `corpus`,
+        `versions`.
       step: the training step.
       path: the folder it was read from.
     """
 
     variables: dict[str, Any]
+    recipe: Recipe
     meta: dict[str, Any]
     step: int
     path: Path
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The recipe it was trained with."""
-        return self.meta['config']
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -169,7 +168,11 @@ def load(path: str | Path) -> Trained:
         raise InputError(f'{step_dir}: expected a whole checkpoint, found a damaged one ({error})') from error
     if meta.get('format') != FORMAT:
         raise InputError(f'{step_dir}: expected checkpoint format {FORMAT}, found {meta.get("format")}')
-    return Trained(variables, meta, int(step_dir.name), step_dir)
+    try:
+        recipe = Recipe.from_json(meta.get('config'))
+    except ValueError as error:
+        raise InputError(f'{step_dir / "meta"}: {error}') from error
+    return Trained(variables, recipe, meta, int(step_dir.name), step_dir)
 
 
 def _map_leaves(tree: Any, function: Any) -> Any:
@@ -220,7 +223,7 @@ def write_checkpoint(path: Path, folded: Mapping[str, Any], trained: Trained) ->
     import orbax.checkpoint as ocp
 
     args = ocp.args
-    meta = {**trained.meta, 'format': FORMAT, 'config': plain_recipe(trained.config)}
+    meta = {**trained.meta, 'format': FORMAT, 'config': plain_recipe(trained.meta['config'])}
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as writer:
         content = args.Composite(variables=args.StandardSave(folded), meta=args.JsonSave(meta))
         writer.save((path / str(trained.step)).absolute(), args=content)
@@ -231,7 +234,7 @@ def write_safetensors(path: Path, folded: Mapping[str, Any], trained: Trained) -
     from safetensors.numpy import save
 
     metadata = {
-        'config': json.dumps(plain_recipe(trained.config)),
+        'config': json.dumps(plain_recipe(trained.meta['config'])),
         'labels': json.dumps(list(trained.labels)),
         'mean': json.dumps(trained.mean.tolist()),
         'std': json.dumps(trained.std.tolist()),

@@ -1,19 +1,25 @@
-"""The recipe that every file in configs/ starts from. Importing this loads neither jax nor TensorFlow."""
+"""The recipe: what one training run is told, with every default and every bound.
+
+All of it is checked when a recipe is made, before any work. Neither jax nor TensorFlow is imported.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal, get_args
 
-from ml_collections import ConfigDict
-
+from jax_reparam import errors, schema
 from jax_reparam.errors import InputError, one_line
 from jax_reparam.frontend.features import FrontendConfig
+from jax_reparam.frontend.windows import WindowConfig
+from jax_reparam.schema import Amount, Count, Positive, Rate, Size
 
 # What a corpus changes in a recipe; `configs/NAME.py:emodb` picks one.
-CORPORA: dict[str, dict[str, Any]] = {
+CORPORA: Mapping[str, Mapping[str, Any]] = {
     'synth': {'train.steps': 400},
     'emodb': {
         'train.batch_size': 16,
@@ -49,104 +55,397 @@ CORPORA: dict[str, dict[str, Any]] = {
     'folder': {},
 }
 # And what it changes besides for XS, of about 0.1 M parameters.
-CORPORA_XS: dict[str, dict[str, Any]] = {'emodb': {'train.weight_decay': 0.5}}
-# What a file must have to be a recipe.
-SECTIONS = ('model', 'hrf', 'frontend', 'window')
+CORPORA_XS: Mapping[str, Mapping[str, Any]] = {'emodb': {'train.weight_decay': 0.5}}
+
+Site = Literal['ffn_in', 'ffn_out', 'attention', 'pointwise']
+SITES: tuple[Site, ...] = get_args(Site)
+# Frames in SpeechFormer's position table.
+POSITIONS = 2000
 
 
-def base(**model: Any) -> ConfigDict:
-    """What all recipes share: training with HRF on the synthetic corpus.
+def _check_encoder(config: ConvTransformerConfig | ConformerConfig) -> None:
+    schema.check(config)
+    schema.expect(config.width % config.heads == 0, 'width', f'a multiple of {config.heads} heads', config.width)
 
-    Args:
-      **model: `name` and the fields of that architecture's config (jax_reparam/models/).
+
+def _encoder_sites(config: ConvTransformerConfig | ConformerConfig, n_mels: int) -> Iterator[tuple[Site, int, int]]:
+    # Two convolutions of stride 2 leave a quarter of the bands.
+    yield 'pointwise', config.channels * math.ceil(n_mels / 4), config.width
+    yield 'attention', config.width, config.width
+    yield 'ffn_in', config.width, config.ffn_width
+    yield 'ffn_out', config.ffn_width, config.width
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvTransformerConfig:
+    """Sizes of a ConvTransformer; the defaults are S.
+
+    Attributes:
+      name: of the architecture.
+      channels: channels of both convolutions.
+      width: token width D.
+      layers: number of encoder layers L.
+      heads: attention heads H; D is a multiple of it.
+      ffn_width: inner width F of the feed-forward networks.
+      dropout: rate in the residual branches, the feed-forward networks and before the classifier, in training.
+      attention_dropout: rate on the attention probabilities, in training.
     """
-    return ConfigDict(
-        {
-            'model': model,
-            # layers.HRFConfig; expansion 0 trains the plain model. Sites as a flag: --config.hrf.sites=ffn_in,attention
-            'hrf': {
-                'expansion': 4.0,
-                'forward': 'composed',
-                'init': 'lecun',
-                'decay': 'product',
-                'sites': ('ffn_in',),
-            },
-            'frontend': dataclasses.asdict(FrontendConfig()),
-            # windows.WindowConfig, in seconds.
-            'window': {'seconds': 4.0, 'hop_seconds': 2.0},
-            'data': {
-                'corpus': 'synth',
-                'source': '',  # folder (or table) of a corpus that is not embedded
-                'cache': '',  # '' is $JAX_REPARAM_CACHE, else ~/.cache/jax_reparam
-                'protocol': '',  # '' is the corpus's own
-                'fold': '0',  # a number, or 'all'
-                'accept_mismatch': False,  # whether to train on a copy with other counts than the published ones
-                'turns': 0,  # the longest clips of each speaker, where a decision is by speaker; 0 is the protocol's
-                'join': '',  # mean or vote, likewise; '' is the protocol's
-            },
-            'augment': {
-                'freq_masks': 2,
-                'freq_mask_bands': 10,
-                'time_masks': 2,
-                'time_mask_frames': 40,
-                'stretch': 0.0,
-                'warp': 0.0,
-            },
-            'train': {
-                'steps': 1000,
-                'batch_size': 32,
-                'learning_rate': 1e-3,
-                'warmup_steps': 100,
-                'weight_decay': 0.01,
-                'label_smoothing': 0.1,
-                'class_weights': False,
-                'clip_norm': 1.0,
-                'average': 0.99,
-                'eval_every': 50,
-            },
-            'seed': 0,
-        }
-    )
+
+    name: ClassVar[str] = 'conv_transformer'
+    channels: Size = 16
+    width: Size = 96
+    layers: Size = 4
+    heads: Size = 4
+    ffn_width: Size = 384
+    dropout: Rate = 0.1
+    attention_dropout: Rate = 0.1
+
+    def __post_init__(self) -> None:
+        _check_encoder(self)
+
+    def sites(self, n_mels: int) -> Iterator[tuple[Site, int, int]]:
+        """The shapes of the layers that may be HRF sites: kind, input width, output width."""
+        return _encoder_sites(self, n_mels)
 
 
-def speech_former(*, n_mels: int, learning_rate: float, **model: Any) -> ConfigDict:
-    """What SpeechFormer's recipes share: its width is `n_mels`, and its windows follow from the frontend's hop.
+@dataclasses.dataclass(frozen=True)
+class ConformerConfig:
+    """Sizes of a Conformer; the defaults are S.
 
-    Its layers are post-norm and learn at a smaller rate. The authors' dropout of 0.5 in the head holds the small ones
-    back for long (docs/models.md has what was tried, on validation speakers).
+    Attributes:
+      name: of the architecture.
+      channels: channels of both subsampling convolutions.
+      width: token width D.
+      layers: number of blocks L.
+      heads: attention heads H; D is a multiple of it.
+      ffn_width: inner width F of the feed-forward networks.
+      kernel: frames that the depthwise convolution sees, odd.
+      positions: `relative` (Transformer-XL), or `none` as in torchaudio's Conformer.
+      activation: in the feed-forward networks and after the depthwise convolution: `swish` (the paper), or `relu`,
+        which costs no operator of its own on a device.
+      dropout: rate after each module, in the feed-forward networks and before the classifier, in training.
+      attention_dropout: rate on the attention probabilities, in training.
     """
-    recipe = base(name='speech_former', **model, dropout=0.1, attention_dropout=0.1, head_dropout=0.1)
-    recipe.train.learning_rate = learning_rate
-    # 128 bands are narrower than the bins of a 512-point transform.
-    recipe.frontend.update(n_mels=n_mels, n_fft=512 if n_mels <= 64 else 1024)
-    recipe.model.hop_ms = recipe.frontend.get_ref('hop_ms')
-    return recipe
+
+    name: ClassVar[str] = 'conformer'
+    channels: Size = 16
+    width: Size = 64
+    layers: Size = 4
+    heads: Size = 4
+    ffn_width: Size = 256
+    kernel: Size = 15
+    positions: Literal['relative', 'none'] = 'relative'
+    activation: Literal['swish', 'relu'] = 'swish'
+    dropout: Rate = 0.1
+    attention_dropout: Rate = 0.1
+
+    def __post_init__(self) -> None:
+        _check_encoder(self)
+        schema.expect(self.kernel % 2 == 1, 'kernel', 'an odd number', self.kernel)
+
+    def sites(self, n_mels: int) -> Iterator[tuple[Site, int, int]]:
+        """The shapes of the layers that may be HRF sites: kind, input width, output width."""
+        yield from _encoder_sites(self, n_mels)
+        yield 'pointwise', self.width, 2 * self.width
+        yield 'pointwise', self.width, self.width
 
 
-def for_corpus(config: ConfigDict, corpus: str, *, xs: bool = False) -> ConfigDict:
-    """Sets a recipe's corpus and what goes with it.
+@dataclasses.dataclass(frozen=True)
+class SpeechFormerConfig:
+    """Sizes of a SpeechFormer; the defaults are S. The width C is the number of mel bands.
 
-    Args:
-      config: the recipe.
-      corpus: its name; '' keeps the default.
-      xs: the recipe is of the smallest size.
+    Attributes:
+      name: of the architecture.
+      hop_ms: distance between frames in milliseconds, from which windows and merges follow; the frontend's.
+      layers: layers of the four stages.
+      heads: attention heads H; mel bands beyond a multiple of it are left out.
+      expand: factor of the width after each merge.
+      dropout: rate on the attention's output, after the ReLU and after each feed-forward network, in training.
+      attention_dropout: rate on the attention probabilities, in training.
+      head_dropout: rate between the layers of the classifier, in training.
+    """
+
+    name: ClassVar[str] = 'speech_former'
+    hop_ms: Size = 10
+    layers: tuple[Size, Size, Size, Size] = (2, 2, 4, 4)
+    heads: Size = 8
+    expand: tuple[Size, Size, Size] = (1, 1, 1)
+    dropout: Rate = 0.1
+    attention_dropout: Rate = 0.1
+    head_dropout: Rate = 0.5
+
+    def __post_init__(self) -> None:
+        schema.check(self)
+
+    def sites(self, n_mels: int) -> Iterator[tuple[Site, int, int]]:
+        """The shapes of the layers that may be HRF sites: kind, input width, output width."""
+        width = n_mels - n_mels % self.heads
+        for expand in (*self.expand, None):
+            yield 'attention', width, 3 * width
+            yield 'attention', width, width
+            yield 'ffn_in', width, width // 2
+            yield 'ffn_out', width // 2, width
+            if expand:
+                yield 'pointwise', width, width * expand
+                width *= expand
+
+
+ModelConfig = ConvTransformerConfig | ConformerConfig | SpeechFormerConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class HRFConfig:
+    """How the linear layers at HRF sites are trained.
+
+    Attributes:
+      expansion: E / D, the width of the extra linear layer over its input's; 0 trains the plain layer.
+      forward: `composed` multiplies the factors first and applies one layer (the price of a plain layer), `two_step`
+        applies one after the other. Values and gradients are equal to rounding.
+      init: `lecun` draws both factors by fan-in (LeCun), scaled to the variance of the plain kernel; `orthonormal`
+        starts as the very function of the plain layer of the same seed.
+      decay: weight decay at the sites: `none`, on both `factors`, or on their `product`.
+      sites: which linear layers of a model are sites, any of `ffn_in` and `ffn_out` (first and second layer of every
+        feed-forward network; the first is the paper's site), `attention` (query, key, value and output projections) and
+        `pointwise` (the other layers that map each token by itself: Conformer's pointwise convolutions, the projection
+        after the convolutions, SpeechFormer's merging layers).
+    """
+
+    expansion: Amount = 4.0
+    forward: Literal['composed', 'two_step'] = 'composed'
+    init: Literal['lecun', 'orthonormal'] = 'lecun'
+    decay: Literal['none', 'factors', 'product'] = 'product'
+    sites: tuple[Site, ...] = ('ffn_in',)
+
+    def __post_init__(self) -> None:
+        schema.check(self)
+        object.__setattr__(self, 'sites', tuple(site for site in SITES if site in self.sites))
+
+    def at(self, site: Site) -> HRFConfig:
+        """The training form of a layer of that kind: this one where it is a site, `PLAIN` elsewhere."""
+        return self if site in self.sites else PLAIN
+
+
+PLAIN = HRFConfig(expansion=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class WindowSeconds:
+    """Length and spacing of windows, in seconds.
+
+    Attributes:
+      seconds: length of a window.
+      hop_seconds: distance between the starts of two windows of one clip.
+    """
+
+    seconds: Positive = 4.0
+    hop_seconds: Positive = 2.0
+
+    def __post_init__(self) -> None:
+        schema.check(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """What is trained on.
+
+    Attributes:
+      corpus: its name; what follows a slash is the corpus's own choice, of labels for example.
+      source: folder (or table) of a corpus that is not embedded.
+      cache: folder of prepared corpora and features; '' is $JAX_REPARAM_CACHE, else ~/.cache/jax_reparam.
+      protocol: how clips are split; '' is the corpus's own.
+      fold: a number, or `all`.
+      accept_mismatch: train on a copy with other counts than the published ones.
+      turns: the longest clips of each speaker that are used, where a decision is by speaker; 0 is the protocol's.
+      join: how these make one decision, `mean` or `vote`; '' is the protocol's.
+    """
+
+    corpus: str = 'synth'
+    source: str = ''
+    cache: str = ''
+    protocol: str = ''
+    fold: str = '0'
+    accept_mismatch: bool = False
+    turns: Count = 0
+    join: Literal['', 'mean', 'vote'] = ''
+
+    def __post_init__(self) -> None:
+        schema.check(self)
+        errors.known('corpus', self.corpus, tuple(CORPORA))
+        schema.expect(self.fold == 'all' or self.fold.isdecimal(), 'fold', "a number or 'all'", self.fold)
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+    """How strongly training features are varied; every window draws its own values.
+
+    Attributes:
+      freq_masks: number of frequency masks (SpecAugment).
+      freq_mask_bands: largest width of one, in mel bands.
+      time_masks: number of time masks (SpecAugment).
+      time_mask_frames: largest width of one, in frames.
+      stretch: largest change of tempo, as a share: 0.15 plays a window at 0.85 to 1.15 of its speed.
+      warp: largest scaling of the mel axis, as a share (vocal tract length perturbation, Jaitly and Hinton 2013).
+    """
+
+    freq_masks: Count = 2
+    freq_mask_bands: Count = 10
+    time_masks: Count = 2
+    time_mask_frames: Count = 40
+    stretch: Rate = 0.0
+    warp: Rate = 0.0
+
+    def __post_init__(self) -> None:
+        schema.check(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How the optimizer trains.
+
+    Attributes:
+      steps: optimizer steps in all.
+      batch_size: windows per step, over all devices.
+      learning_rate: its peak.
+      warmup_steps: steps of linear warm-up; a cosine to 0 follows.
+      weight_decay: decoupled (AdamW), on kernels; at HRF sites as `hrf.decay` says.
+      label_smoothing: share of the target spread over all classes.
+      class_weights: weigh clips by the inverse frequency of their class among the training clips.
+      clip_norm: largest global norm of the gradient; 0 does not clip.
+      average: decay of the moving average of parameters and batch statistics that is validated, kept and folded
+        (Polyak averaging); 0 keeps the last values.
+      eval_every: steps between validations (and checkpoints).
+    """
+
+    steps: Size = 1000
+    batch_size: Size = 32
+    learning_rate: Positive = 1e-3
+    warmup_steps: Count = 100
+    weight_decay: Amount = 0.01
+    label_smoothing: Rate = 0.1
+    class_weights: bool = False
+    clip_norm: Amount = 1.0
+    average: Rate = 0.99
+    eval_every: Size = 50
+
+    def __post_init__(self) -> None:
+        schema.check(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """All that one training run is told; the defaults train with HRF on the synthetic corpus.
+
+    Attributes:
+      model: architecture and sizes.
+      hrf: the training form.
+      frontend: of the features.
+      window: of windows, in seconds.
+      data: corpus and protocol.
+      augment: of the features.
+      train: the optimizer.
+      seed: of all randomness.
 
     Raises:
-      InputError: no such corpus.
+      ValueError: `SECTION.KEY: expected ..., found ...`.
     """
-    corpus = corpus or config.data.corpus
-    # What follows a slash is the corpus's own choice, of labels for example.
-    name = corpus.partition('/')[0]
-    if name not in CORPORA:
-        raise InputError(f'config: expected a corpus, one of {sorted(CORPORA)}, got {corpus!r}')
-    config.data.corpus = corpus
-    for key, value in (CORPORA[name] | (CORPORA_XS.get(name, {}) if xs else {})).items():
-        section, field = key.split('.')
-        config[section][field] = value
-    return config
+
+    model: ModelConfig
+    hrf: HRFConfig = HRFConfig()
+    frontend: FrontendConfig = dataclasses.field(default_factory=FrontendConfig)
+    window: WindowSeconds = WindowSeconds()
+    data: DataConfig = DataConfig()
+    augment: AugmentConfig = AugmentConfig()
+    train: TrainConfig = TrainConfig()
+    seed: Count = 0
+
+    def __post_init__(self) -> None:
+        schema.check(self)
+        self._check_window()
+        if isinstance(self.model, SpeechFormerConfig):
+            self._check_speech_former(self.model)
+        if self.hrf.expansion:
+            self._check_expansion()
+
+    def _check_window(self) -> None:
+        seconds, hop, frame = self.window.seconds, self.window.hop_seconds, self.frontend.hop_ms / 1000
+        schema.expect(round(seconds / frame) >= 1, 'window.seconds', f'at least one frame of {frame:g} s', seconds)
+        fits = 1 <= round(hop / frame) <= round(seconds / frame)
+        schema.expect(fits, 'window.hop_seconds', f'{frame:g} (one frame) to {seconds:g} (the window)', hop)
+
+    def _check_speech_former(self, model: SpeechFormerConfig) -> None:
+        hop_ms, n_mels, frames = self.frontend.hop_ms, self.frontend.n_mels, self.window_config.frames
+        schema.expect(model.hop_ms == hop_ms, 'model.hop_ms', f"the frontend's, {hop_ms}", model.hop_ms)
+        schema.expect(model.heads <= n_mels, 'model.heads', f'at most the {n_mels} mel bands', model.heads)
+        known = f'at most {POSITIONS} frames (the position table) of {hop_ms} ms'
+        schema.expect(frames <= POSITIONS, 'window.seconds', known, self.window.seconds)
+
+    def _check_expansion(self) -> None:
+        for site, width, features in self.model.sites(self.frontend.n_mels):
+            inner, least = round(self.hrf.expansion * width), min(width, features)
+            if site in self.hrf.sites and inner < least:
+                raise ValueError(
+                    f'hrf.expansion: expected E >= min(D, F) = {least} at {site}, '
+                    f'found {self.hrf.expansion:g}: E = {inner} (D {width}, F {features})'
+                )
+
+    @property
+    def window_config(self) -> WindowConfig:
+        """Length and spacing of windows, in frames."""
+        per_second = 1000 / self.frontend.hop_ms
+        return WindowConfig(round(self.window.seconds * per_second), round(self.window.hop_seconds * per_second))
+
+    def as_json(self) -> dict[str, Any]:
+        """What config.json and checkpoints hold: an object per section."""
+        return {field.name: schema.to_json(getattr(self, field.name)) for field in dataclasses.fields(self)}
+
+    @classmethod
+    def from_json(cls, values: Any, key: str = '') -> Recipe:
+        """Reads what `as_json` gave; what an earlier run does not have keeps its default.
+
+        Raises:
+          ValueError: see `Recipe`.
+        """
+        return schema.from_json(cls, values, key)
+
+    def with_changes(self, changes: Mapping[str, Any]) -> Recipe:
+        """The recipe with other values, by `section.key`; texts are read as flags: `{'train.steps': '300'}`.
+
+        The hop of a SpeechFormer follows that of its frontend.
+
+        Raises:
+          ValueError: no such key (the nearest is named), or see `Recipe`.
+        """
+        values = self.as_json()
+        if isinstance(self.model, SpeechFormerConfig) and 'frontend.hop_ms' in changes:
+            changes = {'model.hop_ms': changes['frontend.hop_ms'], **changes}
+        sections = tuple(name for name in values if name != 'seed')
+        for key, value in changes.items():
+            section, dot, name = key.rpartition('.')
+            if dot:
+                schema.known(section, sections, 'recipe', 'a section')
+            owner, place = (getattr(self, section), values[section]) if dot else (self, values)
+            kinds = schema.field_types(type(owner))
+            kind = kinds[schema.known(name, tuple(kinds), section or 'recipe')]
+            place[name] = schema.from_text(kind, value, key) if isinstance(value, str) else value
+        return Recipe.from_json(values)
+
+    def for_corpus(self, corpus: str, *, xs: bool = False) -> Recipe:
+        """The recipe for a corpus, with what goes with it (`CORPORA`).
+
+        Args:
+          corpus: its name; '' keeps the recipe's own.
+          xs: the recipe is of the smallest size.
+
+        Raises:
+          InputError: no such corpus.
+        """
+        corpus = corpus or self.data.corpus
+        errors.known('data.corpus', corpus, tuple(CORPORA))
+        more = CORPORA_XS.get(corpus, {}) if xs else {}
+        return self.with_changes({'data.corpus': corpus, **CORPORA[corpus], **more})
 
 
-def load_recipe(path: str | Path, corpus: str = '') -> dict[str, Any]:
+def load_recipe(path: str | Path, corpus: str = '') -> Recipe:
     """Loads a recipe from a config file, for one corpus; '' is the recipe's own.
 
     Raises:
@@ -162,17 +461,18 @@ def load_recipe(path: str | Path, corpus: str = '') -> dict[str, Any]:
     # The file is the user's, and may raise anything.
     try:
         spec.loader.exec_module(module)
-        recipe = module.get_config(corpus).to_dict()
+        recipe = module.get_config(corpus)
     except InputError as error:
         raise InputError(f'{path}: {error}') from error
     except Exception as error:
         raise InputError(
-            f'{path}: expected a recipe (get_config(corpus) gives a ConfigDict), '
+            f'{path}: expected a recipe (get_config(corpus) gives a Recipe), '
             f'found {type(error).__name__}: {one_line(error)}'
         ) from error
-    missing = [section for section in SECTIONS if not isinstance(recipe.get(section), dict)]
-    if missing:
-        raise InputError(f'{path}: expected a recipe with the sections {", ".join(SECTIONS)}, found no {missing[0]}')
+    if not isinstance(recipe, Recipe):
+        raise InputError(
+            f'{path}: expected a recipe (get_config(corpus) gives a Recipe), found {type(recipe).__name__}'
+        )
     return recipe
 
 
@@ -182,7 +482,7 @@ def recipes(folder: str | Path = 'configs') -> list[str]:
     Raises:
       InputError: there are none.
     """
-    found = sorted(str(path) for path in Path(folder).glob('*.py'))
+    found = sorted(str(path) for path in Path(folder).glob('[!_]*.py'))
     if not found:
         raise InputError(f'{folder}/*.py: expected recipes there, or some to be named, found none')
     return found

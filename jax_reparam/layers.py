@@ -5,10 +5,9 @@ Every layer takes `mask` `[B, T]`, True at real frames, or None where every fram
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -16,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_reparam import reparam
+from jax_reparam.config import PLAIN, HRFConfig
 
 Initializer = Callable[..., jax.Array]
 
@@ -25,58 +25,6 @@ EPSILON = 1e-5
 # Layer normalisation over the last axis, `scale` and `bias` `[D]` (Ba et al. 2016). Flax's own epsilon is 1e-6, and its
 # fast variance (mean of squares less square of the mean) cancels.
 LayerNorm = functools.partial(nn.LayerNorm, epsilon=EPSILON, use_fast_variance=False)
-
-Site = Literal['ffn_in', 'ffn_out', 'attention', 'pointwise']
-SITES: tuple[Site, ...] = get_args(Site)
-
-
-@dataclasses.dataclass(frozen=True)
-class HRFConfig:
-    """How the linear layers at HRF sites are trained.
-
-    Attributes:
-      expansion: E / D, the width of the extra linear layer over its input's; 0 trains the plain layer.
-      forward: `composed` multiplies the factors first and applies one layer (the price of a plain layer), `two_step`
-        applies one after the other. Values and gradients are equal to rounding.
-      init: `lecun` draws both factors by fan-in (LeCun), scaled to the variance of the plain kernel; `orthonormal`
-        starts as the very function of the plain layer of the same seed.
-      decay: weight decay at the sites: `none`, on both `factors`, or on their `product`. Read by the optimizer.
-      sites: which linear layers of a model are sites, any of `ffn_in` and `ffn_out` (first and second layer of every
-        feed-forward network; the first is the paper's site), `attention` (query, key, value and output projections) and
-        `pointwise` (the other layers that map each token by itself: Conformer's pointwise convolutions, the projection
-        behind the convolutions, SpeechFormer's merging layers). `'ffn_in,attention'` is read as two. Read by the
-        models.
-    """
-
-    expansion: float = 4.0
-    forward: Literal['composed', 'two_step'] = 'composed'
-    init: Literal['lecun', 'orthonormal'] = 'lecun'
-    decay: Literal['none', 'factors', 'product'] = 'product'
-    sites: tuple[Site, ...] = ('ffn_in',)
-
-    def __post_init__(self) -> None:
-        # JSON makes lists of tuples, and a flag a single name of 'ffn_in,attention'.
-        names = [self.sites] if isinstance(self.sites, str) else self.sites
-        sites = {site.strip() for name in names for site in name.split(',')}
-        if unknown := sorted(sites - set(SITES)):
-            raise ValueError(f'hrf.sites: expected any of {SITES}, got {unknown[0]!r}')
-        object.__setattr__(self, 'sites', tuple(site for site in SITES if site in sites))
-        for name, choices in (
-            ('forward', ('composed', 'two_step')),
-            ('init', ('lecun', 'orthonormal')),
-            ('decay', ('none', 'factors', 'product')),
-        ):
-            if getattr(self, name) not in choices:
-                raise ValueError(f'hrf.{name}: expected one of {choices}, got {getattr(self, name)!r}')
-        if self.expansion < 0:
-            raise ValueError(f'hrf.expansion: expected 0 (plain) or more, got {self.expansion}')
-
-    def at(self, site: Site) -> HRFConfig:
-        """The training form of a layer of that kind: this one where it is a site, `PLAIN` elsewhere."""
-        return self if site in self.sites else PLAIN
-
-
-PLAIN = HRFConfig(expansion=0)
 
 
 class HRFDense(nn.Module):

@@ -12,9 +12,10 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path, PureWindowsPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from jax_reparam import schema
+from jax_reparam.config import ModelConfig
 from jax_reparam.errors import InputError
 from jax_reparam.frontend.inputs import Input
 from jax_reparam.graph.cost import Cost
@@ -402,7 +403,7 @@ class Manifest:
 
     Attributes:
       format: `FORMAT`.
-      model: the recipe's `model`.
+      model: the recipe's `model`, as the checkpoint holds it.
       labels: class names in the order of the logits.
       input: how audio becomes the model's input.
       params: number of parameters.
@@ -443,6 +444,7 @@ class Manifest:
     versions: Mapping[str, Mapping[str, str]]
 
     def __post_init__(self) -> None:
+        self.architecture  # noqa: B018  (refuses what is none)
         features, logits = (1, self.input.window.frames, self.input.frontend.n_mels), (1, len(self.labels))
         if not self.labels or len(set(self.labels)) < len(self.labels):
             raise ValueError(f'labels: expected names, no two the same, found {list(self.labels)}')
@@ -459,6 +461,11 @@ class Manifest:
         ):
             if named is not None and named not in self.forms:
                 raise ValueError(f'{key}: expected one of the forms ({", ".join(self.forms)}), found {named!r}')
+
+    @property
+    def architecture(self) -> ModelConfig:
+        """`model` with its defaults."""
+        return schema.from_json(cast(Any, ModelConfig), self.model, 'model')
 
     def as_json(self) -> dict[str, Any]:
         """What manifest.json holds."""

@@ -1,9 +1,11 @@
 """Frozen dataclasses to JSON and back, checked by their annotations: recipes and manifests are read with it.
 
 Annotations may be int, float, bool, str, None, `Literal`, unions, `tuple`, `Mapping[str, ...]`, NumPy arrays of
-float32, `Any`, and dataclasses of these. A field that is a dataclass with `as_json` and `from_json` of its own is
-written and read by them. `Annotated[int, Bound(...)]` bounds one value; a dataclass checks what belongs together in
-`__post_init__`, whose errors begin with the name of a field.
+float32, `Any`, and dataclasses of these. `Annotated[int, Bound(...)]` bounds one value; a dataclass checks what belongs
+together in `__post_init__`, whose errors begin with the name of a field. A `ClassVar` is a constant: it is written
+before the fields, and where it is read it may be left out, but never be another; a union of dataclasses is told apart
+by a constant that they share. A field that is a dataclass with `as_json` and `from_json` of its own is written and read
+by them.
 """
 
 from __future__ import annotations
@@ -16,11 +18,12 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
 import numpy as np
 
 T = TypeVar('T')
+_hints = functools.cache(typing.get_type_hints)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +44,7 @@ Size = Annotated[int, Bound('at least 1', lambda value: value >= 1)]
 Amount = Annotated[float, Bound('at least 0', lambda value: value >= 0)]
 Positive = Annotated[float, Bound('more than 0', lambda value: value > 0)]
 Share = Annotated[float, Bound('0 to 1', lambda value: 0 <= value <= 1)]
+Rate = Annotated[float, Bound('0 or more and less than 1', lambda value: 0 <= value < 1)]
 _Single = Annotated[float, Bound('a number of 32 bits', lambda value: abs(value) <= float(np.finfo(np.float32).max))]
 
 
@@ -49,9 +53,10 @@ def to_json(value: Any) -> Any:
 
     An `as_json` of the value itself is not called, so that it can use this.
     """
-    if dataclasses.is_dataclass(value):
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = [(field, getattr(value, field.name)) for field in dataclasses.fields(value)]
-        return {field.name: _to_json(item) for field, item in fields if not (item is None and field.default is None)}
+        content = {field.name: _to_json(item) for field, item in fields if not (item is None and field.default is None)}
+        return {**constants(type(value)), **content}
     if isinstance(value, Mapping):
         return {key: _to_json(item) for key, item in value.items()}
     if isinstance(value, (np.ndarray, np.generic)):
@@ -69,7 +74,7 @@ def from_json(kind: type[T], value: Any, key: str = '') -> T:
     """Reads a dataclass of what `to_json` gave; a `from_json` of its own is not called, so that it can use this.
 
     Args:
-      kind: the dataclass.
+      kind: the dataclass, or a union of some.
       value: what JSON holds.
       key: where that lies, for the errors: `forms.int8`.
 
@@ -77,7 +82,8 @@ def from_json(kind: type[T], value: Any, key: str = '') -> T:
       ValueError: `KEY: expected ..., found ...`: a wrong type, a field that is missing or not known, a value that
         `__post_init__` refuses.
     """
-    return typing.cast(T, _read_dataclass(kind, value, key))
+    read = _read_dataclass if dataclasses.is_dataclass(kind) else _read
+    return typing.cast(T, read(kind, value, key))
 
 
 def from_text(kind: Any, text: str, key: str) -> Any:
@@ -86,6 +92,8 @@ def from_text(kind: Any, text: str, key: str) -> Any:
     Raises:
       ValueError: as `from_json`.
     """
+    if get_origin(kind) is Annotated:
+        return _read(kind, from_text(get_args(kind)[0], text, key), key)
     if kind is str:
         return text
     if get_origin(kind) is Literal:
@@ -103,6 +111,24 @@ def from_text(kind: Any, text: str, key: str) -> Any:
         raise ValueError(f'{key}: expected {_name(kind)}, found {text!r}') from None
 
 
+def check(value: Any) -> None:
+    """Checks the fields of a dataclass against their annotations; for its `__post_init__`.
+
+    A whole number becomes a float, and a list a tuple, where the annotation says so.
+
+    Raises:
+      ValueError: as `from_json`.
+    """
+    for name, kind in field_types(type(value)).items():
+        object.__setattr__(value, name, _read(kind, getattr(value, name), name))
+
+
+def expect(holds: bool, key: str, what: str, value: Any) -> None:
+    """Raises a ValueError, `KEY: expected WHAT, found VALUE`, unless something holds."""
+    if not holds:
+        raise ValueError(f'{key or "it"}: expected {what}, found {_shown(value)}')
+
+
 def known(name: str, names: Sequence[str], key: str, what: str = 'a key') -> str:
     """Gives a name back if it is one of `names`; else says which is nearest.
 
@@ -116,22 +142,27 @@ def known(name: str, names: Sequence[str], key: str, what: str = 'a key') -> str
     return name
 
 
-@functools.cache
-def field_types(kind: type) -> dict[str, Any]:
+def field_types(kind: Any) -> dict[str, Any]:
     """The fields of a dataclass and what they may hold."""
-    hints = typing.get_type_hints(kind, include_extras=True)
+    hints = _hints(kind, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+
+
+def constants(kind: Any) -> dict[str, Any]:
+    """The constants of a dataclass, which are its `ClassVar`s."""
+    hints = _hints(kind)
+    return {name: getattr(kind, name) for name, hint in hints.items() if get_origin(hint) is ClassVar}
 
 
 def _read(kind: Any, value: Any, key: str) -> Any:
     origin, arguments = get_origin(kind), get_args(kind)
-    if kind is Any:
+    if kind is Any or (dataclasses.is_dataclass(value) and type(value) in (kind, *arguments)):
         return value
     if origin is Annotated:
         inner, *bounds = arguments
         read = _read(inner, value, key)
         for bound in bounds:
-            _expect(bound.holds(read), key, bound.what, value)
+            expect(bound.holds(read), key, bound.what, value)
         return read
     if origin in (Union, types.UnionType):
         return _read_union(arguments, value, key)
@@ -142,7 +173,7 @@ def _read(kind: Any, value: Any, key: str) -> Any:
     if origin is tuple:
         return _read_tuple(arguments, value, key)
     if origin in (dict, collections.abc.Mapping):
-        _expect(isinstance(value, dict), key, 'an object', value)
+        expect(isinstance(value, dict), key, 'an object', value)
         return {name: _read(arguments[1], item, f'{key}.{name}'.lstrip('.')) for name, item in value.items()}
     if kind is np.ndarray or origin is np.ndarray:
         numbers = _read_tuple((_Single, ...), value, key)
@@ -153,20 +184,21 @@ def _read(kind: Any, value: Any, key: str) -> Any:
         return _read_dataclass(kind, value, key)
     if kind is float:
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        _expect(number and abs(value) <= sys.float_info.max, key, 'a number', value)
+        expect(number and abs(value) <= sys.float_info.max, key, 'a number', value)
         return float(value)
     if kind is type(None):
-        _expect(value is None, key, 'null', value)
+        expect(value is None, key, 'null', value)
         return None
-    _expect(isinstance(value, kind) and not (kind is int and isinstance(value, bool)), key, _name(kind), value)
+    expect(isinstance(value, kind) and not (kind is int and isinstance(value, bool)), key, _name(kind), value)
     return value
 
 
 def _read_dataclass(kind: Any, value: Any, key: str) -> Any:
-    _expect(isinstance(value, dict), key, 'an object', value)
-    hints = field_types(kind)
-    for name in value:
-        known(name, tuple(hints), key or 'it')
+    expect(isinstance(value, dict), key, 'an object', value)
+    hints, fixed = field_types(kind), constants(kind)
+    for name, item in value.items():
+        known(name, (*fixed, *hints), key or 'it')
+        expect(name not in fixed or item == fixed[name], f'{key}.{name}'.lstrip('.'), repr(fixed.get(name)), item)
     missing = [
         field.name
         for field in dataclasses.fields(kind)
@@ -176,7 +208,8 @@ def _read_dataclass(kind: Any, value: Any, key: str) -> Any:
     ]
     if missing:
         raise ValueError(f'{f"{key}.{missing[0]}".lstrip(".")}: expected a value, found none')
-    read = {name: _read(hints[name], item, f'{key}.{name}'.lstrip('.')) for name, item in value.items()}
+    items = [(name, hint) for name, hint in hints.items() if name in value]
+    read = {name: _read(hint, value[name], f'{key}.{name}'.lstrip('.')) for name, hint in items}
     try:
         return kind(**read)
     except ValueError as error:
@@ -189,6 +222,13 @@ def _read_union(kinds: tuple[Any, ...], value: Any, key: str) -> Any:
     rest = [kind for kind in kinds if kind is not type(None)]
     if len(rest) == 1:
         return _read(rest[0], value, key)
+    for name in set.intersection(*(set(constants(one)) if dataclasses.is_dataclass(one) else set() for one in rest)):
+        expect(isinstance(value, dict), key, 'an object', value)
+        named = {constants(one)[name]: one for one in rest}
+        expect(
+            value.get(name) in tuple(named), f'{key}.{name}', f'one of {", ".join(map(repr, named))}', value.get(name)
+        )
+        return _read(named[value[name]], value, key)
     for kind in rest:
         try:
             return _read(kind, value, key)
@@ -198,16 +238,11 @@ def _read_union(kinds: tuple[Any, ...], value: Any, key: str) -> Any:
 
 
 def _read_tuple(kinds: tuple[Any, ...], value: Any, key: str) -> tuple[Any, ...]:
-    _expect(isinstance(value, (list, tuple)), key, 'a list', value)
+    expect(isinstance(value, (list, tuple)), key, 'a list', value)
     if kinds[1:] == (...,):
         kinds = (kinds[0],) * len(value)
-    _expect(len(value) == len(kinds), key, f'{len(kinds)} values', value)
+    expect(len(value) == len(kinds), key, f'{len(kinds)} values', value)
     return tuple(_read(kind, item, f'{key}[{i}]') for i, (kind, item) in enumerate(zip(kinds, value, strict=True)))
-
-
-def _expect(holds: bool, key: str, what: str, value: Any) -> None:
-    if not holds:
-        raise ValueError(f'{key or "it"}: expected {what}, found {_shown(value)}')
 
 
 def _shown(value: Any) -> str:

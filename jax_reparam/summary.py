@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from jax_reparam import config
-from jax_reparam.errors import InputError, count, from_user, one_line, run
+from jax_reparam.config import ModelConfig, Recipe
+from jax_reparam.errors import InputError, count, run
 from jax_reparam.manifest import FILE, Manifest, load
 from jax_reparam.table import aligned
 
@@ -54,11 +55,10 @@ class Export:
         """
         return cls(str(folder), load(folder), (Path(folder) / FILE).stat().st_mtime)
 
-    def belongs_to(self, recipe: Mapping[str, Any], frames: int) -> bool:
-        """Whether this is the model of a recipe, whose windows are `frames` long."""
-        model = json.loads(json.dumps(recipe['model']))  # makes lists of tuples, as the manifest did
-        own = self.manifest.model, self.manifest.input.window.frames, self.manifest.input.frontend.n_mels
-        return own == (model, frames, recipe['frontend']['n_mels'])
+    def belongs_to(self, recipe: Recipe) -> bool:
+        """Whether this is the model of a recipe."""
+        own = self.manifest.architecture, self.manifest.input.window.frames, self.manifest.input.frontend.n_mels
+        return own == (recipe.model, recipe.window_config.frames, recipe.frontend.n_mels)
 
     def as_json(self) -> dict[str, Any]:
         """What the output of `--json` says of it; None where there is no int8 form, or it was not run in TFLM."""
@@ -82,7 +82,7 @@ def exports() -> Iterator[Export]:
             continue
 
 
-def entry(name: str, recipe: Mapping[str, Any], classes: int, found: Sequence[Export]) -> dict[str, Any]:
+def entry(name: str, recipe: Recipe, classes: int, found: Sequence[Export]) -> dict[str, Any]:
     """One recipe's entry in the output of `--json`.
 
     Args:
@@ -90,31 +90,18 @@ def entry(name: str, recipe: Mapping[str, Any], classes: int, found: Sequence[Ex
       recipe: the recipe.
       classes: number of logits.
       found: exports, of which the newest that belongs to the recipe is taken.
-
-    Raises:
-      InputError: the recipe's model cannot be built.
     """
     # Behind the arguments, so that --help and a wrong recipe answer at once.
     import jax
 
     from jax_reparam import checkpoint, models, reparam
-    from jax_reparam.data import pipeline
 
-    try:
-        frames, n_mels = pipeline.window_config(recipe).frames, recipe['frontend']['n_mels']
-    except (ArithmeticError, KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f'{name}: expected window and frontend of a recipe, found {type(error).__name__}: {one_line(error)}'
-        ) from error
-    try:
-        with from_user():
-            training, plain = (
-                _variables(models.build(recipe['model'], hrf, n_classes=classes), frames, n_mels)['params']
-                for hrf in (recipe['hrf'], None)
-            )
-    except InputError as error:
-        raise InputError(f'{name}: {one_line(error)}') from error
-    own = [export for export in found if export.belongs_to(recipe, frames)]
+    frames, n_mels = recipe.window_config.frames, recipe.frontend.n_mels
+    training, plain = (
+        _variables(models.build(recipe.model, hrf, n_classes=classes), frames, n_mels)['params']
+        for hrf in (recipe.hrf, None)
+    )
+    own = [export for export in found if export.belongs_to(recipe)]
     newest = max(own, key=lambda export: export.written, default=None)
     return {
         'recipe': name,
@@ -125,22 +112,22 @@ def entry(name: str, recipe: Mapping[str, Any], classes: int, found: Sequence[Ex
             'folded': checkpoint.count(jax.eval_shape(reparam.dehrf, training)),
             'plain': checkpoint.count(plain),
         },
-        'macs': model_macs(recipe['model'], frames, n_mels, classes),
+        'macs': model_macs(recipe.model, frames, n_mels, classes),
         'export': None if newest is None else newest.as_json(),
     }
 
 
-def model_macs(model: Mapping[str, Any], frames: int, n_mels: int, n_classes: int) -> int:
+def model_macs(model: ModelConfig, frames: int, n_mels: int, n_classes: int) -> int:
     """Counts the MACs of a plain (folded) model on one window.
 
     Args:
-      model: a recipe's `model`.
+      model: architecture and sizes.
       frames: length of the window, T; all its frames are real.
       n_mels: number of mel bands, M.
       n_classes: number of logits, C.
 
     Raises:
-      ValueError: see `models.build` and `count_macs`.
+      ValueError: see `count_macs`.
     """
     import jax
 

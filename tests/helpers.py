@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import os
 import subprocess
@@ -16,6 +15,16 @@ import soundfile
 
 from jax_reparam import deploy, models, reparam
 from jax_reparam.checkpoint import FOLDER, Checkpoints
+from jax_reparam.config import (
+    AugmentConfig,
+    ConformerConfig,
+    ConvTransformerConfig,
+    DataConfig,
+    Recipe,
+    SpeechFormerConfig,
+    TrainConfig,
+    WindowSeconds,
+)
 from jax_reparam.deploy import convert
 from jax_reparam.evaluation import Windows
 from jax_reparam.frontend.features import FrontendConfig
@@ -36,18 +45,12 @@ SMALL = [
     '--config.train.eval_every=1',
 ]
 # Models that train in seconds, of 12 mel bands.
-TINY = {'name': 'conv_transformer', 'channels': 4, 'width': 16, 'layers': 2, 'heads': 2, 'ffn_width': 24}
+TINY = ConvTransformerConfig(channels=4, width=16, layers=2, heads=2, ffn_width=24)
 TINY_MODELS = {
     'conv_transformer': TINY,
-    'conformer': {**TINY, 'name': 'conformer', 'kernel': 5},
-    'conformer, no positions, relu': {
-        **TINY,
-        'name': 'conformer',
-        'kernel': 5,
-        'positions': 'none',
-        'activation': 'relu',
-    },
-    'speech_former': {'name': 'speech_former', 'layers': (2, 1, 1, 1), 'heads': 4, 'expand': (1, 1, 2)},
+    'conformer': (conformer := ConformerConfig(channels=4, width=16, layers=2, heads=2, ffn_width=24, kernel=5)),
+    'conformer, no positions, relu': dataclasses.replace(conformer, positions='none', activation='relu'),
+    'speech_former': SpeechFormerConfig(layers=(2, 1, 1, 1), heads=4, expand=(1, 1, 2)),
 }
 
 
@@ -95,43 +98,16 @@ def fold64(tree):
 
 
 # A recipe that trains in seconds on `tones`, with windows of 64 frames of 12 bands.
-RECIPE = {
-    'model': {**TINY, 'layers': 1, 'dropout': 0.1, 'attention_dropout': 0.1},
-    'hrf': {'expansion': 4.0, 'forward': 'composed', 'init': 'lecun', 'decay': 'product'},
-    'frontend': dataclasses.asdict(FrontendConfig(n_mels=12)),
-    'window': {'seconds': 0.64, 'hop_seconds': 0.32},
-    'data': {
-        'corpus': 'folder',
-        'source': '',
-        'cache': '',
-        'protocol': '',
-        'fold': '0',
-        'turns': 0,
-        'join': '',
-        'accept_mismatch': False,
-    },
-    'augment': {
-        'freq_masks': 1,
-        'freq_mask_bands': 2,
-        'time_masks': 1,
-        'time_mask_frames': 8,
-        'stretch': 0.1,
-        'warp': 0.05,
-    },
-    'train': {
-        'steps': 12,
-        'batch_size': 8,
-        'learning_rate': 3e-3,
-        'warmup_steps': 2,
-        'weight_decay': 0.01,
-        'label_smoothing': 0.1,
-        'class_weights': True,
-        'clip_norm': 1.0,
-        'average': 0.9,
-        'eval_every': 4,
-    },
-    'seed': 0,
-}
+RECIPE = Recipe(
+    dataclasses.replace(TINY, layers=1),
+    frontend=FrontendConfig(n_mels=12),
+    window=WindowSeconds(0.64, 0.32),
+    data=DataConfig('folder'),
+    augment=AugmentConfig(1, 2, 1, 8, stretch=0.1, warp=0.05),
+    train=TrainConfig(
+        steps=12, batch_size=8, learning_rate=3e-3, warmup_steps=2, class_weights=True, average=0.9, eval_every=4
+    ),
+)
 
 
 def tones(folder, *, labels=('high', 'low'), speakers=5, clips=3):
@@ -150,12 +126,8 @@ def tones(folder, *, labels=('high', 'low'), speakers=5, clips=3):
 
 def recipe(source, cache, **changes):
     """`RECIPE` for a folder corpus; `changes` are `section__key=value`."""
-    config = copy.deepcopy(RECIPE)
-    config['data'] |= {'source': str(source), 'cache': str(cache)}
-    for name, value in changes.items():
-        section, key = name.split('__')
-        config[section][key] = value
-    return config
+    changes = {name.replace('__', '.'): value for name, value in changes.items()}
+    return RECIPE.with_changes({'data.source': str(source), 'data.cache': str(cache), **changes})
 
 
 def run_without(module, arguments, names):
@@ -200,10 +172,10 @@ def make(function, windows, form='int8', **options):
     return forms.Maker(function, windows, validation, reference, **options).make(form).model
 
 
-def save(workdir, config, variables, data):
+def save(workdir, recipe, variables, data):
     """Writes `variables` as the checkpoint of step 7 under `workdir`; returns the folder."""
     meta = {
-        'config': config,
+        'config': recipe.as_json(),
         'labels': list(data.corpus.labels),
         'mean': data.mean.tolist(),
         'std': data.std.tolist(),

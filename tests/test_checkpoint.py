@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from helpers import RECIPE
 from jax_reparam import checkpoint
 from jax_reparam.checkpoint import Checkpoints
 from jax_reparam.errors import InputError
 
-META = {'config': {'seed': 0}, 'labels': ['a', 'b'], 'mean': [0.0], 'std': [1.0]}
+META = {'config': RECIPE.as_json(), 'labels': ['a', 'b'], 'mean': [0.0], 'std': [1.0]}
 
 
 def save(checkpoints, step, score, error=0.1):

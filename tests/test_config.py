@@ -1,10 +1,14 @@
-"""Every recipe in configs/ builds, for every corpus."""
+"""Recipes: every one in configs/ builds for every corpus, and what is wrong in one is named before any work."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
 import itertools
-from pathlib import Path
+import json
+import subprocess
+import sys
 
 import chex
 import jax
@@ -12,46 +16,60 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from helpers import drawn
+from helpers import RECIPE, ROOT, TINY, TINY_MODELS, drawn
 from jax_reparam import checkpoint, config, corpora, models, reparam
-from jax_reparam.config import load_recipe
-from jax_reparam.data import pipeline
+from jax_reparam.config import (
+    SITES,
+    AugmentConfig,
+    ConformerConfig,
+    ConvTransformerConfig,
+    DataConfig,
+    HRFConfig,
+    Recipe,
+    SpeechFormerConfig,
+    TrainConfig,
+    WindowSeconds,
+    load_recipe,
+)
 from jax_reparam.errors import InputError
-from jax_reparam.frontend import windows
 from jax_reparam.frontend.features import FrontendConfig
-from jax_reparam.layers import SITES, HRFConfig
+from jax_reparam.frontend.windows import WindowConfig
 from jax_reparam.train import loop
-from jax_reparam.train.augment import AugmentConfig
-from jax_reparam.train.optimizer import TrainConfig, adamw
+from jax_reparam.train.optimizer import adamw
 
-RECIPES = sorted((Path(__file__).parent.parent / 'configs').glob('*.py'))
+RECIPES = sorted((ROOT / 'configs').glob('[!_]*.py'))
+FORMER = Recipe(SpeechFormerConfig())
+
+
+def test_importing_it_is_light():
+    heavy = ('jax', 'flax', 'tensorflow', 'librosa', 'ml_collections')
+    code = f'import sys, jax_reparam.config; sys.exit(str([name for name in {heavy} if name in sys.modules] or ""))'
+    assert subprocess.run([sys.executable, '-c', code], check=False, capture_output=True, text=True).stderr == '\n'
 
 
 @pytest.mark.parametrize('path', RECIPES, ids=lambda path: path.stem)
 @pytest.mark.parametrize('corpus', ['', *config.CORPORA])
-def test_recipes_fit_the_library(path, corpus):
+def test_recipes_of_every_corpus(path, corpus):
     recipe = load_recipe(path, corpus)
-    assert recipe['data']['corpus'] == (corpus or 'synth')
-    TrainConfig(**recipe['train'])
-    AugmentConfig(**recipe['augment'])
-    FrontendConfig(**recipe['frontend'])
-    # The two places that say how HRF is trained agree; recipes cannot import the other, which loads jax.
-    assert HRFConfig(**recipe['hrf']) == HRFConfig()
+    assert recipe.data.corpus == (corpus or 'synth')
+    assert recipe.hrf == HRFConfig()
     decay = (0.5 if path.stem.endswith('_xs') else 1.0) if corpus == 'emodb' else 0.01
-    assert recipe['train']['weight_decay'] == decay
+    assert recipe.train.weight_decay == decay
+    assert recipe.train.class_weights == (corpus in ('iemocap/all', 'm3ed', 'daic_woz'))
     seconds = {'iemocap': 6, 'iemocap/all': 6, 'daic_woz': 8, 'crema_d': 3, 'nemo': 3}.get(corpus, 4)
-    assert pipeline.window_config(recipe) == windows.WindowConfig(100 * seconds, 50 * seconds)
+    assert recipe.window_config == WindowConfig(100 * seconds, 50 * seconds)
+    assert Recipe.from_json(json.loads(json.dumps(recipe.as_json()))) == recipe
 
 
 @pytest.mark.parametrize('path', RECIPES, ids=lambda path: path.stem)
 def test_recipes_fold_to_their_plain_model_at_every_choice_of_sites(path):
     recipe = load_recipe(path)
-    x = jnp.zeros((1, 40, recipe['frontend']['n_mels']))
+    x = jnp.zeros((1, 40, recipe.frontend.n_mels))
     key = jax.random.key(0)
-    expected = jax.eval_shape(models.build(recipe['model'], n_classes=4).init, key, x)
+    expected = jax.eval_shape(models.build(recipe.model, n_classes=4).init, key, x)
     for count in range(1, len(SITES) + 1):
         for sites in itertools.combinations(SITES, count):
-            trained = models.build(recipe['model'], {**recipe['hrf'], 'sites': sites}, n_classes=4)
+            trained = models.build(recipe.model, HRFConfig(sites=sites), n_classes=4)
             variables = jax.eval_shape(trained.init, key, x)
             assert reparam.hrf_sites(variables)
             chex.assert_trees_all_equal_shapes_and_dtypes(jax.eval_shape(reparam.dehrf, variables), expected)
@@ -65,16 +83,15 @@ def test_recipes_train_a_step_and_fold(rng, path):
     each architecture starts from its fresh values, the others from leaves that NumPy draws: `init` takes long too.
     """
     recipe = load_recipe(path)
-    model = {**recipe['model'], 'layers': jax.tree.map(lambda _: 1, recipe['model']['layers'])}
-    hrf = {**recipe['hrf'], 'sites': SITES}
-    trained, plain = (models.build(model, form, n_classes=4) for form in (hrf, None))
+    model = dataclasses.replace(recipe.model, layers=jax.tree.map(lambda _: 1, recipe.model.layers))
+    trained, plain = (models.build(model, form, n_classes=4) for form in (HRFConfig(sites=SITES), None))
     batch = {
-        'features': rng.standard_normal((2, 40, recipe['frontend']['n_mels'])).astype(np.float32),
+        'features': rng.standard_normal((2, 40, recipe.frontend.n_mels)).astype(np.float32),
         'mask': np.ones((2, 40), bool),
         'labels': np.array([1, 3], np.int32),
     }
     # The first step of a warm-up has rate 0.
-    optimizer = adamw(TrainConfig(**{**recipe['train'], 'warmup_steps': 0}), recipe['hrf']['decay'])
+    optimizer = adamw(dataclasses.replace(recipe.train, warmup_steps=0), recipe.hrf.decay)
     init = functools.partial(loop.init_state, trained, optimizer, seed=0)
     if path.stem.endswith('_xs'):
         state = jax.jit(init)(batch['features'])
@@ -82,7 +99,7 @@ def test_recipes_train_a_step_and_fold(rng, path):
         shapes = jax.eval_shape(init, batch['features'])
         state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
         state = state.replace(variables=jax.tree.map(np.float32, drawn(shapes.variables)))
-    step = loop.make_step(trained, optimizer, augmentation=AugmentConfig(**recipe['augment']))
+    step = loop.make_step(trained, optimizer, augmentation=recipe.augment)
     after, metrics = jax.jit(step)(state, batch)
     assert np.isfinite(metrics['loss'])
     still = [
@@ -104,18 +121,253 @@ def test_corpora_of_recipes_are_those_that_can_be_prepared():
     assert set(corpora.NAMES) == set(config.CORPORA)
 
 
-def test_what_follows_a_slash_is_left_to_the_corpus():
-    recipe = config.for_corpus(config.base(name='conv_transformer'), 'iemocap/all')
-    assert recipe.data.corpus == 'iemocap/all'
-    assert recipe.window.seconds == 6
+@pytest.mark.parametrize(
+    ('make', 'message'),
+    [
+        (lambda: ConvTransformerConfig(width=15), 'width: expected a multiple of 4 heads, found 15'),
+        (lambda: ConvTransformerConfig(layers=0), 'layers: expected at least 1, found 0'),
+        (lambda: ConvTransformerConfig(dropout=1), 'dropout: expected 0 or more and less than 1, found 1.0'),
+        (lambda: ConvTransformerConfig(channels=2.5), 'channels: expected a whole number, found 2.5'),
+        (lambda: ConformerConfig(kernel=4), 'kernel: expected an odd number, found 4'),
+        (lambda: ConformerConfig(positions='rel'), "positions: expected one of 'relative', 'none', found 'rel'"),
+        (lambda: ConformerConfig(activation='gelu'), "activation: expected one of 'swish', 'relu', found 'gelu'"),
+        (lambda: SpeechFormerConfig(layers=(1, 2)), 'layers: expected 4 values, found (1, 2)'),
+        (lambda: SpeechFormerConfig(expand=(1, 0, 1)), 'expand[1]: expected at least 1, found 0'),
+        (lambda: SpeechFormerConfig(hop_ms=0), 'hop_ms: expected at least 1, found 0'),
+        (lambda: SpeechFormerConfig(head_dropout=-0.1), 'head_dropout: expected 0 or more and less than 1'),
+        (lambda: HRFConfig(forward='both'), "forward: expected one of 'composed', 'two_step', found 'both'"),
+        (lambda: HRFConfig(init='zeros'), "init: expected one of 'lecun', 'orthonormal', found 'zeros'"),
+        (lambda: HRFConfig(decay='all'), "decay: expected one of 'none', 'factors', 'product', found 'all'"),
+        (lambda: HRFConfig(expansion=-1), 'expansion: expected at least 0, found -1'),
+        (lambda: HRFConfig(sites=('pointwize',)), "sites[0]: expected one of 'ffn_in', 'ffn_out', 'attention', "),
+        (lambda: FrontendConfig(n_mels=0), 'n_mels: expected at least 1, found 0'),
+        (lambda: FrontendConfig(frame_ms=0), 'frame_ms: expected at least 1, found 0'),
+        (lambda: FrontendConfig(hop_ms=0), 'hop_ms: expected at least 1, found 0'),
+        (lambda: FrontendConfig(n_fft=256), 'n_fft: expected a power of two of at least a frame of 400 sam'),
+        (lambda: FrontendConfig(n_fft=600), 'n_fft: expected a power of two of at least a frame of 400 sam'),
+        (lambda: FrontendConfig(fmax=8001), 'fmax: expected at most half the sample rate, 8000, found 8001.0'),
+        (lambda: FrontendConfig(fmin=8000), 'fmin: expected less than fmax, 8000, found 8000.0'),
+        (lambda: FrontendConfig(fmin=-1), 'fmin: expected at least 0, found -1'),
+        (lambda: FrontendConfig(floor=0), 'floor: expected more than 0, found 0.0'),
+        (lambda: WindowSeconds(0), 'seconds: expected more than 0, found 0.0'),
+        (lambda: WindowSeconds(hop_seconds=float('inf')), 'hop_seconds: expected a number, found inf'),
+        (lambda: DataConfig('emod'), 'corpus: expected one of synth, emodb, '),
+        (lambda: DataConfig(fold='-1'), "fold: expected a number or 'all', found '-1'"),
+        (lambda: DataConfig(turns=-1), 'turns: expected at least 0, found -1'),
+        (lambda: DataConfig(join='sum'), "join: expected one of '', 'mean', 'vote', found 'sum'"),
+        (lambda: Recipe(TINY, seed=-1), 'seed: expected at least 0, found -1'),
+        *(
+            (functools.partial(AugmentConfig, **{name: -1}), f'{name}: expected at least 0, found -1')
+            for name in ('freq_masks', 'freq_mask_bands', 'time_masks', 'time_mask_frames')
+        ),
+        *(
+            (functools.partial(AugmentConfig, **{name: 1.0}), f'{name}: expected 0 or more and less than 1')
+            for name in ('stretch', 'warp')
+        ),
+        *(
+            (functools.partial(TrainConfig, **{name: 0}), f'{name}: expected at least 1, found 0')
+            for name in ('steps', 'batch_size', 'eval_every')
+        ),
+        *(
+            (functools.partial(TrainConfig, **{name: -1}), f'{name}: expected at least 0, found -1')
+            for name in ('warmup_steps', 'weight_decay', 'clip_norm')
+        ),
+        *(
+            (functools.partial(TrainConfig, **{name: 1.0}), f'{name}: expected 0 or more and less than 1')
+            for name in ('label_smoothing', 'average')
+        ),
+        (lambda: TrainConfig(learning_rate=0), 'learning_rate: expected more than 0, found 0.0'),
+        (lambda: TrainConfig(learning_rate=float('nan')), 'learning_rate: expected a number, found nan'),
+    ],
+)
+def test_bounds(make, message):
+    with pytest.raises(ValueError, match='expected') as caught:
+        make()
+    assert str(caught.value).startswith(message)
 
 
-def test_unknown_corpus():
-    with pytest.raises(InputError, match='expected a corpus, one of'):
-        config.for_corpus(config.base(name='conv_transformer'), 'emod')
+@pytest.mark.parametrize(
+    ('recipe', 'changes', 'message'),
+    [
+        (RECIPE, {'window.seconds': 0.001}, 'window.seconds: expected at least one frame of 0.01 s, found 0.001'),
+        (RECIPE, {'window.hop_seconds': 0.65}, 'window.hop_seconds: expected 0.01 (one frame) to 0.64 (the window)'),
+        (RECIPE, {'window.hop_seconds': 0.001}, 'window.hop_seconds: expected 0.01 (one frame) to 0.64 (the window)'),
+        (FORMER, {'model.hop_ms': 20}, "model.hop_ms: expected the frontend's, 10, found 20"),
+        (FORMER, {'frontend.n_mels': 7}, 'model.heads: expected at most the 7 mel bands, found 8'),
+        (
+            FORMER,
+            {'window.seconds': 20.01},
+            'window.seconds: expected at most 2000 frames (the position table) of 10 ms',
+        ),
+        # E = 4: the first layers' D is 16, the second ones' F.
+        (RECIPE, {'hrf.expansion': 0.25}, 'hrf.expansion: expected E >= min(D, F) = 16 at ffn_in, found 0.25: E = 4 ('),
+    ],
+)
+def test_what_belongs_together(recipe, changes, message):
+    with pytest.raises(ValueError, match='expected') as caught:
+        recipe.with_changes(changes)
+    assert str(caught.value).startswith(message)
 
 
-def test_speech_formers_spans_follow_the_frontends_hop():
-    recipe = config.speech_former(n_mels=64, learning_rate=1e-3, layers=(1, 1, 2, 2), expand=(1, 1, 1))
-    recipe.frontend.hop_ms = 20
-    assert recipe.to_dict()['model']['hop_ms'] == 20
+def test_a_speech_former_takes_as_many_frames_as_it_has_positions():
+    assert FORMER.with_changes({'window.seconds': 20}).window_config.frames == config.POSITIONS
+
+
+@pytest.mark.parametrize('path', RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize('n_mels', [0, 13])
+def test_shapes_of_sites_are_those_of_the_model(path, n_mels):
+    recipe = load_recipe(path)
+    n_mels = n_mels or recipe.frontend.n_mels
+    for site in SITES:
+        model = models.build(recipe.model, HRFConfig(sites=(site,)), n_classes=4)
+        tree = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 40, n_mels)))
+        shapes = {name: leaf.shape for name, leaf in checkpoint.leaves(tree)}
+        found = {
+            (shape[0], shapes[name.removesuffix('_u') + '_v'][1])
+            for name, shape in shapes.items()
+            if name.endswith('kernel_u')
+        }
+        assert {(d, f) for kind, d, f in recipe.model.sites(n_mels) if kind == site} == found
+
+
+def refused(make):
+    with contextlib.suppress(ValueError):
+        make()
+        return False
+    return True
+
+
+@pytest.mark.parametrize('model', TINY_MODELS.values(), ids=list(TINY_MODELS))
+@pytest.mark.parametrize('site', SITES)
+def test_the_least_expansion_is_that_of_the_layers(model, site):
+    """A recipe refuses what its model would, and takes what it takes."""
+    found = set()
+    for expansion in (0.05, 0.1, 0.2, 0.25, 0.3, 0.45, 0.5, 0.6, 0.7, 0.9, 1.0, 1.5):
+        hrf = HRFConfig(expansion, sites=(site,))
+        init = models.build(model, hrf, n_classes=3).init
+        late = refused(lambda init=init: jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 8, 12))))
+        assert refused(lambda hrf=hrf: Recipe(model, hrf=hrf, frontend=FrontendConfig(n_mels=12))) == late, expansion
+        found.add(late)
+    assert found == {True, False}
+
+
+def test_sites_are_in_their_own_order_and_once():
+    assert HRFConfig(sites=('attention', 'ffn_in', 'attention')).sites == ('ffn_in', 'attention')
+    hrf = HRFConfig(sites=['ffn_out'])
+    assert hrf.at('ffn_out') is hrf
+    assert hrf.at('ffn_in') is config.PLAIN
+    assert dataclasses.replace(HRFConfig(), expansion=0) == config.PLAIN
+
+
+def test_changes_are_read_as_flags():
+    recipe = RECIPE.with_changes(
+        {'train.steps': '300', 'hrf.sites': 'attention,ffn_in', 'seed': '7', 'data.fold': 'all'}
+    )
+    assert (recipe.train.steps, recipe.seed, recipe.data.fold) == (300, 7, 'all')
+    assert recipe.hrf.sites == ('ffn_in', 'attention')
+    assert recipe.train == dataclasses.replace(RECIPE.train, steps=300)
+    assert RECIPE.with_changes({'data.accept_mismatch': True}).data.accept_mismatch
+    # The two together, either of which alone would be refused.
+    assert RECIPE.with_changes({'model.heads': 3, 'model.width': 18}).model.width == 18
+
+
+def test_the_hop_of_a_speech_former_follows_its_frontend():
+    assert FORMER.with_changes({'frontend.hop_ms': '20'}).model.hop_ms == 20
+    with pytest.raises(ValueError, match=r"model\.hop_ms: expected the frontend's, 20, found 10"):
+        FORMER.with_changes({'frontend.hop_ms': '20', 'model.hop_ms': '10'})
+
+
+@pytest.mark.parametrize(
+    ('key', 'message'),
+    [
+        ('train.stps', "train: expected a key of it, found 'stps'; did you mean 'steps'?"),
+        ('trian.steps', "recipe: expected a section of it, found 'trian'; did you mean 'train'?"),
+        ('sed', "recipe: expected a key of it, found 'sed'; did you mean 'seed'?"),
+        ('seed.x', "recipe: expected a section of it, found 'seed'"),
+        ('train', "train: expected TrainConfig, found '1'"),
+        ('model.name', "model: expected a key of it, found 'name'"),
+        ('frontend.sample_rate', "frontend: expected a key of it, found 'sample_rate'"),
+    ],
+)
+def test_keys_that_are_none(key, message):
+    with pytest.raises(ValueError, match='expected') as caught:
+        RECIPE.with_changes({key: '1'})
+    assert str(caught.value).startswith(message)
+
+
+def test_a_recipe_in_json_has_the_layout_of_every_run():
+    values = RECIPE.as_json()
+    assert list(values) == ['model', 'hrf', 'frontend', 'window', 'data', 'augment', 'train', 'seed']
+    assert next(iter(values['model'].items())) == ('name', 'conv_transformer')
+    assert values['frontend']['sample_rate'] == 16000
+    assert values['hrf']['sites'] == ['ffn_in']
+
+
+def test_recipes_of_earlier_runs_are_read():
+    values = RECIPE.as_json()
+    del values['data']['turns'], values['data']['join'], values['data']['accept_mismatch'], values['hrf']['sites']
+    assert Recipe.from_json(values) == RECIPE
+
+
+@pytest.mark.parametrize(
+    ('section', 'change', 'message'),
+    [
+        ('frontend', {'sample_rate': 8000}, 'frontend.sample_rate: expected 16000, found 8000'),
+        ('model', {'name': 'lstm'}, "model.name: expected one of 'conv_transformer', 'conformer', 'speech_former', fo"),
+        ('model', {'widht': 3}, "model: expected a key of it, found 'widht'; did you mean 'width'?"),
+        ('model', {'kernel': 3}, "model: expected a key of it, found 'kernel' ("),
+        ('train', {'steps': '3'}, "train.steps: expected a whole number, found '3'"),
+        ('train', {'steps': 0}, 'train.steps: expected at least 1, found 0'),
+        ('model', {'width': 15}, 'model.width: expected a multiple of 2 heads, found 15'),
+        ('hrf', {'sites': ['ffn']}, "hrf.sites[0]: expected one of 'ffn_in', "),
+        ('hrf', {'sites': 3}, 'hrf.sites: expected a list, found 3'),
+    ],
+)
+def test_json_that_is_wrong_is_named(section, change, message):
+    values = RECIPE.as_json()
+    values[section] |= change
+    with pytest.raises(ValueError, match='expected') as caught:
+        Recipe.from_json(values)
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('get_config = ', r'expected a recipe \(.*\), found SyntaxError: invalid syntax'),
+        ('import no_such_module', "found ModuleNotFoundError: No module named 'no_such_module'"),
+        ('', "found AttributeError: module 'bad' has no attribute 'get_config'"),
+        ('def get_config(): ...', 'found TypeError: get_config.. takes 0 positional arguments'),
+        ('def get_config(corpus): return {}', r'expected a recipe \(.*\), found dict'),
+        (
+            'from jax_reparam.config import *\ndef get_config(corpus): return Recipe(ConformerConfig(widht=3))',
+            "found TypeError: .* unexpected keyword argument 'widht'",
+        ),
+        (
+            'from jax_reparam.config import *\ndef get_config(corpus): return Recipe(ConformerConfig(width=3))',
+            r'model\.width: expected a multiple of 4 heads, found 3',
+        ),
+    ],
+)
+def test_a_broken_recipe(tmp_path, monkeypatch, text, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'bad.py').write_text(text)
+    with pytest.raises(InputError, match=rf'^bad\.py: .*{message}') as caught:
+        load_recipe('bad.py')
+    assert '\n' not in str(caught.value)
+
+
+def test_a_recipe_that_is_none(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'recipe.txt').write_text('')
+    for path, message in (
+        ('nowhere.py', 'expected a recipe, found no such file'),
+        ('.', 'expected a recipe, found a folder'),
+        ('recipe.txt', 'expected a recipe in Python'),
+    ):
+        with pytest.raises(InputError, match=f'{path}: {message}'):
+            load_recipe(path)
+    with pytest.raises(
+        InputError, match=r"_s\.py: data\.corpus: expected one of .*, found 'emod'; did you mean 'emodb'"
+    ):
+        load_recipe(ROOT / 'configs/transformer_s.py', 'emod')

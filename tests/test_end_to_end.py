@@ -17,26 +17,32 @@ from jax_reparam.runtime import litert
 from jax_reparam.train import loop
 
 # What takes long to compile, and is tested elsewhere.
-PLAIN = {'freq_masks': 0, 'time_masks': 0, 'stretch': 0.0, 'warp': 0.0}
+PLAIN = {
+    'augment__freq_masks': 0,
+    'augment__time_masks': 0,
+    'augment__stretch': 0,
+    'augment__warp': 0,
+    'model__dropout': 0,
+    'model__attention_dropout': 0,
+}
 
 
 def trained(name, source, root):
     """Trains all folds of the corpus's protocol; returns the recipe and the result."""
-    config = recipe(source, root / 'cache', train__steps=4, train__eval_every=4, train__class_weights=False)
-    config['data'] |= {'corpus': name, 'fold': 'all', 'accept_mismatch': True}
-    config['augment'] |= PLAIN
-    config['model'] |= {'dropout': 0.0, 'attention_dropout': 0.0}
+    data = {'data__corpus': name, 'data__fold': 'all', 'data__accept_mismatch': True}
+    short = {'train__steps': 4, 'train__eval_every': 4, 'train__class_weights': False}
+    config = recipe(source, root / 'cache', **data, **short, **PLAIN)
     return config, loop.train_folds(config, root / 'w', show_progress=False)
 
 
 def load(config, fold):
-    return pipeline.load_data({**config, 'data': {**config['data'], 'fold': str(fold)}}, show_progress=False)
+    return pipeline.load_data(config.with_changes({'data.fold': str(fold)}), show_progress=False)
 
 
 def folds_exactly(config, workdir):
     """Whether the folded model of a fold decides on its test windows as the trained one did."""
     found = checkpoint.load(workdir)
-    test = export_data.of_part(load(config, found.config['data']['fold']), 'test', None)
+    test = export_data.of_part(load(config, found.recipe.data.fold), 'test', None)
     _, entry = folding.compare(found, folding.fold(found), test.features)
     return entry.max_abs_diff < 1e-4
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import chex
 import flax.linen as nn
 import jax
@@ -13,7 +11,8 @@ import pytest
 
 from helpers import moved
 from jax_reparam import layers, reparam
-from jax_reparam.layers import HRFConfig, HRFDense
+from jax_reparam.config import HRFConfig
+from jax_reparam.layers import HRFDense
 
 FORMS = [HRFConfig(4.0, forward, init) for forward in ('composed', 'two_step') for init in ('lecun', 'orthonormal')]
 
@@ -75,12 +74,6 @@ def test_lecun_start_keeps_the_variance_of_the_product():
 def test_a_bottleneck_is_refused():
     with pytest.raises(ValueError, match=r'expected E >= min\(D, F\) = 8, got E = 4'):
         HRFDense(16, HRFConfig(0.5)).init(jax.random.key(0), jnp.ones((1, 8)))
-
-
-@pytest.mark.parametrize('field', [{'forward': 'both'}, {'init': 'zeros'}, {'decay': 'all'}, {'expansion': -1.0}])
-def test_config_names_the_wrong_field(field):
-    with pytest.raises(ValueError, match=f'hrf.{next(iter(field))}: expected'):
-        HRFConfig(**field)
 
 
 def test_a_users_own_module_folds(rng):
@@ -184,17 +177,3 @@ def test_product_starts_with_the_plain_kernels_variance(rule):
     product = np.stack([reparam.dehrf(tree)['params']['kernel'] for tree in factors])
     # The product's deviation over 4 x 8192 entries is known to about 1 %.
     assert product.std() == pytest.approx(float(plain.std()), rel=0.03)
-
-
-def test_sites_are_read_from_flags_and_json():
-    assert HRFConfig(sites='attention,ffn_in').sites == ('ffn_in', 'attention')
-    assert HRFConfig(sites=('ffn_in,ffn_out',)) == HRFConfig(sites=['ffn_out', 'ffn_in'])
-    hrf = HRFConfig(sites=('ffn_out',))
-    assert hrf.at('ffn_out') is hrf
-    assert hrf.at('ffn_in') is layers.PLAIN
-    with pytest.raises(ValueError, match=r"hrf.sites: expected any of .*'pointwise'\), got 'pointwize'"):
-        HRFConfig(sites=('pointwize',))
-
-
-def test_hrf_config_is_a_value():
-    assert dataclasses.replace(HRFConfig(), expansion=0) == layers.PLAIN

@@ -26,9 +26,9 @@ from jax_reparam.frontend.windows import WindowConfig
 from jax_reparam.runtime import tflm
 
 needs_tflm = pytest.mark.skipif(tflm.missing() is not None, reason=str(tflm.missing()))
-# Frames of 40 samples every 10; windows of 5 frames, 0.05 s, every 2.
+# Frames of 64 samples every 16; windows of 5 frames, 5 ms, every 2.
 SMALL = Input(
-    FrontendConfig(sample_rate=1000, n_mels=4, frame_ms=40, hop_ms=10, n_fft=64, fmax=500.0),
+    FrontendConfig(n_mels=4, frame_ms=4, hop_ms=1, n_fft=64),
     WindowConfig(5, 2),
     np.zeros(4, np.float32),
     np.ones(4, np.float32),
@@ -97,8 +97,8 @@ def test_smoothing_is_of_the_windows_heard(exported, clips, capsys):
 
 @pytest.mark.parametrize('size', [1, 13, 1000])
 def test_decisions_come_as_windows_fill(size):
-    samples = np.arange(1, 121, dtype=np.int16)
-    chunks = [samples[at : at + size] for at in range(0, 120, size)]
+    samples = np.arange(1, 193, dtype=np.int16)
+    chunks = [samples[at : at + size] for at in range(0, 192, size)]
     seen = []
 
     def logits(window):
@@ -106,8 +106,8 @@ def test_decisions_come_as_windows_fill(size):
         return np.log([1 + len(seen), 1])
 
     found = list(listen.decisions(chunks, SMALL, frame_features=lambda frame: frame[:4], logits=logits, smoothing=0.5))
-    assert [(round(one.start, 3), round(one.end, 3)) for one in found] == [(0, 0.05), (0.02, 0.07), (0.04, 0.09)]
-    assert seen == [[1, 11, 21, 31, 41], [21, 31, 41, 51, 61], [41, 51, 61, 71, 81]]
+    assert [(round(one.start, 3), round(one.end, 3)) for one in found] == [(0, 0.005), (0.002, 0.007), (0.004, 0.009)]
+    assert seen == [[1 + 16 * frame for frame in range(first, first + 5)] for first in (0, 2, 4)]
     np.testing.assert_allclose([one.probabilities[0] for one in found], [2 / 3, 3 / 4, 4 / 5])
     np.testing.assert_allclose([one.smoothed[0] for one in found], [2 / 3, 17 / 24, 181 / 240])
 

@@ -16,7 +16,8 @@ import pytest
 from jax import lax
 
 from helpers import RECIPE, TINY
-from jax_reparam import config, errors, manifest, models, summary
+from jax_reparam import errors, manifest, models, schema, summary
+from jax_reparam.config import SpeechFormerConfig
 from jax_reparam.errors import InputError
 from jax_reparam.frontend.features import FrontendConfig
 from jax_reparam.frontend.inputs import Input
@@ -25,23 +26,18 @@ from jax_reparam.graph import flatbuffer
 from jax_reparam.layers import HRFConfig, HRFDense
 from jax_reparam.models.speech_former import spans
 
-MODEL = {**TINY, 'layers': 1}
+MODEL = schema.to_json(RECIPE.model)
 
 
 def write_recipe(path, **changes):
     """Writes a config file of the tiny recipe, whose corpus chooses the length of the window; returns its path."""
-    recipe = {**RECIPE, 'model': MODEL, **changes}
+    recipe = {**RECIPE.as_json(), **changes}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
-        f"""from ml_collections import ConfigDict
-from jax_reparam.errors import InputError
+        f"""from jax_reparam.config import Recipe
 def get_config(corpus=''):
-    if corpus not in ('', 'long'):
-        raise InputError(f'expected a corpus, got {{corpus!r}}')
-    recipe = ConfigDict({recipe!r})
-    if corpus:
-        recipe.window.seconds = 1.28
-    return recipe
+    recipe = Recipe.from_json({recipe!r})
+    return recipe.with_changes({{'window.seconds': 1.28}}) if corpus == 'long' else recipe
 """
     )
     return str(path)
@@ -205,10 +201,11 @@ def test_an_export_of_another_model_is_not_taken(here, recipe, capsys, changes):
     assert export_of(capsys, recipe, '--out', 'out') is None
 
 
-def test_tuples_of_a_recipe_are_lists_in_its_export(here, capsys):
-    model = {'name': 'speech_former', 'heads': 2, 'layers': (1, 1, 1, 1), 'expand': (1, 1, 1)}
+def test_models_are_compared_not_their_json(here, capsys):
+    model = schema.to_json(SpeechFormerConfig(heads=2, layers=(1, 1, 1, 1)))
     recipe = write_recipe(here / 'former.py', model=model)
-    write_export(here / 'out', model=json.loads(json.dumps(model)))
+    del model['expand']  # as an export of before has fewer fields
+    write_export(here / 'out', model=model)
     assert export_of(capsys, recipe)['folder'] == 'out'
 
 
@@ -251,64 +248,6 @@ def test_a_damaged_export_is_an_error_where_it_was_named(here, recipe, capsys, t
 def test_an_export_that_is_not_there(recipe):
     with pytest.raises(InputError, match=r'^nowhere: expected a folder that fold\.py wrote'):
         summary.main([recipe, '--out', 'nowhere'])
-
-
-@pytest.mark.parametrize(
-    ('text', 'message'),
-    [
-        ('get_config = ', 'found SyntaxError: invalid syntax'),
-        ('import no_such_module', "found ModuleNotFoundError: No module named 'no_such_module'"),
-        ('', "found AttributeError: module 'bad' has no attribute 'get_config'"),
-        ('def get_config(): ...', 'found TypeError: get_config.. takes 0 positional arguments'),
-        ('def get_config(corpus): return {}', "found AttributeError: 'dict' object has no attribute 'to_dict'"),
-    ],
-)
-def test_a_broken_recipe(here, text, message):
-    (here / 'bad.py').write_text(text)
-    with pytest.raises(InputError, match=rf'^bad\.py: expected a recipe \(.*\), {message}'):
-        config.load_recipe('bad.py')
-
-
-def test_a_recipe_that_is_none(here, recipe):
-    (here / 'recipe.txt').write_text('')
-    for path, message in (
-        ('nowhere.py', 'expected a recipe, found no such file'),
-        ('.', 'expected a recipe, found a folder'),
-        ('recipe.txt', 'expected a recipe in Python'),
-        (write_recipe(here / 'less.py', window=None), 'expected a recipe with the sections .*, found no window'),
-    ):
-        with pytest.raises(InputError, match=f'{path}: {message}'):
-            config.load_recipe(path)
-    with pytest.raises(InputError, match=r"tiny\.py: expected a corpus, got 'short'"):
-        config.load_recipe(recipe, 'short')
-
-
-@pytest.mark.parametrize(
-    ('changes', 'message'),
-    [
-        ({'model': {**MODEL, 'widht': 8}}, r'model\.widht: expected one of'),
-        ({'model': {**MODEL, 'width': 15}}, r'model\.width: expected a multiple of 2 heads'),
-        ({'hrf': {'expansion': 0.1}}, r'expected E >= min\(D, F\)'),
-        ({'hrf': {'expand': 4}}, "unexpected keyword argument 'expand'"),
-        ({'window': {'seconds': 1.0}}, "expected window and frontend of a recipe, found KeyError: 'hop_seconds'"),
-        (
-            {'window': {'seconds': 1.0, 'hop_seconds': 2.0}},
-            'expected window and frontend of a recipe, found ValueError',
-        ),
-    ],
-)
-def test_a_recipe_whose_model_cannot_be_built(here, changes, message):
-    path = write_recipe(here / 'odd.py', **changes)
-    with pytest.raises(InputError, match=rf'^{path}: .*{message}') as caught:
-        summary.main([path])
-    assert '\n' not in str(caught.value)
-
-
-def test_load_recipe_gives_plain_dictionaries(recipe):
-    loaded = config.load_recipe(recipe, 'long')
-    assert type(loaded) is type(loaded['model']) is dict
-    assert loaded['model'] == MODEL
-    assert loaded['window']['seconds'] == 1.28
 
 
 def test_bad_input_is_one_line_and_exit_code_2(capsys):

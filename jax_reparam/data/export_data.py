@@ -12,7 +12,6 @@ from jax_reparam.data import pipeline
 from jax_reparam.errors import InputError
 from jax_reparam.evaluation import Windows
 from jax_reparam.frontend import windows
-from jax_reparam.frontend.features import FrontendConfig
 from jax_reparam.frontend.inputs import Input
 
 # The whole of a small corpus: speakers to come would else leave the ranges more often.
@@ -62,7 +61,7 @@ def export_data(trained: Trained, limit: int | None = None, *, show_progress: bo
     calibration_windows, places = calibration(data)
     clips = data.clips('test')
     return ExportData(
-        inputs=Input(FrontendConfig(**trained.config['frontend']), data.window, trained.mean, trained.std),
+        inputs=Input(trained.recipe.frontend, data.window, trained.mean, trained.std),
         calibration=calibration_windows,
         places=places,
         validation=of_part(data, 'validation', VALIDATION_WINDOWS),
@@ -78,7 +77,7 @@ def load_data(trained: Trained, *, show_progress: bool = True) -> pipeline.Data:
     Raises:
       InputError: the corpus is missing, or its split is not that of the training.
     """
-    data = pipeline.load_data(trained.config, show_progress=show_progress)
+    data = pipeline.load_data(trained.recipe, show_progress=show_progress)
     if tuple(data.corpus.labels) != trained.labels or json.loads(json.dumps(data.split.info)) != trained.meta['split']:
         # Its test clips might be among those the model has learnt.
         raise InputError(

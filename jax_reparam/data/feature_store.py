@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from jax_reparam import system, threads
+from jax_reparam import schema, system, threads
 from jax_reparam.corpora import Corpus
 from jax_reparam.frontend import features
 from jax_reparam.frontend.features import FrontendConfig
@@ -63,7 +63,7 @@ class Features:
 
 def key(corpus: Corpus, frontend: FrontendConfig) -> str:
     """A digest of all that decides the features: the corpus, the frontend, and the version of the code."""
-    what = json.dumps([features.VERSION, SHARD, corpus.key, dataclasses.asdict(frontend)], sort_keys=True)
+    what = json.dumps([features.VERSION, SHARD, corpus.key, schema.to_json(frontend)], sort_keys=True)
     return hashlib.sha256(what.encode()).hexdigest()
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from jax_reparam import corpora, evaluation
+from jax_reparam.config import DataConfig, Recipe
 from jax_reparam.data import feature_store, protocols
-from jax_reparam.frontend import features, windows
+from jax_reparam.frontend import windows
 
 Part = Literal['train', 'validation', 'test']
 
@@ -21,15 +22,6 @@ def cache_dir(configured: str) -> Path:
     """The folder that holds prepared corpora and features."""
     default = os.environ.get('JAX_REPARAM_CACHE') or '~/.cache/jax_reparam'
     return Path(configured or default).expanduser()
-
-
-def window_config(config: Mapping[str, Any]) -> windows.WindowConfig:
-    """The window of a recipe, in frames."""
-    per_second = 1000 / config['frontend']['hop_ms']
-    window = config['window']
-    return windows.WindowConfig(
-        frames=round(window['seconds'] * per_second), hop=round(window['hop_seconds'] * per_second)
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,44 +135,38 @@ class Data:
         }
 
 
-def load_data(config: Mapping[str, Any], *, show_progress: bool = True) -> Data:
+def load_data(recipe: Recipe, *, show_progress: bool = True) -> Data:
     """Prepares what a recipe names: the corpus, its split and its features.
 
     Args:
-      config: a recipe (`jax_reparam.config`), with `data.fold` a number.
+      recipe: with `data.fold` a number.
       show_progress: report preparation on standard error.
 
     Raises:
       InputError: the corpus is missing or damaged, or its speakers do not allow the protocol.
     """
-    data = config['data']
-    corpus = _corpus(config, show_progress)
+    data = recipe.data
+    corpus = _corpus(data, show_progress)
     split = protocols.split(
-        corpus,
-        protocol=data['protocol'],
-        fold=int(data['fold']),
-        seed=config['seed'],
-        turns=data['turns'],
-        join=data['join'],
+        corpus, protocol=data.protocol, fold=int(data.fold), seed=recipe.seed, turns=data.turns, join=data.join
     )
-    frontend = features.FrontendConfig(**config['frontend'])
-    log_mel = feature_store.corpus_features(corpus, frontend, cache_dir(data['cache']), show_progress=show_progress)
+    cache = cache_dir(data.cache)
+    log_mel = feature_store.corpus_features(corpus, recipe.frontend, cache, show_progress=show_progress)
     mean, std = statistics(log_mel[clip] for clip in split.train)
-    return Data(corpus, split, window_config(config), mean, std, log_mel)
+    return Data(corpus, split, recipe.window_config, mean, std, log_mel)
 
 
-def count_folds(config: Mapping[str, Any], *, show_progress: bool = True) -> int:
+def count_folds(recipe: Recipe, *, show_progress: bool = True) -> int:
     """The number of folds of a recipe's protocol."""
-    return protocols.folds(_corpus(config, show_progress), config['data']['protocol'])
+    return protocols.folds(_corpus(recipe.data, show_progress), recipe.data.protocol)
 
 
-def _corpus(config: Mapping[str, Any], show_progress: bool) -> corpora.Corpus:
-    data = config['data']
+def _corpus(data: DataConfig, show_progress: bool) -> corpora.Corpus:
     return corpora.prepare(
-        data['corpus'],
-        source=data['source'],
-        data_dir=cache_dir(data['cache']),
-        accept_mismatch=data['accept_mismatch'],
+        data.corpus,
+        source=data.source,
+        data_dir=cache_dir(data.cache),
+        accept_mismatch=data.accept_mismatch,
         progress=show_progress,
     )
 

@@ -12,17 +12,22 @@ from typing import Any, TypeAlias
 
 import jax
 
-from jax_reparam import models, reparam
+from jax_reparam import reparam
+from jax_reparam.config import ConformerConfig, ConvTransformerConfig, ModelConfig, SpeechFormerConfig
 from jax_reparam.deploy import conformer, conv_transformer, speech_former
 from jax_reparam.deploy.ops import Norm, Unit
 
 # A deploy form with its parameters inside: maps features `[1, T, M]` and a way to write norms to logits `[1, C]`.
 Function: TypeAlias = Callable[[jax.Array, Norm], jax.Array]
 
-_FORMS = {'conv_transformer': conv_transformer, 'conformer': conformer, 'speech_former': speech_former}
+_FORMS: dict[type, Any] = {
+    ConvTransformerConfig: conv_transformer,
+    ConformerConfig: conformer,
+    SpeechFormerConfig: speech_former,
+}
 
 
-def build(model: Mapping[str, Any], variables: Mapping[str, Any], frames: int) -> tuple[Any, Function]:
+def build(model: ModelConfig, variables: Mapping[str, Any], frames: int) -> tuple[Any, Function]:
     """The deploy form of a folded model for windows of one length; computes its parameters in float64.
 
     Args:
@@ -40,7 +45,7 @@ def build(model: Mapping[str, Any], variables: Mapping[str, Any], frames: int) -
     return params, lambda features, norm: apply(model, params, features, norm=norm)
 
 
-def prepare(model: Mapping[str, Any], variables: Mapping[str, Any], frames: int) -> Any:
+def prepare(model: ModelConfig, variables: Mapping[str, Any], frames: int) -> Any:
     """The deploy form's parameters for windows of one length: pure and traceable; `build` calls it in float64.
 
     Normalisations, scales and positions are absorbed into the layers around them (`absorb`).
@@ -51,13 +56,12 @@ def prepare(model: Mapping[str, Any], variables: Mapping[str, Any], frames: int)
       frames: of a window, T.
 
     Raises:
-      ValueError: an unknown architecture or field, or more frames than it takes.
+      ValueError: more frames than it takes.
     """
-    name, config = models.parse(model)
-    return _FORMS[name].prepare(config, {'batch_stats': {}, **variables}, frames)
+    return _FORMS[type(model)].prepare(model, {'batch_stats': {}, **variables}, frames)
 
 
-def apply(model: Mapping[str, Any], params: Any, features: jax.Array, *, norm: Norm = 'l2') -> jax.Array:
+def apply(model: ModelConfig, params: Any, features: jax.Array, *, norm: Norm = 'l2') -> jax.Array:
     """The deploy form's logits.
 
     Args:
@@ -69,11 +73,9 @@ def apply(model: Mapping[str, Any], params: Any, features: jax.Array, *, norm: N
     Returns:
       `[1, C]`.
     """
-    name, config = models.parse(model)
-    return _FORMS[name].apply(config, params, features, norm)
+    return _FORMS[type(model)].apply(model, params, features, norm)
 
 
-def unit(model: Mapping[str, Any]) -> Unit:
+def unit(model: ModelConfig) -> Unit:
     """How normalisations are written in int8 with the least noise, of `ops.unit`'s ways: by architecture."""
-    name, _ = models.parse(model)
-    return _FORMS[name].UNIT
+    return _FORMS[type(model)].UNIT

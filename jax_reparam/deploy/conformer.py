@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_reparam.config import ConformerConfig
 from jax_reparam.deploy import absorb, ops
 from jax_reparam.deploy.conv_transformer import convolutions
 from jax_reparam.layers import ACTIVATIONS, sinusoids
-from jax_reparam.models.conformer import ConformerConfig
 
 Tree = Any
 

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_reparam.config import ConvTransformerConfig
 from jax_reparam.deploy import absorb, ops
 from jax_reparam.layers import sinusoids
-from jax_reparam.models.conv_transformer import ConvTransformerConfig
 
 Tree = Any
 

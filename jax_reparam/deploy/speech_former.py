@@ -13,8 +13,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jax_reparam.config import SpeechFormerConfig
 from jax_reparam.deploy import absorb, ops
-from jax_reparam.models.speech_former import STAGES, SpeechFormerConfig, frame_positions, spans
+from jax_reparam.models.speech_former import STAGES, frame_positions, spans
 
 Tree = Any
 

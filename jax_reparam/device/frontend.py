@@ -38,12 +38,8 @@ def build(inputs: Input) -> bytes:
     Args:
       inputs: the parameters of the features, mean and standard deviation included.
 
-    Raises:
-      ValueError: a frame longer than the Fourier transform, or a length that TFLM's transform does not know.
     """
     config = inputs.frontend
-    if config.frame_length > config.n_fft or config.n_fft & (config.n_fft - 1):
-        raise ValueError(f'n_fft: expected a power of two of at least {config.frame_length}, got {config.n_fft}')
     from ai_edge_litert.schema_py_generated import TensorType
 
     graph, mel, samples = _Graph(), mel_matrix(config), config.frame_length

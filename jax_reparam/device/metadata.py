@@ -5,13 +5,13 @@ Runtimes that do not look for it, TFLM among them, load the file as before.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from jax_reparam import schema
 from jax_reparam.frontend.inputs import Input
 from jax_reparam.graph import flatbuffer
 
@@ -27,7 +27,7 @@ def attach(model: bytes, labels: Sequence[str], inputs: Input) -> bytes:
       ValueError: not a .tflite file.
     """
     window = {'frames': inputs.window.frames, 'hop_frames': inputs.window.hop}
-    content = {'labels': list(labels), 'input': {**dataclasses.asdict(inputs.frontend), **window}}
+    content = {'labels': list(labels), 'input': {**schema.to_json(inputs.frontend), **window}}
     text = json.dumps(content, ensure_ascii=False, separators=(',', ':')).encode()
     tree = flatbuffer.tree(model)
     flatbuffer.set_note(tree, NAME, np.frombuffer(text, np.uint8))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from jax_reparam.config import Recipe
 from jax_reparam.corpora.synth import NOTICE
 from jax_reparam.manifest import Form, Manifest, Placement, Score, TFLMScore
 from jax_reparam.runtime import gates
@@ -29,14 +28,14 @@ def summary(path: Path, manifest: Manifest) -> list[str]:
     return lines
 
 
-def text(manifest: Manifest, config: Mapping[str, Any]) -> str:
+def text(manifest: Manifest, recipe: Recipe) -> str:
     """MODEL_CARD.md.
 
     Args:
       manifest: what manifest.json holds.
-      config: the recipe it was trained with.
+      recipe: what it was trained with.
     """
-    return f"""# Speech emotion recognition: {manifest.model['name']}
+    return f"""# Speech emotion recognition: {manifest.architecture.name}
 
 Decides between {len(manifest.labels)} classes ({', '.join(manifest.labels)}).
 {_origin(manifest)}
@@ -63,7 +62,7 @@ CMSIS-NN. A form is in this folder only if
 It knows the voices, the language and the recordings of `{manifest.corpus.name}`, and the classes above;
 nothing else was measured. It hears how something is said, not what a person feels: base no decision about people on it.
 
-Recipe: seed {config['seed']}, checkpoint of step {manifest.step}. manifest.json has the versions and the list of
+Recipe: seed {recipe.seed}, checkpoint of step {manifest.step}. manifest.json has the versions and the list of
 calibration windows.
 """
 

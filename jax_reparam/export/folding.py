@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from jax_reparam import checkpoint, deploy, manifest, models, reparam, schema
 from jax_reparam.checkpoint import Trained
-from jax_reparam.data import pipeline
+from jax_reparam.config import HRFConfig
 from jax_reparam.data.export_data import export_data
 from jax_reparam.device import bundle, metadata
 from jax_reparam.errors import Error, InputError
@@ -111,8 +111,8 @@ def fold_and_export(
         reference, validation_reference = np.split(compared, [len(test.features)])
         tell(f'compared on {len(compared)} windows: logits differ by at most {fold_entry.max_abs_diff:.1e}')
 
-        params, function = deploy.build(trained.config['model'], folded, data.inputs.window.frames)
-        unit = deploy.unit(trained.config['model'])
+        params, function = deploy.build(trained.recipe.model, folded, data.inputs.window.frames)
+        unit = deploy.unit(trained.recipe.model)
         made = forms.make(
             [name for name in manifest.FORM_FILES if accelerator is not None or name != NPU_FORM],
             Maker(function, data.calibration, validation, validation_reference, unit=unit, narrow=only_int8),
@@ -147,7 +147,7 @@ def fold_and_export(
             tell(f'compiled for {accelerator}' if placed else f'nothing for {accelerator}')
 
         content = Manifest(
-            model=trained.config['model'],
+            model=trained.meta['config']['model'],
             labels=trained.labels,
             input=data.inputs,
             params=manifest.Params(
@@ -177,7 +177,7 @@ def fold_and_export(
         checkpoint.write_safetensors(place / manifest.SAFETENSORS, folded, trained)
         (place / manifest.LABELS).write_text(''.join(f'{label}\n' for label in trained.labels))
         (place / manifest.LAYERS).write_text(tensor_report.text(content.kernels, made.layers))
-        (place / manifest.CARD).write_text(card.text(content, trained.config))
+        (place / manifest.CARD).write_text(card.text(content, trained.recipe))
         (place / manifest.FILE).write_text(content.text())
     return Exported(out, content)
 
@@ -188,7 +188,7 @@ def fold(trained: Trained, *, plain: bool = False) -> Variables:
     Raises:
       InputError: a tree that is not its recipe's, or has a leaf that is not finite, or (unless `plain`) no HRF site.
     """
-    _check_tree(trained.variables, _initial(trained, trained.config['hrf']), trained.path)
+    _check_tree(trained.variables, _initial(trained, trained.recipe.hrf), trained.path)
     _check_finite(trained.variables, trained.path)
     if not plain and not reparam.hrf_sites(trained.variables):
         raise InputError(
@@ -211,7 +211,7 @@ def compare(trained: Trained, folded: Variables, windows: np.ndarray) -> tuple[n
     """
     # Accelerators multiply in a reduced precision by default.
     with jax.default_matmul_precision('highest'):
-        reference = Predictor(_model(trained, trained.config['hrf']))(trained.variables, windows)
+        reference = Predictor(_model(trained, trained.recipe.hrf))(trained.variables, windows)
         logits = Predictor(_model(trained, None))(folded, windows)
     reason = gates.fold_failure(reference, logits)
     if reason is not None:
@@ -224,15 +224,15 @@ def compare(trained: Trained, folded: Variables, windows: np.ndarray) -> tuple[n
     )
 
 
-def _model(trained: Trained, hrf: Mapping[str, Any] | None) -> Any:
-    return models.build(trained.config['model'], hrf, n_classes=len(trained.labels))
+def _model(trained: Trained, hrf: HRFConfig | None) -> Any:
+    return models.build(trained.recipe.model, hrf, n_classes=len(trained.labels))
 
 
-def _initial(trained: Trained, hrf: Mapping[str, Any] | None) -> Any:
+def _initial(trained: Trained, hrf: HRFConfig | None) -> Any:
     """Shapes and types of a fresh model's tree."""
     model = _model(trained, hrf)
-    window = pipeline.window_config(trained.config)
-    example = jax.ShapeDtypeStruct((1, window.frames, trained.config['frontend']['n_mels']), np.float32)
+    recipe = trained.recipe
+    example = jax.ShapeDtypeStruct((1, recipe.window_config.frames, recipe.frontend.n_mels), np.float32)
     return jax.eval_shape(model.init, jax.random.key(0), example)
 
 

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import ClassVar
 
 import numpy as np
+
+from jax_reparam import schema
+from jax_reparam.frontend.audio import SAMPLE_RATE
+from jax_reparam.schema import Amount, Positive, Size
 
 # Part of the key of features on disk: another number, and they are computed anew.
 VERSION = 2
@@ -19,7 +24,7 @@ class FrontendConfig:
     """Parameters of the log-mel frontend.
 
     Attributes:
-      sample_rate: samples per second of the audio that goes in.
+      sample_rate: samples per second of the audio that goes in; recordings of other rates are resampled to it.
       n_mels: mel bands M (Slaney scale and area normalisation, librosa's defaults).
       frame_ms: length of a frame in milliseconds (Hann window).
       hop_ms: distance between frames in milliseconds.
@@ -29,14 +34,22 @@ class FrontendConfig:
       floor: added to every band's power before the logarithm; full scale is 1.0.
     """
 
-    sample_rate: int = 16000
-    n_mels: int = 64
-    frame_ms: int = 25
-    hop_ms: int = 10
-    n_fft: int = 512
-    fmin: float = 20.0
-    fmax: float = 8000.0
-    floor: float = 1e-7
+    sample_rate: ClassVar[int] = SAMPLE_RATE
+    n_mels: Size = 64
+    frame_ms: Size = 25
+    hop_ms: Size = 10
+    n_fft: Size = 512
+    fmin: Amount = 20.0
+    fmax: Positive = 8000.0
+    floor: Positive = 1e-7
+
+    def __post_init__(self) -> None:
+        schema.check(self)
+        frame, n_fft, nyquist = self.frame_length, self.n_fft, self.sample_rate / 2
+        fits = n_fft >= frame and n_fft.bit_count() == 1
+        schema.expect(fits, 'n_fft', f'a power of two of at least a frame of {frame} samples', n_fft)
+        schema.expect(self.fmax <= nyquist, 'fmax', f'at most half the sample rate, {nyquist:g}', self.fmax)
+        schema.expect(self.fmin < self.fmax, 'fmin', f'less than fmax, {self.fmax:g}', self.fmin)
 
     @property
     def frame_length(self) -> int:
@@ -84,9 +97,6 @@ def log_mel(audio: np.ndarray, config: FrontendConfig) -> np.ndarray:
 
     Returns:
       `[T, M]` float32 with T = 1 + (max(N, frame) - frame) // hop.
-
-    Raises:
-      ValueError: `n_fft` is no power of two, or shorter than a frame.
     """
     from jax_reparam.frontend import fourier
 

@@ -10,18 +10,19 @@ import numpy as np
 from jax_reparam import schema
 from jax_reparam.frontend.features import FrontendConfig, log_mel
 from jax_reparam.frontend.windows import WindowConfig
+from jax_reparam.schema import Positive, Size
 
-# What `Input.as_json` writes.
-_FRONTEND = schema.field_types(FrontendConfig)
-_JSON = dataclasses.make_dataclass(
-    '_JSON',
-    [
-        *((name, {int: schema.Size, float: schema.Amount}.get(kind, kind)) for name, kind in _FRONTEND.items()),
-        *((name, schema.Positive) for name in ('window_seconds', 'window_hop_seconds')),
-        *((name, schema.Size) for name in ('frames', 'hop_frames')),
-        *((name, np.ndarray) for name in ('mean', 'std')),
-    ],
-)
+
+@dataclasses.dataclass(frozen=True)
+class _Written:
+    """What the manifest's `input` holds beside the fields of the frontend."""
+
+    window_seconds: Positive
+    window_hop_seconds: Positive
+    frames: Size
+    hop_frames: Size
+    mean: np.ndarray
+    std: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,45 +41,40 @@ class Input:
     mean: np.ndarray
     std: np.ndarray
 
+    def __post_init__(self) -> None:
+        bands = self.frontend.n_mels
+        for name in ('mean', 'std'):
+            values = getattr(self, name)
+            schema.expect(values.shape == (bands,), name, f'{bands} numbers', len(values))
+        schema.expect(bool((self.std > 0).all()), 'std', 'numbers above 0', float(self.std.min()))
+
     def features(self, samples: np.ndarray) -> np.ndarray:
         """Standardised log-mel features of a recording, `[N]` int16 to `[T, M]`, as training has them."""
         return (log_mel(samples, self.frontend) - self.mean) / self.std
 
     def as_json(self) -> dict[str, Any]:
         """The manifest's `input`."""
-        seconds = self.frontend.hop_ms / 1000
-        return {
-            **dataclasses.asdict(self.frontend),
-            'window_seconds': self.window.frames * seconds,
-            'window_hop_seconds': self.window.hop * seconds,
-            'frames': self.window.frames,
-            'hop_frames': self.window.hop,
-            'mean': [float(value) for value in self.mean],
-            'std': [float(value) for value in self.std],
-        }
+        seconds, window = self.frontend.hop_ms / 1000, self.window
+        written = _Written(
+            window.frames * seconds, window.hop * seconds, window.frames, window.hop, self.mean, self.std
+        )
+        return {**schema.to_json(self.frontend), **schema.to_json(written)}
 
     @classmethod
-    def from_json(cls, content: Any, key: str = 'input') -> Input:
+    def from_json(cls, content: Any, key: str) -> Input:
         """Reads the manifest's `input`.
 
         Raises:
           ValueError: `KEY.frames: expected ..., found ...`: a wrong type, a number out of its bounds, or numbers that
             do not go together.
         """
-        found = vars(schema.from_json(_JSON, content, key))
-        frontend = FrontendConfig(**{name: found[name] for name in _FRONTEND})
-        frame, bands = frontend.frame_length, frontend.n_mels
-        for name, holds, expected in (
-            ('sample_rate', frame and frontend.hop_length, 'a sample or more in a frame and in a hop'),
-            ('n_fft', frontend.n_fft >= frame and frontend.n_fft.bit_count() == 1, f'a power of 2, at least {frame}'),
-            ('fmax', frontend.fmin < frontend.fmax, f'more than fmin, {frontend.fmin:g}'),
-            ('hop_frames', found['hop_frames'] <= found['frames'], f'at most {found["frames"]} frames'),
-        ):
-            if not holds:
-                raise ValueError(f'{key}.{name}: expected {expected}, found {found[name]}')
-        for name in ('mean', 'std'):
-            if len(found[name]) != bands:
-                raise ValueError(f'{key}.{name}: expected {bands} numbers, found {len(found[name])}')
-        if not (found['std'] > 0).all():
-            raise ValueError(f'{key}.std: expected numbers above 0, found {found["std"].min():g}')
-        return cls(frontend, WindowConfig(found['frames'], found['hop_frames']), found['mean'], found['std'])
+        schema.expect(isinstance(content, dict), key, 'an object', content)
+        own = {name: item for name, item in content.items() if name in schema.field_types(_Written)}
+        for name in schema.field_types(FrontendConfig):
+            schema.expect(name in content, f'{key}.{name}', 'a value', None)
+        frontend = schema.from_json(FrontendConfig, {name: content[name] for name in content if name not in own}, key)
+        written = schema.from_json(_Written, own, key)
+        try:
+            return cls(frontend, WindowConfig(written.frames, written.hop_frames), written.mean, written.std)
+        except ValueError as error:
+            raise ValueError(f'{key}.{error}') from error

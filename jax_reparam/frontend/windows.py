@@ -29,7 +29,9 @@ class WindowConfig:
 
     def __post_init__(self) -> None:
         if self.frames < 1 or not 1 <= self.hop <= self.frames:
-            raise ValueError(f'window: expected frames >= 1 and 1 <= hop <= frames, got {self}')
+            raise ValueError(
+                f'frames: expected at least 1, and a hop of 1 to as many, found {self.frames}, hop {self.hop}'
+            )
 
 
 def starts(length: int, config: WindowConfig) -> np.ndarray:

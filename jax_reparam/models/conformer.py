@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Literal
-
 import flax.linen as nn
 import jax
 
+from jax_reparam.config import ConformerConfig, HRFConfig
 from jax_reparam.layers import (
     ACTIVATIONS,
     FeedForward,
-    HRFConfig,
     HRFDense,
     LayerNorm,
     SelfAttention,
@@ -20,45 +17,6 @@ from jax_reparam.layers import (
     masked_mean,
 )
 from jax_reparam.models.ends import Head, Subsampling
-from jax_reparam.models.sizes import check_sizes
-
-
-@dataclasses.dataclass(frozen=True)
-class ConformerConfig:
-    """Sizes of a Conformer; the defaults are S.
-
-    Attributes:
-      channels: channels of both subsampling convolutions.
-      width: token width D.
-      layers: number of blocks L.
-      heads: attention heads H; D is a multiple of it.
-      ffn_width: inner width F of the feed-forward networks.
-      kernel: frames that the depthwise convolution sees, odd.
-      positions: `relative` (Transformer-XL), or `none` as in torchaudio's Conformer.
-      activation: in the feed-forward networks and behind the depthwise convolution: `swish` (the paper), or `relu`,
-        which costs no operator of its own on a device.
-      dropout: rate behind each module, in the feed-forward networks and before the classifier, in training.
-      attention_dropout: rate on the attention probabilities, in training.
-    """
-
-    channels: int = 16
-    width: int = 64
-    layers: int = 4
-    heads: int = 4
-    ffn_width: int = 256
-    kernel: int = 15
-    positions: Literal['relative', 'none'] = 'relative'
-    activation: Literal['swish', 'relu'] = 'swish'
-    dropout: float = 0.1
-    attention_dropout: float = 0.1
-
-    def __post_init__(self) -> None:
-        check_sizes(self, 'channels', 'width', 'layers', 'heads', 'ffn_width', 'kernel')
-        if self.kernel % 2 == 0:
-            raise ValueError(f'model.kernel: expected an odd number, got {self.kernel}')
-        for name, choices in (('positions', ('relative', 'none')), ('activation', ('swish', 'relu'))):
-            if getattr(self, name) not in choices:
-                raise ValueError(f'model.{name}: expected one of {choices}, got {getattr(self, name)!r}')
 
 
 class Conformer(nn.Module):

@@ -2,42 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_reparam.layers import FeedForward, HRFConfig, LayerNorm, SelfAttention, masked_mean, sinusoids
+from jax_reparam.config import ConvTransformerConfig, HRFConfig
+from jax_reparam.layers import FeedForward, LayerNorm, SelfAttention, masked_mean, sinusoids
 from jax_reparam.models.ends import Head, Subsampling
-from jax_reparam.models.sizes import check_sizes
-
-
-@dataclasses.dataclass(frozen=True)
-class ConvTransformerConfig:
-    """Sizes of a ConvTransformer; the defaults are S.
-
-    Attributes:
-      channels: channels of both convolutions.
-      width: token width D.
-      layers: number of encoder layers L.
-      heads: attention heads H; D is a multiple of it.
-      ffn_width: inner width F of the feed-forward networks.
-      dropout: rate in the residual branches, the feed-forward networks and before the classifier, in training.
-      attention_dropout: rate on the attention probabilities, in training.
-    """
-
-    channels: int = 16
-    width: int = 96
-    layers: int = 4
-    heads: int = 4
-    ffn_width: int = 384
-    dropout: float = 0.1
-    attention_dropout: float = 0.1
-
-    def __post_init__(self) -> None:
-        check_sizes(self, 'channels', 'width', 'layers', 'heads', 'ffn_width')
 
 
 class ConvTransformer(nn.Module):

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 
-from jax_reparam.layers import PLAIN, HRFConfig, HRFDense, batch_norm
+from jax_reparam.config import PLAIN, HRFConfig
+from jax_reparam.layers import HRFDense, batch_norm
 
 
 class Subsampling(nn.Module):

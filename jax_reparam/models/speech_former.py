@@ -7,7 +7,6 @@ clip ends, so that what is padded behind it cannot move its logits.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
 
@@ -16,48 +15,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_reparam.layers import FeedForward, HRFConfig, HRFDense, LayerNorm, hide, masked_mean, masked_softmax, sinusoids
+from jax_reparam.config import POSITIONS, HRFConfig, SpeechFormerConfig
+from jax_reparam.layers import FeedForward, HRFDense, LayerNorm, hide, masked_mean, masked_softmax, sinusoids
 from jax_reparam.models.ends import Head
-from jax_reparam.models.sizes import check_sizes
 
 STAGES = ('frame', 'phoneme', 'word', 'utterance')
 # What a query sees, and what is merged into one token behind the stage, in milliseconds; the last stage sees all.
 ATTENTION_MS = (50, 400, 2000)
 MERGE_MS = (50, 250, 1000)
-POSITIONS = 2000  # frames in the position table
 
 xavier_uniform = nn.initializers.xavier_uniform()
-
-
-@dataclasses.dataclass(frozen=True)
-class SpeechFormerConfig:
-    """Sizes of a SpeechFormer; the defaults are S. The width C is the number of mel bands.
-
-    Attributes:
-      hop_ms: distance between frames in milliseconds, from which windows and merges follow.
-      layers: layers of the four stages.
-      heads: attention heads H; mel bands beyond a multiple of it are left out.
-      expand: factor of the width behind each merge.
-      dropout: rate on the attention's output, behind the ReLU and behind each feed-forward network, in training.
-      attention_dropout: rate on the attention probabilities, in training.
-      head_dropout: rate between the layers of the classifier, in training.
-    """
-
-    hop_ms: int = 10
-    layers: tuple[int, ...] = (2, 2, 4, 4)
-    heads: int = 8
-    expand: tuple[int, ...] = (1, 1, 1)
-    dropout: float = 0.1
-    attention_dropout: float = 0.1
-    head_dropout: float = 0.5
-
-    def __post_init__(self) -> None:
-        check_sizes(self, 'hop_ms', 'heads')
-        for name, count in (('layers', len(STAGES)), ('expand', len(STAGES) - 1)):
-            values = tuple(getattr(self, name))  # JSON makes lists of tuples
-            if len(values) != count or min(values) < 1:
-                raise ValueError(f'model.{name}: expected {count} numbers of at least 1, got {values}')
-            object.__setattr__(self, name, values)
 
 
 def spans(hop_ms: int) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -2,31 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 
-
-@dataclasses.dataclass(frozen=True)
-class AugmentConfig:
-    """How strongly training features are varied; every window draws its own values.
-
-    Attributes:
-      freq_masks: number of frequency masks (SpecAugment).
-      freq_mask_bands: largest width of one, in mel bands.
-      time_masks: number of time masks (SpecAugment).
-      time_mask_frames: largest width of one, in frames.
-      stretch: largest change of tempo, as a share: 0.15 plays a window at 0.85 to 1.15 of its speed.
-      warp: largest scaling of the mel axis, as a share (vocal tract length perturbation, Jaitly and Hinton 2013).
-    """
-
-    freq_masks: int = 2
-    freq_mask_bands: int = 10
-    time_masks: int = 2
-    time_mask_frames: int = 40
-    stretch: float = 0.0
-    warp: float = 0.0
+from jax_reparam.config import AugmentConfig
 
 
 def augment(key: jax.Array, x: jax.Array, config: AugmentConfig) -> jax.Array:

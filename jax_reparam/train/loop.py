@@ -23,13 +23,13 @@ from jax.sharding import PartitionSpec as P
 
 from jax_reparam import evaluation, models
 from jax_reparam.checkpoint import FOLDER, Checkpoints
+from jax_reparam.config import AugmentConfig, Recipe
 from jax_reparam.data import pipeline
-from jax_reparam.errors import InputError, from_user
-from jax_reparam.layers import HRFConfig
+from jax_reparam.errors import InputError
 from jax_reparam.progress import Progress
 from jax_reparam.train import processes, report
-from jax_reparam.train.augment import AugmentConfig, augment
-from jax_reparam.train.optimizer import TrainConfig, adamw
+from jax_reparam.train.augment import augment
+from jax_reparam.train.optimizer import adamw
 
 Batch = Mapping[str, jax.Array]
 EVAL_BATCH = 64
@@ -173,10 +173,10 @@ def balanced_weights(labels: np.ndarray, n_classes: int) -> np.ndarray:
     return np.where(counts > 0, len(labels) / np.maximum(counts, 1) / (counts > 0).sum(), 0.0).astype(np.float32)
 
 
-def describe(config: Mapping[str, Any], data: pipeline.Data) -> dict[str, Any]:
+def describe(recipe: Recipe, data: pipeline.Data) -> dict[str, Any]:
     """What travels in every checkpoint of a run (`checkpoint.Trained.meta`)."""
     return {
-        'config': config,
+        'config': recipe.as_json(),
         'labels': list(data.corpus.labels),
         'mean': data.mean.tolist(),
         'std': data.std.tolist(),
@@ -186,11 +186,11 @@ def describe(config: Mapping[str, Any], data: pipeline.Data) -> dict[str, Any]:
     }
 
 
-def train(config: Mapping[str, Any], workdir: Path, *, show_progress: bool = True) -> dict[str, Any]:
+def train(recipe: Recipe, workdir: Path, *, show_progress: bool = True) -> dict[str, Any]:
     """Trains what a recipe says, or goes on with it, and scores the best checkpoint on the test part.
 
     Args:
-      config: a recipe (`jax_reparam.config`), with `data.fold` a number.
+      recipe: with `data.fold` a number.
       workdir: gets config.json, metrics.jsonl, TensorBoard events, checkpoints, plots and, at the end, result.json.
       show_progress: report on standard error.
 
@@ -200,40 +200,36 @@ def train(config: Mapping[str, Any], workdir: Path, *, show_progress: bool = Tru
     Raises:
       InputError: bad data, or a workdir that holds a run of another recipe.
     """
-    with from_user():
-        settings = TrainConfig(**config['train'])
-        hrf = HRFConfig(**config['hrf'])
-        augmentation = AugmentConfig(**config['augment'])
-        models.build(config['model'], config['hrf'], n_classes=1)
+    settings = recipe.train
     if settings.batch_size % jax.device_count():
         raise InputError(
-            f'train.batch_size: expected a multiple of the {jax.device_count()} devices, got {settings.batch_size}'
+            f'train.batch_size: expected a multiple of the {jax.device_count()} devices, found {settings.batch_size}'
         )
-    processes.in_turn(lambda: report.claim(workdir, config), f'claim {workdir}')
+    processes.in_turn(lambda: report.claim(workdir, recipe), f'claim {workdir}')
     result_file = workdir / report.RESULT_FILE
     if result_file.exists():
         return json.loads(result_file.read_text())
     show_progress = show_progress and processes.first()
 
-    data = pipeline.load_data(config, show_progress=show_progress)
+    data = pipeline.load_data(recipe, show_progress=show_progress)
     labels = data.corpus.labels
-    model = models.build(config['model'], config['hrf'], n_classes=len(labels))
-    optimizer = adamw(settings, hrf.decay)
+    model = models.build(recipe.model, recipe.hrf, n_classes=len(labels))
+    optimizer = adamw(settings, recipe.hrf.decay)
     step = make_step(
         model,
         optimizer,
         label_smoothing=settings.label_smoothing,
         class_weights=balanced_weights(data.labels('train'), len(labels)) if settings.class_weights else None,
-        augmentation=augmentation,
+        augmentation=recipe.augment,
         average=settings.average,
-        seed=config['seed'],
+        seed=recipe.seed,
     )
-    meta = describe(config, data)
-    example = jnp.zeros((1, data.window.frames, config['frontend']['n_mels']))
-    init = functools.partial(init_state, model, optimizer, example, config['seed'])
+    meta = describe(recipe, data)
+    example = jnp.zeros((1, data.window.frames, recipe.frontend.n_mels))
+    init = functools.partial(init_state, model, optimizer, example, recipe.seed)
     state = jax.jit(init, out_shardings=NamedSharding(data_mesh(), P()))()
     predict = Predictor(model)
-    chosen, variables = _fit(step, state, data, predict, settings, meta, workdir, show_progress=show_progress)
+    chosen, variables = _fit(step, state, data, predict, recipe, meta, workdir, show_progress=show_progress)
     test, probabilities = evaluate(predict, variables, data, 'test')
     scores = {'test': test, 'validation': evaluate(predict, variables, data, 'validation')[0]}
     if processes.first():
@@ -265,14 +261,14 @@ def _fit(
     state: State,
     data: pipeline.Data,
     predict: Predictor,
-    settings: TrainConfig,
+    recipe: Recipe,
     meta: Mapping[str, Any],
     workdir: Path,
     *,
     show_progress: bool,
 ) -> tuple[int, Any]:
     """Runs the steps that are left; returns the step and the (averaged) variables of the chosen checkpoint."""
-    mesh = data_mesh()
+    settings, mesh = recipe.train, data_mesh()
     by_batch, replicated = NamedSharding(mesh, P('data')), NamedSharding(mesh, P())
     update = jax.jit(step, in_shardings=(replicated, by_batch), out_shardings=replicated, donate_argnums=0)
     with contextlib.closing(Checkpoints(workdir / FOLDER)) as checkpoints:
@@ -281,7 +277,7 @@ def _fit(
             state = checkpoints.restore(start, state)
         batches = data.batches(
             size=settings.batch_size,
-            seed=meta['config']['seed'],
+            seed=recipe.seed,
             start=start,
             shard=(jax.process_index(), jax.process_count()),
         )
@@ -319,7 +315,7 @@ def _fit(
         return chosen, checkpoints.restore(chosen, state).average
 
 
-def train_folds(config: Mapping[str, Any], workdir: Path, *, show_progress: bool = True) -> dict[str, Any]:
+def train_folds(recipe: Recipe, workdir: Path, *, show_progress: bool = True) -> dict[str, Any]:
     """Trains every fold of a recipe's protocol under `workdir/fold_K` and pools the results; goes on where it was.
 
     Returns:
@@ -328,11 +324,11 @@ def train_folds(config: Mapping[str, Any], workdir: Path, *, show_progress: bool
     Raises:
       InputError: as `train`.
     """
-    processes.in_turn(lambda: report.claim(workdir, config), f'claim {workdir}')
+    processes.in_turn(lambda: report.claim(workdir, recipe), f'claim {workdir}')
     folds = []
-    for fold in range(pipeline.count_folds(config, show_progress=show_progress)):
+    for fold in range(pipeline.count_folds(recipe, show_progress=show_progress)):
         folds.append(workdir / f'fold_{fold}')
-        train({**config, 'data': {**config['data'], 'fold': str(fold)}}, folds[-1], show_progress=show_progress)
+        train(recipe.with_changes({'data.fold': str(fold)}), folds[-1], show_progress=show_progress)
     if processes.first():
         report.summarise(workdir, folds)
     processes.wait(f'summarise {workdir}')

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -11,47 +10,9 @@ import jax.numpy as jnp
 import optax
 
 from jax_reparam import reparam
+from jax_reparam.config import TrainConfig
 
 Decay = Literal['none', 'factors', 'product']
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """The training recipe.
-
-    Attributes:
-      steps: optimizer steps in all.
-      batch_size: windows a step, over all devices.
-      learning_rate: its peak.
-      warmup_steps: steps of linear warm-up; a cosine to 0 follows.
-      weight_decay: decoupled (AdamW), on kernels; at HRF sites as `hrf.decay` says.
-      label_smoothing: share of the target spread over all classes.
-      class_weights: weigh clips by the inverse frequency of their class among the training clips.
-      clip_norm: largest global norm of the gradient; 0 does not clip.
-      average: decay of the moving average of parameters and batch statistics that is validated, kept and folded
-        (Polyak averaging); 0 keeps the last values.
-      eval_every: steps between validations (and checkpoints).
-    """
-
-    steps: int
-    batch_size: int = 32
-    learning_rate: float = 1e-3
-    warmup_steps: int = 100
-    weight_decay: float = 0.01
-    label_smoothing: float = 0.1
-    class_weights: bool = False
-    clip_norm: float = 1.0
-    average: float = 0.99
-    eval_every: int = 50
-
-    def __post_init__(self) -> None:
-        for name in ('steps', 'batch_size', 'eval_every'):
-            if getattr(self, name) < 1:
-                raise ValueError(f'train.{name}: expected at least 1, got {getattr(self, name)}')
-        if not 0 <= self.average < 1:
-            raise ValueError(f'train.average: expected 0 or more and less than 1, got {self.average}')
-        if self.learning_rate <= 0:
-            raise ValueError(f'train.learning_rate: expected more than 0, got {self.learning_rate}')
 
 
 def schedule(config: TrainConfig) -> optax.Schedule:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jax_reparam import evaluation
+from jax_reparam.config import Recipe
 from jax_reparam.corpora.synth import NOTICE
 from jax_reparam.errors import InputError
 
@@ -48,27 +49,26 @@ def write(path: Path, content: str | bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def claim(workdir: Path, config: Mapping[str, Any]) -> None:
+def claim(workdir: Path, recipe: Recipe) -> None:
     """Makes `workdir` the folder of this recipe, or checks that it is.
 
     Raises:
       InputError: it holds a run of another recipe, or something that is no run.
     """
-    recipe = json.loads(json.dumps(config))
     path = workdir / RUN_FILE
     if path.exists():
         try:
-            found = json.loads(path.read_text())
+            found = Recipe.from_json(json.loads(path.read_text()))
         except ValueError as error:
             raise InputError(f'{path}: expected a recipe in JSON, found {error}') from error
-        differing = sorted(_differences(recipe, found, ''))
+        differing = sorted(_differences(recipe.as_json(), found.as_json(), ''))
         if differing:
             raise InputError(f'{workdir}: expected a run of this recipe, found one with other values: {differing[0]}')
         return
     if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         raise InputError(f'{workdir}: expected a new folder or a training run, found something else')
     workdir.mkdir(parents=True, exist_ok=True)
-    write(path, json.dumps(recipe, indent=2) + '\n')
+    write(path, json.dumps(recipe.as_json(), indent=2) + '\n')
 
 
 def _differences(expected: Any, found: Any, path: str) -> list[str]:

@@ -271,7 +271,7 @@ def _batched(found: Any) -> Logits:
     from jax_reparam import models
     from jax_reparam.train.loop import Predictor
 
-    predict = Predictor(models.build(found.config['model'], found.config['hrf'], n_classes=len(found.labels)))
+    predict = Predictor(models.build(found.recipe.model, found.recipe.hrf, n_classes=len(found.labels)))
     return lambda features: predict(found.variables, features)
 
 
@@ -281,13 +281,13 @@ def _deployed(found: Any, frames: int) -> Logits:
 
     from jax_reparam import deploy
 
-    _, function = deploy.build(found.config['model'], found.variables, frames)
+    _, function = deploy.build(found.recipe.model, found.variables, frames)
     apply = jax.jit(lambda window: function(window, 'l2'))
     return lambda features: np.concatenate([apply(window[None]) for window in features])
 
 
 def _check_same(found: Any, manifest: Manifest, source: str | Path) -> None:
-    same = found.labels == manifest.labels and found.config['model'] == manifest.model
+    same = found.labels == manifest.labels and found.recipe.model == manifest.architecture
     close = same and np.allclose(found.mean, manifest.input.mean) and np.allclose(found.std, manifest.input.std)
     if not close or found.step != manifest.step:
         raise InputError(f'{source}: expected the checkpoint that was exported (step {manifest.step}), found another')

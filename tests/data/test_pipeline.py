@@ -133,7 +133,7 @@ def test_features_are_computed_once(config, data, monkeypatch):
 
 
 def test_features_are_recomputed_when_the_frontend_changes(config, data):
-    changed = {**config, 'frontend': {**config['frontend'], 'n_mels': 10}}
+    changed = config.with_changes({'frontend.n_mels': 10})
     assert pipeline.load_data(changed, show_progress=False).log_mel[0].shape[1] == 10
 
 

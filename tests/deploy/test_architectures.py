@@ -95,11 +95,11 @@ def test_normalisations_are_written_as_the_form_wants(exported):
     name, _, _, files = exported
     fields = TINY_MODELS[name]
     normalisations = {
-        'conv_transformer': 2 * fields.get('layers', 0) + 1 if name == 'conv_transformer' else 0,
-        'conformer': 5 * fields['layers'] if name.startswith('conformer') else 0,
+        'conv_transformer': 2 * fields.layers + 1 if name == 'conv_transformer' else 0,
+        'conformer': 5 * fields.layers if name.startswith('conformer') else 0,
         # One before each stage, one behind each merge, two a layer.
-        'speech_former': 4 + 3 + 2 * sum(fields['layers']) if name == 'speech_former' else 0,
-    }[fields['name']]
+        'speech_former': 4 + 3 + 2 * sum(fields.layers) if name == 'speech_former' else 0,
+    }[fields.name]
     for form, model in files.items():
         ops = flatbuffer.graph(model).ops
         roots = 0 if form == 'float32' else 1  # the first one is in 16 bits in both others

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from helpers import TINY, TINY_MODELS, drawn
+from helpers import TINY_MODELS, drawn
 from jax_reparam import deploy, models
 
 # Not a multiple of any stride or merge, and a single frame.
@@ -107,8 +107,3 @@ def test_more_frames_than_positions_are_refused():
     _, variables = plain('speech_former')
     with pytest.raises(ValueError, match='expected at most 2000 frames'):
         deploy.prepare(TINY_MODELS['speech_former'], variables, 2001)
-
-
-def test_unknown_architectures_are_named():
-    with pytest.raises(ValueError, match=r'model\.name: expected one of'):
-        deploy.prepare({**TINY, 'name': 'conv_former'}, {}, 8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -38,14 +39,15 @@ def convert(fresh_inputs):
     `int8`, `int16` or `int8_npu`; or int8 with all 16 bits that it may have, `wide`, or without any, `narrow`.
     """
     windows = 3 * np.random.default_rng(0).standard_normal((8, 24, 12)).astype(np.float32)
-    plain = models.build({**TINY, 'layers': 1}, n_classes=len(LABELS))
+    tiny = dataclasses.replace(TINY, layers=1)
+    plain = models.build(tiny, n_classes=len(LABELS))
     rng = np.random.default_rng(1)
     fresh = jax.jit(plain.init)(jax.random.key(0), windows[:1])
     variables = jax.tree.map(lambda leaf: np.float32(leaf + 0.1 * np.abs(rng.standard_normal(leaf.shape))), fresh)
-    params = jax.tree.map(np.asarray, deploy.prepare({**TINY, 'layers': 1}, variables, 24))
+    params = jax.tree.map(np.asarray, deploy.prepare(tiny, variables, 24))
 
     def run(form):
-        function = lambda features, norm: deploy.apply({**TINY, 'layers': 1}, params, features, norm=norm)
+        function = lambda features, norm: deploy.apply(tiny, params, features, norm=norm)
         options = {'narrow': {'narrow': True}, 'wide': {'worth': 0}}.get(form)
         made = make(function, windows, form) if options is None else make(function, windows, 'int8', **options)
         return metadata.attach(made, LABELS, fresh_inputs)

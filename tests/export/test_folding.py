@@ -29,7 +29,7 @@ def test_manifest_has_the_schema_and_every_form_passed(exported, config, data, v
     assert exported.failures == []
     assert content == json.loads(json.dumps(exported.manifest.as_json()))
     assert content['format'] == 1
-    assert content['model'] == config['model']
+    assert content['model'] == config.as_json()['model']
     assert content['labels'] == ['high', 'low']
     assert {'sample_rate', 'window_seconds', 'hop_ms', 'n_mels', 'mean', 'std'} <= content['input'].keys()
     assert content['input']['window_seconds'] == pytest.approx(0.64)
@@ -37,7 +37,7 @@ def test_manifest_has_the_schema_and_every_form_passed(exported, config, data, v
     assert content['params'] == {'training': checkpoint.count(variables['params']), 'folded': checkpoint.count(folded)}
     windows = sum(len(data.windows(part)[0]) for part in ('test', 'validation'))
     assert content['fold'].keys() == {'sites', 'windows', 'max_abs_diff', 'argmax_agreement'}
-    assert (content['fold']['sites'], content['fold']['windows']) == (config['model']['layers'], windows)
+    assert (content['fold']['sites'], content['fold']['windows']) == (config.model.layers, windows)
     assert content['fold']['argmax_agreement'] == 1
     assert content['protocol'] == json.loads(json.dumps(data.split.info))
     assert 0 <= content['reference_uar'] <= 1
@@ -84,7 +84,7 @@ def test_both_checkpoints_hold_the_folded_model(exported, variables):
     with safe_open(exported.path / 'model.safetensors', 'numpy') as file:
         assert json.loads(file.metadata()['labels']) == ['high', 'low']
         assert json.loads(file.metadata()['config'])['hrf']['expansion'] == 0
-    assert orbax.config['hrf']['expansion'] == 0
+    assert orbax.recipe.hrf.expansion == 0
 
 
 def test_the_calibration_windows_are_training_windows(exported, data):
@@ -95,12 +95,12 @@ def test_the_calibration_windows_are_training_windows(exported, data):
 
 def test_the_folded_export_is_the_plain_one(exported, config, data):
     windows, _ = data.windows('train')
-    plain = models.build(config['model'], None, n_classes=2)
+    plain = models.build(config.model, n_classes=2)
     # Moved, since the converter drops a bias of zero.
     fresh = moved(plain.init(jax.random.key(1), windows[:1]))
     assert exported.manifest.params.folded == checkpoint.count(fresh['params'])
-    ready = deploy.prepare(config['model'], fresh, windows.shape[1])
-    function = lambda features, norm: deploy.apply(config['model'], ready, features, norm=norm)
+    ready = deploy.prepare(config.model, fresh, windows.shape[1])
+    function = lambda features, norm: deploy.apply(config.model, ready, features, norm=norm)
     for name in ('float32', 'int8'):
         model, form = make(function, windows[:4], name), exported.manifest.forms[name]
         assert flatbuffer.graph(model).ops == form.ops
@@ -256,8 +256,7 @@ def test_a_plain_model_needs_plain(tmp_path, exported):
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path, config, variables, data):
-    other = copy.deepcopy(config)
-    other['model']['ffn_width'] = 32
+    other = config.with_changes({'model.ffn_width': 32})
     save(tmp_path / 'w', other, variables, data)
     message = r'params/layer_0/ffn/ffn_in/hrf/bias_v: expected \(32,\) by its recipe, found \(24,\)'
     with pytest.raises(InputError, match=message):

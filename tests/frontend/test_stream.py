@@ -10,8 +10,8 @@ from jax_reparam.frontend.features import FrontendConfig
 from jax_reparam.frontend.inputs import Input
 from jax_reparam.frontend.windows import WindowConfig
 
-# Frames of 40 samples every 10; windows of 5 frames every 2.
-CONFIG = FrontendConfig(sample_rate=1000, n_mels=4, frame_ms=40, hop_ms=10, n_fft=64, fmax=500.0)
+# Frames of 64 samples every 16; windows of 5 frames every 2.
+CONFIG = FrontendConfig(n_mels=4, frame_ms=4, hop_ms=1, n_fft=64)
 INPUTS = Input(CONFIG, WindowConfig(5, 2), np.zeros(4, np.float32), np.ones(4, np.float32))
 
 
@@ -36,25 +36,25 @@ def listen(samples, size, frame_features=lambda frame: frame):
     return [*found, *cutter.finish()]
 
 
-@pytest.mark.parametrize('size', [1, 7, 10, 39, 40, 41, 500])
+@pytest.mark.parametrize('size', [1, 7, 16, 63, 64, 65, 500])
 def test_frames_are_those_of_the_recording(size):
-    samples = recording(203)
-    expected = [samples[at : at + 40] for at in range(0, 203 - 39, 10)]
+    samples = recording(303)
+    expected = [samples[at : at + 64] for at in range(0, 303 - 63, 16)]
     np.testing.assert_array_equal(cut(samples, size), expected)
 
 
 @pytest.mark.parametrize('size', [1, 9, 100])
 def test_samples_between_frames_are_skipped_where_the_hop_is_longer(size):
-    config = FrontendConfig(sample_rate=1000, frame_ms=10, hop_ms=25)
-    samples = recording(87)
-    np.testing.assert_array_equal(cut(samples, size, config), [samples[at : at + 10] for at in (0, 25, 50, 75)])
+    config = FrontendConfig(frame_ms=1, hop_ms=3)
+    samples = recording(180)
+    np.testing.assert_array_equal(cut(samples, size, config), [samples[at : at + 16] for at in (0, 48, 96, 144)])
 
 
 def test_less_than_a_frame_is_padded_with_zeros():
-    np.testing.assert_array_equal(cut(recording(3), 2), [[1, 2, 3, *[0] * 37]])
+    np.testing.assert_array_equal(cut(recording(3), 2), [[1, 2, 3, *[0] * 61]])
 
 
-@pytest.mark.parametrize('samples', [40, 60, 70, 80, 90, 100, 109, 110, 111, 333])
+@pytest.mark.parametrize('samples', [64, 96, 112, 128, 144, 160, 175, 176, 177, 533])
 @pytest.mark.parametrize('size', [1, 13, 1000])
 def test_windows_are_those_of_the_recording(samples, size):
     audio = recording(samples)
@@ -78,13 +78,13 @@ def test_features_of_a_stream_are_those_of_training(rng):
 
 def test_a_frame_is_computed_once():
     seen = []
-    listen(recording(333), 50, lambda frame: seen.append(int(frame[0])) or frame)
-    assert seen == list(range(1, 333 - 38, 10))
+    listen(recording(533), 50, lambda frame: seen.append(int(frame[0])) or frame)
+    assert seen == list(range(1, 533 - 62, 16))
 
 
 def test_no_window_comes_before_one_is_full():
     cutter = stream.Stream(INPUTS, lambda frame: frame)
-    assert list(cutter.feed(recording(79))) == []
+    assert list(cutter.feed(recording(127))) == []
     assert [window.start for window in cutter.feed(recording(1))] == [0]
 
 

@@ -32,7 +32,7 @@ def test_a_float_port_changes_nothing(rng):
 
 def test_graph_counts_operators(model, config):
     graph = flatbuffer.graph(model)
-    assert graph.ops['SOFTMAX'] == config['model']['layers']
+    assert graph.ops['SOFTMAX'] == config.model.layers
     assert list(graph.ops.values()) == sorted(graph.ops.values(), reverse=True)
     assert graph.input.shape == (1, 64, 12)
     assert graph.output.shape == (1, 2)

@@ -15,6 +15,7 @@ import pytest
 
 from helpers import drawn
 from jax_reparam import models
+from jax_reparam.config import ConformerConfig, ConvTransformerConfig, SpeechFormerConfig
 
 from . import reference
 
@@ -25,6 +26,11 @@ CONV = {'channels': 4, 'width': 16, 'layers': 2, 'ffn_width': 24}
 CONFORMER = {**CONV, 'heads': 2, 'kernel': 5}
 FORMER = {'layers': (2, 1, 1, 1), 'heads': 4, 'expand': (1, 1, 1)}
 
+CONFIGS = {
+    'conv_transformer': ConvTransformerConfig,
+    'conformer': ConformerConfig,
+    'speech_former': SpeechFormerConfig,
+}
 CASES = {
     # name: (architecture, config, mel bands)
     'conv_transformer': ('conv_transformer', {**CONV, 'heads': 2}, 12),
@@ -57,7 +63,7 @@ def lengths_of(case):
 def built(case):
     """The model under jit and its variables in float64."""
     name, config, bands = CASES[case]
-    model = models.build({'name': name, **config}, n_classes=3)
+    model = models.build(CONFIGS[name](**config), n_classes=3)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, bands)))
     return jax.jit(model.apply), drawn(shapes)
 

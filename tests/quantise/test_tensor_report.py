@@ -70,11 +70,11 @@ def test_what_lies_beyond_the_range_is_counted(forms, windows):
 
 def test_int8_and_float32_of_an_export_are_the_same_graph(exported, data):
     found = checkpoint.load(exported.path / 'checkpoint')
-    params, function = deploy.build(found.config['model'], found.variables, 64)
+    params, function = deploy.build(found.recipe.model, found.variables, 64)
     bound = lambda features: function(features, 'l2')
     files = (
         quantise(bound, data.windows('train')[0][:8]),
-        convert.to_float32(bound, (1, 64, found.config['frontend']['n_mels'])),
+        convert.to_float32(bound, (1, 64, found.recipe.frontend.n_mels)),
     )
     told = []
     rows = tensor_report.report(*files, data.windows('test')[0][:3], params=params, progress=lambda: told.append(1))

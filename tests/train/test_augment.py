@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from jax_reparam.train.augment import AugmentConfig, augment
+from jax_reparam.config import AugmentConfig
+from jax_reparam.train.augment import augment
 
 OFF = AugmentConfig(freq_masks=0, time_masks=0)
 

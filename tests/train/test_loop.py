@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import signal
@@ -17,9 +18,10 @@ import pytest
 
 from helpers import TINY, recipe, tones
 from jax_reparam import checkpoint, models
+from jax_reparam.config import HRFConfig, TrainConfig
 from jax_reparam.errors import InputError
 from jax_reparam.train import loop
-from jax_reparam.train.optimizer import TrainConfig, adamw
+from jax_reparam.train.optimizer import adamw
 
 
 @pytest.fixture(scope='module')
@@ -52,7 +54,7 @@ def test_a_run_leaves_what_it_promises(trained):
         'config.json', 'metrics.jsonl', 'result.json', 'predictions.csv',
         'learning.png', 'confusion.png', 'tensorboard', 'checkpoints',
     }  # fmt: skip
-    assert json.loads((workdir / 'config.json').read_text()) == config
+    assert json.loads((workdir / 'config.json').read_text()) == config.as_json()
     assert json.loads((workdir / 'result.json').read_text()) == result
     lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
     assert [line['step'] for line in lines if 'loss' in line] == list(range(1, 13))
@@ -69,11 +71,11 @@ def test_a_run_leaves_what_it_promises(trained):
 def test_checkpoint_holds_all_that_use_needs(trained):
     config, workdir, result = trained
     found = checkpoint.load(workdir)
-    assert found.config == config
+    assert found.recipe == config
     assert found.labels == ('high', 'low')
     assert found.step == result['step']
     assert found.mean.shape == found.std.shape == (12,)
-    model = models.build(config['model'], config['hrf'], n_classes=2)
+    model = models.build(config.model, config.hrf, n_classes=2)
     expected = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 12)))
     chex.assert_trees_all_equal_shapes_and_dtypes(found.variables, expected)
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(found.variables))
@@ -87,7 +89,7 @@ def test_a_finished_run_is_not_trained_again(trained, monkeypatch):
 
 def test_a_workdir_of_another_recipe_is_refused(trained):
     config, workdir, _ = trained
-    changed = {**config, 'seed': 5}
+    changed = config.with_changes({'seed': 5})
     with pytest.raises(InputError, match=r'seed \(expected 5, found 0\)'):
         loop.train(changed, workdir, show_progress=False)
 
@@ -100,8 +102,8 @@ def test_a_workdir_that_is_no_run_is_refused(trained, tmp_path):
 
 
 def test_batch_size_must_fit_the_devices(trained, tmp_path):
-    config = {**trained[0], 'train': {**trained[0]['train'], 'batch_size': 7}}
-    with pytest.raises(InputError, match='expected a multiple of the 2 devices, got 7'):
+    config = trained[0].with_changes({'train.batch_size': 7})
+    with pytest.raises(InputError, match='expected a multiple of the 2 devices, found 7'):
         loop.train(config, tmp_path / 'w', show_progress=False)
 
 
@@ -117,7 +119,7 @@ def test_all_folds_are_pooled(tmp_path):
 
 
 def test_the_step_lowers_the_loss_on_one_batch(rng):
-    model = models.build({**TINY, 'dropout': 0.0, 'attention_dropout': 0.0}, {}, n_classes=3)
+    model = models.build(dataclasses.replace(TINY, dropout=0.0, attention_dropout=0.0), HRFConfig(), n_classes=3)
     optimizer = adamw(TrainConfig(steps=40, learning_rate=1e-2, warmup_steps=2), 'none')
     data = batch(rng)
     state = loop.init_state(model, optimizer, data['features'][:1], 0)
@@ -131,7 +133,7 @@ def test_the_step_lowers_the_loss_on_one_batch(rng):
 
 
 def test_class_weights_and_smoothing_enter_the_loss(rng):
-    model = models.build({**TINY, 'dropout': 0.0, 'attention_dropout': 0.0}, {}, n_classes=3)
+    model = models.build(dataclasses.replace(TINY, dropout=0.0, attention_dropout=0.0), HRFConfig(), n_classes=3)
     optimizer = adamw(TrainConfig(steps=2), 'none')
     data = batch(rng)
     state = loop.init_state(model, optimizer, data['features'][:1], 0)
@@ -153,7 +155,7 @@ def test_balanced_weights():
 
 
 def test_average_follows_the_variables(rng):
-    model = models.build(TINY, {}, n_classes=3)
+    model = models.build(TINY, HRFConfig(), n_classes=3)
     optimizer = adamw(TrainConfig(steps=9, warmup_steps=1, learning_rate=1e-2), 'none')
     data = batch(rng)
     state = loop.init_state(model, optimizer, data['features'][:1], 0)
@@ -168,7 +170,7 @@ def test_average_follows_the_variables(rng):
 
 
 def test_predictor_fills_its_last_batch(rng):
-    model = models.build(TINY, {}, n_classes=3)
+    model = models.build(TINY, HRFConfig(), n_classes=3)
     x = rng.standard_normal((5, 32, 12)).astype(np.float32)
     variables = model.init(jax.random.key(0), x)
     got = loop.Predictor(model, batch=4)(variables, x)
@@ -176,7 +178,7 @@ def test_predictor_fills_its_last_batch(rng):
 
 
 def test_predictor_multiplies_in_float32_on_every_device(rng):
-    model = models.build(TINY, {}, n_classes=3)
+    model = models.build(TINY, HRFConfig(), n_classes=3)
     x = rng.standard_normal((4, 32, 12)).astype(np.float32)
     variables = model.init(jax.random.key(0), x)
     lowered = loop.Predictor(model, batch=4)._apply.lower(variables, x, np.ones(x.shape[:2], bool)).as_text()
@@ -217,11 +219,12 @@ loop.Checkpoints.save = save
 def run_and_die(config, workdir, kill):
     code = f"""
 import json, os, pathlib, signal, sys
+from jax_reparam.config import Recipe
 from jax_reparam.train import loop
 workdir = pathlib.Path({str(workdir)!r})
 kill = lambda: os.kill(os.getpid(), signal.SIGKILL)
 {KILLS[kill]}
-loop.train(json.loads({json.dumps(config)!r}), workdir, show_progress=False)
+loop.train(Recipe.from_json(json.loads({json.dumps(config.as_json())!r})), workdir, show_progress=False)
 """
     done = subprocess.run([sys.executable, '-c', code], check=False, capture_output=True, text=True)
     expected = 0 if kill is None else -signal.SIGKILL
@@ -246,7 +249,6 @@ def final_state(workdir: Path) -> dict[str, bytes]:
 @pytest.mark.filterwarnings('ignore:Sharding info not provided')
 def test_a_run_killed_at_any_moment_ends_the_same_bit_for_bit(source, trained, tmp_path):
     config, reference, result = trained
-    config = {**config, 'data': {**config['data'], 'cache': str(Path(config['data']['cache']))}}
     workdir = tmp_path / 'w'
     for kill in ('step', 'after', 'checkpoint', None):
         run_and_die(config, workdir, kill)

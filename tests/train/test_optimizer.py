@@ -10,7 +10,8 @@ import optax
 import pytest
 
 from jax_reparam import reparam
-from jax_reparam.train.optimizer import TrainConfig, adamw, decay_direction, schedule
+from jax_reparam.config import TrainConfig
+from jax_reparam.train.optimizer import adamw, decay_direction, schedule
 
 
 def tree(rng):
@@ -73,10 +74,3 @@ def test_schedule():
     assert rate(10) == pytest.approx(2e-3)
     assert rate(55) == pytest.approx(1e-3)
     assert rate(100) == pytest.approx(0, abs=1e-9)
-
-
-@pytest.mark.parametrize('fields', [{'steps': 0}, {'batch_size': 0}, {'learning_rate': 0.0}, {'average': 1.0}])
-def test_wrong_settings_are_named(fields):
-    name = next(iter(fields))
-    with pytest.raises(ValueError, match=rf'train\.{name}: expected'):
-        TrainConfig(**{'steps': 10, **fields})

@@ -14,6 +14,7 @@ import pytest
 
 from helpers import ROOT, SMALL, tones
 from jax_reparam import checkpoint
+from jax_reparam.config import Recipe
 from jax_reparam.errors import InputError
 from jax_reparam.train import loop, processes
 
@@ -51,7 +52,7 @@ def test_two_processes_train_what_one_does(tmp_path):
     assert [line for text in second for line in text.splitlines() if '[Gloo]' not in line] == []
 
     # This process has as many devices as the two together.
-    config = json.loads((tmp_path / 'two' / 'config.json').read_text())
+    config = Recipe.from_json(json.loads((tmp_path / 'two' / 'config.json').read_text()))
     result = loop.train(config, tmp_path / 'one', show_progress=False)
     assert json.loads((tmp_path / 'two' / 'result.json').read_text()) == result
     logs = [(tmp_path / name / 'metrics.jsonl').read_text() for name in ('one', 'two')]

@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 
+from helpers import RECIPE
 from jax_reparam.errors import InputError
 from jax_reparam.train import report
 
@@ -40,13 +41,36 @@ def test_write_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch):
 
 
 def test_claim_names_the_first_difference(tmp_path):
-    report.claim(tmp_path / 'w', {'train': {'steps': 3, 'x': 1}})
-    report.claim(tmp_path / 'w', {'train': {'steps': 3, 'x': 1}})
-    with pytest.raises(InputError, match=r'train\.steps \(expected 4, found 3\)'):
-        report.claim(tmp_path / 'w', {'train': {'steps': 4, 'x': 1}})
-    (tmp_path / 'w' / 'config.json').write_text('{')
-    with pytest.raises(InputError, match='expected a recipe in JSON'):
-        report.claim(tmp_path / 'w', {})
+    report.claim(tmp_path / 'w', RECIPE)
+    report.claim(tmp_path / 'w', RECIPE)
+    with pytest.raises(InputError, match=r'train\.steps \(expected 4, found 12\)'):
+        report.claim(tmp_path / 'w', RECIPE.with_changes({'train.steps': 4}))
+
+
+def test_a_run_of_before_is_the_same_recipe(tmp_path):
+    """Its config.json has other types, another order and fewer keys."""
+    report.claim(tmp_path / 'w', RECIPE)
+    file = tmp_path / 'w' / 'config.json'
+    values = json.loads(file.read_text())
+    del values['data']['turns'], values['hrf']['sites']
+    values['hrf']['expansion'] = 4
+    file.write_text(json.dumps(values, sort_keys=True))
+    report.claim(tmp_path / 'w', RECIPE)
+
+
+@pytest.mark.parametrize(
+    ('text', 'found'),
+    [
+        ('{', 'Expecting property name'),
+        ('{}', 'model: expected a value, found none'),
+        ('{"model": {"name": "lstm"}}', "model.name: expected one of .*, found 'lstm'"),
+    ],
+)
+def test_a_config_json_that_is_no_recipe_is_named(tmp_path, text, found):
+    (tmp_path / 'config.json').write_text(text)
+    with pytest.raises(InputError, match=rf'config\.json: expected a recipe in JSON, found {found}') as caught:
+        report.claim(tmp_path, RECIPE)
+    assert '\n' not in str(caught.value)
 
 
 def fold(path, uar, rows, synthetic=False):

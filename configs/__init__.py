@@ -1,0 +1,1 @@
+"""The recipes, one per file; an installed package has them as `jax_reparam.recipes`."""

@@ -1,0 +1,113 @@
+"""Trains a recipe: python train.py --config configs/transformer_s.py[:CORPUS] --workdir W [--config.KEY=VALUE ...].
+
+The same command goes on with a run that was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import inspect
+import re
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin
+
+from jax_reparam import config, schema, system
+from jax_reparam.errors import InputError, from_user, known, run
+
+KEY = '--config.'
+FLAGS = ('--config', '--workdir', '--distributed', '--help')
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments, less the keys of the recipe."""
+    command = argparse.ArgumentParser(
+        prog='train.py',
+        usage='train.py --config CONFIG.py[:CORPUS] [--workdir W] [--config.KEY=VALUE ...] [--distributed]',
+        description='Trains a recipe. The same command goes on with a run that was stopped.',
+        epilog='\n'.join(['keys of a recipe, and their defaults where it does not say otherwise:', *_keys()]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    command.add_argument('--config', metavar='CONFIG.py[:CORPUS]', help='a recipe such as configs/transformer_s.py')
+    command.add_argument('--workdir', metavar='W', type=Path, help='folder of the run (default: runs/RECIPE[-CORPUS])')
+    command.add_argument(
+        '--distributed', action='store_true', help='train with the other processes of a cluster (docs/training.md)'
+    )
+    return command
+
+
+def _keys() -> Iterator[str]:
+    """A paragraph per key of a recipe, of what the docstrings of its sections say."""
+    for name, kind in schema.field_types(config.Recipe).items():
+        if get_origin(kind) is Annotated:
+            yield f'\n  {KEY}{name}={getattr(config.Recipe, name)}'
+            continue
+        for section in get_args(kind) or (kind,):
+            yield f'\n{name} ({section.__name__}):'
+            told = dict(re.findall(r'^  (\w+): (.+(?:\n    .+)*)', inspect.getdoc(section) or '', re.MULTILINE))
+            for key in dataclasses.fields(section):
+                default = ','.join(map(str, key.default)) if isinstance(key.default, tuple) else key.default
+                yield f'  {KEY}{name}.{key.name}={default}'
+                yield textwrap.indent(textwrap.fill(' '.join(told.get(key.name, '').split()), 100), ' ' * 6)
+
+
+def split(argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Takes the keys of the recipe out of the arguments: `--config.KEY=VALUE` or `--config.KEY VALUE`.
+
+    Returns:
+      The values by key, True for a key without one; and the other arguments.
+    """
+    changes: dict[str, Any] = {}
+    rest: list[str] = []
+    left = list(argv)
+    while left:
+        argument = left.pop(0)
+        if not argument.startswith(KEY):
+            rest.append(argument)
+            continue
+        key, equals, value = argument.removeprefix(KEY).partition('=')
+        if equals:
+            changes[key] = value
+        else:
+            changes[key] = left.pop(0) if left and not left[0].startswith('--') else True
+    return changes, rest
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Trains, and says where the result is and what it is."""
+    changes, rest = split(sys.argv[1:] if argv is None else argv)
+    args, extra = parser().parse_known_args(rest)
+    for argument in extra:
+        if not argument.startswith('-'):
+            raise InputError(f'expected flags only, found {argument!r}')
+        known('flags', argument.partition('=')[0], FLAGS)
+    if args.config is None:
+        raise InputError('--config: expected a recipe such as configs/transformer_s.py, found none')
+    path, _, corpus = args.config.partition(':')
+    recipe = config.load_recipe(path, corpus)
+    with from_user():
+        recipe = recipe.with_changes(changes)
+    workdir = args.workdir or Path(f'runs/{Path(path).stem}' + (f'-{corpus.replace("/", "_")}' if corpus else ''))
+
+    system.keep_all()
+    # After the recipe, so that --help and a mistyped key answer at once.
+    from absl import logging
+
+    from jax_reparam.train import loop, processes, report
+
+    logging.set_verbosity(logging.FATAL)  # Orbax reports what it then raises.
+    if args.distributed:
+        processes.start()
+    start = loop.train_folds if recipe.data.fold == 'all' else loop.train
+    result = start(recipe, workdir)
+    if processes.first():
+        print(f'{workdir}: {report.headline(result)}')
+    return 0
+
+
+if __name__ == '__main__':
+    run(main)
