@@ -368,8 +368,9 @@ class Recipe:
 
     def _check_window(self) -> None:
         seconds, hop, frame = self.window.seconds, self.window.hop_seconds, self.frontend.hop_ms / 1000
-        schema.expect(round(seconds / frame) >= 1, 'window.seconds', f'at least one frame of {frame:g} s', seconds)
-        fits = 1 <= round(hop / frame) <= round(seconds / frame)
+        frames, hop_frames = self._frames(seconds), self._frames(hop)
+        schema.expect(frames >= 1, 'window.seconds', f'at least one frame of {frame:g} s', seconds)
+        fits = 1 <= hop_frames <= frames
         schema.expect(fits, 'window.hop_seconds', f'{frame:g} (one frame) to {seconds:g} (the window)', hop)
 
     def _check_speech_former(self, model: SpeechFormerConfig) -> None:
@@ -388,11 +389,13 @@ class Recipe:
                     f'found {self.hrf.expansion:g}: E = {inner} (D {width}, F {features})'
                 )
 
+    def _frames(self, seconds: float) -> int:
+        return round(seconds * (1000 / self.frontend.hop_ms))
+
     @property
     def window_config(self) -> WindowConfig:
         """Length and spacing of windows, in frames."""
-        per_second = 1000 / self.frontend.hop_ms
-        return WindowConfig(round(self.window.seconds * per_second), round(self.window.hop_seconds * per_second))
+        return WindowConfig(self._frames(self.window.seconds), self._frames(self.window.hop_seconds))
 
     def as_json(self) -> dict[str, Any]:
         """What config.json and checkpoints hold: an object per section."""
@@ -458,21 +461,17 @@ def load_recipe(path: str | Path, corpus: str = '') -> Recipe:
     if spec is None or spec.loader is None:
         raise InputError(f'{path}: expected a recipe in Python, found a file whose name does not end with .py')
     module = importlib.util.module_from_spec(spec)
+    what = 'a recipe (get_config(corpus) gives a Recipe)'
     # The file is the user's, and may raise anything.
     try:
         spec.loader.exec_module(module)
         recipe = module.get_config(corpus)
-    except InputError as error:
-        raise InputError(f'{path}: {error}') from error
+    except ValueError as error:  # as a Recipe raises it
+        raise InputError(f'{path}: {one_line(error)}') from error
     except Exception as error:
-        raise InputError(
-            f'{path}: expected a recipe (get_config(corpus) gives a Recipe), '
-            f'found {type(error).__name__}: {one_line(error)}'
-        ) from error
+        raise InputError(f'{path}: expected {what}, found {type(error).__name__}: {one_line(error)}') from error
     if not isinstance(recipe, Recipe):
-        raise InputError(
-            f'{path}: expected a recipe (get_config(corpus) gives a Recipe), found {type(recipe).__name__}'
-        )
+        raise InputError(f'{path}: expected {what}, found {type(recipe).__name__}')
     return recipe
 
 
