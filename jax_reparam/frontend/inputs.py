@@ -61,7 +61,7 @@ class Input:
         return {**schema.to_json(self.frontend), **schema.to_json(written)}
 
     @classmethod
-    def from_json(cls, content: Any, key: str) -> Input:
+    def from_json(cls, content: Any, key: str = 'input') -> Input:
         """Reads the manifest's `input`.
 
         Raises:
@@ -71,7 +71,8 @@ class Input:
         schema.expect(isinstance(content, dict), key, 'an object', content)
         own = {name: item for name, item in content.items() if name in schema.field_types(_Written)}
         for name in schema.field_types(FrontendConfig):
-            schema.expect(name in content, f'{key}.{name}', 'a value', None)
+            if name not in content:
+                raise ValueError(f'{key}.{name}: expected a value, found none')
         frontend = schema.from_json(FrontendConfig, {name: content[name] for name in content if name not in own}, key)
         written = schema.from_json(_Written, own, key)
         try:

@@ -28,10 +28,8 @@ class WindowConfig:
     hop: int = 200
 
     def __post_init__(self) -> None:
-        if self.frames < 1 or not 1 <= self.hop <= self.frames:
-            raise ValueError(
-                f'frames: expected at least 1, and a hop of 1 to as many, found {self.frames}, hop {self.hop}'
-            )
+        if not 1 <= self.hop <= self.frames:
+            raise ValueError(f'hop_frames: expected 1 to {self.frames} frames (the window), found {self.hop}')
 
 
 def starts(length: int, config: WindowConfig) -> np.ndarray:
