@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import soundfile
 
 from jax_reparam import deploy, models, reparam
@@ -20,6 +21,7 @@ from jax_reparam.deploy import convert
 from jax_reparam.evaluation import Windows
 from jax_reparam.frontend.features import FrontendConfig
 from jax_reparam.quantise import forms, ranges
+from jax_reparam.runtime import tflm
 
 ROOT = Path(__file__).parent.parent
 # Flags that make a recipe train in seconds.
@@ -49,6 +51,11 @@ TINY_MODELS = {
     },
     'speech_former': {'name': 'speech_former', 'layers': (2, 1, 1, 1), 'heads': 4, 'expand': (1, 1, 2)},
 }
+
+
+def needs_tflm(test):
+    """Marks a test that starts TFLM, in a child process."""
+    return pytest.mark.slow(pytest.mark.skipif(tflm.missing() is not None, reason=str(tflm.missing()))(test))
 
 
 def moved(tree, seed=0, scale=0.1):

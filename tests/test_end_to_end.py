@@ -6,6 +6,7 @@ import csv
 import json
 
 import numpy as np
+import pytest
 import soundfile
 
 import trees
@@ -15,6 +16,8 @@ from jax_reparam.data import pipeline
 from jax_reparam.export import folding
 from jax_reparam.runtime import litert
 from jax_reparam.train import loop
+
+pytestmark = pytest.mark.slow
 
 # What takes long to compile, and is tested elsewhere.
 PLAIN = {'freq_masks': 0, 'time_masks': 0, 'stretch': 0.0, 'warp': 0.0}
@@ -48,6 +51,7 @@ def test_iemocap_by_session(tmp_path):
         [f'Ses0{s}F', f'Ses0{s}M'] for s in (1, 2, 3)
     ]
     assert (result['protocol']['name'], result['protocol']['metric']) == ('sessions', 'uar')
+    assert result['mean']['uar'] == pytest.approx(np.mean([fold['uar'] for fold in result['folds']]))
     # Every usable clip is tested once: five a wearer.
     assert result['pooled']['clips'] == len(load(config, 0).corpus) == 30
     assert folds_exactly(config, tmp_path / 'w' / 'fold_2')

@@ -182,8 +182,8 @@ error of all layers before is in it. A low SNR alone is no loss: a tensor that i
     return '\n'.join(parts)
 
 
-_KERNELS = """Largest absolute value, kurtosis (3 for a normal distribution) and SNR when rounded to int8 with one
-scale, of the two factors and of the kernel that they fold into.
+_KERNELS = """Largest absolute value and SNR when rounded to int8 with one scale, of the two factors and of the kernel
+that they fold into.
 """
 
 
@@ -193,10 +193,10 @@ def _indented(lines: Iterable[str]) -> list[str]:
 
 def _kernel_table(kernels: Sequence[Site]) -> list[str]:
     names = ('kernel_u', 'kernel_v', 'folded')
-    cells = [['site', *(f'{what}, {name}' for what in ('largest', 'kurtosis', 'SNR dB') for name in names)]]
+    cells = [['site', *(f'{what}, {name}' for what in ('largest', 'SNR dB') for name in names)]]
     for site in kernels:
-        numbers = [f'{value:.3g}' for value in (*site.largest, *site.kurtosis)]
-        cells.append([site.path, *numbers, *(f'{value:.1f}' for value in site.int8_snr_db)])
+        largest, snr = [f'{value:.3g}' for value in site.largest], [f'{value:.1f}' for value in site.int8_snr_db]
+        cells.append([site.path, *largest, *snr])
     return _aligned(cells)
 
 
