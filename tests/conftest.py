@@ -76,7 +76,7 @@ def workdir(config, tmp_path_factory):
 
 
 @pytest.fixture(scope='session')
-def data(config, workdir):
+def data(config):
     return pipeline.load_data(config, show_progress=False)
 
 

@@ -141,6 +141,17 @@ RECIPE = {
 }
 
 
+# Changes that leave out what takes long to compile.
+QUICK = {
+    'augment__freq_masks': 0,
+    'augment__time_masks': 0,
+    'augment__stretch': 0.0,
+    'augment__warp': 0.0,
+    'model__dropout': 0.0,
+    'model__attention_dropout': 0.0,
+}
+
+
 def tones(folder, *, labels=('high', 'low'), speakers=5, clips=3):
     """Makes `folder/LABEL/SPEAKER/n.wav`: noisy tones, the pitch being the label, of 0.3 to 1.5 s; returns it."""
     rng = np.random.default_rng(0)

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 import trees
-from helpers import recipe
+from helpers import QUICK, recipe
 from jax_reparam import checkpoint, predict
 from jax_reparam.data import pipeline
 from jax_reparam.export import folding
@@ -19,16 +19,11 @@ from jax_reparam.train import loop
 
 pytestmark = pytest.mark.slow
 
-# What takes long to compile, and is tested elsewhere.
-PLAIN = {'freq_masks': 0, 'time_masks': 0, 'stretch': 0.0, 'warp': 0.0}
-
 
 def trained(name, source, root):
     """Trains all folds of the corpus's protocol; returns the recipe and the result."""
-    config = recipe(source, root / 'cache', train__steps=4, train__eval_every=4, train__class_weights=False)
+    config = recipe(source, root / 'cache', **QUICK, train__steps=4, train__eval_every=4, train__class_weights=False)
     config['data'] |= {'corpus': name, 'fold': 'all', 'accept_mismatch': True}
-    config['augment'] |= PLAIN
-    config['model'] |= {'dropout': 0.0, 'attention_dropout': 0.0}
     return config, loop.train_folds(config, root / 'w', show_progress=False)
 
 

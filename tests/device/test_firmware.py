@@ -18,6 +18,8 @@ from jax_reparam.frontend import stream
 from jax_reparam.graph.flatbuffer import Port
 from jax_reparam.runtime import tflm
 
+pytestmark = pytest.mark.slow
+
 # Compiled only: the C library's headers are musl's, any other would do.
 HERE = Path(__file__).parent
 PORTS = {  # of host.cc
