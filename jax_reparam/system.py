@@ -1,9 +1,13 @@
-"""What is asked of the operating system: memory that is kept, a folder locked, C++ libraries kept quiet."""
+"""What is asked of the operating system: memory that is kept, a folder locked, C++ libraries kept quiet.
+
+The package needs a POSIX system.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import platform
 import sys
@@ -39,8 +43,6 @@ def keep_all() -> bool:
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Makes a folder and holds the one right to write in it; the system takes it back when the process ends."""
-    import fcntl
-
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / 'lock').open('w') as file:
         fcntl.flock(file, fcntl.LOCK_EX)

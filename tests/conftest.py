@@ -29,6 +29,13 @@ from jax_reparam.train import loop
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 
+def pytest_collection_modifyitems(items):
+    """What needs an export (TFLM), firmware (TFLM) or a compiler is slow."""
+    for item in items:
+        if {'exported', 'write', 'zig'} & set(item.fixturenames):
+            item.add_marker('slow')
+
+
 @pytest.fixture
 def rng():
     """A NumPy generator with a fixed seed."""
@@ -68,7 +75,7 @@ def workdir(config, tmp_path_factory):
 
 
 @pytest.fixture(scope='session')
-def data(config, workdir):
+def data(config):
     return pipeline.load_data(config, show_progress=False)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import soundfile
 
 from jax_reparam import deploy, models, reparam
@@ -29,6 +30,7 @@ from jax_reparam.deploy import convert
 from jax_reparam.evaluation import Windows
 from jax_reparam.frontend.features import FrontendConfig
 from jax_reparam.quantise import forms, ranges
+from jax_reparam.runtime import tflm
 
 ROOT = Path(__file__).parent.parent
 # Flags that make a recipe train in seconds.
@@ -52,6 +54,11 @@ TINY_MODELS = {
     'conformer, no positions, relu': dataclasses.replace(conformer, positions='none', activation='relu'),
     'speech_former': SpeechFormerConfig(layers=(2, 1, 1, 1), heads=4, expand=(1, 1, 2)),
 }
+
+
+def needs_tflm(test):
+    """Marks a test that starts TFLM, in a child process."""
+    return pytest.mark.slow(pytest.mark.skipif(tflm.missing() is not None, reason=str(tflm.missing()))(test))
 
 
 def moved(tree, seed=0, scale=0.1):
@@ -108,6 +115,17 @@ RECIPE = Recipe(
         steps=12, batch_size=8, learning_rate=3e-3, warmup_steps=2, class_weights=True, average=0.9, eval_every=4
     ),
 )
+
+
+# Changes that leave out what takes long to compile.
+QUICK = {
+    'augment__freq_masks': 0,
+    'augment__time_masks': 0,
+    'augment__stretch': 0.0,
+    'augment__warp': 0.0,
+    'model__dropout': 0.0,
+    'model__attention_dropout': 0.0,
+}
 
 
 def tones(folder, *, labels=('high', 'low'), speakers=5, clips=3):

@@ -6,32 +6,25 @@ import csv
 import json
 
 import numpy as np
+import pytest
 import soundfile
 
 import trees
-from helpers import recipe
+from helpers import QUICK, recipe
 from jax_reparam import checkpoint, predict
 from jax_reparam.data import export_data, pipeline
 from jax_reparam.export import folding
 from jax_reparam.runtime import litert
 from jax_reparam.train import loop
 
-# What takes long to compile, and is tested elsewhere.
-PLAIN = {
-    'augment__freq_masks': 0,
-    'augment__time_masks': 0,
-    'augment__stretch': 0,
-    'augment__warp': 0,
-    'model__dropout': 0,
-    'model__attention_dropout': 0,
-}
+pytestmark = pytest.mark.slow
 
 
 def trained(name, source, root):
     """Trains all folds of the corpus's protocol; returns the recipe and the result."""
     data = {'data__corpus': name, 'data__fold': 'all', 'data__accept_mismatch': True}
     short = {'train__steps': 4, 'train__eval_every': 4, 'train__class_weights': False}
-    config = recipe(source, root / 'cache', **data, **short, **PLAIN)
+    config = recipe(source, root / 'cache', **data, **short, **QUICK)
     return config, loop.train_folds(config, root / 'w', show_progress=False)
 
 
@@ -54,6 +47,7 @@ def test_iemocap_by_session(tmp_path):
         [f'Ses0{s}F', f'Ses0{s}M'] for s in (1, 2, 3)
     ]
     assert (result['protocol']['name'], result['protocol']['metric']) == ('sessions', 'uar')
+    assert result['mean']['uar'] == pytest.approx(np.mean([fold['uar'] for fold in result['folds']]))
     # Every usable clip is tested once: five a wearer.
     assert result['pooled']['clips'] == len(load(config, 0).corpus) == 30
     assert folds_exactly(config, tmp_path / 'w' / 'fold_2')

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from helpers import run_without
+from helpers import needs_tflm, run_without
 from jax_reparam import listen, manifest, predict
 from jax_reparam.errors import InputError
 from jax_reparam.frontend import audio
@@ -25,7 +25,6 @@ from jax_reparam.frontend.inputs import Input
 from jax_reparam.frontend.windows import WindowConfig
 from jax_reparam.runtime import tflm
 
-needs_tflm = pytest.mark.skipif(tflm.missing() is not None, reason=str(tflm.missing()))
 # Frames of 64 samples every 16; windows of 5 frames, 5 ms, every 2.
 SMALL = Input(
     FrontendConfig(n_mels=4, frame_ms=4, hop_ms=1, n_fft=64),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from helpers import run_without
+from helpers import needs_tflm, run_without
 from jax_reparam import evaluation, predict
 from jax_reparam.errors import InputError
 from jax_reparam.frontend import audio, features, windows
@@ -167,7 +167,7 @@ def test_audio_of_another_rate_is_resampled(exported, clips, tmp_path):
     assert recognizer.labels[found.probabilities.argmax()] == 'high'
 
 
-@pytest.mark.skipif(tflm.missing() is not None, reason=str(tflm.missing()))
+@needs_tflm
 def test_in_tflm(exported, clips, capsys):
     """The same decisions, by numbers that are TFLM's."""
     printed = []

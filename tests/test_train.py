@@ -88,6 +88,7 @@ def test_recipes_that_are_wrong(recipe, message):
     assert message in done.stderr
 
 
+@pytest.mark.slow
 def test_a_wrong_value_and_a_missing_source(tmp_path):
     common = ['--config', 'configs/transformer_xs.py:folder', '--workdir', tmp_path / 'w']
     done = train(*common, '--config.hrf.forward=both')
@@ -100,6 +101,7 @@ def test_a_wrong_value_and_a_missing_source(tmp_path):
     assert 'nowhere' in done.stderr
 
 
+@pytest.mark.slow
 def test_a_run_without_tensorflow(tmp_path):
     source = tones(tmp_path / 'source', speakers=3, clips=2)
     flags = [f'--config.data.source={source}', f'--config.data.cache={tmp_path}/cache', *SMALL]
@@ -116,19 +118,3 @@ def test_a_run_without_tensorflow(tmp_path):
     assert 'overlap' not in done.stdout
     again = train(*run)
     assert again.stdout == done.stdout
-
-
-def test_random_splits_say_that_speakers_overlap(tmp_path):
-    source = tones(tmp_path / 'source', speakers=2, clips=8)
-    done = train(
-        '--config',
-        'configs/transformer_xs.py:folder',
-        f'--workdir={tmp_path}/w',
-        f'--config.data.source={source}',
-        f'--config.data.cache={tmp_path}/cache',
-        '--config.data.protocol=random',
-        *SMALL,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert 'speakers overlap' in done.stdout
-    assert json.loads((tmp_path / 'w' / 'result.json').read_text())['protocol']['note'] == 'speakers overlap'

@@ -8,9 +8,8 @@ child starts from the same memory and gives the same samples, whatever was spoke
 deadlock. It therefore imports nothing but the standard library, and never this package. The library is eSpeak NG's own
 (GPL-3.0-or-later, from the package espeakng-loader), loaded at run time; nothing of it is part of this package.
 
-The script takes the path of the library, that of its data, and `once` where there is no fork: then it answers one
-request and ends. Every line of standard input is a request, a JSON object with
-`text`, `language`, `voice` (the lines of an eSpeak voice variant) and `rate` (words per minute). Every answer on
+The script takes the path of the library and that of its data. Every line of standard input is a request, a JSON object
+with `text`, `language`, `voice` (the lines of an eSpeak voice variant) and `rate` (words per minute). Every answer on
 standard output is a line, a JSON object, then as many bytes of int16 samples as its `bytes` says, or `error` instead.
 The first answer comes unasked and holds `version`.
 """
@@ -20,7 +19,6 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import shutil
 import signal
 import sys
 import tempfile
@@ -53,7 +51,7 @@ class Engine:
         self._variant.parent.mkdir(parents=True)
         for entry in Path(data).iterdir():
             if entry.name != 'voices':
-                _link(entry, root / entry.name)
+                (root / entry.name).symlink_to(entry)
         self._library = ctypes.CDLL(library)
         self._library.espeak_Info.restype = ctypes.c_char_p
         self.sample_rate: int = self._library.espeak_Initialize(
@@ -89,14 +87,6 @@ class Engine:
         return bytes(samples)
 
 
-def _link(source: Path, target: Path) -> None:
-    """Makes `target` show `source`; copies where links are not allowed (Windows)."""
-    try:
-        target.symlink_to(source, target_is_directory=source.is_dir())
-    except OSError:
-        (shutil.copytree if source.is_dir() else shutil.copyfile)(source, target)
-
-
 def _speak_in_child(engine: Engine, request: dict[str, Any]) -> bytes:
     """Speaks in a forked child, which inherits an engine that has not spoken yet."""
     receiver, sender = os.pipe()
@@ -129,8 +119,8 @@ def _answer(output: BinaryIO, samples: bytes = b'', **header: object) -> None:
     output.flush()
 
 
-def main(library: str, data: str, mode: str = 'fork') -> None:
-    """Answers requests until standard input ends, or one request if `mode` is once."""
+def main(library: str, data: str) -> None:
+    """Answers requests until standard input ends."""
     # Ctrl-C reaches every process of the terminal; this one ends when its standard input does.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # eSpeak NG may print to descriptor 1, which carries the answers: give it standard error instead.
@@ -141,14 +131,11 @@ def main(library: str, data: str, mode: str = 'fork') -> None:
         _answer(output, version=engine.version, sample_rate=engine.sample_rate)
         for line in sys.stdin.buffer:
             try:
-                request = json.loads(line)
-                samples = engine.speak(**request) if mode == 'once' else _speak_in_child(engine, request)
+                samples = _speak_in_child(engine, json.loads(line))
             except RuntimeError as error:
                 _answer(output, error=str(error))
             else:
                 _answer(output, samples)
-            if mode == 'once':
-                break
 
 
 if __name__ == '__main__':

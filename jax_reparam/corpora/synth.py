@@ -20,7 +20,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -77,9 +76,6 @@ PROSODY: dict[str, Prosody] = {
     'fearful': Prosody(pitch=1.8, range=1.2, rate=1.3, tilt=-1.5, breath=0.5, flutter=14.0, consonants=1.15),
 }
 LABELS: tuple[str, ...] = tuple(PROSODY)
-
-# Without fork (Windows) a process that speaks starts anew for every clip: as good, but ten times slower.
-_FORK = hasattr(os, 'fork')
 
 # Strength of an emotion in one clip: this range, times the speaker's own expressiveness. 1 is the table above.
 _STRENGTH = (0.35, 1.0)
@@ -260,27 +256,19 @@ class _Engine:
         # Isolated and without site-packages: the script needs the standard library only, and starts fast. It runs by
         # path, because `-m` would import the packages it lies in.
         self._command = [sys.executable, '-I', '-S', str(Path(__file__).with_name('espeak.py')), *locate()]
-        if not _FORK:
-            self._command.append('once')
 
     def __enter__(self) -> _Engine:
-        self._start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop()
-
-    def _start(self) -> None:
         self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         try:
             header, _ = self._read()
         except InputError:
-            self._stop()
+            self.__exit__()
             raise
         self.version: str = header['version']
         self.sample_rate: int = header['sample_rate']
+        return self
 
-    def _stop(self) -> None:
+    def __exit__(self, *_: object) -> None:
         # communicate closes standard input, which ends the process, and reads what nobody will want any more.
         self._process.communicate()
 
@@ -301,9 +289,6 @@ class _Engine:
             self._process.stdin.write(json.dumps(request).encode() + b'\n')
             self._process.stdin.flush()
             _, samples = self._read()
-            if not _FORK:
-                self._stop()
-                self._start()
         except (InputError, OSError) as error:
             raise InputError(f'{spec.id}: {error}') from error
         speech = np.frombuffer(samples, np.int16)

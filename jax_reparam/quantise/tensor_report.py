@@ -119,8 +119,8 @@ error of all layers before is in it. A low SNR alone is no loss: a tensor that i
     return '\n'.join(parts)
 
 
-_KERNELS = """Largest absolute value, kurtosis (3 for a normal distribution) and SNR when rounded to int8 with one
-scale, of the two factors and of the kernel that they fold into.
+_KERNELS = """Largest absolute value and SNR when rounded to int8 with one scale, of the two factors and of the kernel
+that they fold into.
 """
 
 
@@ -130,10 +130,10 @@ def _indented(lines: Iterable[str]) -> list[str]:
 
 def _kernel_table(kernels: Sequence[Site]) -> list[str]:
     names = ('kernel_u', 'kernel_v', 'folded')
-    cells = [['site', *(f'{what}, {name}' for what in ('largest', 'kurtosis', 'SNR dB') for name in names)]]
+    cells = [['site', *(f'{what}, {name}' for what in ('largest', 'SNR dB') for name in names)]]
     for site in kernels:
         kernels_of = (site.kernel_u, site.kernel_v, site.kernel)
-        numbers = [f'{getattr(kernel, name):.3g}' for name in ('largest', 'kurtosis') for kernel in kernels_of]
+        numbers = [f'{kernel.largest:.3g}' for kernel in kernels_of]
         decibels = ['inf' if kernel.int8_snr_db is None else f'{kernel.int8_snr_db:.1f}' for kernel in kernels_of]
         cells.append([site.path, *numbers, *decibels])
     return aligned(cells, left=range(len(cells[0])))

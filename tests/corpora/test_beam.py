@@ -17,6 +17,7 @@ def test_without_the_package_it_says_how_to_get_it(monkeypatch):
         beam.options([])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings('default')  # Beam's own
 @pytest.mark.parametrize(('name', 'make'), [('daic_woz', trees.daic_woz), ('m3ed', trees.m3ed)])
 def test_the_same_records_in_the_same_order(tmp_path, monkeypatch, name, make):

@@ -59,15 +59,6 @@ def test_audio_is_the_same_in_any_order_and_process() -> None:
 
 
 @needs_espeak
-def test_audio_is_the_same_without_fork(monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen = synth.specs()[5:7]
-    forked = list(synth.render_all(chosen))
-    monkeypatch.setattr(synth, '_FORK', False)
-    for a, b in zip(forked, synth.render_all(chosen, workers=1), strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
-@needs_espeak
 def test_audio_is_like_a_recording(spoken: dict[str, list[np.ndarray]]) -> None:
     for audio in itertools.chain(*spoken.values()):
         assert audio.dtype == np.int16
@@ -148,7 +139,6 @@ def test_an_engine_that_ends_names_the_clip(monkeypatch: pytest.MonkeyPatch, tmp
             engine.speak(spec)
 
 
-@pytest.mark.skipif(not synth._FORK, reason='needs fork')
 def test_a_child_that_crashes_is_reported_and_the_next_one_speaks() -> None:
     # In a process of its own: this one has threads, and must not fork.
     code = """

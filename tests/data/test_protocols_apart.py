@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from helpers import recipe
+from helpers import QUICK, recipe
 from jax_reparam import checkpoint, corpora
 from jax_reparam.data import export_data, pipeline, protocols
 from jax_reparam.errors import InputError
@@ -179,7 +179,7 @@ def clean_and_poisoned(name, folder):
         source = table(folder / run, poisoned=poisoned, flip=name != 'random')
         # Without a warm-up, whose first step moves nothing: the chosen checkpoint may be the first.
         short = {'steps': 3, 'eval_every': 1, 'batch_size': 4, 'warmup_steps': 0}
-        changes = {f'train__{key}': value for key, value in short.items()}
+        changes = QUICK | {f'train__{key}': value for key, value in short.items()}
         config = recipe(source, folder / 'cache', data__protocol=name, **changes)
         found.append((config, pipeline.load_data(config, show_progress=False)))
     (_, clean), (_, other) = found

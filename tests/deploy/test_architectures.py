@@ -109,6 +109,7 @@ def test_normalisations_are_written_as_the_form_wants(exported):
         assert not {'SQUARED_DIFFERENCE', 'SUM', 'MEAN', 'SELECT_V2', 'GATHER'} & ops.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['conv_transformer', 'conformer', 'speech_former'])
 def test_without_l2_normalization_it_is_the_same_function(name):
     """The other way to write a normalisation, for what does not have that operator; int16 needs it."""

@@ -31,8 +31,7 @@ def deployed(name, **options):
     return jax.jit(functools.partial(deploy.apply, TINY_MODELS[name], **options))
 
 
-@pytest.mark.parametrize('norm', ['l2', 'rsqrt', 'mixed'])
-@pytest.mark.parametrize('frames', FRAMES)
+@pytest.mark.parametrize(('frames', 'norm'), [*((frames, 'l2') for frames in FRAMES), (33, 'rsqrt'), (33, 'mixed')])
 @pytest.mark.parametrize('name', TINY_MODELS)
 def test_deploy_form_is_the_same_function_in_float64(rng, name, frames, norm):
     apply, variables = plain(name)

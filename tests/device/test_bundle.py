@@ -7,13 +7,14 @@ import hashlib
 import numpy as np
 import pytest
 
+from helpers import needs_tflm
 from jax_reparam import manifest
 from jax_reparam.deploy import convert
 from jax_reparam.device import bundle, frontend, waveform
 from jax_reparam.frontend import features
 from jax_reparam.runtime import tflm
 
-needs_tflm = pytest.mark.skipif(tflm.missing() is not None, reason=str(tflm.missing()))
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

@@ -11,13 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from helpers import needs_tflm
 from jax_reparam.device import firmware, registrations
 from jax_reparam.evaluation import softmax
 from jax_reparam.frontend import stream
 from jax_reparam.graph.flatbuffer import Port
 from jax_reparam.runtime import tflm
 
-needs_tflm = pytest.mark.skipif(tflm.missing() is not None, reason=str(tflm.missing()))
+pytestmark = pytest.mark.slow
+
 # Compiled only: the C library's headers are musl's, any other would do.
 HERE = Path(__file__).parent
 PORTS = {  # of host.cc

@@ -7,14 +7,13 @@ import dataclasses
 import numpy as np
 import pytest
 
+from helpers import needs_tflm
 from jax_reparam.device import frontend, golden
 from jax_reparam.frontend.features import FrontendConfig, log_mel
 from jax_reparam.frontend.inputs import Input
 from jax_reparam.frontend.windows import WindowConfig
 from jax_reparam.graph import flatbuffer
 from jax_reparam.runtime import tflm
-
-needs_tflm = pytest.mark.skipif(tflm.missing() is not None, reason=str(tflm.missing()))
 
 
 def made(**fields):

@@ -7,12 +7,11 @@ import re
 import numpy as np
 import pytest
 
+from helpers import needs_tflm
 from jax_reparam.device import golden
 from jax_reparam.frontend import windows
 from jax_reparam.graph import flatbuffer
 from jax_reparam.runtime import tflm
-
-needs_tflm = pytest.mark.skipif(tflm.missing() is not None, reason=str(tflm.missing()))
 
 
 def array(folder, file, name):

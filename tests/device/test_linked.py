@@ -15,10 +15,13 @@ import pytest
 from jax_reparam.runtime import tflm
 
 VERSION = '0.dev20261023182759'
-pytestmark = pytest.mark.skipif(
-    tflm.missing() is not None or importlib.metadata.version('tflite-micro') != VERSION,
-    reason=f'links with tflite-micro {VERSION}',
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        tflm.missing() is not None or importlib.metadata.version('tflite-micro') != VERSION,
+        reason=f'links with tflite-micro {VERSION}',
+    ),
+]
 SOURCES = ('emotion_recognizer.cc', 'model_data.cc', 'frontend_data.cc', 'golden_data.cc', 'golden_test.cc')
 # `GoldenTest()`; TFLM's names must be there for the firmware to find.
 RUN = """

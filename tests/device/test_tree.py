@@ -15,6 +15,7 @@ import pytest
 
 ARGUMENTS = shlex.split(os.environ.get('TFLM_CMAKE', ''))
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(not ARGUMENTS, reason='needs TFLM_CMAKE'),
     pytest.mark.skipif(shutil.which('cmake') is None, reason='needs cmake'),
 ]

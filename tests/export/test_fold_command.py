@@ -16,6 +16,8 @@ from jax_reparam.export import __main__ as command
 from jax_reparam.export import folding, npu
 from jax_reparam.runtime import tflm
 
+pytestmark = pytest.mark.slow
+
 COMMAND = Path(__file__).parents[2] / 'fold.py'
 
 

@@ -23,6 +23,8 @@ from jax_reparam.graph import flatbuffer
 from jax_reparam.quantise import tensor_report
 from jax_reparam.runtime import tflm
 
+pytestmark = pytest.mark.slow
+
 
 def test_manifest_has_the_schema_and_every_form_passed(exported, config, data, variables):
     content = json.loads((exported.path / 'manifest.json').read_text())

@@ -33,7 +33,12 @@ SUMMARY = (
     'network,inference_time,sram_memory_used,on_chip_flash_memory_used,off_chip_flash_memory_used,nn_macs\n'
     'model,0.002,2.5,0.5,1.0,1234\n'
 )
-vela = pytest.mark.skipif(importlib.util.find_spec(npu.PACKAGE) is None, reason='needs ethos-u-vela')
+
+
+def vela(test):
+    """Marks a test that runs Vela, in a child process."""
+    missing = importlib.util.find_spec(npu.PACKAGE) is None
+    return pytest.mark.slow(pytest.mark.skipif(missing, reason='needs ethos-u-vela')(test))
 
 
 def test_reads_what_vela_says():

@@ -8,8 +8,8 @@ import numba
 import numpy as np
 import pytest
 
+from helpers import needs_tflm
 from jax_reparam.frontend import fourier
-from jax_reparam.runtime import tflm
 
 
 @pytest.fixture(params=[4, 8, 16, 32, 256, 512, 1024])
@@ -88,7 +88,7 @@ def test_it_lets_threads_run_and_works_where_no_cache_can_be_written(monkeypatch
     assert fourier._power_spectrum.targetoptions['nogil']
 
 
-@pytest.mark.skipif(tflm.missing() is not None, reason=str(tflm.missing()))
+@needs_tflm
 @pytest.mark.parametrize('size', [256, 512, 1024])
 def test_it_is_tflms_bit_for_bit(size, rng):
     from tflite_micro.python.tflite_micro import runtime

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from helpers import TINY, drawn_case, make
+from helpers import TINY, drawn_case, make, needs_tflm
 from jax_reparam import deploy
 from jax_reparam.deploy import convert
 from jax_reparam.graph import arena, flatbuffer
@@ -216,7 +216,7 @@ def test_which_slices_are_one_piece(rng):
     assert pieces(columns, (1, 8, 4)) == [(), ()]
 
 
-@pytest.mark.skipif(tflm.missing() is not None, reason=str(tflm.missing()))
+@needs_tflm
 @pytest.mark.parametrize('form', ['int8', 'wide', 'int16', 'float32'])
 def test_tflm_follows_the_plan_and_computes_the_same(form):
     """A plan that puts everything in one place gives other logits, so the plan is read."""

@@ -88,6 +88,7 @@ def count(model, op):
     return flatbuffer.graph(model).ops.get(op, 0)
 
 
+@pytest.mark.slow
 def test_the_same_integers(models):
     """In 16 bits to a step: TFLite multiplies the scales of a linear layer in float32, of a convolution in float64."""
     model, _ = models
@@ -165,6 +166,7 @@ def test_reshapes_that_follow_each_other_are_one():
     assert flatbuffer.operator_names(fast)[:4] == ['RESHAPE', 'CONV_2D', 'CONV_2D', 'RESHAPE']
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('activations', [None, 'int8', 'int16'])
 def test_a_depthwise_convolution_of_one_channel_in_16_bits(activations):
     """As the stem's first; in other types its own kernel is as good, or better."""

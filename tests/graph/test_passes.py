@@ -32,6 +32,7 @@ def test_names_are_gone_and_nothing_else(model, data):
     assert passes.tidy(bare) == bare
 
 
+@pytest.mark.slow
 def test_paddings_are_what_tflm_reads(rng):
     """Out of jax2tf they have 64 bits, and TFLM refuses the model."""
     kernel = rng.standard_normal((4, 4)).astype(np.float32)
@@ -45,6 +46,7 @@ def test_paddings_are_what_tflm_reads(rng):
         np.testing.assert_allclose(tflm.run(model, windows).logits, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_linear_layers_read_through_reshapes(rng):
     """Past nodes that work on each element, too; a reshape that something else reads stays."""
     kernels = [rng.standard_normal(shape).astype(np.float32) for shape in ((6, 4), (4, 3), (4, 2))]
@@ -65,6 +67,7 @@ def test_linear_layers_read_through_reshapes(rng):
             np.testing.assert_allclose(tflm.run(tidied, windows).logits, litert.load(model)(windows), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_constants_of_products_lie_as_tflm_wants_them(rng):
     """Of others it keeps a copy, for as long as the model lives."""
     table = rng.standard_normal((2, 8, 500)).astype(np.float32)
@@ -110,6 +113,7 @@ def test_what_others_read_too_is_not_turned(rng):
     np.testing.assert_array_equal(litert.load(passes.tidy(model))(windows), litert.load(model)(windows))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('activations', ['int8', 'int16'])
 def test_zeros_of_16_bits_are_joined(rng, activations):
     """Before, behind, around, in the middle of a shape; not where calls would be many, nor along two axes."""

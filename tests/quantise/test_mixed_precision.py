@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from helpers import quantise
+from helpers import needs_tflm, quantise
 from jax_reparam.deploy import convert, ops
 from jax_reparam.graph import arena, cost, flatbuffer
 from jax_reparam.graph.passes import tidy
@@ -192,7 +192,7 @@ def test_tables_are_taken_where_the_time_is_worth_the_arena(windows):
         assert mixed_precision.taken(int8, float32, front=False, worth=worth) == expected
 
 
-@pytest.mark.skipif(tflm.missing() is not None, reason='needs TFLM')
+@needs_tflm
 @pytest.mark.parametrize('name', ['attention', 'ends'])
 def test_the_arena_is_foreseen(windows, name):
     int8 = quantise(FUNCTIONS[name], windows)
@@ -506,7 +506,7 @@ def test_it_comes_nearer(forms):
     assert made < int8 * least.get(name, 1.05)
 
 
-@pytest.mark.skipif(tflm.missing() is not None, reason='needs TFLM')
+@needs_tflm
 def test_tflm_computes_the_same(forms, windows):
     made = forms[3]
     output = flatbuffer.graph(made).output

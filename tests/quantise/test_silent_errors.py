@@ -22,7 +22,7 @@ from jax_reparam.manifest import Made
 from jax_reparam.runtime import tflm
 from jax_reparam.runtime.check import verify
 
-pytestmark = pytest.mark.skipif(tflm.missing() is not None, reason='needs tflite-micro')
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(tflm.missing() is not None, reason=str(tflm.missing()))]
 
 FRAMES, BANDS = 61, 12
 

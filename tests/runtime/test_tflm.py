@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from helpers import needs_tflm
 from jax_reparam import threads
 from jax_reparam.deploy import convert
 from jax_reparam.graph import flatbuffer
 from jax_reparam.runtime import litert, tflm
 
-needs_tflm = pytest.mark.skipif(tflm.missing() is not None, reason=str(tflm.missing()))
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope='module')

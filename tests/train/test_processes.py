@@ -40,6 +40,7 @@ def together(command, count):
     return said
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_does(tmp_path):
     source = tones(tmp_path / 'source', speakers=3, clips=2)
     command = [sys.executable, 'train.py', '--distributed', '--config', 'configs/transformer_xs.py:folder', *SMALL]

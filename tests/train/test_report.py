@@ -107,6 +107,12 @@ def test_headline_of_synthetic_speech(tmp_path):
     assert report.headline(got).endswith('no evidence about emotions')
 
 
+def test_headline_has_the_protocols_note(tmp_path):
+    got = report.summarise(tmp_path, [fold(tmp_path / '0', 0.5, [('a', 0.1), ('b', 0.9)])])
+    got['protocol']['note'] = 'speakers overlap'
+    assert report.headline(got).endswith('; speakers overlap')
+
+
 def test_confusion_plot(tmp_path):
     report.plot_confusion(tmp_path / 'c.png', np.eye(3, dtype=int), ['a', 'b', 'c'], synthetic=True)
     assert (tmp_path / 'c.png').read_bytes()[:4] == b'\x89PNG'

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from helpers import recipe, tones
+from helpers import needs_tflm, recipe, tones
 from jax_reparam import checkpoint, manifest
 from jax_reparam.data import export_data
 from jax_reparam.device import frontend
@@ -21,12 +21,12 @@ from jax_reparam.errors import InputError, run
 from jax_reparam.evaluation import softmax
 from jax_reparam.export import folding
 from jax_reparam.graph import flatbuffer
-from jax_reparam.runtime import litert, tflm
+from jax_reparam.runtime import litert
 from jax_reparam.train import loop
 from jax_reparam.verify import __main__ as verify
 from jax_reparam.verify import recordings, scores
 
-needs_tflm = pytest.mark.skipif(tflm.missing() is not None, reason='needs tflite-micro')
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope='module')
