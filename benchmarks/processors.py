@@ -41,10 +41,10 @@ def forms_of(path: Path) -> dict[str, bytes]:
     model, frames = recipe.model, recipe.window_config.frames
     windows = np.random.default_rng(0).standard_normal((4, frames, recipe.frontend.n_mels)).astype(np.float32)
     _, function = deploy.build(model, variables, frames)
-    # Of one validation window, which may be decided otherwise: so the first way is taken.
+    # Of one validation window, which may be decided otherwise: so the first method is taken.
     validation = Windows(windows[:1], np.zeros(1, int), np.zeros(1, int))
     reference = np.asarray(function(jnp.asarray(windows[:1]), 'l2'))
-    maker = forms.Maker(function, windows, validation, reference, unit=deploy.unit(model))
+    maker = forms.Maker(function, windows, validation, reference, int8_norm=deploy.int8_norm(model))
     return {name: maker.make(name).model for name in ('int8', manifest.NPU_FORM)}
 
 

@@ -120,7 +120,7 @@ class Way:
     """How a form is made of the folded model.
 
     Attributes:
-      norm: how normalisations are written (`deploy.ops.unit`).
+      norm: how normalisations are written (`deploy.ops.normalise`).
       ranges: how many calibration windows set the ranges; None: of float32, none do.
     """
 

@@ -82,14 +82,14 @@ def exports() -> Iterator[Export]:
             continue
 
 
-def entry(name: str, recipe: Recipe, classes: int, found: Sequence[Export]) -> dict[str, Any]:
+def entry(name: str, recipe: Recipe, classes: int, candidates: Sequence[Export]) -> dict[str, Any]:
     """One recipe's entry in the output of `--json`.
 
     Args:
       name: the recipe's name there.
       recipe: the recipe.
       classes: number of logits.
-      found: exports, of which the newest that belongs to the recipe is taken.
+      candidates: exports, of which the newest that belongs to the recipe is taken.
     """
     # Behind the arguments, so that --help and a wrong recipe answer at once.
     import jax
@@ -101,7 +101,7 @@ def entry(name: str, recipe: Recipe, classes: int, found: Sequence[Export]) -> d
         _variables(models.build(recipe.model, hrf, n_classes=classes), frames, n_mels)['params']
         for hrf in (recipe.hrf, None)
     )
-    own = [export for export in found if export.belongs_to(recipe)]
+    own = [export for export in candidates if export.belongs_to(recipe)]
     newest = max(own, key=lambda export: export.written, default=None)
     return {
         'recipe': name,
@@ -248,8 +248,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = args.recipes or config.recipes()
     # All of them before the first is counted: a wrong one shows at once.
     loaded = [config.load_recipe(path, corpus) for path, _, corpus in (name.partition(':') for name in names)]
-    found = [Export.load(folder) for folder in args.out] if args.out else list(exports())
-    entries = [entry(name, recipe, args.classes, found) for name, recipe in zip(names, loaded, strict=True)]
+    candidates = [Export.load(folder) for folder in args.out] if args.out else list(exports())
+    entries = [entry(name, recipe, args.classes, candidates) for name, recipe in zip(names, loaded, strict=True)]
     if args.json:
         print(json.dumps({'classes': args.classes, 'recipes': entries}, indent=2, ensure_ascii=False))
     else:

@@ -15,7 +15,7 @@ import jax
 from jax_reparam import reparam
 from jax_reparam.config import ConformerConfig, ConvTransformerConfig, ModelConfig, SpeechFormerConfig
 from jax_reparam.deploy import conformer, conv_transformer, speech_former
-from jax_reparam.deploy.ops import Norm, Unit
+from jax_reparam.deploy.ops import Norm, SingleNorm
 
 # A deploy form with its parameters inside: maps features `[1, T, M]` and a way to write norms to logits `[1, C]`.
 Function: TypeAlias = Callable[[jax.Array, Norm], jax.Array]
@@ -68,7 +68,7 @@ def apply(model: ModelConfig, params: Any, features: jax.Array, *, norm: Norm = 
       model: a recipe's `model`.
       params: what `prepare` made for T frames.
       features: one window, standardised log-mel, `[1, T, M]`.
-      norm: how normalisations are written, see `ops.unit` and `ops.norms`; the same function.
+      norm: how normalisations are written, see `ops.normalise` and `ops.norms`; the same function.
 
     Returns:
       `[1, C]`.
@@ -76,6 +76,6 @@ def apply(model: ModelConfig, params: Any, features: jax.Array, *, norm: Norm = 
     return _FORMS[type(model)].apply(model, params, features, norm)
 
 
-def unit(model: ModelConfig) -> Unit:
-    """How normalisations are written in int8 with the least noise, of `ops.unit`'s ways: by architecture."""
-    return _FORMS[type(model)].UNIT
+def int8_norm(model: ModelConfig) -> SingleNorm:
+    """How normalisations are written in int8 with the least noise, of `ops.normalise`'s two: by architecture."""
+    return _FORMS[type(model)].INT8_NORM

@@ -16,8 +16,8 @@ from jax_reparam.layers import ACTIVATIONS, sinusoids
 
 Tree = Any
 
-# See `deploy.unit`: what is divided by its length is the stream, in which quiet tokens are short.
-UNIT: ops.Unit = 'l2'
+# See `deploy.int8_norm`: what is divided by its length is the stream, in which quiet tokens are short.
+INT8_NORM: ops.SingleNorm = 'l2'
 
 
 def prepare(config: ConformerConfig, variables: Tree, frames: int) -> Tree:
@@ -116,19 +116,21 @@ def apply(config: ConformerConfig, params: Tree, features: jax.Array, norm: ops.
     # Scores by distance are more than scores by key, and lie in memory twice: half of the queries at a time.
     blocks = 2 if config.positions == 'relative' else 1
 
-    def ffn(layer: Tree, x: jax.Array, norm: ops.Unit) -> jax.Array:
-        return ops.linear(layer['out'], activation(ops.linear(layer['in'], ops.unit(x, norm))))
+    def ffn(layer: Tree, x: jax.Array, norm: ops.SingleNorm) -> jax.Array:
+        return ops.linear(layer['out'], activation(ops.linear(layer['in'], ops.normalise(x, norm))))
 
-    first, norm = ops.norms(norm, UNIT)
+    first, norm = ops.norms(norm, INT8_NORM)
     x = ops.linear(params['stem']['project'], ops.subsample(params['stem'], features))
     for index, block in enumerate(params['blocks']):
         attention, conv = block['attention'], block['conv']
         x = x + ffn(block['ffn_0'], x, norm if index else first)
-        x = x + ops.linear(attention['out'], ops.attention(attention, ops.unit(x, norm), config.heads, blocks=blocks))
-        y = ops.unit(x, norm)
+        x = x + ops.linear(
+            attention['out'], ops.attention(attention, ops.normalise(x, norm), config.heads, blocks=blocks)
+        )
+        y = ops.normalise(x, norm)
         y = ops.linear(conv['value'], y) * jax.nn.sigmoid(ops.linear(conv['gate'], y))
         x = x + ops.linear(conv['out'], activation(ops.depthwise(conv['depthwise'], y)))
-        x = ops.unit(x + ffn(block['ffn_1'], x, norm), norm)
+        x = ops.normalise(x + ffn(block['ffn_1'], x, norm), norm)
         if 'relay' in block:
             x = ops.linear(block['relay'], x)
     return ops.head(params['head'], ops.mean_over_time(x))

@@ -15,8 +15,8 @@ from jax_reparam.layers import sinusoids
 
 Tree = Any
 
-# See `deploy.unit`: what is divided by its length is the stream, in which quiet tokens are short.
-UNIT: ops.Unit = 'l2'
+# See `deploy.int8_norm`: what is divided by its length is the stream, in which quiet tokens are short.
+INT8_NORM: ops.SingleNorm = 'l2'
 
 
 def prepare(config: ConvTransformerConfig, variables: Tree, frames: int) -> Tree:
@@ -59,10 +59,10 @@ def _layer(config: ConvTransformerConfig, layer: Tree) -> Tree:
 
 def apply(config: ConvTransformerConfig, params: Tree, features: jax.Array, norm: ops.Norm) -> jax.Array:
     """See `deploy.apply`."""
-    first, norm = ops.norms(norm, UNIT)
+    first, norm = ops.norms(norm, INT8_NORM)
     x = ops.linear(params['stem']['project'], ops.subsample(params['stem'], features))
     for index, layer in enumerate(params['layers']):
-        y = ops.unit(x, norm if index else first)
+        y = ops.normalise(x, norm if index else first)
         x = x + ops.linear(layer['out'], ops.attention(layer, y, config.heads))
-        x = x + ops.linear(layer['ffn_out'], jax.nn.relu(ops.linear(layer['ffn_in'], ops.unit(x, norm))))
-    return ops.head(params['head'], ops.mean_over_time(ops.unit(x, norm)))
+        x = x + ops.linear(layer['ffn_out'], jax.nn.relu(ops.linear(layer['ffn_in'], ops.normalise(x, norm))))
+    return ops.head(params['head'], ops.mean_over_time(ops.normalise(x, norm)))

@@ -17,9 +17,9 @@ from jax_reparam.layers import relative_shift
 
 Array = jax.Array
 Layer = Mapping[str, Array]
-Unit = Literal['l2', 'rsqrt']
+SingleNorm = Literal['l2', 'rsqrt']
 # mixed: not all of a graph in the same way, see `norms`.
-Norm = Literal[Unit, 'mixed']
+Norm = Literal[SingleNorm, 'mixed']
 
 
 def linear(layer: Layer, x: Array) -> Array:
@@ -28,7 +28,7 @@ def linear(layer: Layer, x: Array) -> Array:
     return y + layer['bias'].reshape(-1, y.shape[-1])
 
 
-def unit(x: Array, norm: Unit, *, slot: float = 0.0) -> Array:
+def normalise(x: Array, norm: SingleNorm, *, slot: float = 0.0) -> Array:
     """`[T, D]` with every row divided by its Euclidean length, to which `slot` counts as one more element.
 
     `l2` converts to the one operator L2_NORMALIZATION, whose int8 output has steps of 1/128 whatever its range. `rsqrt`
@@ -45,8 +45,8 @@ def unit(x: Array, norm: Unit, *, slot: float = 0.0) -> Array:
     return (x / jnp.sqrt(jnp.sum(x * x, axis=-1, keepdims=True)))[:, :width]
 
 
-def norms(norm: Norm, behind: Unit) -> tuple[Unit, Unit]:
-    """How a graph's first normalisation is written, which reads what the front makes, and how all others are (`unit`).
+def norms(norm: Norm, behind: SingleNorm) -> tuple[SingleNorm, SingleNorm]:
+    """How a graph's first normalisation is written, which reads what the front makes, and how all others are.
 
     `mixed` has RSQRT in front, for 16 bits (`quantise.mixed_precision`), and behind, for 8, what the architecture has
     in int8.

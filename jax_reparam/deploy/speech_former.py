@@ -19,8 +19,8 @@ from jax_reparam.models.speech_former import STAGES, frame_positions, spans
 
 Tree = Any
 
-# See `deploy.unit`: tokens are about equally long here.
-UNIT: ops.Unit = 'rsqrt'
+# See `deploy.int8_norm`: tokens are about equally long here.
+INT8_NORM: ops.SingleNorm = 'rsqrt'
 
 
 def prepare(config: SpeechFormerConfig, variables: Tree, frames: int) -> Tree:
@@ -126,9 +126,9 @@ def apply(config: SpeechFormerConfig, params: Tree, features: jax.Array, norm: o
     """See `deploy.apply`."""
     windows, merges = spans(config.hop_ms)
     x = features[0, :, : params['positions'].shape[-1]]
-    first, norm = ops.norms(norm, UNIT)
+    first, norm = ops.norms(norm, INT8_NORM)
     for index, stage in enumerate(params['stages']):
-        x = _unit(x - x @ jnp.full((x.shape[-1], 1), 1 / x.shape[-1], x.dtype), norm if index else first)
+        x = _normalise(x - x @ jnp.full((x.shape[-1], 1), 1 / x.shape[-1], x.dtype), norm if index else first)
         for layer in stage['layers']:
             residual = x * layer['scale'].reshape(1, -1)
             y = residual + params['positions'] if index == 0 else x
@@ -137,16 +137,16 @@ def apply(config: SpeechFormerConfig, params: Tree, features: jax.Array, norm: o
             else:
                 mixed = ops.attention(layer, y, config.heads)
             mixed = jnp.concatenate([mixed, ops.linear(layer['mean'], x)], axis=1)
-            x = _unit(residual + ops.linear(layer['out'], mixed), norm)
+            x = _normalise(residual + ops.linear(layer['out'], mixed), norm)
             ffn = ops.linear(layer['ffn_out'], jax.nn.relu(ops.linear(layer['ffn_in'], x)))
-            x = _unit(x * layer['ffn_scale'].reshape(1, -1) + ffn, norm)
+            x = _normalise(x * layer['ffn_scale'].reshape(1, -1) + ffn, norm)
         if 'merge' in stage:
             merge = stage['merge']
-            x = _unit(ops.linear(merge['project'], ops.merge(x, merges[index])), norm)
+            x = _normalise(ops.linear(merge['project'], ops.merge(x, merges[index])), norm)
             x = x * merge['affine']['scale'].reshape(1, -1) + merge['affine']['bias'].reshape(1, -1)
     return ops.head(params['head'], ops.mean_over_time(x))
 
 
-def _unit(x: jax.Array, norm: ops.Unit) -> jax.Array:
+def _normalise(x: jax.Array, norm: ops.SingleNorm) -> jax.Array:
     """Rows of mean 0, `[T, C]`, divided by their length, epsilon included."""
-    return ops.unit(x, norm, slot=absorb.slot(x.shape[-1]))
+    return ops.normalise(x, norm, slot=absorb.slot(x.shape[-1]))

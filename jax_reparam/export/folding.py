@@ -112,10 +112,10 @@ def fold_and_export(
         tell(f'compared on {len(compared)} windows: logits differ by at most {fold_entry.max_abs_diff:.1e}')
 
         params, function = deploy.build(trained.recipe.model, folded, data.inputs.window.frames)
-        unit = deploy.unit(trained.recipe.model)
+        int8_norm = deploy.int8_norm(trained.recipe.model)
         made = forms.make(
             [name for name in manifest.FORM_FILES if accelerator is not None or name != NPU_FORM],
-            Maker(function, data.calibration, validation, validation_reference, unit=unit, narrow=only_int8),
+            Maker(function, data.calibration, validation, validation_reference, int8_norm=int8_norm, narrow=only_int8),
             test,
             reference,
             params=params,

@@ -70,7 +70,7 @@ def make(
         form, reasons = verify(name, model, made.how, reference, test, show_progress=show_progress)
         if name != 'float32' and form.litert is not None:
             some = evaluation.evenly(test.features, tensor_report.WINDOWS)
-            rows = forms.layers[name] = tensor_report.report(made.untidied, made.float32, some, params=params)
+            rows = forms.layers[name] = tensor_report.report(made.unoptimised, made.float32, some, params=params)
             worst = tuple(tensor_report.computed(rows)[: tensor_report.WORST])
             form = dataclasses.replace(form, layers=worst)
         tell(f'verified {name} in LiteRT {"only" if form.tflm is None else "and TFLM"}')

@@ -104,7 +104,7 @@ def _node(content: Any, name: str, node: Any, sizes: dict[int, int]) -> Node:
     plain = Node(reads, makes)
     if len(makes) != 1 or not reads:
         return plain
-    (made,) = makes
+    (output,) = makes
     if name in VIEWS:
         return dataclasses.replace(plain, views=((reads[0], 0),))
     if name in ('STRIDED_SLICE', 'SLICE'):
@@ -113,7 +113,7 @@ def _node(content: Any, name: str, node: Any, sizes: dict[int, int]) -> Node:
             return plain
         return dataclasses.replace(plain, views=((reads[0], offset),))
     if name == 'CONCATENATION':
-        whole = flatbuffer.shape(content, made)
+        whole = flatbuffer.shape(content, output)
         if math.prod(whole[: node.builtinOptions.axis % len(whole)]) != 1 or len(reads) < len(node.inputs):
             return plain
         starts = itertools.accumulate((sizes[tensor] for tensor in reads), initial=0)
@@ -121,10 +121,10 @@ def _node(content: Any, name: str, node: Any, sizes: dict[int, int]) -> Node:
         return plain if any(start % ALIGNMENT for _, start in parts) else dataclasses.replace(plain, parts=parts)
     if name in IN_PLACE:
         kind = lambda tensor: (flatbuffer.shape(content, tensor), tensors[tensor].type)
-        alike = dict.fromkeys(tensor for tensor in reads if kind(tensor) == kind(made))
+        alike = dict.fromkeys(tensor for tensor in reads if kind(tensor) == kind(output))
         return dataclasses.replace(plain, in_place=tuple((tensor, 0) for tensor in alike))
     if name in flatbuffer.CONVERSIONS:
-        offset = max(0, sizes[made] - sizes[reads[0]])
+        offset = max(0, sizes[output] - sizes[reads[0]])
         return plain if offset % ALIGNMENT else dataclasses.replace(plain, in_place=((reads[0], offset),))
     return plain
 
@@ -203,11 +203,11 @@ def schedule(memory: Memory) -> list[int]:
                     following[now] = (max(peak, during), after, ready & ~(1 << index) | new, (order, index))
         beam = dict(sorted(following.items(), key=lambda item: item[1][:2])[:BEAM])
     peak, _, _, order = min(beam.values(), key=lambda state: state[:2])
-    found = []
+    indices = []
     while order is not None:
         order, index = order
-        found.append(index)
-    return found[::-1] if peak < given_peak else list(range(len(nodes)))
+        indices.append(index)
+    return indices[::-1] if peak < given_peak else list(range(len(nodes)))
 
 
 def _bits(mask: int) -> Iterator[int]:
@@ -252,7 +252,7 @@ def _planned(memory: Memory) -> tuple[list[int], dict[int, int], int]:
     return _of_structure(tuple(memory.nodes), tuple(memory.sizes.items()), memory.inputs, memory.outputs)
 
 
-# Ways to make a form may differ in numbers alone, and one is tidied again behind bias correction.
+# Methods to make a form may differ in numbers alone, and one is optimised again behind bias correction.
 @functools.lru_cache(maxsize=64)
 def _of_structure(
     nodes: tuple[Node, ...], sizes: tuple[tuple[int, int], ...], inputs: frozenset[int], outputs: frozenset[int]
@@ -330,17 +330,17 @@ class Plan:
         for tensor in self._memory.inputs:
             pieces[tensor] = [(0, self._memory.sizes[tensor], tensor, 0)]
         for node in self._memory.nodes:
-            for made in node.makes:
-                size = self._memory.sizes[made]
+            for output in node.makes:
+                size = self._memory.sizes[output]
                 if node.views:
                     ((tensor, offset),) = node.views
-                    pieces[made] = _cut(pieces[tensor], offset, offset + size, -offset)
+                    pieces[output] = _cut(pieces[tensor], offset, offset + size, -offset)
                 elif node.parts:
-                    pieces[made] = [
+                    pieces[output] = [
                         piece for tensor, offset in node.parts for piece in _cut(pieces[tensor], 0, size, offset)
                     ]
                 else:
-                    pieces[made] = [(0, size, made, 0)]
+                    pieces[output] = [(0, size, output, 0)]
         return pieces
 
     def _join(self, one: int, other: int, offset: int) -> bool:

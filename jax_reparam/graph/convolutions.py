@@ -64,11 +64,11 @@ def of_rows(content: Any, least_macs: int) -> None:
         if (source, image) not in images:  # several layers may read it
             images[source, image] = flatbuffer.add_like(content, source, image)
             nodes.append(_reshape(content, source, images[source, image]))
-        made = flatbuffer.add_like(content, output, (1, 1, rows, outputs))
+        convolved = flatbuffer.add_like(content, output, (1, 1, rows, outputs))
         kernel = flatbuffer.add_like(content, weights, (outputs, 1, 1, depth))
         nodes += [
-            _convolution(content, node, [images[source, image], kernel, _bias(content, node)], output=made),
-            _reshape(content, made, output),
+            _convolution(content, node, [images[source, image], kernel, _bias(content, node)], output=convolved),
+            _reshape(content, convolved, output),
         ]
     subgraph.operators = nodes
     _join_reshapes(content)
@@ -91,9 +91,9 @@ def _convolution(content: Any, node: Any, inputs: Sequence[int], output: int | N
 
     options = {'padding': Padding.VALID, 'strideW': 1, 'strideH': 1} | vars(node.builtinOptions)
     output = int(node.outputs[0]) if output is None else output
-    kept = ('padding', 'strideW', 'strideH', 'dilationWFactor', 'dilationHFactor', 'fusedActivationFunction')
-    found = {name: options[name] for name in kept if name in options}
-    return flatbuffer.node(content, 'CONV_2D', inputs, output, **found)
+    fields = ('padding', 'strideW', 'strideH', 'dilationWFactor', 'dilationHFactor', 'fusedActivationFunction')
+    shared = {name: options[name] for name in fields if name in options}
+    return flatbuffer.node(content, 'CONV_2D', inputs, output, **shared)
 
 
 def _reshape(content: Any, source: int, output: int) -> Any:
@@ -109,11 +109,11 @@ def _bias(content: Any, layer: Any) -> int:
     source, weights = map(int, layer.inputs[:2])
     dtype = {'int8': np.int32, 'int16': np.int64}[flatbuffer.type_name(tensors[source].type)]
     zeros = flatbuffer.add_constant(content, np.zeros(tensors[weights].shape[0], dtype))
-    made = flatbuffer.add_like(content, zeros)
+    bias = flatbuffer.add_like(content, zeros)
     quantization = copy.deepcopy(tensors[weights].quantization)
     quantization.scale = flatbuffer.bias_scale(content, source, weights).astype(np.float32)
-    tensors[made].quantization = quantization
-    return made
+    tensors[bias].quantization = quantization
+    return bias
 
 
 def _join_reshapes(content: Any) -> None:
@@ -122,7 +122,7 @@ def _join_reshapes(content: Any) -> None:
     # By tensor, what it shows in another shape; and what it equals.
     shown: dict[int, int] = {}
     same: dict[int, int] = {}
-    kept = []
+    nodes = []
     for name, node in zip(flatbuffer.operator_names(content), subgraph.operators, strict=True):
         node.inputs = np.array([same.get(int(tensor), int(tensor)) for tensor in node.inputs], np.int32)
         if name == 'RESHAPE':
@@ -132,6 +132,6 @@ def _join_reshapes(content: Any) -> None:
             if shapes[0] == shapes[1] and output not in subgraph.outputs:
                 same[output] = shown[output]
                 continue
-        kept.append(node)
-    read = {int(tensor) for node in kept for tensor in node.inputs} | {int(tensor) for tensor in subgraph.outputs}
-    subgraph.operators = [node for node in kept if int(node.outputs[0]) in read or int(node.outputs[0]) not in shown]
+        nodes.append(node)
+    read = {int(tensor) for node in nodes for tensor in node.inputs} | {int(tensor) for tensor in subgraph.outputs}
+    subgraph.operators = [node for node in nodes if int(node.outputs[0]) in read or int(node.outputs[0]) not in shown]

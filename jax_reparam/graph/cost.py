@@ -171,9 +171,9 @@ def of_model(model: bytes, prices: Mapping[str, Mapping[str, Price]] = PRICES) -
       ValueError: not a model with one graph, one output and one input, of a type that has prices.
     """
     content = flatbuffer.tree(model)
-    found = flatbuffer.graph(model).input.dtype
-    if found not in prices:
-        raise ValueError(f'expected a model of {" or ".join(prices)}, whose kernels have prices, got {found}')
+    input_dtype = flatbuffer.graph(model).input.dtype
+    if input_dtype not in prices:
+        raise ValueError(f'expected a model of {" or ".join(prices)}, whose kernels have prices, got {input_dtype}')
     work: dict[tuple[str, str, Price], list[tuple[int, int, float]]] = {}
     for op, node in zip(flatbuffer.operator_names(content), content.subgraphs[0].operators, strict=True):
         dtype = flatbuffer.type_name(content.subgraphs[0].tensors[node.inputs[0]].type)

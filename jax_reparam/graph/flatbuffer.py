@@ -228,10 +228,10 @@ def add_constant(content: Any, values: np.ndarray) -> int:
 def add_like(content: Any, index: int, shape: Sequence[int] | None = None) -> int:
     """The index of a new tensor in a tree that is like another one, in another shape if given; they share a buffer."""
     tensors = content.subgraphs[0].tensors
-    made = copy.deepcopy(tensors[index])
+    tensor = copy.deepcopy(tensors[index])
     if shape is not None:
-        made.shape, made.shapeSignature = np.array(shape, np.int32), None
-    tensors.append(made)
+        tensor.shape, tensor.shapeSignature = np.array(shape, np.int32), None
+    tensors.append(tensor)
     return len(tensors) - 1
 
 
@@ -239,11 +239,11 @@ def add_int16(content: Any, index: int, scale: float) -> int:
     """The index of a new tensor in a tree that is like another one, but in 16 bits around 0, and without content."""
     from ai_edge_litert.schema_py_generated import TensorType
 
-    made = add_like(content, index)
-    tensor = content.subgraphs[0].tensors[made]
+    added = add_like(content, index)
+    tensor = content.subgraphs[0].tensors[added]
     tensor.type, tensor.buffer = TensorType.INT16, 0
     tensor.quantization.scale, tensor.quantization.zeroPoint = np.array([scale], np.float32), np.array([0])
-    return made
+    return added
 
 
 def bias_scale(content: Any, source: int, weights: int) -> np.ndarray:
@@ -258,23 +258,23 @@ def node(content: Any, name: str, inputs: Sequence[int], output: int, **options:
     """A node of a builtin operator of the first version, for a tree's `operators`; `options` are its fields there."""
     from ai_edge_litert import schema_py_generated as schema
 
-    made = _node(content, getattr(schema.BuiltinOperator, name), None, inputs, output)
+    operator = _node(content, getattr(schema.BuiltinOperator, name), None, inputs, output)
     kind = f'{name.title().replace("_", "")}Options'
     if hasattr(schema.BuiltinOptions, kind):
-        made.builtinOptionsType = getattr(schema.BuiltinOptions, kind)
-        made.builtinOptions = getattr(schema, f'{kind}T')()
+        operator.builtinOptionsType = getattr(schema.BuiltinOptions, kind)
+        operator.builtinOptions = getattr(schema, f'{kind}T')()
         for field, value in options.items():
-            setattr(made.builtinOptions, field, value)
-    return made
+            setattr(operator.builtinOptions, field, value)
+    return operator
 
 
 def custom_node(content: Any, name: str, inputs: Sequence[int], output: int, options: bytes) -> Any:
     """The same of a custom operator."""
     from ai_edge_litert.schema_py_generated import BuiltinOperator
 
-    made = _node(content, BuiltinOperator.CUSTOM, name, inputs, output)
-    made.customOptions = np.frombuffer(options, np.uint8)
-    return made
+    operator = _node(content, BuiltinOperator.CUSTOM, name, inputs, output)
+    operator.customOptions = np.frombuffer(options, np.uint8)
+    return operator
 
 
 def _node(content: Any, number: int, custom: str | None, inputs: Sequence[int], output: int) -> Any:
@@ -287,25 +287,25 @@ def _node(content: Any, number: int, custom: str | None, inputs: Sequence[int], 
         code.version = 1
         content.operatorCodes.append(code)
         codes.append((number, custom))
-    made = schema.OperatorT()
-    made.opcodeIndex = codes.index((number, custom))
-    made.inputs, made.outputs = np.array(inputs, np.int32), np.array([output], np.int32)
-    return made
+    operator = schema.OperatorT()
+    operator.opcodeIndex = codes.index((number, custom))
+    operator.inputs, operator.outputs = np.array(inputs, np.int32), np.array([output], np.int32)
+    return operator
 
 
 def readers(content: Any) -> dict[int, list[int]]:
     """By tensor the places of the nodes that read it, once for each time that they do."""
-    found: dict[int, list[int]] = collections.defaultdict(list)
+    by_tensor: dict[int, list[int]] = collections.defaultdict(list)
     for place, node in enumerate(content.subgraphs[0].operators):
         for tensor in node.inputs:
-            found[int(tensor)].append(place)
-    return found
+            by_tensor[int(tensor)].append(place)
+    return by_tensor
 
 
 def shape(content: Any, index: int) -> tuple[int, ...]:
     """The shape of a tensor of a tree."""
-    found = content.subgraphs[0].tensors[index].shape
-    return () if found is None else tuple(int(size) for size in found)
+    sizes = content.subgraphs[0].tensors[index].shape
+    return () if sizes is None else tuple(int(size) for size in sizes)
 
 
 def note(content: Any, name: str) -> np.ndarray | None:

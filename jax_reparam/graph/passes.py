@@ -15,7 +15,7 @@ ELEMENTWISE = {'LOGISTIC', 'MUL', 'RELU', 'TANH', *flatbuffer.CONVERSIONS}
 LEAST_COPIED = 32
 
 
-def tidy(model: bytes, *, fast: bool = False) -> bytes:
+def optimise(model: bytes, *, fast: bool = False) -> bytes:
     """The same function in a file for devices.
 
     - No names of inner tensors, no notes of the converter's: it writes the module path of every operator it fused into
@@ -80,19 +80,19 @@ def _transpose_right(content: Any) -> None:
         if flatbuffer.is_constant(content, right):
             flatbuffer.set_constant(content, right, np.swapaxes(flatbuffer.constant(content, right), -1, -2))
         else:
-            made = [right]
-            while made[-1] in maker and names[maker[made[-1]]] in flatbuffer.CONVERSIONS:
-                made.append(int(nodes[maker[made[-1]]].inputs[0]))
-            if made[-1] not in maker or names[maker[made[-1]]] != 'TRANSPOSE':
+            chain = [right]
+            while chain[-1] in maker and names[maker[chain[-1]]] in flatbuffer.CONVERSIONS:
+                chain.append(int(nodes[maker[chain[-1]]].inputs[0]))
+            if chain[-1] not in maker or names[maker[chain[-1]]] != 'TRANSPOSE':
                 continue
-            if any(len(readers[tensor]) > 1 for tensor in made[1:]):
+            if any(len(readers[tensor]) > 1 for tensor in chain[1:]):
                 continue
-            turn = nodes[maker[made[-1]]]
+            turn = nodes[maker[chain[-1]]]
             *outer, last, inner = flatbuffer.constant(content, turn.inputs[1])
             turn.inputs = np.array(
                 [turn.inputs[0], flatbuffer.add_constant(content, np.array([*outer, inner, last], np.int32))], np.int32
             )
-            for tensor in map(subgraph.tensors.__getitem__, made):
+            for tensor in map(subgraph.tensors.__getitem__, chain):
                 *outer, last, inner = tensor.shape
                 tensor.shape, tensor.shapeSignature = np.array([*outer, inner, last], np.int32), None
         for node in products:
@@ -108,22 +108,22 @@ def _read_through_reshapes(content: Any) -> None:
         same, layers, todo = {tensor}, set(), [tensor]
         while todo:
             for index in readers[todo.pop()]:
-                node, made = subgraph.operators[index], int(subgraph.operators[index].outputs[0])
-                if names[index] in ELEMENTWISE and same.issuperset(map(int, node.inputs)) and made not in same:
-                    same.add(made)
-                    todo.append(made)
-                elif names[index] == 'FULLY_CONNECTED' and len(tensors[made].shape) == 2:
+                node, output = subgraph.operators[index], int(subgraph.operators[index].outputs[0])
+                if names[index] in ELEMENTWISE and same.issuperset(map(int, node.inputs)) and output not in same:
+                    same.add(output)
+                    todo.append(output)
+                elif names[index] == 'FULLY_CONNECTED' and len(tensors[output].shape) == 2:
                     layers.add(index)
-                elif made not in same:
+                elif output not in same:
                     return None
         return None if same.intersection(map(int, subgraph.outputs)) else (same, layers)
 
     gone = set()
     for index, (name, node) in enumerate(zip(names, subgraph.operators, strict=True)):
-        found = reshaped(int(node.outputs[0])) if name == 'RESHAPE' else None
-        if found is None:
+        read_through = reshaped(int(node.outputs[0])) if name == 'RESHAPE' else None
+        if read_through is None:
             continue
-        same, layers = found
+        same, layers = read_through
         for tensor in same:
             tensors[tensor].shape, tensors[tensor].shapeSignature = tensors[node.inputs[0]].shape, None
             for reader in readers[tensor]:
@@ -141,13 +141,13 @@ def _join_zeros(content: Any) -> None:
 
     def zeros(source: int, shape: list[int]) -> int:
         """A constant with the scale of what it is joined to; as many zeros lie in the file once."""
-        made, size = flatbuffer.add_like(content, source, shape), math.prod(shape)
+        constant, size = flatbuffer.add_like(content, source, shape), math.prod(shape)
         if size in buffers:
-            subgraph.tensors[made].buffer = buffers[size]
+            subgraph.tensors[constant].buffer = buffers[size]
         else:
-            flatbuffer.set_constant(content, made, np.zeros(shape, np.int16))
-            buffers[size] = subgraph.tensors[made].buffer
-        return made
+            flatbuffer.set_constant(content, constant, np.zeros(shape, np.int16))
+            buffers[size] = subgraph.tensors[constant].buffer
+        return constant
 
     for place, (name, node) in enumerate(zip(flatbuffer.operator_names(content), subgraph.operators, strict=True)):
         source = int(node.inputs[0])
@@ -178,10 +178,10 @@ def _drop_unused(content: Any) -> None:
         node.inputs, node.outputs = renumber(node.inputs), renumber(node.outputs)
     subgraph.inputs, subgraph.outputs = renumber(subgraph.inputs), renumber(subgraph.outputs)
     subgraph.tensors = [subgraph.tensors[tensor] for tensor in used]
-    kept = sorted({0} | {tensor.buffer for tensor in subgraph.tensors})
+    buffers = sorted({0} | {tensor.buffer for tensor in subgraph.tensors})
     for tensor in subgraph.tensors:
-        tensor.buffer = kept.index(tensor.buffer)
-    content.buffers = [content.buffers[buffer] for buffer in kept]
+        tensor.buffer = buffers.index(tensor.buffer)
+    content.buffers = [content.buffers[buffer] for buffer in buffers]
     codes = sorted({node.opcodeIndex for node in subgraph.operators})
     for node in subgraph.operators:
         node.opcodeIndex = codes.index(node.opcodeIndex)

@@ -145,15 +145,15 @@ class _Split:
         sizes = np.array(flatbuffer.shape(self._content, tensor), np.int32)
         begin = np.zeros_like(sizes)
         begin[self._axis], sizes[self._axis] = start, size
-        made = self._like(tensor, size)
+        piece = self._like(tensor, size)
         cut = [flatbuffer.add_constant(self._content, values) for values in (begin, sizes)]
-        self._nodes.append(flatbuffer.node(self._content, 'SLICE', [tensor, *cut], made))
-        return made
+        self._nodes.append(flatbuffer.node(self._content, 'SLICE', [tensor, *cut], piece))
+        return piece
 
     def _like(self, tensor: int, size: int) -> int:
         """Adds a tensor like another one, of another size along the axis."""
         shape = list(flatbuffer.shape(self._content, tensor))
         shape[self._axis] = size
-        made = flatbuffer.add_like(self._content, tensor, shape)
-        self._content.subgraphs[0].tensors[made].buffer = 0
-        return made
+        added = flatbuffer.add_like(self._content, tensor, shape)
+        self._content.subgraphs[0].tensors[added].buffer = 0
+        return added

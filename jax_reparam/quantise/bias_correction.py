@@ -42,8 +42,8 @@ def corrected(quantised: bytes, float32: bytes, windows: np.ndarray) -> bytes:
     for node, other in layers:
         _set_bias(content, node, flatbuffer.constant(reference, other.inputs[2]), zeros.get(int(node.inputs[0]), 0))
     pairs = [(node, int(other.outputs[0])) for node, other in layers]
-    twins = [tensor for _, tensor in pairs]
-    expected = _means(observe.observe(float32, twins, windows), twins, len(windows))
+    references = [tensor for _, tensor in pairs]
+    expected = _means(observe.observe(float32, references, windows), references, len(windows))
     # Changed where they lie: packing the file anew for every layer would take longer than running it.
     model = bytearray(flatbuffer.pack(content))
     subgraph = content.subgraphs[0]
@@ -58,13 +58,13 @@ def corrected(quantised: bytes, float32: bytes, windows: np.ndarray) -> bytes:
         first, behind = places[id(readers[0][0])], places[id(readers[-1][0])] + 1
         outputs = [int(node.outputs[0]) for node, _ in readers]
         later = {int(tensor) for node in subgraph.operators[first:] for tensor in node.inputs}
-        kept = [int(tensor) for node in subgraph.operators[start:first] for tensor in node.outputs if tensor in later]
-        runs = list(observe.run(_part(model, content, start, behind, known[0]), known, [*outputs, *kept]))
+        live = [int(tensor) for node in subgraph.operators[start:first] for tensor in node.outputs if tensor in later]
+        runs = list(observe.run(_part(model, content, start, behind, known[0]), known, [*outputs, *live]))
         ports = {tensor: flatbuffer.port(subgraph.tensors[tensor]) for tensor in outputs}
         real = ({tensor: port.real(run[tensor]) for tensor, port in ports.items()} for run in runs)
-        found = _means(real, outputs, len(windows))
+        means = _means(real, outputs, len(windows))
         for node, tensor in readers:
-            steps = _moved(content, node, found[int(node.outputs[0])] - expected[tensor])
+            steps = _moved(content, node, means[int(node.outputs[0])] - expected[tensor])
             buffer = subgraph.tensors[node.inputs[2]].buffer
             flatbuffer.buffer(model, buffer)[:] = steps.reshape(-1).view(np.uint8)
         known = [

@@ -1,6 +1,6 @@
-"""How each exported form is made of a folded model, and what is tried where the first way loses too much.
+"""How each exported form is made of a folded model, and what is tried where the first method loses too much.
 
-Which way a quantised form is made is decided on validation windows: test windows only say how good it is.
+Which method makes a quantised form is decided on validation windows: test windows only say how good it is.
 """
 
 from __future__ import annotations
@@ -14,64 +14,68 @@ import numpy as np
 
 from jax_reparam import deploy, manifest
 from jax_reparam.deploy import convert
-from jax_reparam.deploy.ops import Norm, Unit
+from jax_reparam.deploy.ops import Norm, SingleNorm
 from jax_reparam.evaluation import Windows
 from jax_reparam.graph import cost
-from jax_reparam.graph.passes import tidy
+from jax_reparam.graph.passes import optimise
 from jax_reparam.quantise import bias_correction, gptq, mixed_precision, ranges
 from jax_reparam.runtime import gates, litert
 
 
 @dataclasses.dataclass(frozen=True)
-class Way:
-    """One way to make a quantised form.
+class Method:
+    """A method to make a quantised form.
 
     Attributes:
-      norm: how normalisations are written (`deploy.ops.unit`).
-      wide: whether it has 16 bits where these pay (`mixed_precision`).
+      norm: how normalisations are written (`deploy.ops.normalise`).
+      mixed_precision: whether it has 16 bits where these pay (`mixed_precision`).
       every: how many-th of the calibration windows set the ranges: of fewer, ranges are narrower, and what is rare is
         clipped to them.
     """
 
     norm: Norm
-    wide: bool = False
+    mixed_precision: bool = False
     every: int = 1
 
 
-def ways(form: str, unit: Unit, *, narrow: bool = False) -> tuple[Way, ...]:
+def methods(form: str, int8_norm: SingleNorm, *, narrow: bool = False) -> tuple[Method, ...]:
     """How a quantised form may be made, in the order in which it is tried.
 
     int16 and Ethos-U have no L2_NORMALIZATION, nor has a front of 16 bits; where int8 begins without it, it has more
-    noise with it (docs/export.md). int16 is the remedy where int8 loses too much in all ways.
+    noise with it (docs/export.md). int16 is the remedy where int8 loses too much by all methods.
 
     Args:
       form: the form's name.
-      unit: how int8 writes normalisations, see `deploy.unit`.
+      int8_norm: how int8 writes normalisations, see `deploy.int8_norm`.
       narrow: int8 is to have 8 bits alone.
     """
-    first: Norm = 'mixed' if unit == 'l2' and not narrow else unit
-    made = [Way(first, not narrow), *([Way('rsqrt', not narrow)] if unit == 'l2' else []), Way(first, not narrow, 8)]
+    first: Norm = 'mixed' if int8_norm == 'l2' and not narrow else int8_norm
+    int8 = [
+        Method(first, not narrow),
+        *([Method('rsqrt', not narrow)] if int8_norm == 'l2' else []),
+        Method(first, not narrow, 8),
+    ]
     return {
-        'int8': tuple(made),
-        'int16': (Way('rsqrt'),),
-        manifest.NPU_FORM: (Way('rsqrt'), Way('rsqrt', every=8)),
+        'int8': tuple(int8),
+        'int16': (Method('rsqrt'),),
+        manifest.NPU_FORM: (Method('rsqrt'), Method('rsqrt', every=8)),
     }[form]
 
 
 @dataclasses.dataclass(frozen=True)
-class Made:
+class FormFile:
     """A form's file.
 
     Attributes:
       model: the .tflite file.
       how: it was made, and what was tried.
-      untidied: the same graph as the converter leaves it.
+      unoptimised: the same graph as the converter leaves it.
       float32: and that from which it was quantised.
     """
 
     model: bytes
     how: manifest.Made
-    untidied: bytes
+    unoptimised: bytes
     float32: bytes
 
 
@@ -113,8 +117,8 @@ class _Graph:
     def rounded(self, activations: convert.Activations, every: int = 1) -> bytes:
         """Quantised with the ranges of every so many-th window, weights rounded together, biases not yet corrected."""
         seen = self._ranges.of_every(every)
-        made = quantised(self.float32, self._calibration[::every], seen, activations)
-        return gptq.rounded(made, self.float32, self._inputs)
+        model = quantised(self.float32, self._calibration[::every], seen, activations)
+        return gptq.rounded(model, self.float32, self._inputs)
 
 
 class Maker:
@@ -123,9 +127,9 @@ class Maker:
     Args:
       function: the deploy form.
       calibration: training windows, `[W, frames, n_mels]`.
-      validation: what a way is chosen on.
+      validation: what a method is chosen on.
       reference: the trained model's logits of `validation`, `[V, C]`.
-      unit: how int8 writes normalisations, see `deploy.unit`.
+      int8_norm: how int8 writes normalisations, see `deploy.int8_norm`.
       narrow: int8 is to have 8 bits alone, and not 16 where these pay (`mixed_precision`).
       worth: instructions a window that 16 bits have to save for each byte of arena.
     """
@@ -137,63 +141,65 @@ class Maker:
         validation: Windows,
         reference: np.ndarray,
         *,
-        unit: Unit = 'l2',
+        int8_norm: SingleNorm = 'l2',
         narrow: bool = False,
         worth: float = cost.PER_BYTE,
     ) -> None:
         self._function, self._calibration = function, calibration
         self._validation, self._reference = validation, reference
-        self._unit, self._narrow, self._worth = unit, narrow, worth
+        self._int8_norm, self._narrow, self._worth = int8_norm, narrow, worth
         # What several forms share.
         self._graphs: dict[Norm, _Graph] = {}
         self._rounded: dict[tuple[convert.Activations, Norm, int], bytes] = {}
         self._tried: dict[bytes, tuple[bytes, manifest.Score]] = {}
 
-    def make(self, name: str) -> Made:
+    def make(self, name: str) -> FormFile:
         """Makes one of `manifest.FORM_FILES`.
 
-        A quantised form is made in the first of its `ways`, if that keeps the decisions and the UAR of the validation
-        windows (`gates`); else in the one with the best signal-to-noise ratio there.
+        A quantised form is made by the first of its `methods`, if that keeps the decisions and the UAR of the
+        validation windows (`gates`); else by the one with the best signal-to-noise ratio there.
 
         Raises:
           ConversionError: TensorFlow refused the graph.
         """
         if name == 'float32':
             float32 = self._graph('l2').float32
-            return Made(tidy(float32), manifest.Made(norm='l2'), float32, float32)
+            return FormFile(optimise(float32), manifest.Made(norm='l2'), float32, float32)
         attempts = self._attempts(name)
         tried = [next(attempts)]
         if gates.failures(name, 'validation', tried[0][2], gates.uar(self._reference, self._validation)):
             tried += attempts
         # Not the first that passes: it may pass by luck, since only undecided windows change sides.
-        model, way, _ = max(tried, key=lambda result: result[2].snr_db or 0.0)
-        scores = tuple(manifest.Tried(**self._describe(way), **vars(score)) for _, way, score in tried)
-        how = manifest.Made(**self._describe(way), tried=scores)
+        model, method, _ = max(tried, key=lambda result: result[2].snr_db or 0.0)
+        scores = tuple(manifest.Tried(**self._describe(method), **vars(score)) for _, method, score in tried)
+        how = manifest.Made(**self._describe(method), tried=scores)
         # With 16 bits time counts for more than the last bytes of memory.
-        return Made(tidy(model, fast=name == 'int16'), how, model, self._graph(way.norm).float32)
+        return FormFile(optimise(model, fast=name == 'int16'), how, model, self._graph(method.norm).float32)
 
-    def _attempts(self, name: str) -> Iterator[tuple[bytes, Way, manifest.Score]]:
-        for way in ways(name, self._unit, narrow=self._narrow):
-            float32 = self._graph(way.norm).float32
-            made = self._round('int16' if name == 'int16' else 'int8', way)
-            if way.wide:
-                made = mixed_precision.taken(made, float32, front=way.norm == 'mixed', worth=self._worth)
-            # Two forms may be made in the same way.
-            if made not in self._tried:
-                self._tried[made] = self._try(made, float32)
-            model, score = self._tried[made]
-            yield model, way, score
+    def _attempts(self, name: str) -> Iterator[tuple[bytes, Method, manifest.Score]]:
+        for method in methods(name, self._int8_norm, narrow=self._narrow):
+            float32 = self._graph(method.norm).float32
+            uncorrected = self._round('int16' if name == 'int16' else 'int8', method)
+            if method.mixed_precision:
+                uncorrected = mixed_precision.choose(
+                    uncorrected, float32, front=method.norm == 'mixed', worth=self._worth
+                )
+            # Two forms may be made by the same method.
+            if uncorrected not in self._tried:
+                self._tried[uncorrected] = self._try(uncorrected, float32)
+            model, score = self._tried[uncorrected]
+            yield model, method, score
 
-    def _try(self, made: bytes, float32: bytes) -> tuple[bytes, manifest.Score]:
-        model = bias_correction.corrected(made, float32, self._calibration)
+    def _try(self, uncorrected: bytes, float32: bytes) -> tuple[bytes, manifest.Score]:
+        model = bias_correction.corrected(uncorrected, float32, self._calibration)
         # As TFLM rounds, nearly, and several times as fast.
         logits = litert.load(model, reference=True)(self._validation.features)
         return model, gates.score(self._reference, logits, self._validation)
 
-    def _round(self, activations: convert.Activations, way: Way) -> bytes:
-        key = activations, way.norm, way.every
+    def _round(self, activations: convert.Activations, method: Method) -> bytes:
+        key = activations, method.norm, method.every
         if key not in self._rounded:
-            self._rounded[key] = self._graph(way.norm).rounded(activations, way.every)
+            self._rounded[key] = self._graph(method.norm).rounded(activations, method.every)
         return self._rounded[key]
 
     def _graph(self, norm: Norm) -> _Graph:
@@ -201,5 +207,5 @@ class Maker:
             self._graphs[norm] = _Graph(lambda features: self._function(features, norm), self._calibration)
         return self._graphs[norm]
 
-    def _describe(self, way: Way) -> dict[str, Any]:
-        return {'norm': way.norm, 'ranges': len(self._calibration[:: way.every])}
+    def _describe(self, method: Method) -> dict[str, Any]:
+        return {'norm': method.norm, 'ranges': len(self._calibration[:: method.every])}

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from jax_reparam.graph import arena, cost, flatbuffer
-from jax_reparam.graph.passes import tidy
+from jax_reparam.graph.passes import optimise
 from jax_reparam.quantise import bias_correction
 from jax_reparam.quantise.regions import SAME_SCALE, TABLES, Regions
 from jax_reparam.runtime import observe
@@ -41,7 +41,7 @@ _WIDER = 1.125
 GROWS, GROWS_BY_FRAMES = 1.1, 1.2
 
 
-def taken(quantised: bytes, float32: bytes, *, front: bool, worth: float = cost.PER_BYTE) -> bytes:
+def choose(quantised: bytes, float32: bytes, *, front: bool, worth: float = cost.PER_BYTE) -> bytes:
     """An int8 model with wide ends, and with all else that is worth its memory.
 
     Tables are if they save `worth` instructions a window for each byte of arena. The rest is for less noise, and the
@@ -49,7 +49,7 @@ def taken(quantised: bytes, float32: bytes, *, front: bool, worth: float = cost.
     attention (`GROWS_BY_FRAMES`); what few tokens pass, as much of it as that allows; sums, behind a wide front
     (`GROWS`).
     """
-    make = functools.partial(widened, quantised, float32, front=front)
+    make = functools.partial(widen, quantised, float32, front=front)
     worths = {make(worth=least): least for least in (math.inf, worth)}
     chosen = min((_Planned(form) for form in worths), key=lambda plan: plan.instructions + worth * plan.arena)
     regions = Regions(flatbuffer.tree(quantised))
@@ -67,16 +67,16 @@ class _Planned:
     """A form, and what it takes on a device: bytes of arena, instructions a window."""
 
     def __init__(self, form: bytes) -> None:
-        tidied = tidy(form)
-        self.form, self.arena = form, arena.arena(flatbuffer.tree(tidied))
-        self.instructions = cost.of_model(tidied).instructions
+        optimised = optimise(form)
+        self.form, self.arena = form, arena.arena(flatbuffer.tree(optimised))
+        self.instructions = cost.of_model(optimised).instructions
 
     def fits(self, other: _Planned, most: float) -> bool:
         """Whether it takes at most so many times what another one does."""
         return self.arena <= most * other.arena and self.instructions <= most * other.instructions
 
 
-def widened(
+def widen(
     quantised: bytes,
     float32: bytes,
     *,
@@ -116,15 +116,15 @@ def widened(
         places |= regions.sums()
     if frames:
         places |= regions.but_attention()
-    twins = {id(node): other for _, node, other in observe.pairs(content, reference)}
-    made = _Widening(content, reference, regions, places)
+    references = {id(node): other for _, node, other in observe.pairs(content, reference)}
+    widening = _Widening(content, reference, regions, places)
     for place, node in enumerate(subgraph.operators):
         if place in places:
-            made.widen(place, twins[id(node)])
+            widening.widen(place, references[id(node)])
         else:  # it reads what was converted back
-            made.nodes.append(node)
-    subgraph.operators = made.nodes
-    subgraph.outputs = np.array([made.exact.get(int(tensor), int(tensor)) for tensor in subgraph.outputs], np.int32)
+            widening.nodes.append(node)
+    subgraph.operators = widening.nodes
+    subgraph.outputs = np.array([widening.exact.get(int(tensor), int(tensor)) for tensor in subgraph.outputs], np.int32)
     return flatbuffer.pack(content)
 
 
@@ -134,12 +134,12 @@ class _Widening:
     def __init__(self, content: Any, reference: Any, regions: Regions, places: set[int]) -> None:
         self._content, self._reference, self._regions, self._places = content, reference, regions, places
         self.nodes: list[Any] = []
-        # By int8 tensor its int16 twin, made by a node or by conversion; and one that is off by its zero.
+        # By int8 tensor the int16 one in its place, made by a node or by conversion; and one that is off by its zero.
         self.exact: dict[int, int] = {}
         self._off: dict[int, int] = {}
 
     def widen(self, place: int, other: Any) -> None:
-        """Adds a node with 16 bits, and conversions of what it reads and makes; `other` is its float32 twin."""
+        """Adds a node with 16 bits, and conversions of what it reads and makes; `other` is the float32 one."""
         name, node = self._regions.names[place], self._regions.nodes[place]
         inputs, output, behind = list(map(int, node.inputs)), int(node.outputs[0]), self._regions.behind(place)
         if name in observe.LINEAR:
@@ -176,13 +176,13 @@ class _Widening:
         values = flatbuffer.constant(self._reference, others[2]) if bias else np.zeros(1)
         steps = bias_correction.in_steps(self._content, source, weights, values, zero=zero)
         # A bias has 64 bits there.
-        made = flatbuffer.add_like(self._content, bias[0] if bias else weights, steps.shape)
-        self._tensor(made).quantization.scale = scale.astype(np.float32)
-        flatbuffer.set_constant(self._content, made, steps)
-        return [source, weights, made]
+        wide_bias = flatbuffer.add_like(self._content, bias[0] if bias else weights, steps.shape)
+        self._tensor(wide_bias).quantization.scale = scale.astype(np.float32)
+        flatbuffer.set_constant(self._content, wide_bias, steps)
+        return [source, weights, wide_bias]
 
     def _input(self, tensor: int, other: int) -> int:
-        """What stands for an int8 tensor with 16 bits; `other` is its float32 twin."""
+        """What stands for an int8 tensor with 16 bits; `other` is the float32 one."""
         port = flatbuffer.port(self._tensor(tensor))
         if tensor in self.exact or port.dtype != 'int8':
             return self.exact.get(tensor, tensor)
@@ -213,12 +213,12 @@ class _Widening:
         """A constant with 16 bits around 0; of many numbers, in 8 bits and cast."""
         few = values.size <= _FEW
         if few:
-            made = flatbuffer.add_int16(self._content, tensor, self._reach(tensor) / 32767)
+            constant = flatbuffer.add_int16(self._content, tensor, self._reach(tensor) / 32767)
         else:
-            made = flatbuffer.add_like(self._content, tensor)
-            self._set(made, max(float(np.abs(values).max()), 1e-30) / 127)
-        flatbuffer.set_constant(self._content, made, flatbuffer.port(self._tensor(made)).encode(values))
-        return made if few else self._cast(made, {})
+            constant = flatbuffer.add_like(self._content, tensor)
+            self._set(constant, max(float(np.abs(values).max()), 1e-30) / 127)
+        flatbuffer.set_constant(self._content, constant, flatbuffer.port(self._tensor(constant)).encode(values))
+        return constant if few else self._cast(constant, {})
 
     def _centre(self, tensor: int) -> bool:
         """Gives a tensor a zero of 0, and all that show its values otherwise; says whether that was possible."""

@@ -70,13 +70,13 @@ def noted(float32: bytes, ranges: Ranges) -> bytes:
     least, greatest = ranges.least.min(axis=0), ranges.greatest.max(axis=0)
     spans = dict(zip(ranges.tensors, zip(least, greatest, strict=True), strict=True))
     for name, node in zip(flatbuffer.operator_names(content), content.subgraphs[0].operators, strict=True):
-        known, made = [int(tensor) for tensor in node.inputs if int(tensor) in spans], int(node.outputs[0])
+        known, output = [int(tensor) for tensor in node.inputs if int(tensor) in spans], int(node.outputs[0])
         if name in SAME_VALUES and known:
-            spans[made] = spans[known[0]]
+            spans[output] = spans[known[0]]
         elif name == 'ADD' and len(known) == 1 and _one_number(content, node.inputs):
             # As the epsilon of a normalisation: in equal steps, and a number is exact in its own, nothing is rounded.
-            both = np.array([spans[made], spans[known[0]]])
-            spans[made] = spans[known[0]] = (both[:, 0].min(), both[:, 1].max())
+            both = np.array([spans[output], spans[known[0]]])
+            spans[output] = spans[known[0]] = (both[:, 0].min(), both[:, 1].max())
     for tensor, span in spans.items():
         tensors[tensor].quantization = entry = QuantizationParametersT()
         entry.min, entry.max = (np.array([value], np.float32) for value in span)

@@ -47,15 +47,15 @@ class Regions:
 
     def tables(self, worth: float) -> set[int]:
         """Of softmaxes and sigmoids those that save `worth` instructions a byte, and products of what they make."""
-        found = {place for place in self._named(*TABLES) if self._pays(place, worth)}
+        tables = {place for place in self._named(*TABLES) if self._pays(place, worth)}
         products = self._named('BATCH_MATMUL', 'MUL')
-        return found | {reader for place in found for reader in self.behind(place)} & products
+        return tables | {reader for place in tables for reader in self.behind(place)} & products
 
     def sums(self) -> set[int]:
         """Of what a linear layer makes and what was there before: the residual stream."""
         layers = self._named(*observe.LINEAR)
-        made = {place: self._before(place) for place in self._named('ADD')}
-        return {place for place, makers in made.items() if len(makers) == 2 and layers.intersection(makers)}
+        added = {place: self._before(place) for place in self._named('ADD')}
+        return {place for place, makers in added.items() if len(makers) == 2 and layers.intersection(makers)}
 
     def tails(self) -> list[int]:
         """Nodes behind which fewer values pass than anywhere before: the first behind each such tensor.
@@ -65,13 +65,13 @@ class Regions:
         """
         head, end = self.head(), len(self.nodes)
         first = min(self._named(*_NORMS), default=end)
-        found, least = [], math.inf
+        starts, least = [], math.inf
         for start in self._waists():
             size = math.prod(self._made(start - 1))
             if size < least and start - 1 > first:
-                found.append(start)
+                starts.append(start)
             least = min(size, least)
-        return [start for start in found if self.can_be_wide(start) and not head.issuperset(range(start, end))]
+        return [start for start in starts if self.can_be_wide(start) and not head.issuperset(range(start, end))]
 
     def can_be_wide(self, start: int) -> bool:
         """Whether all has a 16-bit kernel from a node on."""
@@ -83,7 +83,7 @@ class Regions:
         That is all between two tensors that pass alone with a softmax between, but the sum at the end, what is added
         there to what attention makes, and means.
         """
-        found = set()
+        places = set()
         for start, end in itertools.pairwise([0, *self._waists()]):
             stretch = set(range(start, end))
             softmaxes = stretch & self._named('SOFTMAX')
@@ -91,20 +91,20 @@ class Regions:
                 mixed = _reached(softmaxes, self.behind, passed=stretch, taken=stretch)
                 beside = set(self._before(end - 1)) - mixed
                 stretch &= {end - 1} | beside | self._means()
-            found |= stretch
-        return found
+            places |= stretch
+        return places
 
     def _waists(self) -> list[int]:
         """The nodes before which one tensor lives alone; behind the last one it is the output."""
         subgraph = self._content.subgraphs[0]
         last = {tensor: max(places) for tensor, places in self._readers.items()}
         last |= dict.fromkeys(map(int, subgraph.outputs), len(self.nodes))
-        live, found = set(map(int, subgraph.inputs)), []
+        live, waists = set(map(int, subgraph.inputs)), []
         for place, node in enumerate(self.nodes):
             live = {tensor for tensor in live | {int(node.outputs[0])} if last.get(tensor, -1) > place}
             if len(live) == 1:
-                found.append(place + 1)
-        return found
+                waists.append(place + 1)
+        return waists
 
     def _means(self) -> set[int]:
         """Layers of one output."""
@@ -116,15 +116,15 @@ class Regions:
             tensor = int(self.nodes[self._maker[tensor]].inputs[0])
         if tensor not in self._maker or self.names[self._maker[tensor]] not in observe.LINEAR:
             return None
-        found, todo = {tensor}, [tensor]
+        group, todo = {tensor}, [tensor]
         while todo:
             for place in self._readers[todo.pop()]:
                 if self.names[place] in _MOVES:
                     todo.append(int(self.nodes[place].outputs[0]))
-                    found.add(todo[-1])
+                    group.add(todo[-1])
                 elif self.names[place] not in _SCALE_FREE:
                     return None
-        return None if found.intersection(map(int, self._content.subgraphs[0].outputs)) else found
+        return None if group.intersection(map(int, self._content.subgraphs[0].outputs)) else group
 
     def _pays(self, place: int, worth: float) -> bool:
         name, node = self.names[place], self.nodes[place]
@@ -154,10 +154,10 @@ def _reached(
     start: Iterable[int], follow: Callable[[int], list[int]], *, passed: set[int], taken: set[int]
 ) -> set[int]:
     """Of the nodes to which `follow` leads from some, and on from those in `passed`, those in `taken`."""
-    found: set[int] = set()
+    reached: set[int] = set()
     todo = list(start)
     while todo:
-        new = set(follow(todo.pop())) - found
-        found |= new & taken
+        new = set(follow(todo.pop())) - reached
+        reached |= new & taken
         todo += new & passed
-    return found
+    return reached

@@ -1,4 +1,4 @@
-"""Where a loss comes from: every tensor of a quantised model beside its float32 twin, worst first.
+"""Where a loss comes from: every tensor of a quantised model beside that of the float32 one, worst first.
 
 And before quantisation: what folding does to the range of each HRF site's kernel. `fold.py` writes both to LAYERS.md,
 and what is worst to the manifest.
@@ -53,11 +53,11 @@ def report(
     """
     pairs = _pairs(flatbuffer.tree(quantised), flatbuffer.tree(float32), params)
     sums = [_Sums(pair.port) for pair in pairs]
-    found = observe.observe(quantised, [pair.tensor for pair in pairs], windows)
-    expected = observe.observe(float32, [pair.twin for pair in pairs], windows)
-    for some, others in zip(found, expected, strict=True):
+    observed = observe.observe(quantised, [pair.tensor for pair in pairs], windows)
+    expected = observe.observe(float32, [pair.reference for pair in pairs], windows)
+    for values, references in zip(observed, expected, strict=True):
         for total, pair in zip(sums, pairs, strict=True):
-            total.add(some[pair.tensor], others[pair.twin].astype(np.float64))
+            total.add(values[pair.tensor], references[pair.reference].astype(np.float64))
         progress()
     rows = [
         Layer(
@@ -130,7 +130,7 @@ def _indented(lines: Iterable[str]) -> list[str]:
 
 def _kernel_table(kernels: Sequence[Site]) -> list[str]:
     names = ('kernel_u', 'kernel_v', 'folded')
-    cells = [['site', *(f'{what}, {name}' for what in ('largest', 'SNR dB') for name in names)]]
+    cells = [['site', *(f'{statistic}, {name}' for statistic in ('largest', 'SNR dB') for name in names)]]
     for site in kernels:
         kernels_of = (site.kernel_u, site.kernel_v, site.kernel)
         numbers = [f'{kernel.largest:.3g}' for kernel in kernels_of]
@@ -161,14 +161,14 @@ def table(rows: Sequence[Layer]) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class _Pair:
-    """A tensor with its twin: the node that makes it, and both indices."""
+    """A tensor with that of the float32 graph: the node that makes it, and both indices."""
 
     node: int
     op: str
     module: str
     port: flatbuffer.Port
     tensor: int
-    twin: int
+    reference: int
 
 
 class _Sums:
@@ -215,17 +215,17 @@ def _modules(reference: Any, params: Any) -> dict[int, str]:
         if columns.ndim >= 2:  # where heads go in groups, a node has some of a kernel's columns
             name = jax.tree_util.keystr(path[:-1], simple=True, separator='/')
             paths |= {column.tobytes(): name for column in np.moveaxis(columns, -1, 0)}
-    found: dict[int, tuple[int, str]] = {}
+    modules: dict[int, tuple[int, str]] = {}
     for place, (op, node) in enumerate(
         zip(flatbuffer.operator_names(reference), reference.subgraphs[0].operators, strict=True)
     ):
-        behind = max((found[int(index)] for index in node.inputs if int(index) in found), default=(-1, ''))
+        behind = max((modules[int(index)] for index in node.inputs if int(index) in modules), default=(-1, ''))
         if op in observe.LINEAR and flatbuffer.is_constant(reference, int(node.inputs[1])):
             kernel = flatbuffer.constant(reference, int(node.inputs[1]))
             column = kernel[0, ..., 0] if op == 'DEPTHWISE_CONV_2D' else kernel[0]
             behind = (place, paths[key]) if (key := column.tobytes()) in paths else behind
-        found |= {int(output): behind for output in node.outputs}
-    return {tensor: name for tensor, (_, name) in found.items()}
+        modules |= {int(output): behind for output in node.outputs}
+    return {tensor: name for tensor, (_, name) in modules.items()}
 
 
 def _kernel(leaf: np.ndarray) -> Kernel:

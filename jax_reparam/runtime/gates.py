@@ -51,10 +51,10 @@ def score(reference: np.ndarray, logits: np.ndarray, windows: Windows) -> Score:
 def fold_failure(reference: np.ndarray, folded: np.ndarray) -> str | None:
     """Why the folded model is not the trained one, in one line; None where it is. Both logits `[W, C]`."""
     allowed = FOLD_TOLERANCE * max(1.0, float(np.abs(reference).max()))
-    found = float(np.abs(folded - reference).max())
-    if found <= allowed:
+    difference = float(np.abs(folded - reference).max())
+    if difference <= allowed:
         return None
-    return f'folded model: expected logits within {allowed:.2g} of the trained model, found {found:.3g}'
+    return f'folded model: expected logits within {allowed:.2g} of the trained model, found {difference:.3g}'
 
 
 def failures(form: str, runtime: str, result: Score, reference_uar: float) -> list[str]:
@@ -71,16 +71,16 @@ def failures(form: str, runtime: str, result: Score, reference_uar: float) -> li
         return [f'{where}: expected logits within {FLOAT_TOLERANCE:g} of JAX, found {result.max_abs_diff:.3g}']
     if result.differing == DIFFERING_ALLOWED:
         return []
-    found = []
+    reasons = []
     if result.argmax_agreement < LEAST_AGREEMENT:
-        found.append(
+        reasons.append(
             f'{where}: expected the same decision in at least {LEAST_AGREEMENT:.0%} of windows, '
             f'found {result.argmax_agreement:.1%} ({result.differing} differ)'
         )
     # Rounding must not decide where the loss is exactly what is allowed.
     if reference_uar - result.uar > LARGEST_UAR_LOSS + 1e-9:
-        found.append(
+        reasons.append(
             f'{where}: expected a UAR of at least {100 * (reference_uar - LARGEST_UAR_LOSS):.1f} %, '
             f'found {100 * result.uar:.1f} %'
         )
-    return found
+    return reasons

@@ -1,4 +1,4 @@
-"""A quantised model beside its float32 twin: the nodes that belong together, and what runs through them."""
+"""A quantised model beside its float32 graph: the nodes that belong together, and what runs through them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WORKERS = threads.cores(4)
 
 
 def pairs(quantised: Any, float32: Any) -> list[tuple[str, Any, Any]]:
-    """Each node but conversions with its twin, and their operator's name, in the order of the graph.
+    """Each node but conversions with that of the float32 graph, and their operator's name, in the order of the graph.
 
     Args:
       quantised: what `flatbuffer.tree` gave.
@@ -34,21 +34,21 @@ def pairs(quantised: Any, float32: Any) -> list[tuple[str, Any, Any]]:
         ]
         for tree in (quantised, float32)
     ]
-    found = [
+    kinds = [
         [(name, flatbuffer.shape(tree, int(node.outputs[0]))) for name, node in nodes]
         for tree, nodes in zip((quantised, float32), named, strict=True)
     ]
-    if found[0] != found[1]:
-        raise ValueError(f'expected the operators of the float32 graph, got others: {len(found[0])}, {len(found[1])}')
-    return [(name, node, twin) for (name, node), (_, twin) in zip(*named, strict=True)]
+    if kinds[0] != kinds[1]:
+        raise ValueError(f'expected the operators of the float32 graph, got others: {len(kinds[0])}, {len(kinds[1])}')
+    return [(name, node, reference) for (name, node), (_, reference) in zip(*named, strict=True)]
 
 
 def layers(quantised: Any, float32: Any) -> list[tuple[str, Any, Any]]:
     """Of `pairs` the linear layers and convolutions with a bias, also before they were quantised."""
     return [
-        (name, node, twin)
-        for name, node, twin in pairs(quantised, float32)
-        if name in LINEAR and all(len(one.inputs) > 2 and one.inputs[2] >= 0 for one in (node, twin))
+        (name, node, reference)
+        for name, node, reference in pairs(quantised, float32)
+        if name in LINEAR and all(len(one.inputs) > 2 and one.inputs[2] >= 0 for one in (node, reference))
     ]
 
 
@@ -60,8 +60,8 @@ def observe(model: bytes, tensors: Sequence[int], windows: np.ndarray) -> Iterat
     subgraph = flatbuffer.tree(model).subgraphs[0]
     source = int(subgraph.inputs[0])
     ports = {tensor: flatbuffer.port(subgraph.tensors[tensor]) for tensor in {source, *tensors}}
-    for found in run(model, ({source: ports[source].encode(window[None])} for window in windows), tensors):
-        yield {tensor: ports[tensor].real(values) for tensor, values in found.items()}
+    for steps in run(model, ({source: ports[source].encode(window[None])} for window in windows), tensors):
+        yield {tensor: ports[tensor].real(values) for tensor, values in steps.items()}
 
 
 def run(

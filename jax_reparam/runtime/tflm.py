@@ -65,10 +65,10 @@ def missing() -> str | None:
     )
 
 
-def need(what: str) -> None:
-    """Raises InputError in the name of `what` where TFLM cannot be run."""
+def need(name: str) -> None:
+    """Raises InputError that begins with `name` where TFLM cannot be run."""
     if reason := missing():
-        raise InputError(f'{what}: expected TFLM, found: {reason.removeprefix("not verified: ")}')
+        raise InputError(f'{name}: expected TFLM, found: {reason.removeprefix("not verified: ")}')
 
 
 class Session:
@@ -199,8 +199,8 @@ def run(
     with contextlib.ExitStack() as stack:
         children = threads.cores(min(4, math.ceil(len(windows) / WINDOWS_A_CHILD)))
         sessions = [stack.enter_context(started(model, timeout=timeout)) for _ in range(children)]
-        for found in threads.in_order_by(sessions, Session.run, windows):
-            logits.append(found)
+        for row in threads.in_order_by(sessions, Session.run, windows):
+            logits.append(row)
             progress()
     return Outcome(np.stack(logits), sessions[0].arena_bytes)
 

@@ -266,22 +266,22 @@ def _in_jax(
             yield 'deploy', *_run(_deployed(found, windows.features.shape[1]), windows.features)
 
 
-def _batched(found: Any) -> Logits:
+def _batched(trained: Any) -> Logits:
     """The model of a checkpoint."""
     from jax_reparam import models
     from jax_reparam.train.loop import Predictor
 
-    predict = Predictor(models.build(found.recipe.model, found.recipe.hrf, n_classes=len(found.labels)))
-    return lambda features: predict(found.variables, features)
+    predict = Predictor(models.build(trained.recipe.model, trained.recipe.hrf, n_classes=len(trained.labels)))
+    return lambda features: predict(trained.variables, features)
 
 
-def _deployed(found: Any, frames: int) -> Logits:
+def _deployed(trained: Any, frames: int) -> Logits:
     """The deploy form of a folded checkpoint, window by window."""
     import jax
 
     from jax_reparam import deploy
 
-    _, function = deploy.build(found.recipe.model, found.variables, frames)
+    _, function = deploy.build(trained.recipe.model, trained.variables, frames)
     apply = jax.jit(lambda window: function(window, 'l2'))
     return lambda features: np.concatenate([apply(window[None]) for window in features])
 

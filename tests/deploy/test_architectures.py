@@ -11,7 +11,7 @@ from helpers import TINY_MODELS, drawn_case, make
 from jax_reparam import deploy
 from jax_reparam.deploy import convert
 from jax_reparam.graph import convolutions, cost, flatbuffer
-from jax_reparam.graph.passes import tidy
+from jax_reparam.graph.passes import optimise
 from jax_reparam.runtime import litert, tflm
 
 FRAMES, BANDS = 61, 12
@@ -34,7 +34,7 @@ def exported(request):
     """(name, windows, logits of the plain model, form to file) of one architecture."""
     windows, expected, params = drawn_case(request.param, FRAMES)
     function = lambda features, norm: deploy.apply(TINY_MODELS[request.param], params, features, norm=norm)
-    unit = deploy.unit(TINY_MODELS[request.param])
+    unit = deploy.int8_norm(TINY_MODELS[request.param])
     files = {
         'float32': make(function, windows, 'float32'),
         'int8': make(function, windows, unit=unit),
@@ -103,7 +103,7 @@ def test_normalisations_are_written_as_the_form_wants(exported):
     for form, model in files.items():
         ops = flatbuffer.graph(model).ops
         roots = 0 if form == 'float32' else 1  # the first one is in 16 bits in both others
-        if form != 'float32' and deploy.unit(fields) == 'rsqrt':
+        if form != 'float32' and deploy.int8_norm(fields) == 'rsqrt':
             roots = normalisations
         assert (ops.get('L2_NORMALIZATION', 0), ops.get('RSQRT', 0)) == (normalisations - roots, roots)
         assert not {'SQUARED_DIFFERENCE', 'SUM', 'MEAN', 'SELECT_V2', 'GATHER'} & ops.keys()
@@ -117,7 +117,7 @@ def test_without_l2_normalization_it_is_the_same_function(name):
     function = lambda features, norm: deploy.apply(TINY_MODELS[name], params, features, norm=norm)
     float32 = convert.to_float32(functools.partial(function, norm='rsqrt'), (1, FRAMES, BANDS))
     assert not {'L2_NORMALIZATION', 'PADV2'} & flatbuffer.graph(float32).ops.keys()
-    for logits in run_everywhere(tidy(float32), windows).values():
+    for logits in run_everywhere(optimise(float32), windows).values():
         np.testing.assert_allclose(logits, expected, atol=1e-4)
     int16 = make(function, windows, 'int16')
     assert flatbuffer.graph(int16).input.dtype == 'int16'

@@ -35,7 +35,7 @@ def project(layer, x):
 @pytest.mark.parametrize('norm', ['l2', 'rsqrt'])
 def test_unit_rows(rng, norm):
     x = rng.standard_normal((5, 6)) * np.exp(rng.standard_normal((5, 1)))
-    got = ops.unit(jnp.asarray(x), norm)
+    got = ops.normalise(jnp.asarray(x), norm)
     np.testing.assert_allclose(got, x / np.linalg.norm(x, axis=-1, keepdims=True), rtol=1e-12)
 
 

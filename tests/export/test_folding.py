@@ -140,7 +140,7 @@ def test_for_an_npu_a_form_is_made_and_compiled_that_lies_on_it_as_a_whole(small
 
 
 def test_the_preferred_form_gets_the_firmware_and_int8_is_made_as_asked(workdir, tmp_path, monkeypatch):
-    monkeypatch.setattr(deploy.conv_transformer, 'UNIT', 'rsqrt')
+    monkeypatch.setattr(deploy.conv_transformer, 'INT8_NORM', 'rsqrt')
     out = folding.fold_and_export(
         workdir, tmp_path / 'out', limit=2, prefer='int16', only_int8=True, show_progress=False
     )

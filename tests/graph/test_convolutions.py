@@ -92,7 +92,7 @@ def count(model, op):
 def test_the_same_integers(models):
     """In 16 bits to a step: TFLite multiplies the scales of a linear layer in float32, of a convolution in float64."""
     model, _ = models
-    plain, fast = (passes.tidy(model, fast=fast) for fast in (False, True))
+    plain, fast = (passes.optimise(model, fast=fast) for fast in (False, True))
     x = windows(TIME, WIDTH)
     port = flatbuffer.graph(plain).output
     assert flatbuffer.graph(fast).output == port
@@ -107,7 +107,7 @@ def test_the_same_integers(models):
 
 def test_layers_with_rows_enough_are_convolutions(models):
     model, layers = models
-    plain, fast = (passes.tidy(model, fast=fast) for fast in (False, True))
+    plain, fast = (passes.optimise(model, fast=fast) for fast in (False, True))
     assert count(plain, 'FULLY_CONNECTED') - count(fast, 'FULLY_CONNECTED') == layers
     assert count(fast, 'CONV_2D') - count(plain, 'CONV_2D') == layers
     rows = {row.op: row for row in cost.of_model(fast).ops}
@@ -122,7 +122,7 @@ def test_layers_with_rows_enough_are_convolutions(models):
 )
 def test_which_layers(rows, outputs, made):
     model = quantise(lambda x: pooled(x[0] @ KERNELS[0][:, :outputs] + 1), windows(rows, WIDTH))
-    assert count(passes.tidy(model, fast=True), 'CONV_2D') == made
+    assert count(passes.optimise(model, fast=True), 'CONV_2D') == made
 
 
 @pytest.mark.parametrize(('rows', 'made'), [(13, 1), (12, 0)])
@@ -131,12 +131,12 @@ def test_which_layers(rows, outputs, made):
 def test_an_output_of_few_multiplications_is_not_worth_its_memory(monkeypatch, fast, least, activations, rows, made):
     monkeypatch.setattr(convolutions, least, 13 * WIDTH)
     model = quantise(lambda x: pooled(x[0] @ KERNELS[0] + 1), windows(rows, WIDTH), activations)
-    assert count(passes.tidy(model, fast=fast), 'CONV_2D') == made
+    assert count(passes.optimise(model, fast=fast), 'CONV_2D') == made
 
 
 def test_float32_stays():
     model = convert.to_float32(lambda x: pooled(x[0] @ KERNELS[0] + BIAS), (1, TIME, WIDTH))
-    assert passes.tidy(model, fast=True) == passes.tidy(model)
+    assert passes.optimise(model, fast=True) == passes.optimise(model)
 
 
 @pytest.mark.parametrize(('activations', 'made'), [('int8', 1), ('int16', 0)])
@@ -145,13 +145,13 @@ def test_many_inputs_in_16_bits(activations, made):
     kernel = np.full((convolutions.LARGEST_DEPTH + 1, 4), 0.01, np.float32)
     x = windows(TIME, len(kernel))
     model = quantise(lambda x: pooled(x[0] @ kernel + 1), x, activations)
-    assert count(passes.tidy(model, fast=True), 'CONV_2D') == made
+    assert count(passes.optimise(model, fast=True), 'CONV_2D') == made
 
 
 def test_weights_that_two_layers_share_stay_for_the_other():
     function = lambda x: pooled(x[0] @ KERNELS[0]) + pooled(x[0])[:, :WIDTH] @ KERNELS[0]
     model = quantise(function, windows(TIME, WIDTH))
-    plain, fast = (passes.tidy(model, fast=fast) for fast in (False, True))
+    plain, fast = (passes.optimise(model, fast=fast) for fast in (False, True))
     x = windows(TIME, WIDTH)
     np.testing.assert_array_equal(*(litert.load(m, reference=True)(x) for m in (fast, plain)))
     assert count(fast, 'CONV_2D') == count(fast, 'FULLY_CONNECTED') == 1
@@ -162,7 +162,7 @@ def test_weights_that_two_layers_share_stay_for_the_other():
 def test_reshapes_that_follow_each_other_are_one():
     """Nothing is left of them between two layers."""
     function = lambda x: pooled(jax.nn.relu(x[0] @ KERNELS[1] + 1) @ KERNELS[1].T + BIAS)
-    fast = flatbuffer.tree(passes.tidy(quantise(function, windows(TIME, WIDTH)), fast=True))
+    fast = flatbuffer.tree(passes.optimise(quantise(function, windows(TIME, WIDTH)), fast=True))
     assert flatbuffer.operator_names(fast)[:4] == ['RESHAPE', 'CONV_2D', 'CONV_2D', 'RESHAPE']
 
 
@@ -180,11 +180,11 @@ def test_a_depthwise_convolution_of_one_channel_in_16_bits(activations):
 
     x = windows(TIME, WIDTH)
     model = quantise(function, x, activations) if activations else convert.to_float32(function, x[:1].shape)
-    tidied = passes.tidy(model)
+    optimised = passes.optimise(model)
     assert count(model, 'DEPTHWISE_CONV_2D') == 1
-    assert count(tidied, 'CONV_2D') == (activations == 'int16')
-    assert count(tidied, 'DEPTHWISE_CONV_2D') == (activations != 'int16')
+    assert count(optimised, 'CONV_2D') == (activations == 'int16')
+    assert count(optimised, 'DEPTHWISE_CONV_2D') == (activations != 'int16')
     expected = litert.load(model, reference=True)(x)
-    np.testing.assert_array_equal(litert.load(tidied, reference=True)(x), expected)
+    np.testing.assert_array_equal(litert.load(optimised, reference=True)(x), expected)
     if tflm.missing() is None and activations:
-        np.testing.assert_array_equal(tflm.run(tidied, x).logits, expected)
+        np.testing.assert_array_equal(tflm.run(optimised, x).logits, expected)

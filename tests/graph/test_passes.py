@@ -25,11 +25,11 @@ def test_names_are_gone_and_nothing_else(model, data):
     for index, tensor in enumerate(content.subgraphs[0].tensors):
         tensor.name = f'a/name/that/nobody/reads/{index}'
     named = flatbuffer.pack(content)
-    bare = passes.tidy(named)
+    bare = passes.optimise(named)
     assert len(bare) < len(named)
     assert flatbuffer.graph(bare) == flatbuffer.graph(named)
     np.testing.assert_array_equal(litert.load(bare)(windows), litert.load(named)(windows))
-    assert passes.tidy(bare) == bare
+    assert passes.optimise(bare) == bare
 
 
 @pytest.mark.slow
@@ -38,7 +38,7 @@ def test_paddings_are_what_tflm_reads(rng):
     kernel = rng.standard_normal((4, 4)).astype(np.float32)
     function = lambda x: jnp.pad(x[0] @ kernel, ((1, 2), (0, 0)), constant_values=0.5).sum(0, keepdims=True)
     windows = rng.standard_normal((3, 6, 4)).astype(np.float32)
-    model = passes.tidy(convert.to_float32(function, (1, 6, 4)))
+    model = passes.optimise(convert.to_float32(function, (1, 6, 4)))
     assert 'PADV2' in flatbuffer.graph(model).ops
     expected = np.concatenate([function(window[None]) for window in windows])
     np.testing.assert_allclose(litert.load(model)(windows), expected, rtol=1e-5)
@@ -59,12 +59,12 @@ def test_linear_layers_read_through_reshapes(rng):
 
     windows = rng.standard_normal((3, 6, 4)).astype(np.float32)
     for model in (convert.to_float32(function, (1, 6, 4)), quantise(function, windows)):
-        tidied = passes.tidy(model)
-        before, after = flatbuffer.graph(model).ops, flatbuffer.graph(tidied).ops
+        optimised = passes.optimise(model)
+        before, after = flatbuffer.graph(model).ops, flatbuffer.graph(optimised).ops
         assert before['RESHAPE'] - after['RESHAPE'] == 1
-        np.testing.assert_array_equal(litert.load(tidied)(windows), litert.load(model)(windows))
+        np.testing.assert_array_equal(litert.load(optimised)(windows), litert.load(model)(windows))
         if tflm.missing() is None:
-            np.testing.assert_allclose(tflm.run(tidied, windows).logits, litert.load(model)(windows), atol=1e-5)
+            np.testing.assert_allclose(tflm.run(optimised, windows).logits, litert.load(model)(windows), atol=1e-5)
 
 
 @pytest.mark.slow
@@ -74,10 +74,10 @@ def test_constants_of_products_lie_as_tflm_wants_them(rng):
     function = lambda x: jnp.einsum('thd,hdr->htr', x[0].reshape(4, 2, 8), table).sum(axis=(0, 1))[None]
     windows = rng.standard_normal((3, 4, 16)).astype(np.float32)
     model = convert.to_float32(function, (1, 4, 16))
-    tidied = passes.tidy(model)
-    np.testing.assert_allclose(litert.load(tidied)(windows), litert.load(model)(windows), rtol=1e-5, atol=1e-5)
+    optimised = passes.optimise(model)
+    np.testing.assert_allclose(litert.load(optimised)(windows), litert.load(model)(windows), rtol=1e-5, atol=1e-5)
     if tflm.missing() is None:
-        saved = tflm.run(model, windows).arena_bytes - tflm.run(tidied, windows).arena_bytes
+        saved = tflm.run(model, windows).arena_bytes - tflm.run(optimised, windows).arena_bytes
         assert saved >= table.nbytes
 
 
@@ -92,12 +92,12 @@ def test_what_several_products_read_is_turned_once(rng, bits):
     windows = rng.standard_normal((3, 12, 16)).astype(np.float32)
     model = quantise(function, windows)
     if bits == 16:
-        model = mixed_precision.widened(model, convert.to_float32(function, (1, 12, 16)), front=False)
-    tidied = passes.tidy(model)
-    turned = {form: [product.builtinOptions.adjY for product in products(form)] for form in (model, tidied)}
-    assert turned == {model: [False] * 4, tidied: [True] * 4}
-    assert len(flatbuffer.tree(tidied).subgraphs[0].operators) <= len(flatbuffer.tree(model).subgraphs[0].operators)
-    np.testing.assert_array_equal(litert.load(tidied)(windows), litert.load(model)(windows))
+        model = mixed_precision.widen(model, convert.to_float32(function, (1, 12, 16)), front=False)
+    optimised = passes.optimise(model)
+    turned = {form: [product.builtinOptions.adjY for product in products(form)] for form in (model, optimised)}
+    assert turned == {model: [False] * 4, optimised: [True] * 4}
+    assert len(flatbuffer.tree(optimised).subgraphs[0].operators) <= len(flatbuffer.tree(model).subgraphs[0].operators)
+    np.testing.assert_array_equal(litert.load(optimised)(windows), litert.load(model)(windows))
 
 
 def test_what_others_read_too_is_not_turned(rng):
@@ -109,8 +109,8 @@ def test_what_others_read_too_is_not_turned(rng):
 
     windows = rng.standard_normal((3, 12, 16)).astype(np.float32)
     model = quantise(function, windows)
-    assert [product.builtinOptions.adjY for product in products(passes.tidy(model))] == [False]
-    np.testing.assert_array_equal(litert.load(passes.tidy(model))(windows), litert.load(model)(windows))
+    assert [product.builtinOptions.adjY for product in products(passes.optimise(model))] == [False]
+    np.testing.assert_array_equal(litert.load(passes.optimise(model))(windows), litert.load(model)(windows))
 
 
 @pytest.mark.slow
@@ -128,16 +128,16 @@ def test_zeros_of_16_bits_are_joined(rng, activations):
     kernel = rng.standard_normal((33, 33)).astype(np.float32)
     windows = rng.standard_normal((3, 12, 33)).astype(np.float32)
     model = quantise(function, windows, activations)
-    tidied = passes.tidy(model)
-    before, after = (flatbuffer.graph(form).ops for form in (model, tidied))
+    optimised = passes.optimise(model)
+    before, after = (flatbuffer.graph(form).ops for form in (model, optimised))
     joined = {'int8': 0, 'int16': 5}[activations]
     assert before['PAD'] == 7
     assert (after['PAD'], after['CONCATENATION'] - before['CONCATENATION']) == (7 - joined, joined)
-    np.testing.assert_array_equal(litert.load(tidied)(windows), litert.load(model)(windows))
+    np.testing.assert_array_equal(litert.load(optimised)(windows), litert.load(model)(windows))
     if tflm.missing() is None:
-        step = 1.01 * flatbuffer.graph(tidied).output.scale  # the layer's rounding
-        np.testing.assert_allclose(tflm.run(tidied, windows).logits, litert.load(model)(windows), atol=step)
-    content = flatbuffer.tree(tidied)
+        step = 1.01 * flatbuffer.graph(optimised).output.scale  # the layer's rounding
+        np.testing.assert_allclose(tflm.run(optimised, windows).logits, litert.load(model)(windows), atol=step)
+    content = flatbuffer.tree(optimised)
     zeros = [
         tensor.buffer
         for index, tensor in enumerate(content.subgraphs[0].tensors)

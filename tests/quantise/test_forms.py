@@ -1,4 +1,4 @@
-"""How a form is made: the first way that passes on validation windows, else the one with the least noise there."""
+"""How a form is made: the first method that passes on validation windows, else the one with the least noise there."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FAR = np.where((np.arange(32) % 8 == 0)[:, None, None], 1, 1000).astype(np.float
 
 
 def wrong(*norms):
-    """Two layers; where normalisations are written in one of these ways, all decisions are others."""
+    """Two layers; where normalisations are written in one of these methods, all decisions are others."""
 
     def function(x, norm):
         x = jax.nn.relu(ops.linear({'kernel': KERNEL, 'bias': np.ones(WIDTH, np.float32)}, x[0]))
@@ -40,7 +40,7 @@ def maker(function, calibration=WINDOWS, **options):
 
 
 @pytest.mark.parametrize(
-    ('unit', 'function', 'calibration', 'norm', 'count', 'tries'),
+    ('int8_norm', 'function', 'calibration', 'norm', 'count', 'tries'),
     [
         ('l2', wrong('rsqrt'), WINDOWS, 'mixed', 32, 1),
         ('l2', wrong('mixed'), WINDOWS, 'rsqrt', 32, 3),
@@ -50,27 +50,27 @@ def maker(function, calibration=WINDOWS, **options):
     ],
     ids=['first', 'second', 'third', 'first of rsqrt', 'second of rsqrt'],
 )
-def test_the_choice(unit, function, calibration, norm, count, tries):
-    how = maker(function, calibration, unit=unit).make('int8').how
+def test_the_choice(int8_norm, function, calibration, norm, count, tries):
+    how = maker(function, calibration, int8_norm=int8_norm).make('int8').how
     assert (how.norm, how.ranges, len(how.tried)) == (norm, count, tries)
-    chosen = max(how.tried, key=lambda way: way.snr_db)
+    chosen = max(how.tried, key=lambda method: method.snr_db)
     assert (chosen.norm, chosen.ranges) == (norm, count)
 
 
 def test_of_those_that_fail_the_one_with_the_least_noise_is_taken():
     made = maker(wrong('mixed', 'rsqrt'), FAR).make('int8')
-    scores = [way.snr_db for way in made.how.tried]
+    scores = [method.snr_db for method in made.how.tried]
     assert len(scores) == 3
     assert max(scores) > min(scores)
     chosen = made.how.tried[scores.index(max(scores))]
     assert (chosen.norm, chosen.ranges) == (made.how.norm, made.how.ranges)
 
 
-@pytest.mark.parametrize('unit', ['l2', 'rsqrt'])
+@pytest.mark.parametrize('int8_norm', ['l2', 'rsqrt'])
 @pytest.mark.parametrize(('narrow', 'output'), [(True, 'int8'), (False, 'int16')])
-def test_int8_has_16_bits_unless_it_is_to_be_narrow(unit, narrow, output):
-    made = maker(wrong(), unit=unit, narrow=narrow).make('int8')
-    assert made.how.norm == ('mixed' if unit == 'l2' and not narrow else unit)
+def test_int8_has_16_bits_unless_it_is_to_be_narrow(int8_norm, narrow, output):
+    made = maker(wrong(), int8_norm=int8_norm, narrow=narrow).make('int8')
+    assert made.how.norm == ('mixed' if int8_norm == 'l2' and not narrow else int8_norm)
     graph = flatbuffer.graph(made.model)
     assert (graph.input.dtype, graph.output.dtype) == ('int8', output)
 
@@ -84,7 +84,7 @@ def test_all_other_forms_have_one_width_and_no_l2_normalization(form, dtype):
 
 
 def test_forms_share_what_they_have_in_common():
-    """Conversion takes most of the time: each way to write normalisations is converted once."""
+    """Conversion takes most of the time: each method to write normalisations is converted once."""
     converted = collections.Counter()
 
     def function(x, norm):

@@ -14,7 +14,7 @@ import pytest
 from helpers import needs_tflm, quantise
 from jax_reparam.deploy import convert, ops
 from jax_reparam.graph import arena, cost, flatbuffer
-from jax_reparam.graph.passes import tidy
+from jax_reparam.graph.passes import optimise
 from jax_reparam.quantise import bias_correction, mixed_precision
 from jax_reparam.quantise.regions import TABLES, Regions
 from jax_reparam.runtime import litert, tflm
@@ -33,7 +33,7 @@ def projection(seed):
 
 
 def widen(int8, function, **options):
-    return mixed_precision.widened(int8, convert.to_float32(function, (1, TIME, WIDTH)), **{'front': True, **options})
+    return mixed_precision.widen(int8, convert.to_float32(function, (1, TIME, WIDTH)), **{'front': True, **options})
 
 
 def tails(int8):
@@ -48,26 +48,28 @@ TABLE = np.random.default_rng(3).standard_normal((HEADS, 2 * TIME - 1, WIDTH // 
 def ends(x, behind='l2', front=LAYER['query'], first=LAYER['key']):
     """A layer, the front, a layer with a residual, a normalisation written as `behind` says, the head."""
     x = ops.linear(front, jax.nn.relu(ops.linear(first, x[0])))
-    x = x + ops.linear(LAYER['value'], ops.unit(x, 'rsqrt'))
-    return ops.head({'hidden_0': LAYER['key'], 'classifier': LAYER['query']}, ops.mean_over_time(ops.unit(x, behind)))
+    x = x + ops.linear(LAYER['value'], ops.normalise(x, 'rsqrt'))
+    return ops.head(
+        {'hidden_0': LAYER['key'], 'classifier': LAYER['query']}, ops.mean_over_time(ops.normalise(x, behind))
+    )
 
 
 def merged(x):
     """A layer and a normalisation, a merge of tokens, layers with their residuals, a merge, the head."""
-    x = ops.merge(ops.unit(ops.linear(LAYER['key'], x[0]), 'rsqrt'), 4) * SCALE
-    x = ops.unit(x + ops.windowed_attention(LAYER, x, HEADS, 3), 'rsqrt')
+    x = ops.merge(ops.normalise(ops.linear(LAYER['key'], x[0]), 'rsqrt'), 4) * SCALE
+    x = ops.normalise(x + ops.windowed_attention(LAYER, x, HEADS, 3), 'rsqrt')
     x = jnp.concatenate([x, ops.linear(LAYER['query'], x)], axis=1)[:, : WIDTH + 2]
     return ops.head({'hidden_0': WIDER, 'classifier': LAYER['query']}, ops.mean_over_time(ops.merge(x, 3)))
 
 
 def framed(x, first='rsqrt'):
     """A normalisation; attention that reads positions, too, with a mean beside; a merge, the same again; the head."""
-    x = ops.unit(ops.linear(LAYER['key'], x[0]), first)
+    x = ops.normalise(ops.linear(LAYER['key'], x[0]), first)
     for group in (4, 3):
         residual = x * SCALE
         mixed = ops.windowed_attention(LAYER, residual + POSITIONS['bias'][: len(x)], HEADS, 3)
         mixed = jnp.concatenate([mixed, ops.linear({'kernel': SCALE.T, 'bias': np.zeros(1, np.float32)}, x)], axis=1)
-        x = ops.merge(ops.unit(residual + ops.linear(TALLER, mixed), 'rsqrt'), group)
+        x = ops.merge(ops.normalise(residual + ops.linear(TALLER, mixed), 'rsqrt'), group)
     return ops.head({'hidden_0': LAYER['key'], 'classifier': LAYER['query']}, ops.mean_over_time(x))
 
 
@@ -181,22 +183,22 @@ def test_what_saves_too_little_for_its_memory_stays(windows, name):
 def test_tables_are_taken_where_the_time_is_worth_the_arena(windows):
     function = FUNCTIONS['attention']
     int8, float32 = quantise(function, windows), convert.to_float32(function, (1, TIME, WIDTH))
-    narrow, made = (mixed_precision.widened(int8, float32, front=False, worth=worth) for worth in (np.inf, 0))
+    narrow, made = (mixed_precision.widen(int8, float32, front=False, worth=worth) for worth in (np.inf, 0))
     assert nodes(narrow) == nodes(int8)  # there is no head
-    slow, fast = (cost.of_model(tidy(model)).instructions for model in (narrow, made))
-    small, large = (arena.arena(flatbuffer.tree(tidy(model))) for model in (narrow, made))
+    slow, fast = (cost.of_model(optimise(model)).instructions for model in (narrow, made))
+    small, large = (arena.arena(flatbuffer.tree(optimise(model))) for model in (narrow, made))
     exchange = (slow - fast) / (large - small)
     assert exchange > 0
     # What each softmax takes by itself is less.
     for worth, expected in ((0.99 * exchange, made), (1.01 * exchange, narrow)):
-        assert mixed_precision.taken(int8, float32, front=False, worth=worth) == expected
+        assert mixed_precision.choose(int8, float32, front=False, worth=worth) == expected
 
 
 @needs_tflm
 @pytest.mark.parametrize('name', ['attention', 'ends'])
 def test_the_arena_is_foreseen(windows, name):
     int8 = quantise(FUNCTIONS[name], windows)
-    for form in (tidy(int8), tidy(widen(int8, FUNCTIONS[name]))):
+    for form in (optimise(int8), optimise(widen(int8, FUNCTIONS[name]))):
         taken = tflm.run(form, windows[:1]).arena_bytes
         assert taken - 2500 < arena.arena(flatbuffer.tree(form)) <= taken
 
@@ -254,13 +256,13 @@ def test_the_residual_stream_is_16_bits_wide_where_it_is_asked_for(windows, name
 @pytest.mark.parametrize('front', [True, False])
 def test_sums_are_taken_for_a_little_arena_behind_a_wide_front(windows, monkeypatch, front):
     int8, float32 = quantise(ends, windows), convert.to_float32(ends, (1, TIME, WIDTH))
-    plain, sums = (mixed_precision.widened(int8, float32, front=front, sums=sums) for sums in (False, True))
+    plain, sums = (mixed_precision.widen(int8, float32, front=front, sums=sums) for sums in (False, True))
     monkeypatch.setattr(cost, 'of_model', lambda model: types.SimpleNamespace(instructions=1))
-    ratio = arena.arena(flatbuffer.tree(tidy(sums))) / arena.arena(flatbuffer.tree(tidy(plain)))
+    ratio = arena.arena(flatbuffer.tree(optimise(sums))) / arena.arena(flatbuffer.tree(optimise(plain)))
     assert ratio > 1
     for most, expected in ((1.001 * ratio, sums if front else plain), (0.999 * ratio, plain)):
         monkeypatch.setattr(mixed_precision, 'GROWS', most)
-        assert mixed_precision.taken(int8, float32, front=front) == expected
+        assert mixed_precision.choose(int8, float32, front=front) == expected
 
 
 def test_sums_take_noise_away(windows):
@@ -274,7 +276,7 @@ def test_sums_take_noise_away(windows):
     def stream(x):
         x = ops.linear(LAYER['query'], x[0])
         for layer in layers:
-            x = x + ops.linear(layer, ops.unit(x, 'l2'))
+            x = x + ops.linear(layer, ops.normalise(x, 'l2'))
         return x.reshape(1, -1)
 
     int8 = quantise(stream, windows)
@@ -306,7 +308,7 @@ def test_behind_a_merge_all_is_16_bits_wide_and_nothing_is_converted(windows, me
 @pytest.mark.parametrize('what', ['arena', 'instructions'])
 def test_the_longest_tail_that_takes_little_is_taken(windows, monkeypatch, what):
     def thrice(x):
-        x = ops.unit(ops.linear(LAYER['key'], x[0]), 'l2')
+        x = ops.normalise(ops.linear(LAYER['key'], x[0]), 'l2')
         for name, wider in (('query', 20), ('value', 36), ('key', 64)):  # a little less memory each time
             kernel = np.tile(LAYER[name]['kernel'], wider)
             x = jax.nn.relu(ops.linear({'kernel': kernel, 'bias': np.ones(len(kernel.T), np.float32)}, ops.merge(x, 2)))
@@ -316,19 +318,19 @@ def test_the_longest_tail_that_takes_little_is_taken(windows, monkeypatch, what)
     int8, float32 = quantise(thrice, windows), convert.to_float32(thrice, (1, TIME, WIDTH))
     starts = tails(int8)
     assert len(starts) == 3
-    forms = [mixed_precision.widened(int8, float32, front=False, worth=np.inf, tail=tail) for tail in (None, *starts)]
+    forms = [mixed_precision.widen(int8, float32, front=False, worth=np.inf, tail=tail) for tail in (None, *starts)]
     # Of the two that may not grow, one stays as it is.
     if what == 'arena':
         monkeypatch.setattr(cost, 'of_model', lambda model: types.SimpleNamespace(instructions=1))
-        plain, *prices = (arena.arena(flatbuffer.tree(tidy(form))) for form in forms)
+        plain, *prices = (arena.arena(flatbuffer.tree(optimise(form))) for form in forms)
     else:
         monkeypatch.setattr(arena, 'arena', lambda content: 1)
-        plain, *prices = (cost.of_model(tidy(form)).instructions for form in forms)
+        plain, *prices = (cost.of_model(optimise(form)).instructions for form in forms)
     ratios = [price / plain for price in prices]
     assert ratios[0] > ratios[1] > ratios[2] > 1
     for most, expected in zip((1.001 * ratios[0], *(0.999 * ratio for ratio in ratios)), (1, 2, 3, 0), strict=True):
         monkeypatch.setattr(mixed_precision, 'GROWS', most)
-        assert mixed_precision.taken(int8, float32, front=False) == forms[expected]
+        assert mixed_precision.choose(int8, float32, front=False) == forms[expected]
 
 
 def test_of_frames_all_but_attention_is_16_bits_wide(windows):
@@ -352,22 +354,22 @@ def test_frames_may_take_more_than_what_lies_behind(windows, monkeypatch):
     monkeypatch.setattr(cost, 'of_model', lambda model: types.SimpleNamespace(instructions=1))
     [tail] = tails(int8)
     options = ({'tail': tail, 'frames': True}, {'tail': tail}, {})
-    forms = [mixed_precision.widened(int8, float32, front=False, worth=np.inf, **some) for some in options]
-    *arenas, least = (arena.arena(flatbuffer.tree(tidy(form))) for form in forms)
+    forms = [mixed_precision.widen(int8, float32, front=False, worth=np.inf, **some) for some in options]
+    *arenas, least = (arena.arena(flatbuffer.tree(optimise(form))) for form in forms)
     frames, behind = (arena / least for arena in arenas)
     assert frames > behind > 1
     for most, most_by_frames, expected in ((1, 1.001 * frames, 0), (1.001 * behind, 0.999 * frames, 1), (1, 1, 2)):
         monkeypatch.setattr(mixed_precision, 'GROWS', most)
         monkeypatch.setattr(mixed_precision, 'GROWS_BY_FRAMES', most_by_frames)
-        assert mixed_precision.taken(int8, float32, front=False) == forms[expected]
+        assert mixed_precision.choose(int8, float32, front=False) == forms[expected]
 
 
 def test_frames_stay_where_something_has_no_16_bit_kernel(windows, monkeypatch):
     function = functools.partial(framed, first='l2')
     int8, float32 = quantise(function, windows), convert.to_float32(function, (1, TIME, WIDTH))
     monkeypatch.setattr(mixed_precision, 'GROWS', np.inf)
-    expected = mixed_precision.widened(int8, float32, front=False, worth=np.inf, tail=tails(int8)[0])
-    assert mixed_precision.taken(int8, float32, front=False) == expected
+    expected = mixed_precision.widen(int8, float32, front=False, worth=np.inf, tail=tails(int8)[0])
+    assert mixed_precision.choose(int8, float32, front=False) == expected
 
 
 @pytest.mark.parametrize('other', [jax.nn.relu, lambda x: SCALE.repeat(TIME, 0)], ids=['made', 'constant'])
@@ -376,11 +378,11 @@ def test_what_is_joined_has_one_scale(windows, other):
     int8, float32 = quantise(function, windows), convert.to_float32(function, (1, TIME, WIDTH))
     content = flatbuffer.tree(int8)
     name, place = 'CONCATENATION', flatbuffer.operator_names(content).index('CONCATENATION')
-    mixed_precision.widened(int8, float32, front=False, tail=0)
+    mixed_precision.widen(int8, float32, front=False, tail=0)
     layer = content.subgraphs[0].tensors[content.subgraphs[0].operators[place].inputs[0]].quantization
     layer.scale = 2 * layer.scale
     with pytest.raises(ValueError, match=rf'{name} {place}: expected one scale, got \['):
-        mixed_precision.widened(flatbuffer.pack(content), float32, front=False, tail=0)
+        mixed_precision.widen(flatbuffer.pack(content), float32, front=False, tail=0)
 
 
 def test_a_front_that_is_not_written_for_it_stays(windows):
@@ -408,7 +410,7 @@ def test_a_bias_takes_back_what_stood_for_zero_and_correction_keeps_that(windows
     # Where tokens are zero but for few, what stands for it takes values far out of the range.
     function = lambda x: ends(x, front=front, first=LAYER['key'] | {'bias': np.full(WIDTH, -1.5, np.float32)})
     int8, float32 = quantise(function, windows), convert.to_float32(function, (1, TIME, WIDTH))
-    made = mixed_precision.widened(int8, float32, front=True)
+    made = mixed_precision.widen(int8, float32, front=True)
     for model in (made, bias_correction.corrected(made, float32, windows)):
         content = flatbuffer.tree(model)
         port = lambda tensor, content=content: flatbuffer.port(content.subgraphs[0].tensors[tensor])
@@ -520,7 +522,7 @@ def test_tflm_computes_the_same(forms, windows):
 
 
 def test_without_any_of_these_nothing_changes(windows):
-    function = lambda x: jax.nn.relu(ops.unit(ops.linear(LAYER['value'], x[0]), 'l2')).reshape(1, -1)
+    function = lambda x: jax.nn.relu(ops.normalise(ops.linear(LAYER['value'], x[0]), 'l2')).reshape(1, -1)
     int8 = quantise(function, windows)
     assert nodes(widen(int8, function)) == nodes(int8)
 
@@ -528,4 +530,4 @@ def test_without_any_of_these_nothing_changes(windows):
 def test_another_graph_is_refused(forms, windows):
     other = convert.to_float32(lambda x: x + x.sum(axis=1, keepdims=True), (1, TIME, WIDTH))
     with pytest.raises(ValueError, match='expected the operators of the float32 graph'):
-        mixed_precision.widened(forms[2], other, front=True)
+        mixed_precision.widen(forms[2], other, front=True)

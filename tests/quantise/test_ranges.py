@@ -129,7 +129,7 @@ def test_with_the_range_of_the_sum_it_would_be_further_off(windows):
 
 def test_rows_of_length_1_have_their_own_range_before_their_scale(windows):
     def function(features):
-        y = ops.unit(features[0] @ WEIGHTS[0] + ONES, 'rsqrt') * np.linspace(3, 5, WIDTH, dtype=np.float32)[None]
+        y = ops.normalise(features[0] @ WEIGHTS[0] + ONES, 'rsqrt') * np.linspace(3, 5, WIDTH, dtype=np.float32)[None]
         return (y @ WEIGHTS[3] + ONES).reshape(1, -1)
 
     first, second = (port for name, port in ports(quantise(function, windows)) if name == 'MUL')

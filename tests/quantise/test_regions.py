@@ -29,13 +29,13 @@ def windows():
 
 
 def normalised(x, norm='rsqrt'):
-    return ops.unit(ops.linear(LAYER['key'], x[0]), norm)
+    return ops.normalise(ops.linear(LAYER['key'], x[0]), norm)
 
 
 def merged(x, behind='rsqrt'):
     """A layer and a normalisation, a merge of tokens, attention with a residual, a merge, a mean and a layer."""
     x = ops.merge(normalised(x), 4)
-    x = ops.unit(x + ops.attention(LAYER, x, HEADS), behind)
+    x = ops.normalise(x + ops.attention(LAYER, x, HEADS), behind)
     return ops.linear(LAYER['query'], ops.mean_over_time(ops.merge(x, 3)))
 
 

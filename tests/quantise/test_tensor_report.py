@@ -1,4 +1,4 @@
-"""The report per tensor: twins are compared, ranges are those of the file, and what folding does to kernels."""
+"""The report: each tensor beside its float32 one, the ranges of the file, and what folding does to kernels."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def forms(windows):
     return quantise(apply, windows), convert.to_float32(apply, (1, 6, 8))
 
 
-def test_each_tensor_is_compared_with_its_twin(forms, windows):
+def test_each_tensor_is_compared_with_the_float32_one(forms, windows):
     rows = tensor_report.report(*forms, windows)
     by_op = {row.op: row for row in rows}
     assert {'FULLY_CONNECTED', 'SOFTMAX', 'SUB'} <= set(by_op)

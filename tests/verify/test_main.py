@@ -134,7 +134,8 @@ def test_a_frontend_that_is_not_training_s_fails_behind_it(out, table_of_clips, 
     command = [str(path), '--clips', str(table_of_clips)]
     with pytest.raises(InputError, match=r'frontend\.tflite: expected the file that was verified'):
         verify.main(command)
-    content['device']['frontend']['sha256'] = hashlib.sha256((path / 'frontend.tflite').read_bytes()).hexdigest()
+    entry = manifest.file_of('frontend.tflite', (path / 'frontend.tflite').read_bytes())
+    content['device']['frontend'] |= {'bytes': entry.bytes, 'sha256': entry.sha256}
     (path / manifest.FILE).write_text(json.dumps(content))
     assert verify.main(command) == 1
     assert 'failed: frontend, int8 in TFLM: expected the same decision' in capsys.readouterr().err
