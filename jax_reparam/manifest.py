@@ -342,7 +342,7 @@ class Site:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Params:
+class ParamCount:
     """Number of parameters."""
 
     training: Count
@@ -427,7 +427,7 @@ class Manifest:
     model: Mapping[str, Any]
     labels: Lines
     input: Input
-    params: Params
+    params: ParamCount
     fold: Fold
     forms: Mapping[str, Form]
     recommended: str | None

@@ -14,7 +14,7 @@ IEEE Internet of Things Journal 2024 (arXiv 2411.09339).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,8 @@ _REQUIRED = frozenset({'kernel_u', 'kernel_v'})
 _ALLOWED = _REQUIRED | {'bias_u', 'bias_v'}
 
 Array = jax.Array
-Tree = Any
+# A tree of parameters: nested dictionaries (and lists or tuples) of arrays, in training form or folded.
+Params: TypeAlias = Any
 
 
 def compose(factors: Mapping[str, Array], *, precision: jax.lax.PrecisionLike = None) -> dict[str, Array]:
@@ -50,7 +51,7 @@ def compose(factors: Mapping[str, Array], *, precision: jax.lax.PrecisionLike = 
     return folded
 
 
-def dehrf(params: Tree, *, strict: bool = False) -> Tree:
+def dehrf(params: Params, *, strict: bool = False) -> Params:
     """Folds every HRF site of a tree: the training pytree in, the compact inference pytree out.
 
     Products are taken at the highest precision, in at least float32, and given back in the factors' dtype. Fold in
@@ -74,19 +75,19 @@ def dehrf(params: Tree, *, strict: bool = False) -> Tree:
     return _fold(params, ())
 
 
-def in_float64(function: Callable[[Tree], Tree], tree: Tree) -> Tree:
+def in_float64(function: Callable[[Params], Params], tree: Params) -> Params:
     """What a function makes of a tree in float64, rounded once, at the end: leaves are float32 NumPy arrays."""
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tree)
         return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), function(wide))
 
 
-def hrf_sites(params: Tree) -> list[str]:
+def hrf_sites(params: Params) -> list[str]:
     """The paths of all HRF sites in a tree, as `'encoder/layer_0/ffn_in'`, in the tree's order."""
     return ['/'.join(path) for path in _sites(params, ())]
 
 
-def _children(node: Tree) -> list[tuple[str, Tree]]:
+def _children(node: Params) -> list[tuple[str, Params]]:
     if isinstance(node, Mapping):
         return [(str(key), child) for key, child in node.items()]
     if isinstance(node, (list, tuple)):
@@ -94,18 +95,18 @@ def _children(node: Tree) -> list[tuple[str, Tree]]:
     return []
 
 
-def _is_site(node: Tree) -> bool:
+def _is_site(node: Params) -> bool:
     return isinstance(node, Mapping) and isinstance(node.get(SITE), Mapping) and bool(_REQUIRED & set(node[SITE]))
 
 
-def _sites(node: Tree, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+def _sites(node: Params, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     if _is_site(node):
         yield path
     for key, child in _children(node):
         yield from _sites(child, (*path, key))
 
 
-def _fold(node: Tree, path: tuple[str, ...]) -> Tree:
+def _fold(node: Params, path: tuple[str, ...]) -> Params:
     if _is_site(node):
         return _fold_site(node, path)
     if isinstance(node, Mapping):
@@ -116,7 +117,7 @@ def _fold(node: Tree, path: tuple[str, ...]) -> Tree:
     return node
 
 
-def _fold_site(node: Mapping[str, Tree], path: tuple[str, ...]) -> dict[str, Tree]:
+def _fold_site(node: Mapping[str, Params], path: tuple[str, ...]) -> dict[str, Params]:
     factors = node[SITE]
     _check_site(factors, '/'.join(path) or '<root>')
     others = {key: _fold(child, (*path, str(key))) for key, child in node.items() if key != SITE}
@@ -130,7 +131,7 @@ def _fold_site(node: Mapping[str, Tree], path: tuple[str, ...]) -> dict[str, Tre
     return {**others, **folded}
 
 
-def _check_site(factors: Mapping[str, Tree], where: str) -> None:
+def _check_site(factors: Mapping[str, Params], where: str) -> None:
     unknown, missing = sorted(set(factors) - _ALLOWED), sorted(_REQUIRED - set(factors))
     if unknown or missing:
         raise ValueError(

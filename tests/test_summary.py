@@ -69,7 +69,7 @@ def write_export(folder, age=0, *, model=MODEL, int8=True, arena=6789, failed=No
         model=json.loads(json.dumps(model)),
         labels=('a', 'b'),
         input=Input(FrontendConfig(n_mels=n_mels), WindowConfig(frames, frames), ones, ones),
-        params=manifest.Params(training=2, folded=1),
+        params=manifest.ParamCount(training=2, folded=1),
         fold=manifest.Fold(sites=1, windows=1, max_abs_diff=0.0, argmax_agreement=1.0),
         forms=forms,
         recommended='int8' if int8 else None,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +12,13 @@ from jax_reparam.config import ConformerConfig
 from jax_reparam.deploy import absorb, ops
 from jax_reparam.deploy.conv_transformer import convolutions
 from jax_reparam.layers import ACTIVATIONS, sinusoids
-
-Tree = Any
+from jax_reparam.reparam import Params
 
 # See `deploy.int8_norm`: what is divided by its length is the stream, in which quiet tokens are short.
 INT8_NORM: ops.SingleNorm = 'l2'
 
 
-def prepare(config: ConformerConfig, variables: Tree, frames: int) -> Tree:
+def prepare(config: ConformerConfig, variables: Params, frames: int) -> Params:
     """See `deploy.prepare`. A block's last normalisation becomes one linear layer into the next block's stream."""
     params, statistics = variables['params'], variables['batch_stats']
     tokens = math.ceil(frames / 4)
@@ -37,7 +35,7 @@ def prepare(config: ConformerConfig, variables: Tree, frames: int) -> Tree:
     }
 
 
-def _block(config: ConformerConfig, block: Tree, statistics: Tree, tokens: int) -> Tree:
+def _block(config: ConformerConfig, block: Params, statistics: Params, tokens: int) -> Params:
     conv = block['conv']
     value, gate = (
         {'kernel': kernel, 'bias': bias}
@@ -62,11 +60,11 @@ def _block(config: ConformerConfig, block: Tree, statistics: Tree, tokens: int) 
     }
 
 
-def _ffn(norm: Tree, ffn: Tree) -> Tree:
+def _ffn(norm: Params, ffn: Params) -> Params:
     return {'in': absorb.read(norm, ffn['ffn_in']), 'out': absorb.write(absorb.scaled(ffn['ffn_out'], 0.5))}
 
 
-def _attention(config: ConformerConfig, norm: Tree, attention: Tree, tokens: int) -> Tree:
+def _attention(config: ConformerConfig, norm: Params, attention: Params, tokens: int) -> Params:
     depth = config.width // config.heads
     relative = config.positions == 'relative'
     query = attention['query']
@@ -82,7 +80,7 @@ def _attention(config: ConformerConfig, norm: Tree, attention: Tree, tokens: int
     return {**ready, **_positions(attention, ready, tokens)} if relative else ready
 
 
-def _positions(attention: Tree, ready: Tree, tokens: int) -> Tree:
+def _positions(attention: Params, ready: Params, tokens: int) -> Params:
     """The table of relative positions, and queries and keys that meet it; queries have the content bias."""
     u, v = attention['content_bias'], attention['position_bias']
     heads, depth = u.shape
@@ -102,7 +100,7 @@ def _positions(attention: Tree, ready: Tree, tokens: int) -> Tree:
     }
 
 
-def _one_more(layer: Tree, constants: jax.Array) -> Tree:
+def _one_more(layer: Params, constants: jax.Array) -> Params:
     """A projection `[D, H d]` with one output more for each head, a constant of `[H]`: `[D, H (d + 1)]`."""
     heads = len(constants)
     kernel, bias = (leaf.reshape(*leaf.shape[:-1], heads, -1) for leaf in (layer['kernel'], layer['bias']))
@@ -110,13 +108,13 @@ def _one_more(layer: Tree, constants: jax.Array) -> Tree:
     return {'kernel': kernel, 'bias': jnp.concatenate([bias, constants[:, None]], axis=-1).reshape(-1)}
 
 
-def apply(config: ConformerConfig, params: Tree, features: jax.Array, norm: ops.Norm) -> jax.Array:
+def apply(config: ConformerConfig, params: Params, features: jax.Array, norm: ops.Norm) -> jax.Array:
     """See `deploy.apply`."""
     activation = ACTIVATIONS[config.activation]
     # Scores by distance are more than scores by key, and lie in memory twice: half of the queries at a time.
     blocks = 2 if config.positions == 'relative' else 1
 
-    def ffn(layer: Tree, x: jax.Array, norm: ops.SingleNorm) -> jax.Array:
+    def ffn(layer: Params, x: jax.Array, norm: ops.SingleNorm) -> jax.Array:
         return ops.linear(layer['out'], activation(ops.linear(layer['in'], ops.normalise(x, norm))))
 
     first, norm = ops.norms(norm, INT8_NORM)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,14 +11,13 @@ import numpy as np
 from jax_reparam.config import ConvTransformerConfig
 from jax_reparam.deploy import absorb, ops
 from jax_reparam.layers import sinusoids
-
-Tree = Any
+from jax_reparam.reparam import Params
 
 # See `deploy.int8_norm`: what is divided by its length is the stream, in which quiet tokens are short.
 INT8_NORM: ops.SingleNorm = 'l2'
 
 
-def prepare(config: ConvTransformerConfig, variables: Tree, frames: int) -> Tree:
+def prepare(config: ConvTransformerConfig, variables: Params, frames: int) -> Params:
     """See `deploy.prepare`. Biases and positions of the projection become one constant `[T', D]`."""
     params = variables['params']
     positions = sinusoids(np.arange(math.ceil(frames / 4)), config.width)
@@ -33,7 +31,7 @@ def prepare(config: ConvTransformerConfig, variables: Tree, frames: int) -> Tree
     }
 
 
-def convolutions(variables: Tree) -> Tree:
+def convolutions(variables: Params) -> Params:
     """The stem's convolutions, each with the batch normalisation behind it."""
     stem, statistics = variables['params']['stem'], variables['batch_stats']['stem']
     return {
@@ -42,7 +40,7 @@ def convolutions(variables: Tree) -> Tree:
     }
 
 
-def _layer(config: ConvTransformerConfig, layer: Tree) -> Tree:
+def _layer(config: ConvTransformerConfig, layer: Params) -> Params:
     attention, ffn = layer['attention'], layer['ffn']
     query = absorb.scaled(attention['query'], (config.width // config.heads) ** -0.5)
     value = absorb.read(layer['attention_norm'], attention['value'])
@@ -57,7 +55,7 @@ def _layer(config: ConvTransformerConfig, layer: Tree) -> Tree:
     }
 
 
-def apply(config: ConvTransformerConfig, params: Tree, features: jax.Array, norm: ops.Norm) -> jax.Array:
+def apply(config: ConvTransformerConfig, params: Params, features: jax.Array, norm: ops.Norm) -> jax.Array:
     """See `deploy.apply`."""
     first, norm = ops.norms(norm, INT8_NORM)
     x = ops.linear(params['stem']['project'], ops.subsample(params['stem'], features))

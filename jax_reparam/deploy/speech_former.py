@@ -16,14 +16,13 @@ import jax.numpy as jnp
 from jax_reparam.config import SpeechFormerConfig
 from jax_reparam.deploy import absorb, ops
 from jax_reparam.models.speech_former import STAGES, frame_positions, spans
-
-Tree = Any
+from jax_reparam.reparam import Params
 
 # See `deploy.int8_norm`: tokens are about equally long here.
 INT8_NORM: ops.SingleNorm = 'rsqrt'
 
 
-def prepare(config: SpeechFormerConfig, variables: Tree, frames: int) -> Tree:
+def prepare(config: SpeechFormerConfig, variables: Params, frames: int) -> Params:
     """See `deploy.prepare`. Biases of normalisations go where their sums are formed; q, k and v are three layers."""
     params = variables['params']
     width = len(params['frame_norm']['scale'])
@@ -53,12 +52,12 @@ def prepare(config: SpeechFormerConfig, variables: Tree, frames: int) -> Tree:
     }
 
 
-def _root(norm: Tree) -> Tree:
+def _root(norm: Params) -> Params:
     """A normalisation's scale and bias, for rows that were divided by their length instead of their deviation."""
     return {'scale': len(norm['scale']) ** 0.5 * norm['scale'], 'bias': norm['bias']}
 
 
-def _layer(config: SpeechFormerConfig, norm: Tree, layer: Tree, stage: str) -> Tree:
+def _layer(config: SpeechFormerConfig, norm: Params, layer: Params, stage: str) -> Params:
     """One layer behind the normalisation `norm`; in the frame stage attention reads scaled rows and positions."""
     packed = layer['attention']['qkv']
     depth = len(norm['scale']) // config.heads
@@ -90,7 +89,7 @@ def _layer(config: SpeechFormerConfig, norm: Tree, layer: Tree, stage: str) -> T
     }
 
 
-def _project(norm: Tree, layer: Tree, frames: int, group: int) -> Tree:
+def _project(norm: Params, layer: Params, frames: int, group: int) -> Params:
     """A merge's projection, given means of rows without the scale and bias of `norm`; what it makes has mean 0.
 
     Zeros stand for the rows that the last group lacks, so of the bias it has a share.
@@ -105,7 +104,7 @@ def _project(norm: Tree, layer: Tree, frames: int, group: int) -> Tree:
     return ready
 
 
-def _mean(norm: Tree, beside: jax.Array, out: Tree) -> tuple[Tree, Tree]:
+def _mean(norm: Params, beside: jax.Array, out: Params) -> tuple[Params, Params]:
     """The layer `[C, 1]` that gives the residual's mean, and `out` `[F + 1, C]`, which takes it off with its own.
 
     Args:
@@ -122,7 +121,7 @@ def _mean(norm: Tree, beside: jax.Array, out: Tree) -> tuple[Tree, Tree]:
     return mean, absorb.less(absorb.centred({**out, 'bias': out['bias'] + norm['bias']}), 1 / gain)
 
 
-def apply(config: SpeechFormerConfig, params: Tree, features: jax.Array, norm: ops.Norm) -> jax.Array:
+def apply(config: SpeechFormerConfig, params: Params, features: jax.Array, norm: ops.Norm) -> jax.Array:
     """See `deploy.apply`."""
     windows, merges = spans(config.hop_ms)
     x = features[0, :, : params['positions'].shape[-1]]

@@ -22,11 +22,10 @@ from jax_reparam.export import card, folder, forms, npu
 from jax_reparam.manifest import NPU_FORM, Manifest
 from jax_reparam.quantise import tensor_report
 from jax_reparam.quantise.forms import Maker
+from jax_reparam.reparam import Params
 from jax_reparam.runtime import gates
 from jax_reparam.train import report
 from jax_reparam.train.loop import Predictor
-
-Variables = dict[str, Any]
 
 
 class FoldError(Error):
@@ -150,7 +149,7 @@ def fold_and_export(
             model=trained.meta['config']['model'],
             labels=trained.labels,
             input=data.inputs,
-            params=manifest.Params(
+            params=manifest.ParamCount(
                 training=checkpoint.count(trained.variables['params']), folded=checkpoint.count(folded['params'])
             ),
             fold=fold_entry,
@@ -182,7 +181,7 @@ def fold_and_export(
     return Exported(out, content)
 
 
-def fold(trained: Trained, *, plain: bool = False) -> Variables:
+def fold(trained: Trained, *, plain: bool = False) -> Params:
     """Folds a trained model in float64; the result is the plain model's tree, in the parameters' own type.
 
     Raises:
@@ -200,7 +199,7 @@ def fold(trained: Trained, *, plain: bool = False) -> Variables:
     return folded
 
 
-def compare(trained: Trained, folded: Variables, windows: np.ndarray) -> tuple[np.ndarray, manifest.Fold]:
+def compare(trained: Trained, folded: Params, windows: np.ndarray) -> tuple[np.ndarray, manifest.Fold]:
     """Holds the folded model against the training form, on windows `[W, frames, n_mels]`.
 
     Returns:

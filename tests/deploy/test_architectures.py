@@ -37,8 +37,8 @@ def exported(request):
     unit = deploy.int8_norm(TINY_MODELS[request.param])
     files = {
         'float32': make(function, windows, 'float32'),
-        'int8': make(function, windows, unit=unit),
-        'wide': make(function, windows, unit=unit, worth=0),
+        'int8': make(function, windows, int8_norm=unit),
+        'wide': make(function, windows, int8_norm=unit, worth=0),
     }
     return request.param, windows, expected, files
 
