@@ -105,11 +105,7 @@ def recording(path: str, sample_rate: int, *, real_time: bool = False) -> Iterat
 
 
 def microphone(device: str | None, sample_rate: int) -> Iterator[np.ndarray]:
-    """The samples of a microphone in chunks, without end.
-
-    Args:
-      device: its number or a part of its name; None is the system's default.
-      sample_rate: samples per second.
+    """The samples of a microphone in chunks, without end; `device` is its number or a part of its name.
 
     Raises:
       InputError: no microphone, or nothing to record with.

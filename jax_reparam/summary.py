@@ -121,7 +121,7 @@ def count_macs(function: Callable[[Any, Any], Any], variables: Any, x: Any) -> i
 
     Args:
       function: traceable; takes `variables` and `x`.
-      variables: a tree of arrays or `jax.ShapeDtypeStruct`; shapes and types are all that is read.
+      variables: a tree of arrays, of which shapes and types are all that is read.
       x: likewise.
 
     Raises:

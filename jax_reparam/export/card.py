@@ -20,21 +20,13 @@ def summary(path: Path, manifest: Manifest) -> list[str]:
         lines.append(f'{path / form.file}  {_kb(form.bytes)}, {where}{cost}')
     if npu := manifest.npu:
         lines.append(f'{path / npu.file}  {_kb(npu.bytes)}, {_placed(npu)}')
-    for reason in _reasons(manifest):
-        lines.append(f'TFLM: {reason}')
-    notes = _notes(manifest)
+    lines += [f'TFLM: {reason}' for reason in _reasons(manifest)]
     reference = f'{path}: trained model UAR {_percent(manifest.reference_uar)} on {_test(manifest)}'
-    lines.append('; '.join([reference, *notes]))
-    return lines
+    return [*lines, '; '.join([reference, *_notes(manifest)])]
 
 
 def text(manifest: Manifest, recipe: Recipe) -> str:
-    """MODEL_CARD.md.
-
-    Args:
-      manifest: what manifest.json holds.
-      recipe: what it was trained with.
-    """
+    """MODEL_CARD.md of an export, and of the recipe that it was trained with."""
     return f"""# Speech emotion recognition: {manifest.architecture.name}
 
 Decides between {len(manifest.labels)} classes ({', '.join(manifest.labels)}).
@@ -150,11 +142,9 @@ def _table(manifest: Manifest) -> str:
                 continue
             arena = f'{score.arena_bytes:,}' if isinstance(score, TFLMScore) else ''
             snr = '' if score.snr_db is None else f'{score.snr_db:.1f}'
-            rows.append(
-                f'| {name} | {form.bytes:,} | {sum(form.ops.values())} | {_millions(form)} '
-                f'| {runtime} | {_percent(score.uar)} | {_percent(score.argmax_agreement)} '
-                f'| {snr} | {arena} |'
-            )
+            cells = [name, f'{form.bytes:,}', sum(form.ops.values()), _millions(form), runtime, _percent(score.uar)]
+            cells += [_percent(score.argmax_agreement), snr, arena]
+            rows.append(f'| {" | ".join(map(str, cells))} |')
     return '\n'.join(rows)
 
 

@@ -78,12 +78,7 @@ class Recordings:
 
 
 def load(clips: Sequence[tuple[Path, int]], inputs: Input, *, show_progress: bool = True) -> Recordings:
-    """Reads clips.
-
-    Args:
-      clips: what `listed` gave.
-      inputs: the manifest's `input`.
-      show_progress: report on standard error.
+    """Reads the clips that `listed` gave.
 
     Raises:
       InputError: a clip that cannot be used; a score over the others would not be that of the list.

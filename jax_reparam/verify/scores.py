@@ -187,8 +187,8 @@ def _waveform(
     expected, samples = softmax(float32(features)), pcm.astype(np.float32) / 32768
     probabilities = run(samples)
     # Of logits, probabilities leave the differences.
-    log = lambda values: np.log(np.maximum(values, np.finfo(np.float32).tiny))
-    score = gates.score(log(expected), log(probabilities), windows)
+    tiny = np.finfo(np.float32).tiny
+    score = gates.score(np.log(np.maximum(expected, tiny)), np.log(np.maximum(probabilities, tiny)), windows)
     difference = float(np.abs(probabilities - expected).max())
     failures = []
     if not difference <= gates.WAVEFORM_TOLERANCE:
