@@ -442,9 +442,7 @@ def load(folder: str | Path) -> Manifest:
 def open_form(folder: str | Path, name: str | None = None) -> tuple[Manifest, str, bytes]:
     """Reads a folder's manifest, and the .tflite file of one form with its name.
 
-    Args:
-      folder: the folder.
-      name: the form; None is the one that is recommended, or float32 where none is.
+    None is the form that is recommended, or float32 where none is.
 
     Raises:
       InputError: see `load` and `read_file`; or there is no such form.

@@ -119,10 +119,7 @@ def count_macs(function: Callable[[Any, Any], Any], variables: Any, x: Any) -> i
     padding too, as in every table of MACs. A product of variables alone (the composition of HRF factors, the projection
     of a table of positions) is done once, before a device ever sees the model.
 
-    Args:
-      function: traceable; takes `variables` and `x`.
-      variables: a tree of arrays, of which shapes and types are all that is read.
-      x: likewise.
+    Of `variables` and `x`, trees of arrays, shapes and types are all that is read.
 
     Raises:
       ValueError: products in a loop, a branch or another primitive that may not run them exactly once.

@@ -41,7 +41,7 @@ Decides between {len(manifest.labels)} classes ({', '.join(manifest.labels)}).
 Agreement is the share of windows decided as the trained model decides them, SNR that of the logits. The arena was
 measured on a 64-bit host; a 32-bit device needs less. Instructions of a window are estimated, for a Cortex-M4F with
 CMSIS-NN. A form is in this folder only if
-{_gates()}{_unless(manifest)}. LAYERS.md has the tensors of each quantised form, worst first.
+{_gates(manifest)}. LAYERS.md has the tensors of each quantised form, worst first.
 {_npu(manifest)}
 ## What goes in and comes out
 
@@ -69,17 +69,14 @@ def _origin(manifest: Manifest) -> str:
     )
 
 
-def _gates() -> str:
+def _gates(manifest: Manifest) -> str:
+    accepted = [name for name, form in manifest.forms.items() if form.accepted]
     return (
         f'float32 comes within {gates.FLOAT_TOLERANCE:g} of the logits in each runtime, and a quantised form,\n'
         f'in TFLM, agrees in at least {gates.LEAST_AGREEMENT:.0%} of the windows, or all but one, and loses at most '
         f'{100 * gates.LARGEST_UAR_LOSS:g} points of UAR'
+        + (f'; except {" and ".join(accepted)}, see above' if accepted else '')
     )
-
-
-def _unless(manifest: Manifest) -> str:
-    accepted = [name for name, form in manifest.forms.items() if form.accepted]
-    return f'; except {" and ".join(accepted)}, see above' if accepted else ''
 
 
 def _measured_on(manifest: Manifest) -> str:

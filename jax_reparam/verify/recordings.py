@@ -58,12 +58,7 @@ class Recordings:
     inputs: Input
 
     def windows(self, frames: Sequence[np.ndarray] | None = None) -> Windows:
-        """All windows.
-
-        Args:
-          frames: standardised features of each recording, `[T, n_mels]`, by a frontend that is to be verified; None
-            takes training's.
-        """
+        """All windows: of `frames`, standardised features `[T, n_mels]` of each recording; None takes training's."""
         features, clip = windows.split(frames or map(self.inputs.features, self.samples), self.inputs.window)
         return Windows(features.astype(np.float32), clip, self.truth)
 

@@ -54,16 +54,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What `--json` prints.
-
-    Attributes:
-      reference: the form that all others are held against.
-      clips: number of recordings.
-      windows: and of their windows.
-      rows: one a form and runtime.
-      failures: what a gate or a limit found, a line each.
-      notes: what could not be verified here, a line each.
-    """
+    """What `--json` prints: rows, held against `reference`, what failed, and what was not verified, a line each."""
 
     reference: str
     clips: int
@@ -84,23 +75,18 @@ def score(
 ) -> Result:
     """Scores every form that there is.
 
-    The reference is the first that there is of: the training checkpoint, the folded one, the float32 form in LiteRT.
-
-    Args:
-      out: a folder that `fold.py` wrote.
-      manifest: its manifest.
-      recordings: what the forms run on.
-      trained: the training folder or checkpoint; None leaves it out.
-      limits: least values by name (`LIMITS`) that every row must reach, beside the gates.
-      show_progress: report on standard error.
+    The reference is the first that there is of: the training checkpoint (`trained`, or a folder of some), the folded
+    one, the float32 form in LiteRT. `limits` are least values by name (`LIMITS`) that every row must reach, beside the
+    gates.
 
     Raises:
       InputError: a checkpoint or file that is not that of the manifest, or no form at all.
     """
     windows = recordings.windows()
-    sources = {'training': trained, 'folded': out / CHECKPOINT if (out / CHECKPOINT).is_dir() else None}
-    present = {name: source for name, source in sources.items() if source is not None}
-    jax_forms = list(_in_jax(present, manifest, windows)) if present else []
+    sources: dict[str, str | Path] = {} if trained is None else {'training': trained}
+    if (out / CHECKPOINT).is_dir():
+        sources['folded'] = out / CHECKPOINT
+    jax_forms = list(_in_jax(sources, manifest, windows)) if sources else []
     files = {name: read_file(out, form) for name, form in manifest.forms.items()}
     if not files:
         raise InputError(f'{out}: expected an exported form, found none in its manifest')
