@@ -105,11 +105,7 @@ def recording(path: str, sample_rate: int, *, real_time: bool = False) -> Iterat
 
 
 def microphone(device: str | None, sample_rate: int) -> Iterator[np.ndarray]:
-    """The samples of a microphone in chunks, without end.
-
-    Args:
-      device: its number or a part of its name; None is the system's default.
-      sample_rate: samples per second.
+    """The samples of a microphone in chunks, without end; `device` is its number or a part of its name.
 
     Raises:
       InputError: no microphone, or nothing to record with.
@@ -219,10 +215,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     heard = 0
     try:
         with tflm.started(frontend(args.folder, exported)) as front, tflm.started(model_file) as model:
-            if args.file is None:
-                chunks = microphone(args.device, rate)
-            else:
-                chunks = recording(args.file, rate, real_time=args.real_time)
+            file = args.file
+            chunks = recording(file, rate, real_time=args.real_time) if file else microphone(args.device, rate)
             # Of a source that cannot be used nothing is said but the error.
             chunks = itertools.chain([next(chunks)], chunks)
             if not args.json:

@@ -82,30 +82,21 @@ def read_file(folder: str | Path, entry: File) -> bytes:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f'{path}: expected the model, found: {error.strerror}') from error
-    found = file_of(entry.file, content)
-    if (found.bytes, found.sha256) != (entry.bytes, entry.sha256):
+    present = file_of(entry.file, content)
+    if (present.bytes, present.sha256) != (entry.bytes, entry.sha256):
         raise InputError(f'{path}: expected the file that was verified (SHA-256 {entry.sha256[:12]}), found another')
     return content
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Score:
-    """One run of one form, against the trained model on the same windows.
-
-    Attributes:
-      argmax_agreement: share of windows with the same decision.
-      differing: number of windows with another one.
-      snr_db: power of the trained model's logits over that of the difference, in dB; None where nothing differs, or
-        nothing is finite.
-      uar: unweighted average recall over decisions (`gates.uar`), 0 to 1.
-      max_abs_diff: largest difference of a logit; None where it is not finite.
-    """
+    """One run of one form, against the trained model on the same windows: decisions, logits, UAR (0 to 1)."""
 
     argmax_agreement: Share
     differing: Count
-    snr_db: float | None
+    snr_db: float | None  # None: nothing differs, or nothing is finite
     uar: Share
-    max_abs_diff: Amount | None
+    max_abs_diff: Amount | None  # of the logits; None: not finite
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -117,12 +108,7 @@ class TFLMScore(Score):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Way:
-    """How a form is made of the folded model.
-
-    Attributes:
-      norm: how normalisations are written (`deploy.ops.normalise`).
-      ranges: how many calibration windows set the ranges; None: of float32, none do.
-    """
+    """How a form is made of the folded model; `ranges` are calibration windows, None for float32."""
 
     norm: str
     ranges: Count | None = None
@@ -142,52 +128,24 @@ class Made(Way):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layer:
-    """One tensor of a quantised form beside its float32 twin, over some windows.
-
-    Attributes:
-      node: the operator's place in the quantised graph.
-      op: the operator that makes it.
-      module: path of the deploy form's layer that the operator is, or comes behind; '' in front of the first.
-      shape: of the tensor.
-      snr_db: power of the float32 tensor over that of the difference; None where nothing differs, or all is 0. The
-        error of all layers before is in it.
-      scale: real value of one step.
-      low: least value that the quantised tensor can hold.
-      high: largest value that it can hold.
-      seen_low: least value in float32.
-      seen_high: largest value in float32.
-      clipped: share of the float32 values beyond what the tensor can hold by more than half a step, 0 to 1.
-    """
+    """One tensor of a quantised form beside its float32 twin; the error of all layers before is in it."""
 
     node: Count
     op: str
     module: str
     shape: tuple[Count, ...]
     snr_db: float | None
-    scale: Positive
+    scale: Positive  # real value of one step
     low: float
     high: float
     seen_low: float
     seen_high: float
-    clipped: Share
+    clipped: Share  # of the float32 values, beyond low and high by more than half a step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Form(File):
-    """A form of the model.
-
-    Attributes:
-      ops: number of nodes by operator.
-      input: the features' tensor, `[1, frames, n_mels]`.
-      output: the logits' tensor, `[1, C]`.
-      cost: of quantised forms.
-      litert: against the trained model on test windows; None: it did not run.
-      tflm: likewise in TFLM.
-      tflm_reason: why TFLM was not there; None where it was.
-      made: how it was made.
-      layers: of quantised forms, the tensors with the lowest SNR.
-      accepted: the gates that it missed; None: it is held to all of them.
-    """
+    """A form of the model, `[1, frames, n_mels]` to logits `[1, C]`; `layers` are the tensors with the lowest SNR."""
 
     ops: Ops
     input: Port
@@ -260,20 +218,7 @@ class Device:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Placement:
-    """What Vela made of a model.
-
-    Attributes:
-      accelerator: what it was compiled for.
-      npu_ops: operators on the NPU, as Vela counts them, behind its own rewriting.
-      cpu_ops: operators left to the processor.
-      left: (operator, Vela's reason) of those, once each.
-      sram_bytes: memory in use.
-      flash_bytes: constants and commands.
-      milliseconds: of a window, as Vela estimates it for the system of its own defaults.
-      macs: as Vela counts them.
-      mac_share: share of the model's MACs that are on the NPU, 0 to 1.
-      share: share of the operators that are on the NPU, 0 to 1.
-    """
+    """What Vela made of a model: memory in bytes, time of a window as Vela estimates it."""
 
     accelerator: str
     npu_ops: Count
@@ -283,8 +228,8 @@ class Placement:
     flash_bytes: Count
     milliseconds: Amount
     macs: Count
-    mac_share: Share
-    share: Share
+    mac_share: Share  # of the model's MACs, on the NPU
+    share: Share  # of the operators, on the NPU
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -296,12 +241,7 @@ class NPU(Placement, File):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Failed:
-    """What is not in the folder.
-
-    Attributes:
-      reasons: why, a line each.
-      found: as far as it was made and measured.
-    """
+    """What is not in the folder: why, a line each, and as far as it was made and measured, the part of an entry."""
 
     reasons: Lines
     found: Form | FrontendCheck | WaveformCheck | Placement | None = None
@@ -313,13 +253,12 @@ class Failed:
     @classmethod
     def from_json(cls, content: Any, key: str) -> Failed:
         """Reads what `as_json` gave; the last part of `key` tells what it is."""
-        if not isinstance(content, dict):
-            return schema.from_json(cls, content, key)
+        schema.expect(isinstance(content, dict), key, 'an object', content)
         kinds = {'frontend': FrontendCheck, 'waveform': WaveformCheck, 'npu': Placement}
         kind: type[Any] = kinds.get(key.rpartition('.')[2], Form)
-        rest = {name: item for name, item in content.items() if name != 'reasons'}
-        failed = schema.from_json(cls, {name: content[name] for name in content.keys() - rest.keys()}, key)
-        return dataclasses.replace(failed, found=schema.from_json(kind, rest, key)) if rest else failed
+        entry = {name: item for name, item in content.items() if name != 'reasons'}
+        failed = {name: content[name] for name in content.keys() - entry.keys()}
+        return schema.from_json(cls, {**failed, 'found': schema.from_json(kind, entry, key) if entry else None}, key)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -399,29 +338,7 @@ class Test:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What manifest.json holds.
-
-    Attributes:
-      format: `FORMAT`.
-      model: the recipe's `model`, as the checkpoint holds it.
-      labels: class names in the order of the logits.
-      input: how audio becomes the model's input.
-      params: number of parameters.
-      fold: folded against trained model.
-      forms: those in the folder, by name.
-      recommended: the form for a microcontroller; None: there is none.
-      failed: what is not in the folder, by the name of a form, of a part of `device`, or `npu`.
-      device: what a device wants beside the model.
-      npu: what Vela compiled; None: nothing.
-      kernels: what folding did to each HRF site.
-      reference_uar: the trained model's UAR on the test windows, 0 to 1.
-      protocol: the split.
-      corpus: the corpus.
-      test: the test windows.
-      calibration: clip and first frame of the training windows that set the ranges.
-      step: of the checkpoint.
-      versions: of packages, in `training` and in `export`.
-    """
+    """What manifest.json holds."""
 
     format: int = FORMAT
     model: Mapping[str, Any]
@@ -465,7 +382,8 @@ class Manifest:
     @property
     def architecture(self) -> ModelConfig:
         """`model` with its defaults."""
-        return schema.from_json(cast(Any, ModelConfig), self.model, 'model')
+        model: ModelConfig = schema.from_json(cast(Any, ModelConfig), self.model, 'model')
+        return model
 
     def as_json(self) -> dict[str, Any]:
         """What manifest.json holds."""
@@ -474,12 +392,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, content: Any) -> Manifest:
-        """Reads what `as_json` gave.
-
-        Raises:
-          ValueError: `KEY: expected ..., found ...`: a wrong type, a number out of its bounds, a path that leaves the
-            folder, or what does not go together.
-        """
+        """Reads what `as_json` gave; a ValueError says `KEY: expected ..., found ...`."""
         return schema.from_json(cls, content)
 
     def text(self) -> str:
@@ -529,9 +442,7 @@ def load(folder: str | Path) -> Manifest:
 def open_form(folder: str | Path, name: str | None = None) -> tuple[Manifest, str, bytes]:
     """Reads a folder's manifest, and the .tflite file of one form with its name.
 
-    Args:
-      folder: the folder.
-      name: the form; None is the one that is recommended, or float32 where none is.
+    None is the form that is recommended, or float32 where none is.
 
     Raises:
       InputError: see `load` and `read_file`; or there is no such form.

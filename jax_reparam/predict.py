@@ -21,11 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from jax_reparam import manifest
 from jax_reparam.errors import InputError, one_line, run
 from jax_reparam.evaluation import decide, softmax
 from jax_reparam.frontend import audio, audio_files, windows
-from jax_reparam.frontend.inputs import Input
+from jax_reparam.manifest import FORM_FILES, Manifest, Protocol, open_form
 from jax_reparam.runtime import litert, tflm
 from jax_reparam.table import aligned
 
@@ -49,23 +48,11 @@ class Prediction:
 
 @dataclasses.dataclass(frozen=True)
 class Recognizer:
-    """An exported model with its frontend.
+    """A form of an exported model; `logits` maps windows `[W, frames, n_mels]` to logits `[W, C]`."""
 
-    Attributes:
-      labels: the class names, in the order of the probabilities.
-      input: how audio becomes windows.
-      logits: maps windows `[W, frames, n_mels]` to logits `[W, C]`.
-      form: which one was loaded.
-      join: how the recordings of a speaker make one decision, 'mean' or 'vote' (`evaluation.decide`).
-      turns: so many of them, the longest, are used; 0: all.
-    """
-
-    labels: tuple[str, ...]
-    input: Input
-    logits: Callable[[np.ndarray], np.ndarray]
+    manifest: Manifest
     form: str
-    join: str
-    turns: int
+    logits: Callable[[np.ndarray], np.ndarray]
 
     @classmethod
     def load(cls, folder: str | Path, form: str | None = None) -> Recognizer:
@@ -74,8 +61,8 @@ class Recognizer:
         Raises:
           InputError: no such folder or form, or a file that is not the one that was verified.
         """
-        exported, name, model = manifest.open_form(folder, form)
-        return cls._of(exported, name, litert.load(model))
+        manifest, name, model = open_form(folder, form)
+        return cls(manifest, name, litert.load(model))
 
     @classmethod
     @contextlib.contextmanager
@@ -85,23 +72,18 @@ class Recognizer:
         Raises:
           InputError: see `load`; or TFLM is not there, or does not run the model.
         """
-        exported, name, model = manifest.open_form(folder, form)
+        manifest, name, model = open_form(folder, form)
         tflm.need('--tflm')
         try:
             with tflm.started(model) as session:
-                yield cls._of(exported, name, lambda cut: np.stack([session.run(window) for window in cut]))
+                yield cls(manifest, name, lambda cut: np.stack([session.run(window) for window in cut]))
         except tflm.TFLMError as error:
             raise InputError(f'{folder}: expected a model that TFLM runs, found: {error}') from error
 
-    @classmethod
-    def _of(cls, exported: manifest.Manifest, form: str, logits: Callable[[np.ndarray], np.ndarray]) -> Recognizer:
-        protocol = exported.protocol
-        return cls(exported.labels, exported.input, logits, form, protocol.join, protocol.turns)
-
     def predict(self, samples: np.ndarray) -> Prediction:
         """Decides on one recording, `[N]` int16 at the frontend's sample rate."""
-        frontend, window = self.input.frontend, self.input.window
-        frames = self.input.features(samples)
+        inputs = self.manifest.input
+        frontend, window, frames = inputs.frontend, inputs.window, inputs.features(samples)
         starts = windows.starts(len(frames), window)
         # One at a time: all windows of a long recording take more memory than the recording.
         over_time = np.concatenate([softmax(self.logits(one)) for one, _ in windows.batches([frames], window, 1)])
@@ -110,20 +92,16 @@ class Recognizer:
         return Prediction(decide(over_time)[0], starts * seconds, ends, over_time)
 
 
-def together(recognizer: Recognizer, predictions: Sequence[Prediction]) -> tuple[np.ndarray, int]:
+def together(predictions: Sequence[Prediction], protocol: Protocol) -> tuple[np.ndarray, int]:
     """One decision over all recordings of a speaker, as the model's protocol makes it.
-
-    Args:
-      recognizer: the model; says how many of the recordings are used, and how they are joined.
-      predictions: on each recording.
 
     Returns:
       `[C]`, and the number of recordings that were used: the longest.
     """
     order = sorted(range(len(predictions)), key=lambda i: -float(predictions[i].ends[-1]))
-    used = sorted(order[: recognizer.turns or None])
+    used = sorted(order[: protocol.turns or None])
     rows = np.stack([predictions[i].probabilities for i in used])
-    return decide(rows, join=recognizer.join)[0], len(used)
+    return decide(rows, join=protocol.join)[0], len(used)
 
 
 def recordings(paths: Sequence[str | Path]) -> Iterator[Path | InputError]:
@@ -185,7 +163,7 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument('folder', metavar='OUT', help='folder that fold.py wrote')
     command.add_argument('paths', metavar='CLIP', nargs='+', help='WAV or FLAC file, or a folder of them')
-    command.add_argument('--form', choices=list(manifest.FORM_FILES), help='default: the one that OUT recommends')
+    command.add_argument('--form', choices=list(FORM_FILES), help='default: the one that OUT recommends')
     command.add_argument('--json', action='store_true', help='print one JSON object instead of a table')
     command.add_argument(
         '--together', action='store_true', help='one decision for each CLIP: over all recordings of a folder'
@@ -208,6 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _decide(recognizer: Recognizer, args: argparse.Namespace) -> int:
+    labels, rate = recognizer.manifest.labels, recognizer.manifest.input.frontend.sample_rate
     entries, errors = [], []
     for given in args.paths:
         predictions = []
@@ -215,7 +194,6 @@ def _decide(recognizer: Recognizer, args: argparse.Namespace) -> int:
             try:
                 if isinstance(path, InputError):
                     raise path
-                rate = recognizer.input.frontend.sample_rate
                 samples = audio.read(path, rate)
                 audio.check(samples, str(path), rate)
             except InputError as error:
@@ -224,16 +202,15 @@ def _decide(recognizer: Recognizer, args: argparse.Namespace) -> int:
                 continue
             predictions.append(recognizer.predict(samples))
             if not args.together:
-                entry = as_json(str(path), recognizer.labels, predictions[-1], over_time=args.over_time)
-                entries.append(entry)
+                entries.append(as_json(str(path), labels, predictions[-1], over_time=args.over_time))
         if args.together and predictions:
-            row, used = together(recognizer, predictions)
-            entries.append({'file': given, 'recordings': used, **decision(recognizer.labels, row)})
+            row, used = together(predictions, recognizer.manifest.protocol)
+            entries.append({'file': given, 'recordings': used, **decision(labels, row)})
     if args.json:
-        content = {'form': recognizer.form, 'labels': recognizer.labels, 'clips': entries, 'errors': errors}
+        content = {'form': recognizer.form, 'labels': labels, 'clips': entries, 'errors': errors}
         print(json.dumps(content, indent=2, ensure_ascii=False))
     elif entries:
-        print('\n'.join(table(entries, recognizer.labels)))
+        print('\n'.join(table(entries, labels)))
     return 1 if errors else 0
 
 

@@ -9,13 +9,14 @@ computed. Exit code 2: a recipe or a folder is not what it should be.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import itertools
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
+
+import numpy as np
 
 from jax_reparam import config
 from jax_reparam.config import ModelConfig, Recipe
@@ -28,69 +29,48 @@ SEARCHED = ('*', '*/*', '*/*/*')
 SKIPPED = frozenset({'build', 'checkpoints'})
 COLUMNS = ('recipe', 'frames x mels', 'training', 'folded', 'plain', 'MACs', 'export', 'int8 bytes', 'arena bytes')
 MISSING = '-'
+# A folder that `fold.py` wrote, and its manifest.
+Export: TypeAlias = tuple[str, Manifest]
 # Primitives of JAX that call a jaxpr once, with their own inputs and outputs.
 CALLS = frozenset({'jit', 'custom_jvp_call'})
 
 
-@dataclasses.dataclass(frozen=True)
-class Export:
-    """A folder that `fold.py` wrote.
-
-    Attributes:
-      folder: where it lies.
-      manifest: its manifest.
-      written: when that was written, in seconds.
-    """
-
-    folder: str
-    manifest: Manifest
-    written: float
-
-    @classmethod
-    def load(cls, folder: str | Path) -> Export:
-        """Reads an export's manifest.
-
-        Raises:
-          InputError: no manifest there, or a damaged one.
-        """
-        return cls(str(folder), load(folder), (Path(folder) / FILE).stat().st_mtime)
-
-    def belongs_to(self, recipe: Recipe) -> bool:
-        """Whether this is the model of a recipe."""
-        own = self.manifest.architecture, self.manifest.input.window.frames, self.manifest.input.frontend.n_mels
-        return own == (recipe.model, recipe.window_config.frames, recipe.frontend.n_mels)
-
-    def as_json(self) -> dict[str, Any]:
-        """What the output of `--json` says of it; None where there is no int8 form, or it was not run in TFLM."""
-        int8 = self.manifest.forms.get('int8')
-        return {
-            'folder': self.folder,
-            'int8_bytes': int8 and int8.bytes,
-            'arena_bytes': int8 and int8.tflm and int8.tflm.arena_bytes,
-        }
-
-
 def exports() -> Iterator[Export]:
     """The exports up to three folders below the current one, by name; what cannot be read is left out."""
-    paths = sorted(path for depth in SEARCHED for path in Path().glob(f'{depth}/{FILE}'))
-    for path in paths:
+    for path in sorted(path for depth in SEARCHED for path in Path().glob(f'{depth}/{FILE}')):
         if any(name.startswith('.') or name in SKIPPED for name in path.parent.parts):
             continue
         try:
-            yield Export.load(path.parent)
+            yield str(path.parent), load(path.parent)
         except (InputError, OSError):
             continue
 
 
-def entry(name: str, recipe: Recipe, classes: int, candidates: Sequence[Export]) -> dict[str, Any]:
-    """One recipe's entry in the output of `--json`.
+def newest(recipe: Recipe, candidates: Sequence[Export]) -> dict[str, Any] | None:
+    """What the output of `--json` says of a recipe's newest export; None where there is none.
 
-    Args:
-      name: the recipe's name there.
-      recipe: the recipe.
-      classes: number of logits.
-      candidates: exports, of which the newest that belongs to the recipe is taken.
+    The numbers of bytes are None where there is no int8 form, or it was not run in TFLM.
     """
+    shape = recipe.window_config.frames, recipe.frontend.n_mels
+    own = [
+        (folder, manifest)
+        for folder, manifest in candidates
+        if manifest.architecture == recipe.model
+        and (manifest.input.window.frames, manifest.input.frontend.n_mels) == shape
+    ]
+    if not own:
+        return None
+    folder, manifest = max(own, key=lambda export: (Path(export[0]) / FILE).stat().st_mtime)
+    int8 = manifest.forms.get('int8')
+    return {
+        'folder': folder,
+        'int8_bytes': int8 and int8.bytes,
+        'arena_bytes': int8 and int8.tflm and int8.tflm.arena_bytes,
+    }
+
+
+def entry(name: str, recipe: Recipe, classes: int, candidates: Sequence[Export]) -> dict[str, Any]:
+    """One recipe's entry in the output of `--json`."""
     # Behind the arguments, so that --help and a wrong recipe answer at once.
     import jax
 
@@ -101,8 +81,6 @@ def entry(name: str, recipe: Recipe, classes: int, candidates: Sequence[Export])
         _variables(models.build(recipe.model, hrf, n_classes=classes), frames, n_mels)['params']
         for hrf in (recipe.hrf, None)
     )
-    own = [export for export in candidates if export.belongs_to(recipe)]
-    newest = max(own, key=lambda export: export.written, default=None)
     return {
         'recipe': name,
         'frames': frames,
@@ -113,29 +91,16 @@ def entry(name: str, recipe: Recipe, classes: int, candidates: Sequence[Export])
             'plain': checkpoint.count(plain),
         },
         'macs': model_macs(recipe.model, frames, n_mels, classes),
-        'export': None if newest is None else newest.as_json(),
+        'export': newest(recipe, candidates),
     }
 
 
 def model_macs(model: ModelConfig, frames: int, n_mels: int, n_classes: int) -> int:
-    """Counts the MACs of a plain (folded) model on one window.
-
-    Args:
-      model: architecture and sizes.
-      frames: length of the window, T; all its frames are real.
-      n_mels: number of mel bands, M.
-      n_classes: number of logits, C.
-
-    Raises:
-      ValueError: see `count_macs`.
-    """
-    import jax
-
+    """Counts the MACs of a plain (folded) model, `[1, frames, n_mels]` to logits `[1, n_classes]`; see `count_macs`."""
     from jax_reparam import models
 
     plain = models.build(model, n_classes=n_classes)
-    window = jax.ShapeDtypeStruct((1, frames, n_mels), 'float32')
-    return count_macs(plain.apply, _variables(plain, frames, n_mels), window)
+    return count_macs(plain.apply, _variables(plain, frames, n_mels), np.zeros((1, frames, n_mels), np.float32))
 
 
 def _variables(model: Any, frames: int, n_mels: int) -> Any:
@@ -154,10 +119,7 @@ def count_macs(function: Callable[[Any, Any], Any], variables: Any, x: Any) -> i
     padding too, as in every table of MACs. A product of variables alone (the composition of HRF factors, the projection
     of a table of positions) is done once, before a device ever sees the model.
 
-    Args:
-      function: traceable; takes `variables` and `x`.
-      variables: a tree of arrays or `jax.ShapeDtypeStruct`; shapes and types are all that is read.
-      x: likewise.
+    Of `variables` and `x`, trees of arrays, shapes and types are all that is read.
 
     Raises:
       ValueError: products in a loop, a branch or another primitive that may not run them exactly once.
@@ -248,7 +210,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = args.recipes or config.recipes()
     # All of them before the first is counted: a wrong one shows at once.
     loaded = [config.load_recipe(path, corpus) for path, _, corpus in (name.partition(':') for name in names)]
-    candidates = [Export.load(folder) for folder in args.out] if args.out else list(exports())
+    candidates = [(folder, load(folder)) for folder in args.out] if args.out else list(exports())
     entries = [entry(name, recipe, args.classes, candidates) for name, recipe in zip(names, loaded, strict=True)]
     if args.json:
         print(json.dumps({'classes': args.classes, 'recipes': entries}, indent=2, ensure_ascii=False))

@@ -57,7 +57,9 @@ def test_a_file_gives_window_by_window_what_prediction_gives(exported, clips, ca
     with predict.Recognizer.in_tflm(exported.path, form) as recognizer:
         for path in clips:
             found = heard(capsys, exported.path, '--file', path, '--form', form, '--json')
-            entry = predict.as_json(path, recognizer.labels, recognizer.predict(audio.read(path)), over_time=True)
+            entry = predict.as_json(
+                path, recognizer.manifest.labels, recognizer.predict(audio.read(path)), over_time=True
+            )
             for window, part in zip(found, entry['over_time'], strict=True):
                 assert [window[key] for key in ('start', 'end')] == [part[key] for key in ('start', 'end')]
                 assert window['label'] == part['label']

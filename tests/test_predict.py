@@ -93,12 +93,12 @@ def test_together_decides_once_for_each_path(exported, clips, capsys):
     ('mean', 2, [0.3, 0.7], 2),  # the longest two
 ])  # fmt: skip
 def test_together_joins_as_the_protocol_says(exported, join, turns, expected, used):
-    recognizer = dataclasses.replace(predict.Recognizer.load(exported.path), join=join, turns=turns)
+    protocol = dataclasses.replace(exported.manifest.protocol, join=join, turns=turns)
     predictions = [
         predict.Prediction(np.array([p, 1 - p]), np.array([0.0]), np.array([seconds]), np.array([[p, 1 - p]]))
         for p, seconds in ((0.6, 1.0), (0.55, 3.0), (0.05, 2.0))
     ]
-    row, count = predict.together(recognizer, predictions)
+    row, count = predict.together(predictions, protocol)
     assert count == used
     np.testing.assert_allclose(row, expected, atol=1e-9)
     assert row.argmax() == np.argmax(expected)
@@ -164,7 +164,7 @@ def test_audio_of_another_rate_is_resampled(exported, clips, tmp_path):
     soundfile.write(tmp_path / 'high.wav', 0.3 * np.sin(2 * np.pi * 1500 * time)[:, None].repeat(2, 1), 44100)
     recognizer = predict.Recognizer.load(exported.path)
     found = recognizer.predict(audio.read(tmp_path / 'high.wav'))
-    assert recognizer.labels[found.probabilities.argmax()] == 'high'
+    assert recognizer.manifest.labels[found.probabilities.argmax()] == 'high'
 
 
 @needs_tflm
@@ -179,7 +179,7 @@ def test_in_tflm(exported, clips, capsys):
     samples = audio.read(clips / 'deeper' / 'low.FLAC')
     with predict.Recognizer.in_tflm(exported.path, 'int8') as recognizer:
         model = (exported.path / 'model_int8.tflite').read_bytes()
-        inputs = recognizer.input
+        inputs = recognizer.manifest.input
         frames = (features.log_mel(samples, inputs.frontend) - inputs.mean) / inputs.std
         cut = windows.split([frames], inputs.window)[0]
         expected = evaluation.softmax(tflm.run(model, cut).logits)

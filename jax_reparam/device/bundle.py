@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
@@ -19,6 +19,7 @@ from jax_reparam.graph import flatbuffer
 from jax_reparam.manifest import Device, Failed, Frontend, FrontendCheck, Waveform, WaveformCheck
 from jax_reparam.runtime import gates, litert, tflm
 
+_Make: TypeAlias = Callable[[], tuple[bytes, FrontendCheck | WaveformCheck]]
 # Largest difference of the frontend's log-mel from training's.
 FRONTEND_TOLERANCE = 1e-5
 
@@ -48,24 +49,28 @@ def write(
     """
     failed: dict[str, Failed] = {}
 
-    def keep(name: str, file: str, make: Callable[[], tuple[bytes, Any, str | None]]) -> dict[str, Any] | None:
+    def keep(name: str, file: str, make: _Make, quantity: str, tolerance: float, truth: str) -> dict[str, Any] | None:
         """Writes a model that is right; gives the fields of its entry."""
+        check = None
         try:
-            model, found, reason = make()
+            model, check = make()
+            if not check.max_abs_diff <= tolerance:
+                difference = check.max_abs_diff
+                raise ValueError(f'expected {quantity} within {tolerance:g} of {truth}, found {difference:.3g}')
         except (convert.ConversionError, tflm.TFLMError, ValueError) as error:
-            model, found, reason = b'', None, str(error)
-        if reason is not None:
-            failed[name] = Failed(reasons=(f'{name}: {reason}',), found=found)
+            failed[name] = Failed(reasons=(f'{name}: {error}',), found=check)
             return None
         (place / file).write_bytes(model)
-        return {**vars(manifest.file_of(file, model)), **vars(found)}
+        return {**vars(manifest.file_of(file, model)), **vars(check)}
 
-    fields = keep('waveform', manifest.WAVEFORM, lambda: _waveform(logits, labels, inputs, clips))
+    make: _Make = lambda: _waveform(logits, labels, inputs, clips)
+    fields = keep('waveform', manifest.WAVEFORM, make, 'probabilities', gates.WAVEFORM_TOLERANCE, 'JAX')
     device = Device(frontend=None, waveform=Waveform(**fields) if fields else None, firmware=None)
     reason = tflm.missing()
     if reason is not None:
         return dataclasses.replace(device, reason=reason), failed
-    fields = keep('frontend', manifest.FRONTEND, lambda: _frontend(labels, inputs, clips))
+    make = lambda: _frontend(labels, inputs, clips)
+    fields = keep('frontend', manifest.FRONTEND, make, 'log-mel', FRONTEND_TOLERANCE, 'training')
     if fields is not None:
         device = dataclasses.replace(device, frontend=Frontend(**fields))
     if fields is None or form is None:
@@ -80,36 +85,24 @@ def write(
     return dataclasses.replace(device, firmware=built), failed
 
 
-def _frontend(
-    labels: Sequence[str], inputs: Input, clips: Sequence[np.ndarray]
-) -> tuple[bytes, FrontendCheck, str | None]:
+def _frontend(labels: Sequence[str], inputs: Input, clips: Sequence[np.ndarray]) -> tuple[bytes, FrontendCheck]:
     model = metadata.attach(frontend.build(inputs), labels, inputs)
     frames, arena = frontend.frames_in_tflm(model, clips, inputs)
     expected = np.concatenate([features.log_mel(clip, inputs.frontend) for clip in clips])
-    found = float(np.abs(np.concatenate(frames) * inputs.std + inputs.mean - expected).max())
-    check = FrontendCheck(frames=len(expected), max_abs_diff=found, arena_bytes=arena)
-    if found <= FRONTEND_TOLERANCE:
-        return model, check, None
-    return model, check, f'expected log-mel within {FRONTEND_TOLERANCE:g} of training, found {found:.3g}'
+    difference = float(np.abs(np.concatenate(frames) * inputs.std + inputs.mean - expected).max())
+    return model, FrontendCheck(frames=len(expected), max_abs_diff=difference, arena_bytes=arena)
 
 
 def _waveform(
-    logits: Callable[[jax.Array], jax.Array],
-    labels: Sequence[str],
-    inputs: Input,
-    clips: Sequence[np.ndarray],
-) -> tuple[bytes, WaveformCheck, str | None]:
+    logits: Callable[[jax.Array], jax.Array], labels: Sequence[str], inputs: Input, clips: Sequence[np.ndarray]
+) -> tuple[bytes, WaveformCheck]:
     model = metadata.attach(waveform.build(logits, inputs), labels, inputs)
     count = waveform.samples(inputs)
     pcm = np.stack([windows.cut(clip, 0, count) for clip in clips])
-    found = litert.load(model)(pcm.astype(np.float32) / 32768)
-    standardised = map(inputs.features, pcm)
+    probabilities = litert.load(model)(pcm.astype(np.float32) / 32768)
     apply = jax.jit(logits)
     with jax.default_matmul_precision('highest'):
-        expected = evaluation.softmax(np.concatenate([np.asarray(apply(clip[None])) for clip in standardised]))
-    difference = float(np.abs(found - expected).max())
-    graph = flatbuffer.graph(model)
-    check = WaveformCheck(ops=graph.ops, samples=count, windows=len(pcm), max_abs_diff=difference)
-    if difference <= gates.WAVEFORM_TOLERANCE:
-        return model, check, None
-    return model, check, f'expected probabilities within {gates.WAVEFORM_TOLERANCE:g} of JAX, found {difference:.3g}'
+        expected = evaluation.softmax(np.concatenate([apply(inputs.features(clip)[None]) for clip in pcm]))
+    difference = float(np.abs(probabilities - expected).max())
+    ops = flatbuffer.graph(model).ops
+    return model, WaveformCheck(ops=ops, samples=count, windows=len(pcm), max_abs_diff=difference)

@@ -22,18 +22,19 @@ SOURCES = ('CMakeLists.txt', 'emotion_recognizer.cc', 'emotion_recognizer.h', 'g
 _TYPES = {'int8': 'std::int8_t', 'int16': 'std::int16_t'}
 
 
-def arena(model: bytes, measured: int) -> int:
-    """Bytes to set aside where TFLM's interpreter on this host took `measured`.
+def _arena(model: bytes, example: np.ndarray) -> manifest.Arena:
+    """What TFLM's interpreter on this host took for a model, and what to set aside for it.
 
     15 % and 1 KB more, in whole lines of 16 bytes: pointers are smaller on a 32-bit device, but optimised kernels take
     scratch buffers that the reference kernels do not (on a Cortex-M55 CMSIS-NN's FULLY_CONNECTED keeps 4 bytes for each
     output of its row). More where TFLM needs more to plan in. Not measured on a device: `golden_test` prints what was
     taken.
     """
+    measured = tflm.run(model, example).arena_bytes
     size = measured * 115 // 100 + 1024
     while not tflm.fits(model, size := -(-size // 16) * 16):
         size += size // 8
-    return size
+    return manifest.Arena(measured=measured, reserved=size)
 
 
 def write(
@@ -45,12 +46,9 @@ def write(
       place: the exported folder.
       form: name of the form that goes to the device; its input is int8 or int16.
       model: its .tflite file.
-      frontend: of the same features.
+      frontend: likewise, of the same features.
       labels: class names in the order of the logits.
       inputs: how audio becomes the model's input.
-
-    Returns:
-      The manifest's `firmware`.
 
     Raises:
       registrations.OperatorError: an operator that TFLM's resolver is not known to have.
@@ -58,12 +56,10 @@ def write(
     """
     graph = flatbuffer.graph(model)
     calls = {'Model': registrations.registrations(model), 'Frontend': registrations.registrations(frontend)}
-    silence = np.zeros((1, inputs.frontend.frame_length), np.int16)
-    measured = {
-        'model': tflm.run(model, np.zeros(graph.input.shape, np.float32)).arena_bytes,
-        'frontend': tflm.run(frontend, silence).arena_bytes,
+    arenas = {
+        'model': _arena(model, np.zeros(graph.input.shape, np.float32)),
+        'frontend': _arena(frontend, np.zeros((1, inputs.frontend.frame_length), np.int16)),
     }
-    arenas = {'model': arena(model, measured['model']), 'frontend': arena(frontend, measured['frontend'])}
     vectors = golden.make(model, frontend, inputs)
 
     folder = place / manifest.FIRMWARE
@@ -71,8 +67,11 @@ def write(
     for name in SOURCES:
         (folder / name).write_text(_source(name))
     (folder / 'README.md').write_text(_readme(inputs, arenas, len(model) + len(frontend), graph.input.dtype))
-    (folder / 'model_data.h').write_text(_model_header(graph, labels, inputs, measured, arenas))
-    (folder / 'model_data.cc').write_text(_model_source(model, labels))
+    (folder / 'model_data.h').write_text(_model_header(graph, labels, inputs, arenas))
+    # JSON's escapes are C's, but for what is not ASCII, which stays as UTF-8.
+    texts = ', '.join(json.dumps(label, ensure_ascii=False) for label in labels)
+    names = f'const char* const kLabels[kClasses] = {{{texts}}};\n\n'
+    (folder / 'model_data.cc').write_text(_array_file('kModel', model, names))
     (folder / 'frontend_data.cc').write_text(_array_file('kFrontend', frontend))
     (folder / 'op_resolver.h').write_text(resolver(calls))
     (folder / 'golden_data.h').write_text(_golden_header(vectors))
@@ -82,7 +81,7 @@ def write(
     return manifest.Firmware(
         folder=manifest.FIRMWARE,
         form=form,
-        arena_bytes={name: manifest.Arena(measured=measured[name], reserved=arenas[name]) for name in measured},
+        arena_bytes=arenas,
         registrations={kind: tuple(names) for kind, names in calls.items()},
     )
 
@@ -91,13 +90,13 @@ def _source(name: str) -> str:
     return importlib.resources.files(__package__).joinpath('sources', name).read_text(encoding='utf-8')
 
 
-def _readme(inputs: Input, arenas: dict[str, int], flash: int, dtype: str) -> str:
+def _readme(inputs: Input, arenas: dict[str, manifest.Arena], flash: int, dtype: str) -> str:
     seconds, width = inputs.frontend.hop_ms / 1000, np.dtype(dtype).itemsize
     values = {
         'window_seconds': f'{inputs.window.frames * seconds:g}',
         'hop_seconds': f'{inputs.window.hop * seconds:g}',
-        'model_arena': f'{arenas["model"]:,}',
-        'frontend_arena': f'{arenas["frontend"]:,}',
+        'model_arena': f'{arenas["model"].reserved:,}',
+        'frontend_arena': f'{arenas["frontend"].reserved:,}',
         'ring': f'{inputs.window.frames * inputs.frontend.n_mels * width:,}',
         'pcm': f'{2 * inputs.frontend.frame_length:,}',
         'flash': f'{flash:,}',
@@ -109,13 +108,9 @@ def _readme(inputs: Input, arenas: dict[str, int], flash: int, dtype: str) -> st
 
 
 def _model_header(
-    graph: flatbuffer.Graph,
-    labels: Sequence[str],
-    inputs: Input,
-    measured: dict[str, int],
-    arenas: dict[str, int],
+    graph: flatbuffer.Graph, labels: Sequence[str], inputs: Input, arenas: dict[str, manifest.Arena]
 ) -> str:
-    config = inputs.frontend
+    config, model, frontend = inputs.frontend, arenas['model'], arenas['frontend']
     return f"""// What one model fixes: lengths, labels, arenas. Written by fold.py.
 #ifndef EMOTION_MODEL_DATA_H_
 #define EMOTION_MODEL_DATA_H_
@@ -137,12 +132,12 @@ using Feature = {_TYPES[graph.input.dtype]};  // of the model's input
 using Logit = {_TYPES[graph.output.dtype]};  // and of its output
 
 // TFLM's interpreter with its reference kernels, on a 64-bit host, took
-// {measured['model']:,} and {measured['frontend']:,} bytes ("Arena allocation total" of print_allocations() in the
+// {model.measured:,} and {frontend.measured:,} bytes ("Arena allocation total" of print_allocations() in the
 // Python package tflite-micro). Optimised kernels may take scratch buffers, so 15 % and 1 KB more are set aside, or
 // what it takes to plan: with these sizes that interpreter does load the models.
 // golden_test prints what was taken; where it does not fit, Begin() returns false.
-constexpr std::size_t kModelArenaBytes = {arenas['model']};
-constexpr std::size_t kFrontendArenaBytes = {arenas['frontend']};
+constexpr std::size_t kModelArenaBytes = {model.reserved};
+constexpr std::size_t kFrontendArenaBytes = {frontend.reserved};
 
 extern const char* const kLabels[kClasses];
 
@@ -156,16 +151,6 @@ extern const std::size_t kFrontendBytes;
 
 #endif  // EMOTION_MODEL_DATA_H_
 """
-
-
-def _model_source(model: bytes, labels: Sequence[str]) -> str:
-    texts = ', '.join(_text(label) for label in labels)
-    return _array_file('kModel', model, f'const char* const kLabels[kClasses] = {{{texts}}};\n\n')
-
-
-def _text(label: str) -> str:
-    """A label as a C string; JSON's escapes are C's, but for what is not ASCII, which stays as UTF-8."""
-    return json.dumps(label, ensure_ascii=False)
 
 
 def _array_file(name: str, content: bytes, before: str = '') -> str:

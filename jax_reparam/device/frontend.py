@@ -33,15 +33,10 @@ MOST_GROUPS = 10
 
 
 def build(inputs: Input) -> bytes:
-    """Makes the frontend for one model's features.
-
-    Args:
-      inputs: the parameters of the features, mean and standard deviation included.
-
-    """
-    config = inputs.frontend
+    """Makes the frontend for one model's features, `[1, frame]` int16 to `[1, M]` float32."""
     from ai_edge_litert.schema_py_generated import TensorType
 
+    config = inputs.frontend
     graph, mel, samples = _Graph(), mel_matrix(config), config.frame_length
     bins, group = 2 * mel.shape[1], max(BANDS_IN_GROUP, -(-config.n_mels // MOST_GROUPS))
     pcm = graph.tensor([1, samples], dtype=TensorType.INT16)
@@ -71,12 +66,7 @@ def build(inputs: Input) -> bytes:
 
 
 def frames_in_tflm(model: bytes, recordings: Sequence[np.ndarray], inputs: Input) -> tuple[list[np.ndarray], int]:
-    """Runs a frontend in TFLM over whole recordings.
-
-    Args:
-      model: what `build` made.
-      recordings: `[N]` int16 each.
-      inputs: what it was built for.
+    """Runs a frontend in TFLM over whole recordings, `[N]` int16 each.
 
     Returns:
       Standardised features of each, `[T, n_mels]` float32, and the arena in bytes.
@@ -92,8 +82,7 @@ def frames_in_tflm(model: bytes, recordings: Sequence[np.ndarray], inputs: Input
 def frames(samples: np.ndarray, inputs: Input) -> np.ndarray:
     """The samples of each frame of a recording, `[T, frame]` int16; one shorter than a frame is padded with zeros."""
     cutter = stream.FrameCutter(inputs.frontend)
-    found = [*cutter.feed(samples)]
-    return np.stack(found or [*cutter.finish()])
+    return np.stack([*cutter.feed(samples), *cutter.finish()])
 
 
 def _rfft_options(length: int) -> bytes:
@@ -121,7 +110,7 @@ class _Graph:
         self._subgraph.tensors, self._subgraph.operators = [], []
 
     def tensor(self, shape: Sequence[int], *, dtype: int = 0) -> int:
-        """Adds a tensor, float32 by default; returns its index."""
+        """The index of a new tensor, float32 by default."""
         tensor = self._schema.TensorT()
         tensor.shape, tensor.type, tensor.buffer = np.array(shape, np.int32), dtype, 0
         self._subgraph.tensors.append(tensor)

@@ -6,7 +6,8 @@ import dataclasses
 
 import numpy as np
 
-from jax_reparam.frontend import stream
+from jax_reparam.device import frontend
+from jax_reparam.frontend import windows
 from jax_reparam.frontend.inputs import Input
 from jax_reparam.graph import flatbuffer
 from jax_reparam.runtime import tflm
@@ -51,16 +52,17 @@ def signal(sample_rate: int, seconds: float = SECONDS) -> np.ndarray:
     noise = np.random.default_rng(0).uniform(-1, 1, len(time))
     loudness = np.exp(-4 * (time / seconds - 0.4) ** 2)
     mixed = loudness * (0.25 * chirp + 0.3 * vowel + 0.02 * noise)
-    return np.rint(20000 * mixed / np.abs(mixed).max()).astype(np.int16)
+    pcm: np.ndarray = np.rint(20000 * mixed / np.abs(mixed).max()).astype(np.int16)
+    return pcm
 
 
-def make(model: bytes, frontend: bytes, inputs: Input) -> Golden:
+def make(model: bytes, front: bytes, inputs: Input) -> Golden:
     """Runs the made signal through both models in TFLM.
 
     Raises:
       tflm.TFLMError: TFLM could not run one of them.
     """
-    port, sink = flatbuffer.graph(model).input, flatbuffer.graph(model).output
+    graph = flatbuffer.graph(model)
     # Shorter than a window, so that it is also heard repeated.
     window = inputs.window.frames * inputs.frontend.hop_ms / 1000
     pcm = signal(inputs.frontend.sample_rate, min(SECONDS, 0.8 * window))
@@ -68,19 +70,10 @@ def make(model: bytes, frontend: bytes, inputs: Input) -> Golden:
     # Two windows and a part of a hop: the ring goes round, and the last window is one that the end moves back.
     repeats = -(-(whole + inputs.window.hop * inputs.frontend.hop_length) // len(pcm)) + 1
 
-    cutter = stream.Stream(inputs, lambda samples: samples)
-    frames = [window.features for part in range(repeats) for window in cutter.feed(pcm)]
-    frames += [window.features for window in cutter.finish()]
-    once = stream.Stream(inputs, lambda samples: samples)
-    short = [*once.feed(pcm), *once.finish()]
-    windows = np.stack([short[-1].features, *frames])
-    flat = windows.reshape(-1, inputs.frontend.frame_length)
-    distinct, inverse = np.unique(flat, axis=0, return_inverse=True)
-    features = tflm.run(frontend, distinct).logits[inverse.reshape(-1)]
-    features = features.reshape(*windows.shape[:2], inputs.frontend.n_mels)
-    logits = sink.encode(tflm.run(model, features).logits)
-
-    counter = stream.Stream(inputs, lambda samples: samples[:1])
-    starts = [window.start for part in range(repeats) for window in counter.feed(pcm)]
-    starts += [window.start for window in counter.finish()]
-    return Golden(pcm, port.encode(features[0][: short[-1].frames]), logits[0], repeats, np.array(starts), logits[1:])
+    once, stream = (frontend.frames(samples, inputs) for samples in (pcm, np.tile(pcm, repeats)))
+    features, stream_features = np.split(tflm.run(front, np.concatenate([once, stream])).logits, [len(once)])
+    repeated = windows.cut(features, 0, inputs.window.frames)
+    heard = np.stack([repeated, *windows.split([stream_features], inputs.window)[0]])
+    logits = graph.output.encode(tflm.run(model, heard).logits)
+    starts = windows.starts(len(stream), inputs.window)
+    return Golden(pcm, graph.input.encode(features), logits[0], repeats, starts, logits[1:])

@@ -40,7 +40,8 @@ def read(model: bytes) -> dict[str, Any]:
     Raises:
       ValueError: not a .tflite file, or one without it.
     """
-    found = flatbuffer.note(flatbuffer.tree(model), NAME)
-    if found is None:
+    note = flatbuffer.note(flatbuffer.tree(model), NAME)
+    if note is None:
         raise ValueError(f'expected metadata {NAME!r} in the .tflite file, got none')
-    return json.loads(bytes(found))
+    content: dict[str, Any] = json.loads(bytes(note))
+    return content

@@ -7,50 +7,17 @@ from typing import Any
 from jax_reparam.errors import Error
 from jax_reparam.graph import flatbuffer
 
-# Methods of TFLM's MicroMutableOpResolver, by operator.
-METHODS = {
-    'ADD': 'AddAdd',
-    'AVERAGE_POOL_2D': 'AddAveragePool2D',
+_OPERATORS = """
+    ADD AVERAGE_POOL_2D BATCH_MATMUL CAST CONCATENATION CONV_2D DEPTHWISE_CONV_2D DEQUANTIZE DIV EXPAND_DIMS
+    FULLY_CONNECTED GATHER HARD_SWISH L2_NORMALIZATION LOG LOGISTIC MAX_POOL_2D MAXIMUM MEAN MINIMUM MUL PACK PAD PADV2
+    QUANTIZE REDUCE_MAX RELU RESHAPE RSQRT SLICE SOFTMAX SPLIT SPLIT_V SQUARED_DIFFERENCE SQUEEZE STRIDED_SLICE SUB SUM
+    TANH TRANSPOSE UNPACK
+"""
+# Methods of TFLM's MicroMutableOpResolver, by operator: AddConv2D of CONV_2D; some are spelled otherwise.
+METHODS = {name: f'Add{name.title().replace("_", "")}' for name in _OPERATORS.split()} | {
     'BATCH_MATMUL': 'AddBatchMatMul',
-    'CAST': 'AddCast',
-    'CONCATENATION': 'AddConcatenation',
-    'CONV_2D': 'AddConv2D',
-    'DEPTHWISE_CONV_2D': 'AddDepthwiseConv2D',
-    'DEQUANTIZE': 'AddDequantize',
-    'DIV': 'AddDiv',
-    'EXPAND_DIMS': 'AddExpandDims',
-    'FULLY_CONNECTED': 'AddFullyConnected',
-    'GATHER': 'AddGather',
-    'HARD_SWISH': 'AddHardSwish',
-    'L2_NORMALIZATION': 'AddL2Normalization',
-    'LOG': 'AddLog',
-    'LOGISTIC': 'AddLogistic',
-    'MAX_POOL_2D': 'AddMaxPool2D',
-    'MAXIMUM': 'AddMaximum',
-    'MEAN': 'AddMean',
-    'MINIMUM': 'AddMinimum',
-    'MUL': 'AddMul',
-    'PACK': 'AddPack',
-    'PAD': 'AddPad',
     'PADV2': 'AddPadV2',
-    'QUANTIZE': 'AddQuantize',
-    'REDUCE_MAX': 'AddReduceMax',
-    'RELU': 'AddRelu',
-    'RESHAPE': 'AddReshape',
-    'RSQRT': 'AddRsqrt',
-    'SLICE': 'AddSlice',
-    'SOFTMAX': 'AddSoftmax',
-    'SPLIT': 'AddSplit',
-    'SPLIT_V': 'AddSplitV',
-    'SQUARED_DIFFERENCE': 'AddSquaredDifference',
-    'SQUEEZE': 'AddSqueeze',
-    'STRIDED_SLICE': 'AddStridedSlice',
-    'SUB': 'AddSub',
-    'SUM': 'AddSum',
     'SignalRfft': 'AddRfft',
-    'TANH': 'AddTanh',
-    'TRANSPOSE': 'AddTranspose',
-    'UNPACK': 'AddUnpack',
 }
 # Operators with a registration for one type alone, which leaves the kernels of all others out of the program.
 # sources/tflm.h has what an older TFLM lacks of them.
@@ -87,10 +54,7 @@ def operators(tree: Any) -> list[str]:
     """The name of each node's operator, custom ones by their own name."""
     names = flatbuffer.operator_names(tree)
     custom = [tree.operatorCodes[node.opcodeIndex].customCode for node in tree.subgraphs[0].operators]
-    return [
-        (code.decode() if isinstance(code, bytes) else code) if name == 'CUSTOM' else name
-        for name, code in zip(names, custom, strict=True)
-    ]
+    return [code.decode() if name == 'CUSTOM' else name for name, code in zip(names, custom, strict=True)]
 
 
 def _only(name: str, types: set[str]) -> str:

@@ -22,15 +22,7 @@ def samples(inputs: Input) -> int:
 
 
 def log_mel(pcm: jax.Array, config: FrontendConfig) -> jax.Array:
-    """`features.log_mel` in JAX, for one stretch of samples.
-
-    Args:
-      pcm: `[N]` float32 in [-1, 1], N = (T - 1) * hop + frame.
-      config: the frontend's parameters.
-
-    Returns:
-      `[T, M]` float32.
-    """
+    """`features.log_mel` in JAX: `[N]` float32 in [-1, 1], N = (T - 1) * hop + frame, to `[T, M]` float32."""
     frame, hop = config.frame_length, config.hop_length
     count = 1 + (len(pcm) - frame) // hop
     # Frames as slices of equal parts, which overlap by whole parts: no gather.

@@ -20,21 +20,13 @@ def summary(path: Path, manifest: Manifest) -> list[str]:
         lines.append(f'{path / form.file}  {_kb(form.bytes)}, {where}{cost}')
     if npu := manifest.npu:
         lines.append(f'{path / npu.file}  {_kb(npu.bytes)}, {_placed(npu)}')
-    for reason in _reasons(manifest):
-        lines.append(f'TFLM: {reason}')
-    notes = _notes(manifest)
+    lines += [f'TFLM: {reason}' for reason in _reasons(manifest)]
     reference = f'{path}: trained model UAR {_percent(manifest.reference_uar)} on {_test(manifest)}'
-    lines.append('; '.join([reference, *notes]))
-    return lines
+    return [*lines, '; '.join([reference, *_notes(manifest)])]
 
 
 def text(manifest: Manifest, recipe: Recipe) -> str:
-    """MODEL_CARD.md.
-
-    Args:
-      manifest: what manifest.json holds.
-      recipe: what it was trained with.
-    """
+    """MODEL_CARD.md of an export, and of the recipe that it was trained with."""
     return f"""# Speech emotion recognition: {manifest.architecture.name}
 
 Decides between {len(manifest.labels)} classes ({', '.join(manifest.labels)}).
@@ -49,7 +41,7 @@ Decides between {len(manifest.labels)} classes ({', '.join(manifest.labels)}).
 Agreement is the share of windows decided as the trained model decides them, SNR that of the logits. The arena was
 measured on a 64-bit host; a 32-bit device needs less. Instructions of a window are estimated, for a Cortex-M4F with
 CMSIS-NN. A form is in this folder only if
-{_gates()}{_unless(manifest)}. LAYERS.md has the tensors of each quantised form, worst first.
+{_gates(manifest)}. LAYERS.md has the tensors of each quantised form, worst first.
 {_npu(manifest)}
 ## What goes in and comes out
 
@@ -77,17 +69,14 @@ def _origin(manifest: Manifest) -> str:
     )
 
 
-def _gates() -> str:
+def _gates(manifest: Manifest) -> str:
+    accepted = [name for name, form in manifest.forms.items() if form.accepted]
     return (
         f'float32 comes within {gates.FLOAT_TOLERANCE:g} of the logits in each runtime, and a quantised form,\n'
         f'in TFLM, agrees in at least {gates.LEAST_AGREEMENT:.0%} of the windows, or all but one, and loses at most '
         f'{100 * gates.LARGEST_UAR_LOSS:g} points of UAR'
+        + (f'; except {" and ".join(accepted)}, see above' if accepted else '')
     )
-
-
-def _unless(manifest: Manifest) -> str:
-    accepted = [name for name, form in manifest.forms.items() if form.accepted]
-    return f'; except {" and ".join(accepted)}, see above' if accepted else ''
 
 
 def _measured_on(manifest: Manifest) -> str:
@@ -150,11 +139,9 @@ def _table(manifest: Manifest) -> str:
                 continue
             arena = f'{score.arena_bytes:,}' if isinstance(score, TFLMScore) else ''
             snr = '' if score.snr_db is None else f'{score.snr_db:.1f}'
-            rows.append(
-                f'| {name} | {form.bytes:,} | {sum(form.ops.values())} | {_millions(form)} '
-                f'| {runtime} | {_percent(score.uar)} | {_percent(score.argmax_agreement)} '
-                f'| {snr} | {arena} |'
-            )
+            cells = [name, f'{form.bytes:,}', sum(form.ops.values()), _millions(form), runtime, _percent(score.uar)]
+            cells += [_percent(score.argmax_agreement), snr, arena]
+            rows.append(f'| {" | ".join(map(str, cells))} |')
     return '\n'.join(rows)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,17 @@ from jax_reparam import checkpoint, deploy, manifest, models, reparam, schema
 from jax_reparam.checkpoint import Trained
 from jax_reparam.config import HRFConfig
 from jax_reparam.data.export_data import export_data
+from jax_reparam.deploy.convert import ConversionError
 from jax_reparam.device import bundle, metadata
 from jax_reparam.errors import Error, InputError
-from jax_reparam.export import card, folder, forms, npu
-from jax_reparam.manifest import NPU_FORM, Manifest
+from jax_reparam.evaluation import Windows, evenly
+from jax_reparam.export import card, folder, npu
+from jax_reparam.manifest import NPU_FORM, Failed, Form, Layer, Manifest
 from jax_reparam.quantise import tensor_report
 from jax_reparam.quantise.forms import Maker
 from jax_reparam.reparam import Params
 from jax_reparam.runtime import gates
+from jax_reparam.runtime.check import verify
 from jax_reparam.train import report
 from jax_reparam.train.loop import Predictor
 
@@ -34,12 +37,7 @@ class FoldError(Error):
 
 @dataclasses.dataclass(frozen=True)
 class Exported:
-    """What was written.
-
-    Attributes:
-      path: the folder.
-      manifest: what its manifest.json holds.
-    """
+    """The folder that was written, and what its manifest.json holds."""
 
     path: Path
     manifest: Manifest
@@ -112,7 +110,7 @@ def fold_and_export(
 
         params, function = deploy.build(trained.recipe.model, folded, data.inputs.window.frames)
         int8_norm = deploy.int8_norm(trained.recipe.model)
-        made = forms.make(
+        made = _forms(
             [name for name in manifest.FORM_FILES if accelerator is not None or name != NPU_FORM],
             Maker(function, data.calibration, validation, validation_reference, int8_norm=int8_norm, narrow=only_int8),
             test,
@@ -121,7 +119,6 @@ def fold_and_export(
             attach=lambda model: metadata.attach(model, trained.labels, data.inputs),
             accept=accept,
             tell=tell,
-            show_progress=show_progress,
         )
         for name, form in made.passed.items():
             (place / form.file).write_bytes(made.files[name])
@@ -181,6 +178,53 @@ def fold_and_export(
     return Exported(out, content)
 
 
+@dataclasses.dataclass
+class _Forms:
+    """What was made, by form: .tflite files, entries of those that are kept and of the others, all tensors' noise."""
+
+    files: dict[str, bytes] = dataclasses.field(default_factory=dict)
+    passed: dict[str, Form] = dataclasses.field(default_factory=dict)
+    failed: dict[str, Failed] = dataclasses.field(default_factory=dict)
+    layers: dict[str, list[Layer]] = dataclasses.field(default_factory=dict)
+
+
+def _forms(
+    names: Iterable[str],
+    maker: Maker,
+    test: Windows,
+    reference: np.ndarray,
+    *,
+    params: Params,
+    attach: Callable[[bytes], bytes],
+    accept: Collection[str],
+    tell: _Teller,
+) -> _Forms:
+    """Makes forms, and holds each against the trained model's logits on test windows."""
+    forms = _Forms()
+    for name in names:
+        try:
+            made = maker.make(name)
+        except ConversionError as error:
+            forms.failed[name] = Failed(reasons=(f'{name}: {error}',))
+            continue
+        model = forms.files[name] = attach(made.model)
+        tell(f'exported {name}: {len(model):,} bytes')
+        form, reasons = verify(name, model, made.how, reference, test, show_progress=tell.enabled)
+        if name != 'float32' and form.litert is not None:
+            windows = evenly(test.features, tensor_report.WINDOWS)
+            rows = forms.layers[name] = tensor_report.report(made.unoptimised, made.float32, windows, params=params)
+            form = dataclasses.replace(form, layers=tuple(tensor_report.computed(rows)[: tensor_report.WORST]))
+        tell(f'verified {name} in LiteRT {"only" if form.tflm is None else "and TFLM"}')
+        # Of the runtime that decides; without finite logits a form is never accepted.
+        score = form.tflm if form.tflm_reason is None else form.litert
+        ran = score is not None and score.max_abs_diff is not None
+        if reasons and not (name in accept and ran):
+            forms.failed[name] = Failed(reasons=tuple(reasons), found=form)
+        else:
+            forms.passed[name] = dataclasses.replace(form, accepted=tuple(reasons) or None)
+    return forms
+
+
 def fold(trained: Trained, *, plain: bool = False) -> Params:
     """Folds a trained model in float64; the result is the plain model's tree, in the parameters' own type.
 
@@ -227,23 +271,23 @@ def _model(trained: Trained, hrf: HRFConfig | None) -> Any:
     return models.build(trained.recipe.model, hrf, n_classes=len(trained.labels))
 
 
-def _initial(trained: Trained, hrf: HRFConfig | None) -> Any:
+def _initial(trained: Trained, hrf: HRFConfig | None) -> Params:
     """Shapes and types of a fresh model's tree."""
-    model = _model(trained, hrf)
-    recipe = trained.recipe
-    example = jax.ShapeDtypeStruct((1, recipe.window_config.frames, recipe.frontend.n_mels), np.float32)
-    return jax.eval_shape(model.init, jax.random.key(0), example)
+    window = np.zeros((1, trained.recipe.window_config.frames, trained.recipe.frontend.n_mels), np.float32)
+    return jax.eval_shape(_model(trained, hrf).init, jax.random.key(0), window)
 
 
-def _check_tree(found: Any, expected: Any, path: Path) -> None:
-    shapes = [{name: tuple(leaf.shape) for name, leaf in checkpoint.leaves(tree)} for tree in (found, expected)]
-    for name in sorted(shapes[0].keys() | shapes[1].keys()):
-        found_shape, expected_shape = (tree.get(name, 'nothing') for tree in shapes)
-        if found_shape != expected_shape:
-            raise InputError(f'{path}: {name}: expected {expected_shape} by its recipe, found {found_shape}')
+def _check_tree(variables: Params, expected: Params, path: Path) -> None:
+    own, wanted = (
+        {name: tuple(leaf.shape) for name, leaf in checkpoint.leaves(tree)} for tree in (variables, expected)
+    )
+    for name in sorted(own.keys() | wanted.keys()):
+        shape, by_recipe = own.get(name, 'nothing'), wanted.get(name, 'nothing')
+        if shape != by_recipe:
+            raise InputError(f'{path}: {name}: expected {by_recipe} by its recipe, found {shape}')
 
 
-def _check_finite(variables: Any, path: Path) -> None:
+def _check_finite(variables: Params, path: Path) -> None:
     for name, leaf in checkpoint.leaves(variables):
         if bad := int((~np.isfinite(leaf)).sum()):
             raise InputError(f'{path}: {name}: expected finite values, found {bad} of {leaf.size} that are not')
@@ -253,10 +297,10 @@ class _Teller:
     """Says on standard error what was done and how long it took."""
 
     def __init__(self, enabled: bool) -> None:
-        self._enabled, self._since = enabled, time.monotonic()
+        self.enabled, self._since = enabled, time.monotonic()
 
     def __call__(self, text: str) -> None:
         now = time.monotonic()
-        if self._enabled:
+        if self.enabled:
             print(f'{text} ({now - self._since:.1f} s)', file=sys.stderr, flush=True)
         self._since = now

@@ -45,11 +45,7 @@ def check(accelerator: str) -> None:
 def write(place: Path, model: bytes, accelerator: str, *, passed: bool) -> tuple[NPU | None, dict[str, Failed]]:
     """Compiles the form `int8_npu` into a file of a folder.
 
-    Args:
-      place: the folder.
-      model: the form's .tflite file.
-      accelerator: one of `manifest.NPU_FILES`.
-      passed: whether the form passed its gates; where it did not, no file is written, and it is said how it was placed.
+    Where the form has not `passed` its gates no file is written, but it is said how it was placed.
 
     Returns:
       The manifest's `npu`, None where there is no file, and what failed, as in the manifest's `failed`.
@@ -78,12 +74,7 @@ def failures(placement: Placement) -> list[str]:
 
 
 def compiled(model: bytes, accelerator: str = 'ethos-u55-128', *, timeout: float = 600.0) -> tuple[bytes, Placement]:
-    """Compiles an int8 model; gives the compiled .tflite file, and what Vela says about it.
-
-    Args:
-      model: the .tflite file.
-      accelerator: one of `manifest.NPU_FILES`.
-      timeout: seconds after which Vela is ended.
+    """Compiles an int8 .tflite file within `timeout` seconds; gives the compiled one, and what Vela says about it.
 
     Raises:
       InputError: an unknown accelerator, or no Vela here.

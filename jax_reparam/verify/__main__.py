@@ -6,6 +6,7 @@ Exit code 0: every gate passed. 1: one failed (a line each on standard error). 2
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -61,22 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     labelled = recordings.load(recordings.listed(args.clips, exported.labels), exported.input)
     result = scores.score(out, exported, labelled, trained=args.checkpoint, limits=dict(args.fail_under))
     if args.json:
-        print(
-            json.dumps(
-                {
-                    'reference': result.reference,
-                    'clips': len(labelled.truth),
-                    'windows': result.windows,
-                    'rows': [row.as_json() for row in result.rows],
-                    'failures': result.failures,
-                    'notes': result.notes,
-                },
-                indent=2,
-                allow_nan=False,
-            )
-        )
+        print(json.dumps(dataclasses.asdict(result), indent=2, allow_nan=False))
     else:
-        print(f'{len(labelled.truth)} clips, {result.windows} windows, against {result.reference}')
+        print(f'{result.clips} clips, {result.windows} windows, against {result.reference}')
         print('\n'.join(scores.table(result)))
     for note in result.notes:
         print(note, file=sys.stderr)

@@ -58,12 +58,7 @@ class Recordings:
     inputs: Input
 
     def windows(self, frames: Sequence[np.ndarray] | None = None) -> Windows:
-        """All windows.
-
-        Args:
-          frames: standardised features of each recording, `[T, n_mels]`, by a frontend that is to be verified; None
-            takes training's.
-        """
+        """All windows: of `frames`, standardised features `[T, n_mels]` of each recording; None takes training's."""
         features, clip = windows.split(frames or map(self.inputs.features, self.samples), self.inputs.window)
         return Windows(features.astype(np.float32), clip, self.truth)
 
@@ -78,12 +73,7 @@ class Recordings:
 
 
 def load(clips: Sequence[tuple[Path, int]], inputs: Input, *, show_progress: bool = True) -> Recordings:
-    """Reads clips.
-
-    Args:
-      clips: what `listed` gave.
-      inputs: the manifest's `input`.
-      show_progress: report on standard error.
+    """Reads the clips that `listed` gave.
 
     Raises:
       InputError: a clip that cannot be used; a score over the others would not be that of the list.

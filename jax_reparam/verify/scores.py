@@ -51,25 +51,13 @@ class Row:
     ops: int | None = None
     milliseconds: float | None = None
 
-    def as_json(self) -> dict[str, Any]:
-        """One entry of the output of `--json`."""
-        content = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != 'score'}
-        return {**content, 'score': None if self.score is None else schema.to_json(self.score)}
-
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """All rows.
-
-    Attributes:
-      reference: the form that all others are held against.
-      windows: how many there are.
-      rows: one a form and runtime.
-      failures: what a gate or a limit found, a line each.
-      notes: what could not be verified here, a line each.
-    """
+    """What `--json` prints: rows, held against `reference`, what failed, and what was not verified, a line each."""
 
     reference: str
+    clips: int
     windows: int
     rows: list[Row]
     failures: list[str]
@@ -87,23 +75,18 @@ def score(
 ) -> Result:
     """Scores every form that there is.
 
-    The reference is the first that there is of: the training checkpoint, the folded one, the float32 form in LiteRT.
-
-    Args:
-      out: a folder that `fold.py` wrote.
-      manifest: its manifest.
-      recordings: what the forms run on.
-      trained: the training folder or checkpoint; None leaves it out.
-      limits: least values by name (`LIMITS`) that every row must reach, beside the gates.
-      show_progress: report on standard error.
+    The reference is the first that there is of: the training checkpoint (`trained`, or a folder of some), the folded
+    one, the float32 form in LiteRT. `limits` are least values by name (`LIMITS`) that every row must reach, beside the
+    gates.
 
     Raises:
       InputError: a checkpoint or file that is not that of the manifest, or no form at all.
     """
     windows = recordings.windows()
-    jax_forms: list[tuple[str, np.ndarray, float]] = []
-    if trained is not None or (out / CHECKPOINT).is_dir():
-        jax_forms = list(_in_jax(out, manifest, windows, trained))
+    sources: dict[str, str | Path] = {} if trained is None else {'training': trained}
+    if (out / CHECKPOINT).is_dir():
+        sources['folded'] = out / CHECKPOINT
+    jax_forms = list(_in_jax(sources, manifest, windows)) if sources else []
     files = {name: read_file(out, form) for name, form in manifest.forms.items()}
     if not files:
         raise InputError(f'{out}: expected an exported form, found none in its manifest')
@@ -124,8 +107,8 @@ def score(
             assert row.score is not None
             failures += gates.failures('float32', 'JAX, deploy form', row.score, row.score.uar)
     for name, model in files.items():
-        form, found = verify(name, model, manifest.forms[name].made, reference, windows, show_progress=show_progress)
-        failures += found
+        form, reasons = verify(name, model, manifest.forms[name].made, reference, windows, show_progress=show_progress)
+        failures += reasons
         ops, in_tflm = sum(form.ops.values()), form.tflm
         spent = None if form.litert is None else _timed(litert.load(model), windows.features)
         rows.append(Row(name, 'LiteRT', form.litert, bytes=len(model), ops=ops, milliseconds=spent))
@@ -138,17 +121,17 @@ def score(
             rows.append(Row(name, 'TFLM', score, bytes=len(model), ops=ops, arena=in_tflm.arena_bytes))
     device, recommended = manifest.device, manifest.recommended
     if device.frontend is not None and recommended is not None and tflm.missing() is None:
-        row, found = _behind_the_frontend(
+        row, reasons = _behind_the_frontend(
             out, device.frontend, recommended, files[recommended], reference, windows, recordings
         )
         rows.append(row)
-        failures += found
+        failures += reasons
     if device.waveform is not None and 'float32' in files:
-        row, found = _waveform(out, device.waveform, litert.load(files['float32']), windows, recordings)
+        row, reasons = _waveform(out, device.waveform, litert.load(files['float32']), windows, recordings)
         rows.append(row)
-        failures += found
+        failures += reasons
     failures += [line for row in rows for line in below(row, limits or {})]
-    return Result(reference_name, len(windows.features), rows, failures, notes)
+    return Result(reference_name, len(recordings.truth), len(windows.features), rows, failures, notes)
 
 
 def _behind_the_frontend(
@@ -188,11 +171,11 @@ def _waveform(
     pcm = recordings.pcm(entry.samples)
     features = dataclasses.replace(recordings, samples=list(pcm)).windows().features
     expected, samples = softmax(float32(features)), pcm.astype(np.float32) / 32768
-    found = run(samples)
+    probabilities = run(samples)
     # Of logits, probabilities leave the differences.
-    log = lambda probabilities: np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
-    score = gates.score(log(expected), log(found), windows)
-    difference = float(np.abs(found - expected).max())
+    tiny = np.finfo(np.float32).tiny
+    score = gates.score(np.log(np.maximum(expected, tiny)), np.log(np.maximum(probabilities, tiny)), windows)
+    difference = float(np.abs(probabilities - expected).max())
     failures = []
     if not difference <= gates.WAVEFORM_TOLERANCE:
         failures = [
@@ -206,45 +189,37 @@ def _waveform(
 
 def below(row: Row, limits: Mapping[str, float]) -> list[str]:
     """Where a row stays below a limit, a line each; a row that did not run has failed already."""
-    found = []
+    if row.score is None:
+        return []
+    lines = []
     for name, least in limits.items():
-        if row.score is None:
-            continue
         value = getattr(row.score, LIMITS[name])
         if value is None:
             # Nothing differs from the reference; or, with no finite difference, it is no number at all.
             value = float('inf') if row.score.max_abs_diff is not None else float('-inf')
         if value < least:
-            found.append(
+            lines.append(
                 f'{row.form} in {row.runtime}: expected {name} of at least {least:g} (--fail-under), found {value:.4g}'
             )
-    return found
+    return lines
 
 
 def table(result: Result) -> list[str]:
     """The rows as lines of text."""
     cells = [['form', 'runtime', 'UAR %', 'same decision', 'SNR dB', 'bytes', 'arena', 'ops', 'ms a window']]
     for row in result.rows:
-        numbers = ['', '', ''] if row.score is None else _score(row.score)
-        cells.append(
-            [
-                row.form,
-                row.runtime,
-                *numbers,
-                *('' if value is None else f'{value:,}' for value in (row.bytes, row.arena, row.ops)),
-                '' if row.milliseconds is None else f'{row.milliseconds:.2f}',
-            ]
-        )
+        scores = ['', '', '']
+        if row.score is not None:
+            snr = '' if row.score.snr_db is None else f'{row.score.snr_db:.1f}'
+            scores = [f'{100 * row.score.uar:.1f}', f'{row.score.argmax_agreement:.1%}', snr]
+        sizes = ['' if value is None else f'{value:,}' for value in (row.bytes, row.arena, row.ops)]
+        milliseconds = '' if row.milliseconds is None else f'{row.milliseconds:.2f}'
+        cells.append([row.form, row.runtime, *scores, *sizes, milliseconds])
     return aligned(cells, left=(0, 1))
 
 
-def _score(found: Score) -> list[str]:
-    snr = '' if found.snr_db is None else f'{found.snr_db:.1f}'
-    return [f'{100 * found.uar:.1f}', f'{found.argmax_agreement:.1%}', snr]
-
-
 def _in_jax(
-    out: Path, manifest: Manifest, windows: Windows, trained: str | None
+    sources: Mapping[str, str | Path], manifest: Manifest, windows: Windows
 ) -> Iterator[tuple[str, np.ndarray, float]]:
     """Name, logits and milliseconds a window of the training, folded and deploy form, as far as they are there."""
     import jax
@@ -253,17 +228,21 @@ def _in_jax(
     from jax_reparam import checkpoint
 
     logging.set_verbosity(logging.ERROR)  # Orbax warns of what is meant to be.
+    features, inputs = windows.features, manifest.input
     # Accelerators multiply in a reduced precision by default.
     with jax.default_matmul_precision('highest'):
-        if trained is not None:
-            found = checkpoint.load(trained)
-            _check_same(found, manifest, trained)
-            yield 'training', *_run(_batched(found), windows.features, at_once=True)
-        if (out / CHECKPOINT).is_dir():
-            found = checkpoint.load(out / CHECKPOINT)
-            _check_same(found, manifest, out / CHECKPOINT)
-            yield 'folded', *_run(_batched(found), windows.features, at_once=True)
-            yield 'deploy', *_run(_deployed(found, windows.features.shape[1]), windows.features)
+        for name, source in sources.items():
+            own = checkpoint.load(source)
+            same = (own.labels, own.recipe.model, own.step) == (manifest.labels, manifest.architecture, manifest.step)
+            if not (same and np.allclose(own.mean, inputs.mean) and np.allclose(own.std, inputs.std)):
+                raise InputError(
+                    f'{source}: expected the checkpoint that was exported (step {manifest.step}), found another'
+                )
+            batched = _batched(own)
+            yield name, batched(features), _timed(batched, features, at_once=True)
+            if name == 'folded':
+                deployed = _deployed(own, features.shape[1])
+                yield 'deploy', deployed(features), _timed(deployed, features)
 
 
 def _batched(trained: Any) -> Logits:
@@ -286,24 +265,13 @@ def _deployed(trained: Any, frames: int) -> Logits:
     return lambda features: np.concatenate([apply(window[None]) for window in features])
 
 
-def _check_same(found: Any, manifest: Manifest, source: str | Path) -> None:
-    same = found.labels == manifest.labels and found.recipe.model == manifest.architecture
-    close = same and np.allclose(found.mean, manifest.input.mean) and np.allclose(found.std, manifest.input.std)
-    if not close or found.step != manifest.step:
-        raise InputError(f'{source}: expected the checkpoint that was exported (step {manifest.step}), found another')
-
-
-def _run(logits: Logits, features: np.ndarray, *, at_once: bool = False) -> tuple[np.ndarray, float]:
-    return logits(features), _timed(logits, features, at_once=at_once)
-
-
 def _timed(logits: Logits, features: np.ndarray, *, at_once: bool = False) -> float:
     """Milliseconds a window, once warm: the median of single ones, or of all `TIMED` in a batch."""
-    some = features[:TIMED]
-    logits(some[:1])
-    taken = []
-    for part in [some] if at_once else [window[None] for window in some]:
+    timed = features[:TIMED]
+    logits(timed[:1])
+    seconds = []
+    for part in [timed] if at_once else [window[None] for window in timed]:
         began = time.perf_counter()
         logits(part)
-        taken.append((time.perf_counter() - began) / len(part))
-    return 1000 * float(np.median(taken))
+        seconds.append((time.perf_counter() - began) / len(part))
+    return 1000 * float(np.median(seconds))
