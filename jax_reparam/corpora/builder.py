@@ -17,12 +17,12 @@ from etils import epath
 
 from jax_reparam import threads
 from jax_reparam.corpora import check
-from jax_reparam.corpora.found import Clip, Found, Part, Published, decode
+from jax_reparam.corpora.found import Clip, Found, Part, Published, by_id, decode
 from jax_reparam.errors import InputError
 from jax_reparam.frontend import audio, audio_files
 from jax_reparam.progress import Progress
 
-__all__ = ['Clip', 'Found', 'Part', 'Published', 'SpeechBuilder', 'first_missing', 'folder_of']
+__all__ = ['Clip', 'Found', 'Part', 'Published', 'SpeechBuilder', 'by_id', 'first_missing', 'folder_of']
 
 # Audio in a file of records, 64 MiB: TFDS keeps the records of a file in memory until it is written.
 SHARD_SECONDS = 2048.0
@@ -122,7 +122,8 @@ class SpeechBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # typ
     def digest(cls, found: Found) -> str:
         """The key of a prepared corpus: a digest of everything that decides its records."""
         total = hashlib.sha256()
-        about_all = [cls.name, str(cls.VERSION), audio.SAMPLE_RATE, found.labels, found.skipped, found.conflicts]
+        left_out = list(found.skipped.items()), list(found.conflicts.items())
+        about_all = [cls.name, str(cls.VERSION), audio.SAMPLE_RATE, found.labels, *left_out]
         total.update(json.dumps(about_all).encode())
         for clip, content in zip(found.clips, cls.fingerprints(found.clips), strict=True):
             about = [clip.id, clip.label, clip.speaker, clip.group, clip.part, clip.start, clip.end, clip.cut]
@@ -177,7 +178,7 @@ class SpeechBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # typ
         if not source and self.MANUAL_DOWNLOAD_INSTRUCTIONS:
             source = os.fspath(dl_manager.manual_dir)
         found = self.find(source, self._config_name())
-        _require_labels(found.labels, found.clips, dict((*found.skipped, *found.conflicts)), source)
+        _require_labels(found.labels, found.clips, {**found.skipped, **found.conflicts}, source)
         if self._beam is None:
             measured, starts = self._measure(found.clips)
         else:

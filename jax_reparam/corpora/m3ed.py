@@ -9,7 +9,7 @@ from typing import Any
 
 from etils import epath
 
-from jax_reparam.corpora.builder import Clip, Found, Part, Published, SpeechBuilder, first_missing, folder_of
+from jax_reparam.corpora.builder import Clip, Found, Part, Published, SpeechBuilder, by_id, first_missing, folder_of
 from jax_reparam.errors import InputError
 
 # In the order of the authors' numbers.
@@ -70,9 +70,6 @@ class M3ed(SpeechBuilder):
             person = str(roles.get(role, {}).get('Name', '')).strip()
             if label != labels.setdefault(id_, label):
                 conflicts[id_] = f'annotated as {labels[id_]} and as {label}'
-                clips.pop(id_, None)
-            elif id_ in conflicts:
-                continue
             elif label not in LABELS:
                 skipped[id_] = f'its label {label!r} is none of {", ".join(LABELS)}'
             elif not person:
@@ -90,14 +87,8 @@ class M3ed(SpeechBuilder):
         if not labels:
             raise InputError(f'{top}/annotation.json: expected series, dialogues and turns, found no turn')
         note = f'Turns without a readable time, or that end before they start: {untimed:,} (their start is 0).'
-        return Found(
-            LABELS,
-            tuple(clips[id_] for id_ in sorted(clips)),
-            tuple(skipped.items()),
-            tuple(conflicts.items()),
-            (note,) if untimed else (),
-            PUBLISHED,
-        )
+        notes = (note,) if untimed else ()
+        return Found(LABELS, by_id(clips.values(), without=conflicts), skipped, conflicts, notes, PUBLISHED)
 
 
 def seconds_of(time: Any) -> float | None:
