@@ -9,7 +9,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import IO, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -179,37 +179,38 @@ class SpeechBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # typ
             source = os.fspath(dl_manager.manual_dir)
         found = self.find(source, self._config_name())
         _require_labels(found.labels, found.clips, {**found.skipped, **found.conflicts}, source)
+        read: Callable[[Clip], np.ndarray | audio.AudioError]
         if self._beam is None:
-            measured, starts = self._measure(found.clips)
+            measured, read = self._measure(found.clips)
         else:
             from jax_reparam.corpora import beam
 
-            measured, starts = beam.measure(found.clips, self.data_path / 'measured', *self._beam), []
-        files: list[Callable[[], Iterator[tuple[str, dict[str, Any]]]]] = []
+            # A worker on another machine sees the source alone.
+            measured, read = beam.measure(found.clips, self.data_path / 'measured', *self._beam), decode
         shards = _shards(self._settle(source, found, measured), measured)
         self._lengths = [len(shard) for shard in shards]
-        for shard in shards:
-            clips = [found.clips[i] for i in shard]
-            if self._beam is None:
-                spans = [(starts[i], starts[i + 1] - starts[i]) for i in shard]
-                files.append(functools.partial(_spooled, clips, self._spool, spans))
-            else:
-                files.append(functools.partial(_decoded, clips))
-        return {'train': files}
+        return {'train': [functools.partial(_records, [found.clips[i] for i in shard], read) for shard in shards]}
 
-    def _measure(self, clips: Sequence[Clip]) -> tuple[list[check.Measured], list[int]]:
-        """Measures the clips, and spools their audio: `starts[i]` is where that of clip i begins."""
-        measured, starts = [], [0]
+    def _measure(self, clips: Sequence[Clip]) -> tuple[list[check.Measured], Callable[[Clip], np.ndarray]]:
+        """Measures the clips and spools their audio; the function returned reads that of a clip."""
+        measured = []
+        spans: dict[str, tuple[int, int]] = {}
         bar = Progress(len(clips), f'preparing {self.name}', unit='clip', enabled=self._progress)
         with contextlib.closing(bar):
             for clip, samples in zip(clips, self.load(clips), strict=True):
                 measured.append(check.measure(samples, clip.id))
                 if not measured[-1].error:
                     assert isinstance(samples, np.ndarray)
+                    spans[clip.id] = self._spool.tell(), samples.nbytes
                     self._spool.write(samples.tobytes())
-                starts.append(self._spool.tell())
                 bar.update()
-        return measured, starts
+
+        def read(clip: Clip) -> np.ndarray:
+            start, count = spans[clip.id]
+            self._spool.seek(start)
+            return np.frombuffer(self._spool.read(count), np.int16)
+
+        return measured, read
 
     def _settle(self, source: str, found: Found, measured: Sequence[check.Measured]) -> tuple[int, ...]:
         """Says which clips are used, and writes the index and the report.
@@ -221,15 +222,12 @@ class SpeechBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # typ
         report = check.report(self.name, found, measured, result)
         if result.mismatches and not self._accept_mismatch:
             raise check.MismatchError(check.mismatch(source, self.name, result.mismatches), report)
-        kept = [found.clips[i] for i in result.kept]
-        _require_labels(found.labels, kept, result.skipped, source)
+        used = [found.clips[i] for i in result.kept]
+        _require_labels(found.labels, used, result.skipped, source)
         self.info.metadata.update(
             labels=found.labels,
-            label=[found.labels.index(clip.label) for clip in kept],
-            speaker=[clip.speaker for clip in kept],
-            id=[clip.id for clip in kept],
-            group=[clip.group for clip in kept],
-            part=[clip.part for clip in kept],
+            label=[found.labels.index(clip.label) for clip in used],
+            **{key: [getattr(clip, key) for clip in used] for key in ('speaker', 'id', 'group', 'part')},
             seconds=[measured[i].seconds for i in result.kept],
             skipped=list(result.skipped.items()),
             warnings=check.summary(result),
@@ -256,37 +254,18 @@ def _shards(kept: Sequence[int], measured: Sequence[check.Measured]) -> list[lis
     return shards
 
 
-def _spooled(
-    clips: Sequence[Clip], spool: IO[bytes], spans: Sequence[tuple[int, int]]
+def _records(
+    clips: Sequence[Clip], read: Callable[[Clip], np.ndarray | audio.AudioError]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The records of a file, from the audio that the first pass laid down at `spans` (start, bytes)."""
-    for clip, (start, count) in zip(clips, spans, strict=True):
-        spool.seek(start)
-        yield clip.id, example(clip, np.frombuffer(spool.read(count), np.int16))
-
-
-def _decoded(clips: Sequence[Clip]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The records of a file, from the source: a worker on another machine sees no more."""
+    """The records of a file: each clip with its audio `[N]` int16."""
     for clip in clips:
-        samples = decode(clip)
+        samples = read(clip)
         if isinstance(samples, audio.AudioError):
             raise samples  # it could be read when it was measured
-        yield clip.id, example(clip, samples)
-
-
-def example(clip: Clip, samples: np.ndarray) -> dict[str, Any]:
-    """The record of a clip with audio `[N]` int16."""
-    length = len(samples) / audio.SAMPLE_RATE
-    return {
-        'audio': samples,
-        'label': clip.label,
-        'speaker': clip.speaker,
-        'id': clip.id,
-        'group': clip.group,
-        'start': clip.start,
+        record = {key: getattr(clip, key) for key in ('label', 'speaker', 'id', 'group', 'start')}
         # A cut may end before its transcript says so: with the recording.
-        'end': clip.start + length if clip.end is None or clip.cut else clip.end,
-    }
+        end = clip.start + len(samples) / audio.SAMPLE_RATE if clip.end is None or clip.cut else clip.end
+        yield clip.id, {**record, 'audio': samples, 'end': end}
 
 
 def folder_of(source: str, name: str, layout: str) -> epath.Path:
@@ -330,12 +309,9 @@ def first_missing(folder: epath.Path, name: str, expected: Sequence[str], layout
 
 def _require_labels(labels: Sequence[str], clips: Sequence[Clip], skipped: Mapping[str, str], source: str) -> None:
     present = {clip.label for clip in clips}
-    for label in labels:
-        if label not in present:
-            why = ''.join(
-                f'; skipped {len(skipped):,}, first {i} ({reason})' for i, reason in list(skipped.items())[:1]
-            )
-            raise InputError(f'{source}: expected usable clips of every label, found none of {label!r}{why}')
+    if missing := [label for label in labels if label not in present]:
+        first = next((f'; skipped {len(skipped):,}, first {i} ({reason})' for i, reason in skipped.items()), '')
+        raise InputError(f'{source}: expected usable clips of every label, found none of {missing[0]!r}{first}')
 
 
 def _hash_file(path: epath.Path | None) -> str:

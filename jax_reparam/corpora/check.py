@@ -5,7 +5,8 @@ from __future__ import annotations
 import collections
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import operator
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -157,35 +158,26 @@ def _counts(found: Found, there: Sequence[Clip], used: Sequence[Clip]) -> Iterab
     """Rows of the table of counts: what, published, in this copy, used."""
     published = found.published or Published()
 
-    def rows(
-        what: str, wanted: Mapping[str, int], names: Iterable[str], count: Callable[[Sequence[Clip]], Mapping[str, int]]
-    ) -> Iterable[tuple[str, int | None, int, int]]:
-        here, kept = count(there), count(used)
-        for name in dict.fromkeys([*names, *wanted]):
-            # A published table names all there is: what it does not name was published with none.
-            yield f'{what} {name}', wanted.get(name, 0 if wanted else None), here.get(name, 0), kept.get(name, 0)
-
-    def tally(field: str) -> Callable[[Sequence[Clip]], Mapping[str, int]]:
-        return lambda clips: collections.Counter(value for clip in clips if (value := getattr(clip, field)))
-
-    def distinct(field: str) -> Callable[[Sequence[Clip]], Mapping[str, int]]:
-        def count(clips: Sequence[Clip]) -> Mapping[str, int]:
-            pairs = {(clip.part, getattr(clip, field)) for clip in clips if clip.part}
-            return collections.Counter(part for part, _ in pairs)
-
-        return count
-
     yield 'clips', published.clips, len(there), len(used)
-    speakers = (len({clip.speaker for clip in clips}) for clips in (there, used))
-    yield 'speakers', published.speakers, *speakers  # type: ignore[misc]
+    speakers, used_speakers = (len({clip.speaker for clip in clips}) for clips in (there, used))
+    yield 'speakers', published.speakers, speakers, used_speakers
     parts = [part for part in ('train', 'validation', 'test') if any(clip.part == part for clip in there)]
     groups = sorted({clip.group for clip in there if clip.group})
-    yield from rows('label', published.labels, found.labels, tally('label'))
-    yield from rows('group', published.groups, groups, tally('group'))
-    yield from rows('part', published.parts, parts, tally('part'))
-    yield from rows('speakers of', published.part_speakers, parts, distinct('speaker'))
+    # A row for each value of the first field, which counts the different values of the second.
+    tables: list[tuple[str, Mapping[str, int], Sequence[str], tuple[str, str]]] = [
+        ('label', published.labels, found.labels, ('label', 'id')),
+        ('group', published.groups, groups, ('group', 'id')),
+        ('part', published.parts, parts, ('part', 'id')),
+        ('speakers of', published.part_speakers, parts, ('part', 'speaker')),
+    ]
     if groups:
-        yield from rows('groups of', published.part_groups, parts, distinct('group'))
+        tables.append(('groups of', published.part_groups, parts, ('part', 'group')))
+    for what, counts, names, fields in tables:
+        pairs = operator.attrgetter(*fields)
+        in_copy, in_use = (collections.Counter(name for name, _ in set(map(pairs, clips))) for clips in (there, used))
+        for name in dict.fromkeys([*names, *counts]):
+            # A published table names all there is: what it does not name was published with none.
+            yield f'{what} {name}', counts.get(name, 0 if counts else None), in_copy[name], in_use[name]
 
 
 def mismatch(source: str, name: str, mismatches: Sequence[str]) -> str:
