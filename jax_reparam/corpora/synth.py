@@ -186,39 +186,21 @@ def specs() -> list[Spec]:
     ]
 
 
-def render(spec: Spec) -> np.ndarray:
-    """Speaks one clip in a fresh child process, bit for bit the same every time.
-
-    Args:
-      spec: the clip.
-
-    Returns:
-      `[N]` int16, 16 kHz.
-
-    Raises:
-      InputError: eSpeak NG is missing or did not speak.
-    """
-    (audio,) = render_all([spec])
-    return audio
-
-
-def render_all(clips: Sequence[Spec], *, workers: int = 0) -> Iterator[np.ndarray]:
-    """Speaks clips, in order, each in a fresh child process.
+def render_all(clips: Sequence[Spec]) -> Iterator[np.ndarray]:
+    """Speaks clips, in order, each in a fresh child process: bit for bit the same every time.
 
     Args:
       clips: the clips.
-      workers: processes that speak at the same time; 0 for as many as there are cores, but 4 at most.
 
     Yields:
-      `[N]` int16, 16 kHz, what `render` gives for the clip.
+      `[N]` int16, 16 kHz.
 
     Raises:
       InputError: eSpeak NG is missing or did not speak; the message names the clip.
     """
-    workers = min(len(clips), workers or threads.cores(4))
     make = lambda engine, spec: record(engine.speak(spec), engine.sample_rate, spec)
     with contextlib.ExitStack() as stack:
-        engines = [stack.enter_context(_Engine()) for _ in range(workers)]
+        engines = [stack.enter_context(_Engine()) for _ in range(threads.cores(min(4, len(clips))))]
         yield from threads.in_order_by(engines, make, clips)
 
 

@@ -96,8 +96,8 @@ class Split:
 
 def folds(corpus: Corpus, protocol: str = '') -> int:
     """How many folds a protocol has on a corpus: as many as speakers for `loso`, at most 5 for `speakers5`."""
-    chosen = PROTOCOLS[_name(corpus, protocol)]
-    return _count(chosen, len(set(_units(corpus, chosen)))) if chosen.test == 'dealt' else 1
+    name = _name(corpus, protocol)
+    return _folds(corpus, name, PROTOCOLS[name])
 
 
 def split(
@@ -196,10 +196,6 @@ def _units(corpus: Corpus, protocol: Protocol) -> Sequence[str]:
     return corpus.group if protocol.apart == 'group' else corpus.speaker
 
 
-def _count(protocol: Protocol, units: int) -> int:
-    return min(protocol.folds or units, units)
-
-
 def _folds(corpus: Corpus, name: str, protocol: Protocol) -> int:
     if protocol.test != 'dealt':
         return 1
@@ -212,7 +208,7 @@ def _folds(corpus: Corpus, name: str, protocol: Protocol) -> int:
             f'{corpus.name}: expected at least 3 {what} for protocol {name}, found {len(units)} '
             f'({", ".join(units)}); protocol random does without, and its results say {OVERLAP!r}'
         )
-    return _count(protocol, len(units))
+    return min(protocol.folds or len(units), len(units))
 
 
 def _deal(corpus: Corpus, protocol: Protocol, fold: int, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -281,7 +277,8 @@ def _draw_speakers(corpus: Corpus, name: str, among: np.ndarray, seed: int) -> n
             )
         order = np.random.default_rng([seed, c]).permutation(len(speakers))
         drawn += [speakers[i] for i in order[: max(1, round(DRAWN_SHARE * len(speakers)))]]
-    return among & np.isin(corpus.speaker, drawn)
+    mask: np.ndarray = among & np.isin(corpus.speaker, drawn)
+    return mask
 
 
 def _check_apart(corpus: Corpus, name: str, protocol: Protocol, sets: dict[str, np.ndarray]) -> None:
