@@ -131,6 +131,7 @@ class SpeechBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # typ
         return total.hexdigest()
 
     def _info(self) -> tfds.core.DatasetInfo:
+        config = self._config_name()
         return tfds.core.DatasetInfo(
             builder=self,
             description=self.DESCRIPTION,
@@ -141,7 +142,9 @@ class SpeechBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # typ
                 {
                     # As bytes: a list of int64 takes ten bytes for each negative sample.
                     'audio': tfds.features.Tensor(shape=(None,), dtype=np.int16, encoding='bytes'),
-                    'label': tfds.features.ClassLabel(names=self._labels()),
+                    'label': tfds.features.ClassLabel(
+                        names=self.label_names(config) or self.find(self._source, config).labels
+                    ),
                     'speaker': tfds.features.Text(),
                     'id': tfds.features.Text(),
                     'group': tfds.features.Text(),
@@ -154,10 +157,6 @@ class SpeechBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # typ
             disable_shuffling=True,
             metadata=tfds.core.MetadataDict(),
         )
-
-    def _labels(self) -> tuple[str, ...]:
-        config = self._config_name()
-        return self.label_names(config) or self.find(self._source, config).labels
 
     def _config_name(self) -> str:
         return self.builder_config.name if self.builder_config else ''
@@ -269,12 +268,7 @@ def _records(
 
 
 def folder_of(source: str, name: str, layout: str) -> epath.Path:
-    """The source as a folder that is there and holds something.
-
-    Args:
-      source: what the user gave.
-      name: the corpus.
-      layout: how the source should look, for the error.
+    """The source of a corpus as a folder; `layout` says in the errors how it should look.
 
     Raises:
       InputError: nothing was given, or there is no folder, or nothing in it.
@@ -291,16 +285,10 @@ def folder_of(source: str, name: str, layout: str) -> epath.Path:
 
 
 def first_missing(folder: epath.Path, name: str, expected: Sequence[str], layout: str) -> None:
-    """Refuses a folder that lacks something.
-
-    Args:
-      folder: the source.
-      name: the corpus.
-      expected: paths below the folder, in the order in which they are looked for.
-      layout: how the source should look, for the error.
+    """Refuses a source that lacks something; `layout` says in the error how it should look.
 
     Raises:
-      InputError: names the first of `expected` that is not there.
+      InputError: names the first of `expected`, paths below the folder, that is not there.
     """
     for path in expected:
         if not (folder / path).exists():

@@ -199,27 +199,18 @@ def report(name: str, found: Found, measured: Sequence[Measured], result: Review
     else:
         lines += ['There are no published counts to compare this copy with.', '']
     lines += [f'{note}\n' for note in found.notes]
-    alarming = (
-        ('Two labels for one clip, left out', result.conflicts),
-        ('The same audio under two speakers, the first kept', result.across),
-    )
-    for title, reasons in alarming:
-        lines += [f'## {title}: {len(reasons):,}', '']
-        lines += _listing([f'{i}: {reason}' for i, reason in reasons.items()])
+    lines += _section('Two labels for one clip, left out', result.conflicts)
+    lines += _section('The same audio under two speakers, the first kept', result.across)
     lines += ['## Counts', '', '| | published | in this copy | used |', '|---|---:|---:|---:|']
     for what, published, here, used in result.counts:
         differs = published is not None and published != here
         row = ['' if published is None else f'{published:,}', f'**{here:,}**' if differs else f'{here:,}', f'{used:,}']
         lines.append(f'| {_cell(what)} | ' + ' | '.join(row) + ' |')
     lines += ['', '## Durations', '', *_histogram(seconds), '']
-    for title, ids in (
-        (f'Used though under {SHORT_SECONDS} s', result.short),
-        ('Used though clipped (three samples in a row at the limit of the recording)', result.clipped),
-        ('Left out, silent', result.silent),
-    ):
-        lines += [f'## {title}: {len(ids):,}', '', *_listing(ids)]
-    lines += [f'## Left out: {len(result.skipped):,}', '']
-    lines += _listing([f'{i}: {reason}' for i, reason in result.skipped.items()], 'all in skipped.tsv')
+    lines += _section(f'Used though under {SHORT_SECONDS} s', result.short)
+    lines += _section('Used though clipped (three samples in a row at the limit of the recording)', result.clipped)
+    lines += _section('Left out, silent', result.silent)
+    lines += _section('Left out', result.skipped, 'all in skipped.tsv')
     return '\n'.join(lines).rstrip() + '\n'
 
 
@@ -246,11 +237,13 @@ def _histogram(seconds: Sequence[float]) -> list[str]:
     return [*lines, '```']
 
 
-def _listing(items: Sequence[str], rest: str = '') -> list[str]:
-    lines = [f'- {_cell(item)}' for item in items[:_LISTED]]
+def _section(title: str, clips: Sequence[str] | Mapping[str, str], rest: str = '') -> list[str]:
+    """Lists ids, or ids and reasons, as far as there is room; `rest` says where the others are."""
+    items = [f'{i}: {reason}' for i, reason in clips.items()] if isinstance(clips, Mapping) else clips
+    lines = [f'## {title}: {len(items):,}', '', *(f'- {_cell(item)}' for item in items[:_LISTED])]
     if len(items) > _LISTED:
         lines.append(f'- ... and {len(items) - _LISTED:,} more' + (f', {rest}' if rest else ''))
-    return [*lines, ''] if lines else []
+    return [*lines, ''] if items else lines
 
 
 def _cell(text: str) -> str:

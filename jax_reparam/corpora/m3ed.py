@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
@@ -62,10 +63,10 @@ class M3ed(SpeechBuilder):
         skipped: dict[str, str] = {}
         conflicts: dict[str, str] = {}
         untimed = 0
-        for series, id_, turn, roles in _turns(top / 'annotation.json'):
+        for series, id_, turn, emotion, roles in _turns(top / 'annotation.json'):
             role = str(turn.get('Speaker', '')).strip()
             name = f'{role}_{id_}'
-            label = str(turn.get('EmoAnnotation', {}).get('final_main_emo', '')).strip()
+            label = str(emotion.get('final_main_emo', '')).strip()
             path = top / 'modality_speech' / f'{name}.wav'
             person = str(roles.get(role, {}).get('Name', '')).strip()
             if label != labels.setdefault(id_, label):
@@ -113,30 +114,26 @@ def _parts(top: epath.Path) -> dict[str, Part]:
     return parts
 
 
-def _turns(path: epath.Path) -> list[tuple[str, str, dict[str, Any], dict[str, Any]]]:
-    """The turns of the annotation: series, name, entry, and roles of the dialogue."""
-
-    # The standard reader keeps the last of two equal keys and says nothing: two labels for one turn would not show.
-    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any] | collections.UserList[tuple[str, Any]]:
-        keys = [key for key, _ in items]
-        return dict(items) if len(set(keys)) == len(keys) else collections.UserList(items)
+def _turns(path: epath.Path) -> Iterator[tuple[str, str, dict[str, Any], dict[str, Any], dict[str, Any]]]:
+    """The turns of the annotation: series, name, entry, its emotions, and roles of the dialogue."""
 
     def entries(value: Any, what: str) -> list[tuple[str, Any]]:
-        if isinstance(value, dict):
-            return list(value.items())
-        if isinstance(value, collections.UserList):
-            return list(value)
-        raise InputError(f'{path}: expected {what} as an object, found {type(value).__name__}')
+        if not isinstance(value, collections.UserList):
+            raise InputError(f'{path}: expected {what} as an object, found {type(value).__name__}')
+        return list(value)
 
     try:
-        content = json.loads(path.read_bytes().decode('utf-8-sig'), object_pairs_hook=pairs)
+        # An object is the list of its pairs: of two equal keys a dictionary would keep the last and say nothing, so two
+        # labels for one turn would not show.
+        content = json.loads(path.read_bytes().decode('utf-8-sig'), object_pairs_hook=collections.UserList)
     except ValueError as error:
         raise InputError(f'{path}: expected JSON, found {error}') from None
-    turns = []
+    nothing: collections.UserList[tuple[str, Any]] = collections.UserList()
     for series, dialogues in entries(content, 'series'):
         for dialogue, value in entries(dialogues, f'the dialogues of {series}'):
             fields = dict(entries(value, dialogue))
-            roles = {role: dict(entries(who, role)) for role, who in entries(fields.get('SpeakerInfo', {}), dialogue)}
-            for id_, turn in entries(fields.get('Dialog', {}), f'the turns of {dialogue}'):
-                turns.append((series, id_, dict(entries(turn, id_)), roles))
-    return turns
+            speakers = entries(fields.get('SpeakerInfo', nothing), dialogue)
+            roles = {role: dict(entries(who, role)) for role, who in speakers}
+            for id_, turn_entries in entries(fields.get('Dialog', nothing), f'the turns of {dialogue}'):
+                turn = dict(entries(turn_entries, id_))
+                yield series, id_, turn, dict(entries(turn.get('EmoAnnotation', nothing), id_)), roles

@@ -95,9 +95,25 @@ class Split:
 
 
 def folds(corpus: Corpus, protocol: str = '') -> int:
-    """How many folds a protocol has on a corpus: as many as speakers for `loso`, at most 5 for `speakers5`."""
+    """How many folds a protocol has on a corpus: as many as speakers for `loso`, at most 5 for `speakers5`.
+
+    Raises:
+      InputError: an unknown protocol, too few speakers or sessions, or clips without a session.
+    """
     name = _name(corpus, protocol)
-    return _folds(corpus, name, PROTOCOLS[name])
+    chosen = PROTOCOLS[name]
+    if chosen.test != 'dealt':
+        return 1
+    units = sorted(set(_units(corpus, chosen)))
+    what = 'speakers' if chosen.apart == 'speaker' else 'sessions'
+    if chosen.apart == 'group' and '' in units:
+        raise InputError(f'{corpus.name}: expected a session of every clip for protocol {name}, found clips without')
+    if len(units) < 3:
+        raise InputError(
+            f'{corpus.name}: expected at least 3 {what} for protocol {name}, found {len(units)} '
+            f'({", ".join(units)}); protocol random does without, and its results say {OVERLAP!r}'
+        )
+    return min(chosen.folds or len(units), len(units))
 
 
 def split(
@@ -132,7 +148,7 @@ def split(
     if (turns or join) and chosen.unit != 'speaker':
         raise InputError(f'data.turns, data.join: expected a protocol that decides by speaker, found {name}')
     chosen = dataclasses.replace(chosen, turns=turns or chosen.turns, join=join or chosen.join)
-    count = _folds(corpus, name, chosen)
+    count = folds(corpus, name)
     if not 0 <= fold < count:
         raise InputError(f'fold: expected 0 to {count - 1} for protocol {name} on {corpus.name}, found {fold}')
 
@@ -196,21 +212,6 @@ def _units(corpus: Corpus, protocol: Protocol) -> Sequence[str]:
     return corpus.group if protocol.apart == 'group' else corpus.speaker
 
 
-def _folds(corpus: Corpus, name: str, protocol: Protocol) -> int:
-    if protocol.test != 'dealt':
-        return 1
-    units = sorted(set(_units(corpus, protocol)))
-    what = 'speakers' if protocol.apart == 'speaker' else 'sessions'
-    if protocol.apart == 'group' and '' in units:
-        raise InputError(f'{corpus.name}: expected a session of every clip for protocol {name}, found clips without')
-    if len(units) < 3:
-        raise InputError(
-            f'{corpus.name}: expected at least 3 {what} for protocol {name}, found {len(units)} '
-            f'({", ".join(units)}); protocol random does without, and its results say {OVERLAP!r}'
-        )
-    return min(protocol.folds or len(units), len(units))
-
-
 def _deal(corpus: Corpus, protocol: Protocol, fold: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Masks `[n]` of the validation and of the test clips."""
     of_clip = np.array(_units(corpus, protocol))
@@ -233,7 +234,7 @@ def _deal(corpus: Corpus, protocol: Protocol, fold: int, count: int) -> tuple[np
 
 def _part(corpus: Corpus, name: str, part: str) -> np.ndarray:
     """The mask `[n]` of a part that the corpus itself names."""
-    mask = np.array(corpus.part) == part
+    mask: np.ndarray = np.array(corpus.part) == part
     if not mask.any():
         raise InputError(f'{corpus.name}: expected clips of its own part {part!r} for protocol {name}, found none')
     return mask

@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numba
 import numpy as np
+
+_Function = TypeVar('_Function', bound=Callable[..., Any])
 
 
 def power_spectrum(frames: np.ndarray, window: np.ndarray, size: int) -> np.ndarray:
@@ -69,12 +71,12 @@ def _cis(angles: np.ndarray) -> np.ndarray:
     return np.stack([np.cos(angles), np.sin(angles)]).astype(np.float32)
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def _compiled(function: _Function) -> _Function:
     """Compiles at the first call, and keeps that on disk where a folder for it can be written."""
     try:
-        return numba.njit(function, nogil=True, cache=True)
+        return cast(_Function, numba.njit(function, nogil=True, cache=True))
     except RuntimeError:
-        return numba.njit(function, nogil=True)
+        return cast(_Function, numba.njit(function, nogil=True))
 
 
 @_compiled
