@@ -30,9 +30,9 @@ import numpy as np
 
 from jax_reparam import threads
 from jax_reparam.errors import InputError
+from jax_reparam.frontend.audio import SAMPLE_RATE
 
 VERSION = '1'
-SAMPLE_RATE = 16000
 NOTICE = 'synthetic speech (eSpeak NG, prosody by rule): no evidence about emotions'
 
 
@@ -216,28 +216,21 @@ def versions() -> dict[str, str]:
         return {'synth': VERSION, 'espeak-ng': engine.version, 'soxr': soxr.__version__}
 
 
-def locate() -> tuple[str, str]:
-    """Paths of eSpeak NG's library and of its data.
-
-    Raises:
-      InputError: the package espeakng-loader is missing; the message holds the command that installs it.
-    """
-    try:
-        import espeakng_loader
-    except ImportError:
-        raise InputError(
-            "synth: expected the package espeakng-loader, found none; pip install 'jax-reparam[demo]' installs it"
-        ) from None
-    return espeakng_loader.get_library_path(), espeakng_loader.get_data_path()
-
-
 class _Engine:
     """A process that runs espeak.py; the context manager starts and ends it."""
 
     def __init__(self) -> None:
+        try:
+            import espeakng_loader
+        except ImportError:
+            raise InputError(
+                "synth: expected the package espeakng-loader, found none; pip install 'jax-reparam[demo]' installs it"
+            ) from None
         # Isolated and without site-packages: the script needs the standard library only, and starts fast. It runs by
         # path, because `-m` would import the packages it lies in.
-        self._command = [sys.executable, '-I', '-S', str(Path(__file__).with_name('espeak.py')), *locate()]
+        script = str(Path(__file__).with_name('espeak.py'))
+        paths = espeakng_loader.get_library_path(), espeakng_loader.get_data_path()
+        self._command = [sys.executable, '-I', '-S', script, *paths]
 
     def __enter__(self) -> _Engine:
         self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)

@@ -18,7 +18,6 @@ from jax_reparam.errors import InputError, known
 OVERLAP = 'speakers overlap'
 GROUPS_OVERLAP = 'the test speakers are heard in training as partners in dialog'
 DEV = "scored on the corpus's own dev part"
-JOINS = ('mean', 'vote')
 # Share of the training speakers of each label that a drawn validation set takes.
 DRAWN_SHARE = 0.2
 
@@ -141,10 +140,6 @@ def split(
     """
     name = _name(corpus, protocol)
     chosen = PROTOCOLS[name]
-    if turns < 0:
-        raise InputError(f'data.turns: expected a number of clips, or 0, found {turns}')
-    if join:
-        known('data.join', join, JOINS)
     if (turns or join) and chosen.unit != 'speaker':
         raise InputError(f'data.turns, data.join: expected a protocol that decides by speaker, found {name}')
     chosen = dataclasses.replace(chosen, turns=turns or chosen.turns, join=join or chosen.join)
@@ -152,11 +147,8 @@ def split(
     if not 0 <= fold < count:
         raise InputError(f'fold: expected 0 to {count - 1} for protocol {name} on {corpus.name}, found {fold}')
 
-    if chosen.test == 'dealt':
-        validation, test = _deal(corpus, chosen, fold, count)
-        train = ~(validation | test)
-    elif chosen.test == 'drawn':
-        validation, test = _draw(corpus, seed)
+    if chosen.test in ('dealt', 'drawn'):
+        validation, test = _deal(corpus, chosen, fold, count) if chosen.test == 'dealt' else _draw(corpus, seed)
         train = ~(validation | test)
     else:
         train, test = _part(corpus, name, 'train'), _part(corpus, name, chosen.test)
