@@ -86,11 +86,7 @@ class Data:
         Returns:
           The windows `[W, frames, M]` and, for each, the position of its clip in `clips(part)`, `[W]`.
         """
-        return self.windows_of(self.clips(part))
-
-    def windows_of(self, clips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """All windows of some clips; as `windows`."""
-        return windows.split(map(self.standardised, clips), self.window)
+        return windows.split(map(self.standardised, self.clips(part)), self.window)
 
     def window_batches(self, part: Part, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """What `windows` returns, `size` windows at a time (`windows.batches`): `[b, frames, M]` and `[b]`."""

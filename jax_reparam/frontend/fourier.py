@@ -40,11 +40,6 @@ def power_spectrum(frames: np.ndarray, window: np.ndarray, size: int) -> np.ndar
     return _power_spectrum(frames, window, *_tables(size, len(frames)))
 
 
-def rfft(frames: np.ndarray, window: np.ndarray, size: int) -> np.ndarray:
-    """The real Fourier transform, `[2, N / 2 + 1, F]`: real and imaginary part. See `power_spectrum`."""
-    return _rfft(frames, window, *_tables(size, len(frames)))
-
-
 @functools.lru_cache(maxsize=8)
 def _tables(size: int, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What the transform of `size` samples looks up.
@@ -95,6 +90,7 @@ def _power_spectrum(
 def _rfft(
     frames: np.ndarray, window: np.ndarray, rows: np.ndarray, turns: np.ndarray, unmixing: np.ndarray
 ) -> np.ndarray:
+    """The transform, `[2, N / 2 + 1, F]`: real and imaginary part."""
     half = len(rows)
     x = np.empty((2, half + 1, frames.shape[1]), np.float32)
     for sample in range(2 * half):
