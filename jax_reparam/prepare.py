@@ -10,8 +10,8 @@ from jax_reparam.data.pipeline import cache_dir
 from jax_reparam.errors import run
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command's arguments."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prepares the corpus and prints where its report lies."""
     command = argparse.ArgumentParser(
         prog='python -m jax_reparam.prepare',
         description='Prepares a corpus, checks it against its published counts, and writes a report.',
@@ -32,12 +32,7 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         help='a flag of the runner, --beam-option=--direct_num_workers=2; may be repeated',
     )
-    return command
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Prepares the corpus and prints where its report lies."""
-    args = parser().parse_args(argv)
+    args = command.parse_args(argv)
     corpus = corpora.prepare(
         args.corpus,
         source=args.source,

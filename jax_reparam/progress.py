@@ -5,25 +5,25 @@ from __future__ import annotations
 import sys
 import time
 
+# Between two plain lines.
+_SECONDS = 10.0
+
 
 class Progress:
     """Shows how far a piece of work is, its rate and the time left, on standard error.
 
-    On a terminal a bar (tqdm); elsewhere one plain line at most every `every` seconds, so that logs stay readable.
+    On a terminal a bar (tqdm); elsewhere one plain line at most every 10 s, so that logs stay readable.
 
     Args:
       total: number of steps.
       name: what is being done.
       start: steps done before.
       unit: what a step is.
-      every: seconds between plain lines.
       enabled: False shows nothing.
     """
 
-    def __init__(
-        self, total: int, name: str, *, start: int = 0, unit: str = 'it', every: float = 10.0, enabled: bool = True
-    ) -> None:
-        self._total, self._name, self._every, self._unit = total, name, every, unit
+    def __init__(self, total: int, name: str, *, start: int = 0, unit: str = 'it', enabled: bool = True) -> None:
+        self._total, self._name, self._unit = total, name, unit
         self._done = self._start = start
         self._note = ''
         self._began = self._told = time.monotonic()
@@ -44,7 +44,7 @@ class Progress:
         if self._bar is not None:
             self._bar.set_postfix_str(self._note, refresh=False)
             self._bar.update()
-        elif self._enabled and (time.monotonic() - self._told >= self._every or self._done == self._total):
+        elif self._enabled and (time.monotonic() - self._told >= _SECONDS or self._done == self._total):
             self._tell()
 
     def close(self) -> None:

@@ -22,8 +22,9 @@ def work(steps, *, enabled=True):
     bar.close()
 
 
-def test_plain_lines(capsys):
-    bar = progress.Progress(4, 'features', start=1, unit='clip', every=0.0)
+def test_plain_lines(capsys, monkeypatch):
+    monkeypatch.setattr(progress, '_SECONDS', 0.0)
+    bar = progress.Progress(4, 'features', start=1, unit='clip')
     for _ in range(3):
         bar.update('loss 0.5')
     bar.close()
@@ -56,10 +57,10 @@ def test_bar_on_a_terminal(monkeypatch):
 def test_rate_counts_from_the_end_of_the_first_step(capsys, monkeypatch):
     now = 0.0
     monkeypatch.setattr(progress.time, 'monotonic', lambda: now)
-    bar = progress.Progress(13, 'run', start=10, unit='step', every=1.0)
-    for now in (100.0, 104.0):  # noqa: B007
+    bar = progress.Progress(13, 'run', start=10, unit='step')
+    for now in (100.0, 110.0):  # noqa: B007
         bar.update()
-    assert capsys.readouterr().err == 'run: 11/13\nrun: 12/13, 0.2 step/s, 4 s left\n'
+    assert capsys.readouterr().err == 'run: 11/13\nrun: 12/13, 0.1 step/s, 10 s left\n'
 
 
 @pytest.mark.parametrize('count', [0, 1])

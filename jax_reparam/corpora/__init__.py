@@ -17,7 +17,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -92,7 +92,8 @@ class Corpus:
 
     def audio(self, i: int) -> np.ndarray:
         """Reads clip i, `[N]` int16 mono at `audio.SAMPLE_RATE`."""
-        return self._records[int(i)]['audio']
+        samples: np.ndarray = self._records[int(i)]['audio']
+        return samples
 
     @functools.cached_property
     def _records(self) -> Any:
@@ -143,17 +144,22 @@ def prepare(
     found = builder.find(source, config)
     key = builder.digest(found)
     root = Path(data_dir).expanduser() / f'{name.replace("/", "-")}-{key[:12]}'
-    arguments: dict[str, Any] = {'config': config} if config else {}
-    directory = root / builder.name / (builder.config_of(config) or '') / str(builder.VERSION)
+    directory = root / builder.name / builder.config_of(config) / str(builder.VERSION)
     if not directory.is_dir():
         with system.alone(root):
             # Whoever held the lock before may have been killed, or may have finished: then there is nothing to build.
             for stale in directory.parent.glob('incomplete.*'):
                 shutil.rmtree(stale)
-            arguments |= {'accept_mismatch': accept_mismatch, 'progress': progress}
-            arguments |= {'data_dir': root, 'file_format': 'array_record'}
+            building = builder(
+                source=source,
+                config=config or None,
+                accept_mismatch=accept_mismatch,
+                progress=progress,
+                data_dir=root,
+                file_format='array_record',
+            )
             try:
-                _build(builder(source=source, **arguments), beam_runner, beam_options)
+                _build(building, beam_runner, beam_options)
             except check.MismatchError as error:
                 path = root / 'report.md'
                 path.write_text(error.report)
@@ -169,7 +175,7 @@ def prepare(
 
 def _builder(name: str) -> type[SpeechBuilder]:
     module, class_ = _BUILDERS[known('corpus', name, NAMES)]
-    return getattr(importlib.import_module(f'jax_reparam.corpora.{module}'), class_)
+    return cast('type[SpeechBuilder]', getattr(importlib.import_module(f'jax_reparam.corpora.{module}'), class_))
 
 
 def _build(builder: SpeechBuilder, beam_runner: str, beam_options: Sequence[str]) -> None:
@@ -190,22 +196,17 @@ def _build(builder: SpeechBuilder, beam_runner: str, beam_options: Sequence[str]
 
 
 def _load(name: str, key: str, directory: Path) -> Corpus:
-    clips = json.loads((directory / 'metadata.json').read_text())
+    about = json.loads((directory / 'metadata.json').read_text())
     return Corpus(
         name=name,
-        labels=tuple(clips['labels']),
-        label=np.array(clips['label'], np.int64),
-        speaker=tuple(clips['speaker']),
-        id=tuple(clips['id']),
-        group=tuple(clips['group']),
-        part=tuple(clips['part']),
-        seconds=np.array(clips['seconds'], np.float64),
+        label=np.array(about['label'], np.int64),
+        seconds=np.array(about['seconds'], np.float64),
         key=key,
         directory=directory,
-        skipped=tuple((id_, reason) for id_, reason in clips['skipped']),
-        synthetic=clips['synthetic'],
-        warnings=tuple(clips['warnings'].items()),
-        mismatches=tuple(clips['mismatches']),
+        skipped=tuple((id_, reason) for id_, reason in about['skipped']),
+        synthetic=about['synthetic'],
+        warnings=tuple(about['warnings'].items()),
+        **{field: tuple(about[field]) for field in ('labels', 'speaker', 'id', 'group', 'part', 'mismatches')},
     )
 
 

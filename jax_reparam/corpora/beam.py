@@ -30,16 +30,9 @@ def options(flags: Sequence[str]) -> Any:
 
 
 def measure(clips: Sequence[Clip], folder: epath.Path, runner: Any, pipeline_options: Any) -> list[check.Measured]:
-    """Measures the clips in a pipeline of its own.
+    """Measures the clips, in their order, in a pipeline of its own; audio never comes here.
 
-    Args:
-      clips: the clips.
-      folder: where the workers leave what they found; it is gone afterwards.
-      runner: a Beam runner.
-      pipeline_options: its options.
-
-    Returns:
-      One entry a clip, in their order. Audio never comes here.
+    The workers leave what they find in `folder`, which is gone afterwards.
     """
     beam = _import()
     folder.mkdir(parents=True)

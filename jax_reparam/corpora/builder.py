@@ -9,7 +9,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import IO, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -17,12 +17,12 @@ from etils import epath
 
 from jax_reparam import threads
 from jax_reparam.corpora import check
-from jax_reparam.corpora.found import Clip, Found, Part, Published, decode
+from jax_reparam.corpora.found import Clip, Found, Part, Published, by_id, decode
 from jax_reparam.errors import InputError
 from jax_reparam.frontend import audio, audio_files
 from jax_reparam.progress import Progress
 
-__all__ = ['Clip', 'Found', 'Part', 'Published', 'SpeechBuilder', 'first_missing', 'folder_of']
+__all__ = ['Clip', 'Found', 'Part', 'Published', 'SpeechBuilder', 'by_id', 'first_missing', 'folder_of']
 
 # Audio in a file of records, 64 MiB: TFDS keeps the records of a file in memory until it is written.
 SHARD_SECONDS = 2048.0
@@ -122,7 +122,8 @@ class SpeechBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # typ
     def digest(cls, found: Found) -> str:
         """The key of a prepared corpus: a digest of everything that decides its records."""
         total = hashlib.sha256()
-        about_all = [cls.name, str(cls.VERSION), audio.SAMPLE_RATE, found.labels, found.skipped, found.conflicts]
+        left_out = list(found.skipped.items()), list(found.conflicts.items())
+        about_all = [cls.name, str(cls.VERSION), audio.SAMPLE_RATE, found.labels, *left_out]
         total.update(json.dumps(about_all).encode())
         for clip, content in zip(found.clips, cls.fingerprints(found.clips), strict=True):
             about = [clip.id, clip.label, clip.speaker, clip.group, clip.part, clip.start, clip.end, clip.cut]
@@ -130,6 +131,7 @@ class SpeechBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # typ
         return total.hexdigest()
 
     def _info(self) -> tfds.core.DatasetInfo:
+        config = self._config_name()
         return tfds.core.DatasetInfo(
             builder=self,
             description=self.DESCRIPTION,
@@ -140,7 +142,9 @@ class SpeechBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # typ
                 {
                     # As bytes: a list of int64 takes ten bytes for each negative sample.
                     'audio': tfds.features.Tensor(shape=(None,), dtype=np.int16, encoding='bytes'),
-                    'label': tfds.features.ClassLabel(names=self._labels()),
+                    'label': tfds.features.ClassLabel(
+                        names=self.label_names(config) or self.find(self._source, config).labels
+                    ),
                     'speaker': tfds.features.Text(),
                     'id': tfds.features.Text(),
                     'group': tfds.features.Text(),
@@ -153,10 +157,6 @@ class SpeechBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # typ
             disable_shuffling=True,
             metadata=tfds.core.MetadataDict(),
         )
-
-    def _labels(self) -> tuple[str, ...]:
-        config = self._config_name()
-        return self.label_names(config) or self.find(self._source, config).labels
 
     def _config_name(self) -> str:
         return self.builder_config.name if self.builder_config else ''
@@ -177,38 +177,39 @@ class SpeechBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # typ
         if not source and self.MANUAL_DOWNLOAD_INSTRUCTIONS:
             source = os.fspath(dl_manager.manual_dir)
         found = self.find(source, self._config_name())
-        _require_labels(found.labels, found.clips, dict((*found.skipped, *found.conflicts)), source)
+        _require_labels(found.labels, found.clips, {**found.skipped, **found.conflicts}, source)
+        read: Callable[[Clip], np.ndarray | audio.AudioError]
         if self._beam is None:
-            measured, starts = self._measure(found.clips)
+            measured, read = self._measure(found.clips)
         else:
             from jax_reparam.corpora import beam
 
-            measured, starts = beam.measure(found.clips, self.data_path / 'measured', *self._beam), []
-        files: list[Callable[[], Iterator[tuple[str, dict[str, Any]]]]] = []
+            # A worker on another machine sees the source alone.
+            measured, read = beam.measure(found.clips, self.data_path / 'measured', *self._beam), decode
         shards = _shards(self._settle(source, found, measured), measured)
         self._lengths = [len(shard) for shard in shards]
-        for shard in shards:
-            clips = [found.clips[i] for i in shard]
-            if self._beam is None:
-                spans = [(starts[i], starts[i + 1] - starts[i]) for i in shard]
-                files.append(functools.partial(_spooled, clips, self._spool, spans))
-            else:
-                files.append(functools.partial(_decoded, clips))
-        return {'train': files}
+        return {'train': [functools.partial(_records, [found.clips[i] for i in shard], read) for shard in shards]}
 
-    def _measure(self, clips: Sequence[Clip]) -> tuple[list[check.Measured], list[int]]:
-        """Measures the clips, and spools their audio: `starts[i]` is where that of clip i begins."""
-        measured, starts = [], [0]
+    def _measure(self, clips: Sequence[Clip]) -> tuple[list[check.Measured], Callable[[Clip], np.ndarray]]:
+        """Measures the clips and spools their audio; the function returned reads that of a clip."""
+        measured = []
+        spans: dict[str, tuple[int, int]] = {}
         bar = Progress(len(clips), f'preparing {self.name}', unit='clip', enabled=self._progress)
         with contextlib.closing(bar):
             for clip, samples in zip(clips, self.load(clips), strict=True):
                 measured.append(check.measure(samples, clip.id))
                 if not measured[-1].error:
                     assert isinstance(samples, np.ndarray)
+                    spans[clip.id] = self._spool.tell(), samples.nbytes
                     self._spool.write(samples.tobytes())
-                starts.append(self._spool.tell())
                 bar.update()
-        return measured, starts
+
+        def read(clip: Clip) -> np.ndarray:
+            start, count = spans[clip.id]
+            self._spool.seek(start)
+            return np.frombuffer(self._spool.read(count), np.int16)
+
+        return measured, read
 
     def _settle(self, source: str, found: Found, measured: Sequence[check.Measured]) -> tuple[int, ...]:
         """Says which clips are used, and writes the index and the report.
@@ -220,15 +221,12 @@ class SpeechBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # typ
         report = check.report(self.name, found, measured, result)
         if result.mismatches and not self._accept_mismatch:
             raise check.MismatchError(check.mismatch(source, self.name, result.mismatches), report)
-        kept = [found.clips[i] for i in result.kept]
-        _require_labels(found.labels, kept, result.skipped, source)
+        used = [found.clips[i] for i in result.kept]
+        _require_labels(found.labels, used, result.skipped, source)
         self.info.metadata.update(
             labels=found.labels,
-            label=[found.labels.index(clip.label) for clip in kept],
-            speaker=[clip.speaker for clip in kept],
-            id=[clip.id for clip in kept],
-            group=[clip.group for clip in kept],
-            part=[clip.part for clip in kept],
+            label=[found.labels.index(clip.label) for clip in used],
+            **{key: [getattr(clip, key) for clip in used] for key in ('speaker', 'id', 'group', 'part')},
             seconds=[measured[i].seconds for i in result.kept],
             skipped=list(result.skipped.items()),
             warnings=check.summary(result),
@@ -255,46 +253,22 @@ def _shards(kept: Sequence[int], measured: Sequence[check.Measured]) -> list[lis
     return shards
 
 
-def _spooled(
-    clips: Sequence[Clip], spool: IO[bytes], spans: Sequence[tuple[int, int]]
+def _records(
+    clips: Sequence[Clip], read: Callable[[Clip], np.ndarray | audio.AudioError]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The records of a file, from the audio that the first pass laid down at `spans` (start, bytes)."""
-    for clip, (start, count) in zip(clips, spans, strict=True):
-        spool.seek(start)
-        yield clip.id, example(clip, np.frombuffer(spool.read(count), np.int16))
-
-
-def _decoded(clips: Sequence[Clip]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The records of a file, from the source: a worker on another machine sees no more."""
+    """The records of a file: each clip with its audio `[N]` int16."""
     for clip in clips:
-        samples = decode(clip)
+        samples = read(clip)
         if isinstance(samples, audio.AudioError):
             raise samples  # it could be read when it was measured
-        yield clip.id, example(clip, samples)
-
-
-def example(clip: Clip, samples: np.ndarray) -> dict[str, Any]:
-    """The record of a clip with audio `[N]` int16."""
-    length = len(samples) / audio.SAMPLE_RATE
-    return {
-        'audio': samples,
-        'label': clip.label,
-        'speaker': clip.speaker,
-        'id': clip.id,
-        'group': clip.group,
-        'start': clip.start,
+        record = {key: getattr(clip, key) for key in ('label', 'speaker', 'id', 'group', 'start')}
         # A cut may end before its transcript says so: with the recording.
-        'end': clip.start + length if clip.end is None or clip.cut else clip.end,
-    }
+        end = clip.start + len(samples) / audio.SAMPLE_RATE if clip.end is None or clip.cut else clip.end
+        yield clip.id, {**record, 'audio': samples, 'end': end}
 
 
 def folder_of(source: str, name: str, layout: str) -> epath.Path:
-    """The source as a folder that is there and holds something.
-
-    Args:
-      source: what the user gave.
-      name: the corpus.
-      layout: how the source should look, for the error.
+    """The source of a corpus as a folder; `layout` says in the errors how it should look.
 
     Raises:
       InputError: nothing was given, or there is no folder, or nothing in it.
@@ -311,16 +285,10 @@ def folder_of(source: str, name: str, layout: str) -> epath.Path:
 
 
 def first_missing(folder: epath.Path, name: str, expected: Sequence[str], layout: str) -> None:
-    """Refuses a folder that lacks something.
-
-    Args:
-      folder: the source.
-      name: the corpus.
-      expected: paths below the folder, in the order in which they are looked for.
-      layout: how the source should look, for the error.
+    """Refuses a source that lacks something; `layout` says in the error how it should look.
 
     Raises:
-      InputError: names the first of `expected` that is not there.
+      InputError: names the first of `expected`, paths below the folder, that is not there.
     """
     for path in expected:
         if not (folder / path).exists():
@@ -329,12 +297,9 @@ def first_missing(folder: epath.Path, name: str, expected: Sequence[str], layout
 
 def _require_labels(labels: Sequence[str], clips: Sequence[Clip], skipped: Mapping[str, str], source: str) -> None:
     present = {clip.label for clip in clips}
-    for label in labels:
-        if label not in present:
-            why = ''.join(
-                f'; skipped {len(skipped):,}, first {i} ({reason})' for i, reason in list(skipped.items())[:1]
-            )
-            raise InputError(f'{source}: expected usable clips of every label, found none of {label!r}{why}')
+    if missing := [label for label in labels if label not in present]:
+        first = next((f'; skipped {len(skipped):,}, first {i} ({reason})' for i, reason in skipped.items()), '')
+        raise InputError(f'{source}: expected usable clips of every label, found none of {missing[0]!r}{first}')
 
 
 def _hash_file(path: epath.Path | None) -> str:

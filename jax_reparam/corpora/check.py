@@ -5,7 +5,8 @@ from __future__ import annotations
 import collections
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import operator
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -157,35 +158,26 @@ def _counts(found: Found, there: Sequence[Clip], used: Sequence[Clip]) -> Iterab
     """Rows of the table of counts: what, published, in this copy, used."""
     published = found.published or Published()
 
-    def rows(
-        what: str, wanted: Mapping[str, int], names: Iterable[str], count: Callable[[Sequence[Clip]], Mapping[str, int]]
-    ) -> Iterable[tuple[str, int | None, int, int]]:
-        here, kept = count(there), count(used)
-        for name in dict.fromkeys([*names, *wanted]):
-            # A published table names all there is: what it does not name was published with none.
-            yield f'{what} {name}', wanted.get(name, 0 if wanted else None), here.get(name, 0), kept.get(name, 0)
-
-    def tally(field: str) -> Callable[[Sequence[Clip]], Mapping[str, int]]:
-        return lambda clips: collections.Counter(value for clip in clips if (value := getattr(clip, field)))
-
-    def distinct(field: str) -> Callable[[Sequence[Clip]], Mapping[str, int]]:
-        def count(clips: Sequence[Clip]) -> Mapping[str, int]:
-            pairs = {(clip.part, getattr(clip, field)) for clip in clips if clip.part}
-            return collections.Counter(part for part, _ in pairs)
-
-        return count
-
     yield 'clips', published.clips, len(there), len(used)
-    speakers = (len({clip.speaker for clip in clips}) for clips in (there, used))
-    yield 'speakers', published.speakers, *speakers  # type: ignore[misc]
+    speakers, used_speakers = (len({clip.speaker for clip in clips}) for clips in (there, used))
+    yield 'speakers', published.speakers, speakers, used_speakers
     parts = [part for part in ('train', 'validation', 'test') if any(clip.part == part for clip in there)]
     groups = sorted({clip.group for clip in there if clip.group})
-    yield from rows('label', published.labels, found.labels, tally('label'))
-    yield from rows('group', published.groups, groups, tally('group'))
-    yield from rows('part', published.parts, parts, tally('part'))
-    yield from rows('speakers of', published.part_speakers, parts, distinct('speaker'))
+    # A row for each value of the first field, which counts the different values of the second.
+    tables: list[tuple[str, Mapping[str, int], Sequence[str], tuple[str, str]]] = [
+        ('label', published.labels, found.labels, ('label', 'id')),
+        ('group', published.groups, groups, ('group', 'id')),
+        ('part', published.parts, parts, ('part', 'id')),
+        ('speakers of', published.part_speakers, parts, ('part', 'speaker')),
+    ]
     if groups:
-        yield from rows('groups of', published.part_groups, parts, distinct('group'))
+        tables.append(('groups of', published.part_groups, parts, ('part', 'group')))
+    for what, counts, names, fields in tables:
+        pairs = operator.attrgetter(*fields)
+        in_copy, in_use = (collections.Counter(name for name, _ in set(map(pairs, clips))) for clips in (there, used))
+        for name in dict.fromkeys([*names, *counts]):
+            # A published table names all there is: what it does not name was published with none.
+            yield f'{what} {name}', counts.get(name, 0 if counts else None), in_copy[name], in_use[name]
 
 
 def mismatch(source: str, name: str, mismatches: Sequence[str]) -> str:
@@ -207,27 +199,18 @@ def report(name: str, found: Found, measured: Sequence[Measured], result: Review
     else:
         lines += ['There are no published counts to compare this copy with.', '']
     lines += [f'{note}\n' for note in found.notes]
-    alarming = (
-        ('Two labels for one clip, left out', result.conflicts),
-        ('The same audio under two speakers, the first kept', result.across),
-    )
-    for title, reasons in alarming:
-        lines += [f'## {title}: {len(reasons):,}', '']
-        lines += _listing([f'{i}: {reason}' for i, reason in reasons.items()])
+    lines += _section('Two labels for one clip, left out', result.conflicts)
+    lines += _section('The same audio under two speakers, the first kept', result.across)
     lines += ['## Counts', '', '| | published | in this copy | used |', '|---|---:|---:|---:|']
     for what, published, here, used in result.counts:
         differs = published is not None and published != here
         row = ['' if published is None else f'{published:,}', f'**{here:,}**' if differs else f'{here:,}', f'{used:,}']
         lines.append(f'| {_cell(what)} | ' + ' | '.join(row) + ' |')
     lines += ['', '## Durations', '', *_histogram(seconds), '']
-    for title, ids in (
-        (f'Used though under {SHORT_SECONDS} s', result.short),
-        ('Used though clipped (three samples in a row at the limit of the recording)', result.clipped),
-        ('Left out, silent', result.silent),
-    ):
-        lines += [f'## {title}: {len(ids):,}', '', *_listing(ids)]
-    lines += [f'## Left out: {len(result.skipped):,}', '']
-    lines += _listing([f'{i}: {reason}' for i, reason in result.skipped.items()], 'all in skipped.tsv')
+    lines += _section(f'Used though under {SHORT_SECONDS} s', result.short)
+    lines += _section('Used though clipped (three samples in a row at the limit of the recording)', result.clipped)
+    lines += _section('Left out, silent', result.silent)
+    lines += _section('Left out', result.skipped, 'all in skipped.tsv')
     return '\n'.join(lines).rstrip() + '\n'
 
 
@@ -254,11 +237,13 @@ def _histogram(seconds: Sequence[float]) -> list[str]:
     return [*lines, '```']
 
 
-def _listing(items: Sequence[str], rest: str = '') -> list[str]:
-    lines = [f'- {_cell(item)}' for item in items[:_LISTED]]
+def _section(title: str, clips: Sequence[str] | Mapping[str, str], rest: str = '') -> list[str]:
+    """Lists ids, or ids and reasons, as far as there is room; `rest` says where the others are."""
+    items = [f'{i}: {reason}' for i, reason in clips.items()] if isinstance(clips, Mapping) else clips
+    lines = [f'## {title}: {len(items):,}', '', *(f'- {_cell(item)}' for item in items[:_LISTED])]
     if len(items) > _LISTED:
         lines.append(f'- ... and {len(items) - _LISTED:,} more' + (f', {rest}' if rest else ''))
-    return [*lines, ''] if lines else []
+    return [*lines, ''] if items else lines
 
 
 def _cell(text: str) -> str:

@@ -20,9 +20,9 @@ from collections.abc import Iterator
 
 from etils import epath
 
-from jax_reparam.corpora.builder import Clip, Found, Part, Published, SpeechBuilder, folder_of
+from jax_reparam.corpora.builder import Clip, Found, Part, Published, SpeechBuilder, by_id, first_missing, folder_of
 from jax_reparam.errors import InputError
-from jax_reparam.frontend.audio_files import listing
+from jax_reparam.frontend.audio_files import listing, rows
 
 LABELS = ('not depressed', 'depressed')
 # Of the PHQ-8 questionnaire, 0 to 24.
@@ -84,14 +84,12 @@ class DaicWoz(SpeechBuilder):
     def find(cls, source: str, config: str = '') -> Found:
         """Lists the participants' turns by the transcripts; no recording is opened."""
         top = folder_of(source, cls.name, LAYOUT)
-        for table in SPLITS.values():
-            if not (top / table).is_file():
-                raise InputError(f'{source}: expected DAIC-WOZ ({LAYOUT}), found no {table} in it')
+        first_missing(top, 'DAIC-WOZ', tuple(SPLITS.values()), LAYOUT)
         if not any(_SESSION.fullmatch(path.name) for path in listing(top)):
             raise InputError(f'{source}: expected DAIC-WOZ ({LAYOUT}), found no folder 300_P in it')
         clips: list[Clip] = []
-        skipped: list[tuple[str, str]] = []
-        conflicts: list[tuple[str, str]] = []
+        skipped: dict[str, str] = {}
+        conflicts: dict[str, str] = {}
         notes: list[str] = []
         tables: list[tuple[Part, epath.Path]] = [(part, top / name) for part, name in SPLITS.items()]
         published = dict(PARTICIPANTS)
@@ -106,34 +104,27 @@ class DaicWoz(SpeechBuilder):
             for participant, score, binary in _scores(table):
                 if parts.setdefault(participant, part) != part:
                     raise InputError(f'{table}: expected a participant in one table, found {participant} in two')
+                speaker = str(participant)
                 folder = top / f'{participant}_P'
                 transcript = folder / f'{participant}_TRANSCRIPT.csv'
                 recording = folder / f'{participant}_AUDIO.wav'
                 if participant in EXCLUDED:
-                    skipped.append((str(participant), 'a session that the release excludes'))
+                    skipped[speaker] = 'a session that the release excludes'
                 elif score is None:
-                    skipped.append((str(participant), f'no score in {table.name}'))
+                    skipped[speaker] = f'no score in {table.name}'
                 elif binary is not None and binary != (score >= DEPRESSED_SCORE) and participant not in WRONG_BINARY:
-                    conflicts.append((str(participant), f'a score of {score}, and {int(binary)} as PHQ8_Binary'))
+                    conflicts[speaker] = f'a score of {score}, and {int(binary)} as PHQ8_Binary'
                 elif not transcript.is_file() or not recording.is_file():
                     lacking = recording if transcript.is_file() else transcript
-                    skipped.append((str(participant), f'no such file: {folder.name}/{lacking.name}'))
+                    skipped[speaker] = f'no such file: {folder.name}/{lacking.name}'
                 else:
                     label = LABELS[score >= DEPRESSED_SCORE]
                     for id_, start, end, why in _turns(transcript, participant):
                         if why:
-                            skipped.append((id_, why))
+                            skipped[id_] = why
                         else:
-                            clip = Clip(id_, label, str(participant), recording, '', part, start, end, cut=True)
-                            clips.append(clip)
-        return Found(
-            LABELS,
-            tuple(sorted(clips, key=lambda clip: clip.id)),
-            tuple(skipped),
-            tuple(conflicts),
-            tuple(notes),
-            Published(part_speakers=published),
-        )
+                            clips.append(Clip(id_, label, speaker, recording, '', part, start, end, cut=True))
+        return Found(LABELS, by_id(clips), skipped, conflicts, tuple(notes), Published(part_speakers=published))
 
 
 def _scores(table: epath.Path) -> Iterator[tuple[int, int | None, bool | None]]:
@@ -141,11 +132,11 @@ def _scores(table: epath.Path) -> Iterator[tuple[int, int | None, bool | None]]:
 
     The tables write their columns in several ways: Participant_ID and participant_ID, PHQ8_Score and PHQ_Score.
     """
-    rows = csv.DictReader(io.StringIO(table.read_bytes().decode('utf-8-sig'), newline=''))
-    for row in rows:
+    reader = csv.DictReader(io.StringIO(table.read_bytes().decode('utf-8-sig'), newline=''))
+    for row in reader:
         fields = {(key or '').strip().lower().replace('phq_', 'phq8_'): value for key, value in row.items()}
         if 'participant_id' not in fields:
-            there = ', '.join(rows.fieldnames or ()) or 'it'
+            there = ', '.join(reader.fieldnames or ()) or 'it'
             raise InputError(f'{table}: expected a column Participant_ID, found none in {there}')
         values = [(fields.get(name) or '').strip() for name in ('participant_id', 'phq8_score', 'phq8_binary')]
         if not values[0]:
@@ -153,7 +144,9 @@ def _scores(table: epath.Path) -> Iterator[tuple[int, int | None, bool | None]]:
         try:
             participant, score, binary = (int(float(value)) if value else None for value in values)
         except ValueError:
-            raise InputError(f'{table}: expected numbers in line {rows.line_num}, found {", ".join(values)}') from None
+            raise InputError(
+                f'{table}: expected numbers in line {reader.line_num}, found {", ".join(values)}'
+            ) from None
         assert participant is not None
         yield participant, score, None if binary is None else bool(binary)
 
@@ -164,17 +157,12 @@ def _turns(transcript: epath.Path, participant: int) -> Iterator[tuple[str, floa
     Raises:
       InputError: no transcript, or one without the interviewer that is not known to be so.
     """
-    text = transcript.read_bytes().decode('utf-8', errors='replace')
-    rows = csv.DictReader(io.StringIO(text, newline=''), delimiter='\t', quoting=csv.QUOTE_NONE)
-    columns = ('start_time', 'stop_time', 'speaker', 'value')
-    for column in columns:
-        if column not in (rows.fieldnames or ()):
-            raise InputError(f'{transcript}: expected the columns {", ".join(columns)}, found no {column!r}')
     shift = SHIFTED.get(participant, 0.0)
     from_, to = INTERRUPTED.get(participant, (0.0, 0.0))
     speakers = set()
-    for number, row in enumerate(rows, 1):
-        start_text, stop_text, speaker, value = ((row[column] or '').strip() for column in columns)
+    columns = ('start_time', 'stop_time', 'speaker', 'value')
+    for number, (_, cells) in enumerate(rows(transcript, columns, plain=True), 1):
+        start_text, stop_text, speaker, value = cells
         speakers.add(speaker)
         if speaker != 'Participant':
             continue

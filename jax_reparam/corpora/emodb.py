@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from jax_reparam.corpora.builder import Clip, Found, Published, SpeechBuilder, folder_of
+from jax_reparam.corpora.builder import Clip, Found, Published, SpeechBuilder, by_id, folder_of
 from jax_reparam.errors import InputError
 from jax_reparam.frontend import audio
 from jax_reparam.frontend.audio_files import listing
@@ -54,17 +54,17 @@ class Emodb(SpeechBuilder):
         if (folder / 'wav').is_dir():
             folder, where = folder / 'wav', 'in its folder wav'
         clips: dict[str, Clip] = {}
-        skipped = []
+        skipped: dict[str, str] = {}
         for path in listing(folder):
             if path.suffix.lower() not in audio.SUFFIXES:
                 continue
             match = _NAME.fullmatch(path.stem)
             if not match or match[3] not in LETTERS:
-                skipped.append((path.name, 'not named speaker, text, emotion, version, as 03a01Fa is'))
+                skipped[path.name] = 'not named speaker, text, emotion, version, as 03a01Fa is'
             elif path.stem in clips:
-                skipped.append((path.name, 'a second file of this clip'))
+                skipped[path.name] = 'a second file of this clip'
             else:
                 clips[path.stem] = Clip(path.stem, LETTERS[match[3]], match[1], path)
         if not clips:
             raise InputError(f'{source}: expected EMO-DB ({LAYOUT}), found no clip named so {where}')
-        return Found(cls.LABELS, tuple(clips[id_] for id_ in sorted(clips)), tuple(skipped), published=PUBLISHED)
+        return Found(cls.LABELS, by_id(clips.values()), skipped, published=PUBLISHED)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from etils import epath
 
-from jax_reparam.corpora.builder import Clip, Found, SpeechBuilder, folder_of
+from jax_reparam.corpora.builder import Clip, Found, SpeechBuilder, by_id, folder_of
 from jax_reparam.errors import InputError
 from jax_reparam.frontend import audio_files
 
@@ -37,41 +37,36 @@ def _find_in_folder(source: str) -> Found:
     top = folder_of(source, 'folder', f'{LAYOUT}, or a table of {", ".join(COLUMNS)}')
     labels = [path for path in audio_files.listing(top) if path.is_dir()]
     clips = []
-    skipped = []
+    skipped: dict[str, str] = {}
     for label in labels:
         for path in audio_files.below(label):
             id_ = path.relative_to(top).as_posix()
             if (text := id_.encode(errors='replace').decode()) != id_:
-                skipped.append((text, 'its name is not UTF-8'))
+                skipped[text] = 'its name is not UTF-8'
             elif path.parent == label:
-                skipped.append((id_, f'not in the folder of a speaker ({LAYOUT})'))
+                skipped[id_] = f'not in the folder of a speaker ({LAYOUT})'
             else:
                 clips.append(Clip(id_, label.name, path.relative_to(label).parts[0], path))
-    return Found(tuple(label.name for label in labels), tuple(sorted(clips, key=lambda clip: clip.id)), tuple(skipped))
+    return Found(tuple(label.name for label in labels), by_id(clips), skipped)
 
 
 def _find_in_table(table: epath.Path) -> Found:
     labels = set()
     clips: dict[str, Clip] = {}
-    skipped = []
+    skipped: dict[str, str] = {}
     conflicts: dict[str, str] = {}
     for line, (id_, label, speaker) in audio_files.rows(table, COLUMNS):
         if label:
             labels.add(label)
         path = table.parent / id_
         if not (id_ and label and speaker):
-            skipped.append((id_ or f'line {line}', 'path, label or speaker is empty'))
+            skipped[id_ or f'line {line}'] = 'path, label or speaker is empty'
         elif id_ in clips and label != clips[id_].label:
             conflicts[id_] = f'listed as {clips[id_].label}, and as {label} in line {line}'
         elif id_ in clips:
-            skipped.append((f'{id_} (line {line})', f'listed before, as {clips[id_].label} of {clips[id_].speaker}'))
+            skipped[f'{id_} (line {line})'] = f'listed before, as {clips[id_].label} of {clips[id_].speaker}'
         elif not path.is_file():
-            skipped.append((id_, 'no such file'))
+            skipped[id_] = 'no such file'
         else:
             clips[id_] = Clip(id_, label, speaker, path)
-    return Found(
-        tuple(sorted(labels)),
-        tuple(clips[id_] for id_ in sorted(clips) if id_ not in conflicts),
-        tuple(skipped),
-        tuple(conflicts.items()),
-    )
+    return Found(tuple(sorted(labels)), by_id(clips.values(), without=conflicts), skipped, conflicts)

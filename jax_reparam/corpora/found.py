@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Literal
 
 import numpy as np
@@ -71,18 +71,23 @@ class Found:
     Attributes:
       labels: the classes in order.
       clips: the clips, ascending by id.
-      skipped: (id, reason) of what is no clip of the corpus.
-      conflicts: (id, reason) of clips that the source labels in two ways; none of them is among `clips`.
+      skipped: id and reason of what is no clip of the corpus.
+      conflicts: id and reason of clips that the source labels in two ways; none of them is among `clips`.
       notes: what else the report should say, a sentence each.
       published: the counts to compare with; None where there are none.
     """
 
     labels: tuple[str, ...]
     clips: tuple[Clip, ...]
-    skipped: tuple[tuple[str, str], ...] = ()
-    conflicts: tuple[tuple[str, str], ...] = ()
+    skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    conflicts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
     published: Published | None = None
+
+
+def by_id(clips: Iterable[Clip], without: Container[str] = ()) -> tuple[Clip, ...]:
+    """The clips in the order of their ids, as `Found` has them, without those whose ids are in `without`."""
+    return tuple(sorted((clip for clip in clips if clip.id not in without), key=lambda clip: clip.id))
 
 
 def decode(clip: Clip) -> np.ndarray | audio.AudioError:

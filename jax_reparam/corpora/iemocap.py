@@ -8,7 +8,7 @@ import re
 import tensorflow_datasets as tfds
 from etils import epath
 
-from jax_reparam.corpora.builder import Clip, Found, Published, SpeechBuilder, first_missing, folder_of
+from jax_reparam.corpora.builder import Clip, Found, Published, SpeechBuilder, by_id, first_missing, folder_of
 from jax_reparam.errors import InputError
 from jax_reparam.frontend.audio_files import listing
 
@@ -102,22 +102,19 @@ class Iemocap(SpeechBuilder):
                 elif code in labels:
                     path = session / 'sentences' / 'wav' / id_.rpartition('_')[0] / f'{id_}.wav'
                     group = id_[:5]
-                    clips[id_] = Clip(id_, labels[code], f'{group}{letter}', path, group, start=start, end=end)
+                    if path.is_file():
+                        clips[id_] = Clip(id_, labels[code], f'{group}{letter}', path, group, start=start, end=end)
+                    else:
+                        skipped[id_] = 'no such file'
         if not codes:
             raise InputError(f'{source}: expected IEMOCAP ({LAYOUT}), found no evaluated turn in {sessions[0].name}')
-        for clip in list(clips.values()):
-            if clip.id in conflicts:
-                del clips[clip.id]
-            elif clip.path is not None and not clip.path.is_file():
-                skipped[clip.id] = 'no such file'
-                del clips[clip.id]
         others = collections.Counter(code for code in codes.values() if code in CODES and code not in labels)
         notes = [f'Turns with other labels, not used: {", ".join(f"{c} {n:,}" for c, n in sorted(others.items()))}.']
         return Found(
             cls.label_names(config),
-            tuple(clips[id_] for id_ in sorted(clips)),
-            tuple(skipped.items()),
-            tuple(conflicts.items()),
+            by_id(clips.values(), without=conflicts),
+            skipped,
+            conflicts,
             tuple(notes if others else ()),
             PUBLISHED[cls.config_of(config)],
         )

@@ -5,11 +5,12 @@ from __future__ import annotations
 import collections
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
 
-from jax_reparam.corpora.builder import Clip, Found, Part, Published, SpeechBuilder, first_missing, folder_of
+from jax_reparam.corpora.builder import Clip, Found, Part, Published, SpeechBuilder, by_id, first_missing, folder_of
 from jax_reparam.errors import InputError
 
 # In the order of the authors' numbers.
@@ -62,17 +63,14 @@ class M3ed(SpeechBuilder):
         skipped: dict[str, str] = {}
         conflicts: dict[str, str] = {}
         untimed = 0
-        for series, id_, turn, roles in _turns(top / 'annotation.json'):
+        for series, id_, turn, emotion, roles in _turns(top / 'annotation.json'):
             role = str(turn.get('Speaker', '')).strip()
             name = f'{role}_{id_}'
-            label = str(turn.get('EmoAnnotation', {}).get('final_main_emo', '')).strip()
+            label = str(emotion.get('final_main_emo', '')).strip()
             path = top / 'modality_speech' / f'{name}.wav'
             person = str(roles.get(role, {}).get('Name', '')).strip()
             if label != labels.setdefault(id_, label):
                 conflicts[id_] = f'annotated as {labels[id_]} and as {label}'
-                clips.pop(id_, None)
-            elif id_ in conflicts:
-                continue
             elif label not in LABELS:
                 skipped[id_] = f'its label {label!r} is none of {", ".join(LABELS)}'
             elif not person:
@@ -90,14 +88,8 @@ class M3ed(SpeechBuilder):
         if not labels:
             raise InputError(f'{top}/annotation.json: expected series, dialogues and turns, found no turn')
         note = f'Turns without a readable time, or that end before they start: {untimed:,} (their start is 0).'
-        return Found(
-            LABELS,
-            tuple(clips[id_] for id_ in sorted(clips)),
-            tuple(skipped.items()),
-            tuple(conflicts.items()),
-            (note,) if untimed else (),
-            PUBLISHED,
-        )
+        notes = (note,) if untimed else ()
+        return Found(LABELS, by_id(clips.values(), without=conflicts), skipped, conflicts, notes, PUBLISHED)
 
 
 def seconds_of(time: Any) -> float | None:
@@ -122,30 +114,26 @@ def _parts(top: epath.Path) -> dict[str, Part]:
     return parts
 
 
-def _turns(path: epath.Path) -> list[tuple[str, str, dict[str, Any], dict[str, Any]]]:
-    """The turns of the annotation: series, name, entry, and roles of the dialogue."""
-
-    # The standard reader keeps the last of two equal keys and says nothing: two labels for one turn would not show.
-    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any] | collections.UserList[tuple[str, Any]]:
-        keys = [key for key, _ in items]
-        return dict(items) if len(set(keys)) == len(keys) else collections.UserList(items)
+def _turns(path: epath.Path) -> Iterator[tuple[str, str, dict[str, Any], dict[str, Any], dict[str, Any]]]:
+    """The turns of the annotation: series, name, entry, its emotions, and roles of the dialogue."""
 
     def entries(value: Any, what: str) -> list[tuple[str, Any]]:
-        if isinstance(value, dict):
-            return list(value.items())
-        if isinstance(value, collections.UserList):
-            return list(value)
-        raise InputError(f'{path}: expected {what} as an object, found {type(value).__name__}')
+        if not isinstance(value, collections.UserList):
+            raise InputError(f'{path}: expected {what} as an object, found {type(value).__name__}')
+        return list(value)
 
     try:
-        content = json.loads(path.read_bytes().decode('utf-8-sig'), object_pairs_hook=pairs)
+        # An object is the list of its pairs: of two equal keys a dictionary would keep the last and say nothing, so two
+        # labels for one turn would not show.
+        content = json.loads(path.read_bytes().decode('utf-8-sig'), object_pairs_hook=collections.UserList)
     except ValueError as error:
         raise InputError(f'{path}: expected JSON, found {error}') from None
-    turns = []
+    nothing: collections.UserList[tuple[str, Any]] = collections.UserList()
     for series, dialogues in entries(content, 'series'):
         for dialogue, value in entries(dialogues, f'the dialogues of {series}'):
             fields = dict(entries(value, dialogue))
-            roles = {role: dict(entries(who, role)) for role, who in entries(fields.get('SpeakerInfo', {}), dialogue)}
-            for id_, turn in entries(fields.get('Dialog', {}), f'the turns of {dialogue}'):
-                turns.append((series, id_, dict(entries(turn, id_)), roles))
-    return turns
+            speakers = entries(fields.get('SpeakerInfo', nothing), dialogue)
+            roles = {role: dict(entries(who, role)) for role, who in speakers}
+            for id_, turn_entries in entries(fields.get('Dialog', nothing), f'the turns of {dialogue}'):
+                turn = dict(entries(turn_entries, id_))
+                yield series, id_, turn, dict(entries(turn.get('EmoAnnotation', nothing), id_)), roles

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
-
-from jax_reparam.corpora.builder import Clip, Found, Published, SpeechBuilder, first_missing, folder_of
-from jax_reparam.errors import InputError
+from jax_reparam.corpora.builder import Clip, Found, Published, SpeechBuilder, by_id, first_missing, folder_of
+from jax_reparam.frontend.audio_files import rows
 
 LABELS = ('neutral', 'sadness', 'anger', 'happiness', 'fear', 'surprised')
 PUBLISHED = Published(clips=4481, speakers=9)
@@ -36,19 +33,12 @@ class Nemo(SpeechBuilder):
         """Lists the clips of the table; those whose file is missing are skipped."""
         top = folder_of(source, cls.name, LAYOUT)
         first_missing(top, 'nEMO', ['data.tsv', 'samples'], LAYOUT)
-        table = top / 'data.tsv'
-        text = table.read_bytes().decode('utf-8-sig', errors='replace')
-        # Sentences hold quotation marks of their own.
-        rows = csv.DictReader(io.StringIO(text, newline=''), delimiter='\t', quoting=csv.QUOTE_NONE)
-        for column in COLUMNS:
-            if column not in (rows.fieldnames or ()):
-                raise InputError(f'{table}: expected the columns {", ".join(COLUMNS)}, found no {column!r}')
         clips: dict[str, Clip] = {}
         labels: dict[str, str] = {}
         skipped: dict[str, str] = {}
         conflicts: dict[str, str] = {}
-        for row in rows:
-            file, label, speaker = ((row[column] or '').strip() for column in COLUMNS)
+        # Sentences hold quotation marks of their own.
+        for _, (file, label, speaker) in rows(top / 'data.tsv', COLUMNS, plain=True):
             id_ = file.removesuffix('.wav')
             path = top / 'samples' / f'{id_}.wav'
             named = [other for other in LABELS if f'_{other}_' in id_]
@@ -62,10 +52,4 @@ class Nemo(SpeechBuilder):
                 skipped[id_] = 'no such file'
             else:
                 clips[id_] = Clip(id_, label, speaker, path)
-        return Found(
-            LABELS,
-            tuple(clips[id_] for id_ in sorted(clips) if id_ not in conflicts),
-            tuple(skipped.items()),
-            tuple(conflicts.items()),
-            published=PUBLISHED,
-        )
+        return Found(LABELS, by_id(clips.values(), without=conflicts), skipped, conflicts, published=PUBLISHED)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from jax_reparam.corpora.builder import Clip, Found, Published, SpeechBuilder, folder_of
+from jax_reparam.corpora.builder import Clip, Found, Published, SpeechBuilder, by_id, folder_of
 from jax_reparam.errors import InputError
 from jax_reparam.frontend import audio
 from jax_reparam.frontend.audio_files import listing
@@ -52,22 +52,22 @@ class Ravdess(SpeechBuilder):
         if not actors:
             raise InputError(f'{source}: expected RAVDESS ({LAYOUT}), found no folder Actor_01 in it')
         clips: dict[str, Clip] = {}
-        skipped = []
+        skipped: dict[str, str] = {}
         for path in (path for actor in actors for path in listing(actor)):
             if path.suffix.lower() not in audio.SUFFIXES:
                 continue
             match = _NAME.fullmatch(path.stem)
             name = f'{path.parent.name}/{path.name}'
             if not match:
-                skipped.append((name, 'not named by seven numbers, as 03-01-05-01-02-01-01 is'))
+                skipped[name] = 'not named by seven numbers, as 03-01-05-01-02-01-01 is'
             elif match[1] != '03' or match[2] != '01':
-                skipped.append((name, 'not speech alone (its name begins with 03-01)'))
+                skipped[name] = 'not speech alone (its name begins with 03-01)'
             elif f'Actor_{match[7]}' != path.parent.name:
-                skipped.append((name, f'its name says actor {match[7]}'))
+                skipped[name] = f'its name says actor {match[7]}'
             elif path.stem in clips:
-                skipped.append((name, 'a second file of this clip'))
+                skipped[name] = 'a second file of this clip'
             else:
                 clips[path.stem] = Clip(path.stem, LABELS[int(match[3]) - 1], match[7], path)
         if not clips:
             raise InputError(f'{source}: expected RAVDESS ({LAYOUT}), found no clip named so in {actors[0].name}')
-        return Found(LABELS, tuple(clips[id_] for id_ in sorted(clips)), tuple(skipped), published=PUBLISHED)
+        return Found(LABELS, by_id(clips.values()), skipped, published=PUBLISHED)

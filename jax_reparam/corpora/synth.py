@@ -30,9 +30,9 @@ import numpy as np
 
 from jax_reparam import threads
 from jax_reparam.errors import InputError
+from jax_reparam.frontend.audio import SAMPLE_RATE
 
 VERSION = '1'
-SAMPLE_RATE = 16000
 NOTICE = 'synthetic speech (eSpeak NG, prosody by rule): no evidence about emotions'
 
 
@@ -186,39 +186,21 @@ def specs() -> list[Spec]:
     ]
 
 
-def render(spec: Spec) -> np.ndarray:
-    """Speaks one clip in a fresh child process, bit for bit the same every time.
-
-    Args:
-      spec: the clip.
-
-    Returns:
-      `[N]` int16, 16 kHz.
-
-    Raises:
-      InputError: eSpeak NG is missing or did not speak.
-    """
-    (audio,) = render_all([spec])
-    return audio
-
-
-def render_all(clips: Sequence[Spec], *, workers: int = 0) -> Iterator[np.ndarray]:
-    """Speaks clips, in order, each in a fresh child process.
+def render_all(clips: Sequence[Spec]) -> Iterator[np.ndarray]:
+    """Speaks clips, in order, each in a fresh child process: bit for bit the same every time.
 
     Args:
       clips: the clips.
-      workers: processes that speak at the same time; 0 for as many as there are cores, but 4 at most.
 
     Yields:
-      `[N]` int16, 16 kHz, what `render` gives for the clip.
+      `[N]` int16, 16 kHz.
 
     Raises:
       InputError: eSpeak NG is missing or did not speak; the message names the clip.
     """
-    workers = min(len(clips), workers or threads.cores(4))
     make = lambda engine, spec: record(engine.speak(spec), engine.sample_rate, spec)
     with contextlib.ExitStack() as stack:
-        engines = [stack.enter_context(_Engine()) for _ in range(workers)]
+        engines = [stack.enter_context(_Engine()) for _ in range(threads.cores(min(4, len(clips))))]
         yield from threads.in_order_by(engines, make, clips)
 
 
@@ -234,28 +216,21 @@ def versions() -> dict[str, str]:
         return {'synth': VERSION, 'espeak-ng': engine.version, 'soxr': soxr.__version__}
 
 
-def locate() -> tuple[str, str]:
-    """Paths of eSpeak NG's library and of its data.
-
-    Raises:
-      InputError: the package espeakng-loader is missing; the message holds the command that installs it.
-    """
-    try:
-        import espeakng_loader
-    except ImportError:
-        raise InputError(
-            "synth: expected the package espeakng-loader, found none; pip install 'jax-reparam[demo]' installs it"
-        ) from None
-    return espeakng_loader.get_library_path(), espeakng_loader.get_data_path()
-
-
 class _Engine:
     """A process that runs espeak.py; the context manager starts and ends it."""
 
     def __init__(self) -> None:
+        try:
+            import espeakng_loader
+        except ImportError:
+            raise InputError(
+                "synth: expected the package espeakng-loader, found none; pip install 'jax-reparam[demo]' installs it"
+            ) from None
         # Isolated and without site-packages: the script needs the standard library only, and starts fast. It runs by
         # path, because `-m` would import the packages it lies in.
-        self._command = [sys.executable, '-I', '-S', str(Path(__file__).with_name('espeak.py')), *locate()]
+        script = str(Path(__file__).with_name('espeak.py'))
+        paths = espeakng_loader.get_library_path(), espeakng_loader.get_data_path()
+        self._command = [sys.executable, '-I', '-S', script, *paths]
 
     def __enter__(self) -> _Engine:
         self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from jax_reparam.corpora import synth
-from jax_reparam.corpora.builder import Clip, Found, SpeechBuilder
+from jax_reparam.corpora.builder import Clip, Found, SpeechBuilder, by_id
 from jax_reparam.errors import InputError
 from jax_reparam.frontend import audio
 
@@ -26,8 +26,7 @@ class Synth(SpeechBuilder):
         """Lists the clips; there is no source."""
         if source:
             raise InputError(f'synth: expected no source, found {source!r}')
-        specs = sorted(synth.specs(), key=lambda spec: spec.id)
-        return Found(cls.LABELS, tuple(Clip(spec.id, spec.label, spec.speaker) for spec in specs))
+        return Found(cls.LABELS, by_id(Clip(spec.id, spec.label, spec.speaker) for spec in synth.specs()))
 
     @classmethod
     def fingerprints(cls, clips: Sequence[Clip]) -> Iterator[str]:

@@ -109,4 +109,7 @@ def _prepared(name: str, data_dir: str) -> Any:
 def _records(builder: Any, part: str, *fields: str) -> Iterator[dict[str, Any]]:
     """The records of a split in their order, with these fields alone."""
     decoders = tfds.decode.PartialDecoding(dict.fromkeys(fields, True))
-    return tfds.as_numpy(builder.as_dataset(split=part, decoders=decoders, shuffle_files=False))
+    records: Iterator[dict[str, Any]] = tfds.as_numpy(
+        builder.as_dataset(split=part, decoders=decoders, shuffle_files=False)
+    )
+    return records

@@ -102,7 +102,7 @@ def of_part(data: pipeline.Data, part: pipeline.Part, limit: int | None) -> Wind
         chosen = np.sort(order[: max(1, int(np.searchsorted(total, limit, side='right')))])
         kept = np.isin(unit, chosen)
         clips, unit, truth = clips[kept], np.searchsorted(chosen, unit[kept]), truth[chosen]
-    features, clip = data.windows_of(clips)
+    features, clip = windows.split(map(data.standardised, clips), data.window)
     protocol = data.split.protocol
     return Windows(features, clip, truth, None if protocol.unit == 'clip' else unit, protocol.join)
 

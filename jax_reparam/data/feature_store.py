@@ -10,9 +10,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
 from collections.abc import Sequence
-from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any
 
@@ -67,21 +65,13 @@ def key(corpus: Corpus, frontend: FrontendConfig) -> str:
     return hashlib.sha256(what.encode()).hexdigest()
 
 
-def corpus_features(
-    corpus: Corpus,
-    frontend: FrontendConfig,
-    cache: Path,
-    *,
-    workers: int | None = None,
-    show_progress: bool = True,
-) -> Features:
+def corpus_features(corpus: Corpus, frontend: FrontendConfig, cache: Path, *, show_progress: bool = True) -> Features:
     """The features of every clip, computed where they are not there yet.
 
     Args:
       corpus: the prepared corpus.
       frontend: parameters of the features.
       cache: they are kept in a folder below it.
-      workers: threads; None is one a core.
       show_progress: report on standard error.
     """
     folder = cache / 'features' / f'{corpus.name.replace("/", "_")}-{key(corpus, frontend)[:16]}'
@@ -93,22 +83,20 @@ def corpus_features(
                 stale.unlink()
             missing = [(start, file) for start, file in zip(starts, files, strict=True) if not file.exists()]
             if missing:  # else another process has made them meanwhile
-                _compute(corpus, frontend, missing, workers or os.cpu_count() or 1, show_progress)
+                _compute(corpus, frontend, missing, show_progress)
     samples = np.rint(corpus.seconds * frontend.sample_rate).astype(np.int64)
     lengths = np.array([features.frame_count(int(n), frontend) for n in samples], np.int64)
     return Features(tuple(map(str, files)), lengths, frontend.n_mels)
 
 
 def _compute(
-    corpus: Corpus, frontend: FrontendConfig, missing: Sequence[tuple[int, Path]], workers: int, show_progress: bool
+    corpus: Corpus, frontend: FrontendConfig, missing: Sequence[tuple[int, Path]], show_progress: bool
 ) -> None:
     features.mel_matrix(frontend)  # before the threads, which would each make it
     bar = Progress(len(missing), 'features', unit='file', enabled=show_progress)
-    with threads.pool(min(workers, len(missing))) as pool:
-        jobs = [pool.submit(_write, corpus, frontend, start, file) for start, file in missing]
-        for job in as_completed(jobs):
-            job.result()
-            bar.update()
+    write = lambda start_and_file: _write(corpus, frontend, *start_and_file)
+    for _ in threads.in_order(write, missing, threads.cores(len(missing))):
+        bar.update()
     bar.close()
 
 

@@ -46,15 +46,17 @@ class Data:
 
     def standardised(self, clip: int) -> np.ndarray:
         """A clip's features, `[T, M]`, with the training speakers' mean taken off and divided by their deviation."""
-        return (self.log_mel[clip] - self.mean) / self.std
+        features: np.ndarray = (self.log_mel[clip] - self.mean) / self.std
+        return features
 
     def clips(self, part: Part) -> np.ndarray:
         """The clip indices of a part, `[n]`."""
-        return getattr(self.split, part)
+        return {'train': self.split.train, 'validation': self.split.validation, 'test': self.split.test}[part]
 
     def labels(self, part: Part) -> np.ndarray:
         """The classes of a part's clips, `[n]`."""
-        return self.corpus.label[self.clips(part)]
+        labels: np.ndarray = self.corpus.label[self.clips(part)]
+        return labels
 
     def units(self, part: Part) -> tuple[tuple[str, ...], np.ndarray]:
         """What is decided in a part: the clips, or the speakers, as the protocol says.
@@ -84,11 +86,7 @@ class Data:
         Returns:
           The windows `[W, frames, M]` and, for each, the position of its clip in `clips(part)`, `[W]`.
         """
-        return self.windows_of(self.clips(part))
-
-    def windows_of(self, clips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """All windows of some clips; as `windows`."""
-        return windows.split(map(self.standardised, clips), self.window)
+        return windows.split(map(self.standardised, self.clips(part)), self.window)
 
     def window_batches(self, part: Part, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """What `windows` returns, `size` windows at a time (`windows.batches`): `[b, frames, M]` and `[b]`."""

@@ -18,7 +18,6 @@ from jax_reparam.errors import InputError, known
 OVERLAP = 'speakers overlap'
 GROUPS_OVERLAP = 'the test speakers are heard in training as partners in dialog'
 DEV = "scored on the corpus's own dev part"
-JOINS = ('mean', 'vote')
 # Share of the training speakers of each label that a drawn validation set takes.
 DRAWN_SHARE = 0.2
 
@@ -95,9 +94,25 @@ class Split:
 
 
 def folds(corpus: Corpus, protocol: str = '') -> int:
-    """How many folds a protocol has on a corpus: as many as speakers for `loso`, at most 5 for `speakers5`."""
-    chosen = PROTOCOLS[_name(corpus, protocol)]
-    return _count(chosen, len(set(_units(corpus, chosen)))) if chosen.test == 'dealt' else 1
+    """How many folds a protocol has on a corpus: as many as speakers for `loso`, at most 5 for `speakers5`.
+
+    Raises:
+      InputError: an unknown protocol, too few speakers or sessions, or clips without a session.
+    """
+    name = _name(corpus, protocol)
+    chosen = PROTOCOLS[name]
+    if chosen.test != 'dealt':
+        return 1
+    units = sorted(set(_units(corpus, chosen)))
+    what = 'speakers' if chosen.apart == 'speaker' else 'sessions'
+    if chosen.apart == 'group' and '' in units:
+        raise InputError(f'{corpus.name}: expected a session of every clip for protocol {name}, found clips without')
+    if len(units) < 3:
+        raise InputError(
+            f'{corpus.name}: expected at least 3 {what} for protocol {name}, found {len(units)} '
+            f'({", ".join(units)}); protocol random does without, and its results say {OVERLAP!r}'
+        )
+    return min(chosen.folds or len(units), len(units))
 
 
 def split(
@@ -125,22 +140,15 @@ def split(
     """
     name = _name(corpus, protocol)
     chosen = PROTOCOLS[name]
-    if turns < 0:
-        raise InputError(f'data.turns: expected a number of clips, or 0, found {turns}')
-    if join:
-        known('data.join', join, JOINS)
     if (turns or join) and chosen.unit != 'speaker':
         raise InputError(f'data.turns, data.join: expected a protocol that decides by speaker, found {name}')
     chosen = dataclasses.replace(chosen, turns=turns or chosen.turns, join=join or chosen.join)
-    count = _folds(corpus, name, chosen)
+    count = folds(corpus, name)
     if not 0 <= fold < count:
         raise InputError(f'fold: expected 0 to {count - 1} for protocol {name} on {corpus.name}, found {fold}')
 
-    if chosen.test == 'dealt':
-        validation, test = _deal(corpus, chosen, fold, count)
-        train = ~(validation | test)
-    elif chosen.test == 'drawn':
-        validation, test = _draw(corpus, seed)
+    if chosen.test in ('dealt', 'drawn'):
+        validation, test = _deal(corpus, chosen, fold, count) if chosen.test == 'dealt' else _draw(corpus, seed)
         train = ~(validation | test)
     else:
         train, test = _part(corpus, name, 'train'), _part(corpus, name, chosen.test)
@@ -196,25 +204,6 @@ def _units(corpus: Corpus, protocol: Protocol) -> Sequence[str]:
     return corpus.group if protocol.apart == 'group' else corpus.speaker
 
 
-def _count(protocol: Protocol, units: int) -> int:
-    return min(protocol.folds or units, units)
-
-
-def _folds(corpus: Corpus, name: str, protocol: Protocol) -> int:
-    if protocol.test != 'dealt':
-        return 1
-    units = sorted(set(_units(corpus, protocol)))
-    what = 'speakers' if protocol.apart == 'speaker' else 'sessions'
-    if protocol.apart == 'group' and '' in units:
-        raise InputError(f'{corpus.name}: expected a session of every clip for protocol {name}, found clips without')
-    if len(units) < 3:
-        raise InputError(
-            f'{corpus.name}: expected at least 3 {what} for protocol {name}, found {len(units)} '
-            f'({", ".join(units)}); protocol random does without, and its results say {OVERLAP!r}'
-        )
-    return _count(protocol, len(units))
-
-
 def _deal(corpus: Corpus, protocol: Protocol, fold: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Masks `[n]` of the validation and of the test clips."""
     of_clip = np.array(_units(corpus, protocol))
@@ -237,7 +226,7 @@ def _deal(corpus: Corpus, protocol: Protocol, fold: int, count: int) -> tuple[np
 
 def _part(corpus: Corpus, name: str, part: str) -> np.ndarray:
     """The mask `[n]` of a part that the corpus itself names."""
-    mask = np.array(corpus.part) == part
+    mask: np.ndarray = np.array(corpus.part) == part
     if not mask.any():
         raise InputError(f'{corpus.name}: expected clips of its own part {part!r} for protocol {name}, found none')
     return mask
@@ -281,7 +270,8 @@ def _draw_speakers(corpus: Corpus, name: str, among: np.ndarray, seed: int) -> n
             )
         order = np.random.default_rng([seed, c]).permutation(len(speakers))
         drawn += [speakers[i] for i in order[: max(1, round(DRAWN_SHARE * len(speakers)))]]
-    return among & np.isin(corpus.speaker, drawn)
+    mask: np.ndarray = among & np.isin(corpus.speaker, drawn)
+    return mask
 
 
 def _check_apart(corpus: Corpus, name: str, protocol: Protocol, sets: dict[str, np.ndarray]) -> None:

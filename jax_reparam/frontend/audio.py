@@ -84,9 +84,7 @@ def decode(data: bytes, name: str, sample_rate: int = SAMPLE_RATE) -> np.ndarray
         raise AudioError(f'{name}: expected WAV or FLAC audio, found {found} ({error.error_string})') from None
 
 
-def decode_cut(
-    file: BinaryIO, name: str, start: float, end: float | None, sample_rate: int = SAMPLE_RATE
-) -> np.ndarray:
+def decode_cut(file: BinaryIO, name: str, start: float, end: float | None) -> np.ndarray:
     """Decodes a part of a long WAV or FLAC file, reading that part alone.
 
     Args:
@@ -94,10 +92,9 @@ def decode_cut(
       name: what to call the cut in errors.
       start: where it begins, in seconds.
       end: where it ends; None, or an end beyond the file: where the file ends.
-      sample_rate: samples per second of the result.
 
     Returns:
-      `[N]` int16, as `read` makes it.
+      `[N]` int16 at `SAMPLE_RATE`, as `read` makes it.
 
     Raises:
       AudioError: not WAV or FLAC, no audio at `start`, or samples that are not finite.
@@ -114,13 +111,13 @@ def decode_cut(
                     f'{name}: expected audio from {start:.3f} s on, found {sound.frames / rate:.3f} s of it in all'
                 )
             sound.seek(first)
-            samples = mono(_blocks(sound, last - first), rate, name, sample_rate)
-            found = sound.tell() - first
+            samples = mono(_blocks(sound, last - first), rate, name)
+            count = sound.tell() - first
     except soundfile.LibsndfileError as error:
         raise AudioError(f'{name}: expected WAV or FLAC audio, found something else ({error.error_string})') from None
-    if found < last - first:
+    if count < last - first:
         # A header may promise more than a truncated file holds.
-        raise AudioError(f'{name}: expected {last - first:,} samples, found {found:,}')
+        raise AudioError(f'{name}: expected {last - first:,} samples, found {count:,}')
     return samples
 
 

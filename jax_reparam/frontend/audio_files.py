@@ -31,12 +31,13 @@ def below(folder: AnyPath) -> list[AnyPath]:
     return files
 
 
-def rows(table: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+def rows(table: Path, columns: Sequence[str], *, plain: bool = False) -> Iterator[tuple[int, list[str]]]:
     """Reads a table: UTF-8, a line of column names first, with commas, semicolons or tabs between cells.
 
     Args:
       table: the file.
       columns: those that are read; others are ignored.
+      plain: whether quotation marks are text like any other, and damaged UTF-8 is read as far as it goes.
 
     Yields:
       The number of a row's last line, from 1, and its cells of `columns` without blanks around, '' where it has none.
@@ -45,12 +46,14 @@ def rows(table: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]
       InputError: another encoding, a column that is missing, or a line that is none of a table.
     """
     try:
-        text = table.read_bytes().decode('utf-8-sig')
+        text = table.read_bytes().decode('utf-8-sig', errors='replace' if plain else 'strict')
     except UnicodeDecodeError:
         raise InputError(f'{table}: expected a table in UTF-8, found another encoding') from None
-    header = text.split('\n', 1)[0]
     reader = csv.DictReader(
-        io.StringIO(text, newline=''), delimiter=max(',;\t', key=header.count), skipinitialspace=True
+        io.StringIO(text, newline=''),
+        delimiter=max(',;\t', key=text.split('\n', 1)[0].count),
+        skipinitialspace=True,
+        quoting=csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL,
     )
     try:
         there = reader.fieldnames or []

@@ -110,4 +110,5 @@ def log_mel(audio: np.ndarray, config: FrontendConfig) -> np.ndarray:
     for start in range(0, frames.shape[1], _BLOCK):
         power = fourier.power_spectrum(frames[:, start : start + _BLOCK], hann, config.n_fft)
         np.matmul(bank, power, out=mel[:, start : start + _BLOCK])
-    return np.log(mel.T + np.float32(config.floor))
+    features: np.ndarray = np.log(mel.T + np.float32(config.floor))
+    return features

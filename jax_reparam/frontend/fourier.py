@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numba
 import numpy as np
+
+_Function = TypeVar('_Function', bound=Callable[..., Any])
 
 
 def power_spectrum(frames: np.ndarray, window: np.ndarray, size: int) -> np.ndarray:
@@ -36,11 +38,6 @@ def power_spectrum(frames: np.ndarray, window: np.ndarray, size: int) -> np.ndar
       ValueError: N is not such a number.
     """
     return _power_spectrum(frames, window, *_tables(size, len(frames)))
-
-
-def rfft(frames: np.ndarray, window: np.ndarray, size: int) -> np.ndarray:
-    """The real Fourier transform, `[2, N / 2 + 1, F]`: real and imaginary part. See `power_spectrum`."""
-    return _rfft(frames, window, *_tables(size, len(frames)))
 
 
 @functools.lru_cache(maxsize=8)
@@ -69,12 +66,12 @@ def _cis(angles: np.ndarray) -> np.ndarray:
     return np.stack([np.cos(angles), np.sin(angles)]).astype(np.float32)
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def _compiled(function: _Function) -> _Function:
     """Compiles at the first call, and keeps that on disk where a folder for it can be written."""
     try:
-        return numba.njit(function, nogil=True, cache=True)
+        return cast(_Function, numba.njit(function, nogil=True, cache=True))
     except RuntimeError:
-        return numba.njit(function, nogil=True)
+        return cast(_Function, numba.njit(function, nogil=True))
 
 
 @_compiled
@@ -93,6 +90,7 @@ def _power_spectrum(
 def _rfft(
     frames: np.ndarray, window: np.ndarray, rows: np.ndarray, turns: np.ndarray, unmixing: np.ndarray
 ) -> np.ndarray:
+    """The transform, `[2, N / 2 + 1, F]`: real and imaginary part."""
     half = len(rows)
     x = np.empty((2, half + 1, frames.shape[1]), np.float32)
     for sample in range(2 * half):

@@ -50,7 +50,8 @@ class Input:
 
     def features(self, samples: np.ndarray) -> np.ndarray:
         """Standardised log-mel features of a recording, `[N]` int16 to `[T, M]`, as training has them."""
-        return (log_mel(samples, self.frontend) - self.mean) / self.std
+        features: np.ndarray = (log_mel(samples, self.frontend) - self.mean) / self.std
+        return features
 
     def as_json(self) -> dict[str, Any]:
         """The manifest's `input`."""

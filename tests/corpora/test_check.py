@@ -35,7 +35,7 @@ def test_copies_are_used_once_and_label_conflicts_never():
         clip('g'),
     ]
     measured = [heard(digest) for digest in ('1', '1', '1', '2', '3', '2', '4')]
-    result = check.review(found(*clips, skipped=(('x', 'no such file'),), conflicts=(('y', 'two labels'),)), measured)
+    result = check.review(found(*clips, skipped={'x': 'no such file'}, conflicts={'y': 'two labels'}), measured)
     assert [clips[i].id for i in result.kept] == ['a', 'e', 'g']
     assert result.skipped == {
         'b': 'the same audio as a',

@@ -65,7 +65,7 @@ def test_another_contradiction_is_a_conflict(source):
     path = source / 'train_split_Depression_AVEC2017.csv'
     path.write_text(path.read_text().replace('303,0,0', '303,1,0'))
     found = DaicWoz.find(str(source))
-    assert found.conflicts == (('303', 'a score of 0, and 1 as PHQ8_Binary'),)
+    assert found.conflicts == {'303': 'a score of 0, and 1 as PHQ8_Binary'}
     assert of(found, 303) == []
 
 

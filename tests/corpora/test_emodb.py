@@ -32,7 +32,7 @@ def test_names_give_label_and_speaker(source, inner):
     assert {clip.id: (clip.label, clip.speaker) for clip in found.clips} == NAMES
     assert [clip.id for clip in found.clips] == sorted(NAMES)
     assert found.labels == ('anger', 'boredom', 'disgust', 'fear', 'happiness', 'neutral', 'sadness')
-    assert found.skipped == ()
+    assert found.skipped == {}
 
 
 def test_every_letter_is_its_german_word():

@@ -29,7 +29,7 @@ def test_folders_give_label_and_speaker(tmp_path, write_clip):
     }
     assert [clip.id for clip in found.clips] == sorted(listed(found))
     assert found.labels == ('anger', 'joy')
-    assert found.skipped == ()
+    assert found.skipped == {}
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='other systems take no such name')
@@ -39,7 +39,7 @@ def test_a_name_that_is_not_utf8_is_reported(tmp_path, write_clip):
     (tmp_path / 'joy' / 'ann' / os.fsdecode(b'fr\xf6hlich.wav')).touch()
     found = Folder.find(str(tmp_path))
     assert len(found.clips) == 2
-    assert found.skipped == (('joy/ann/fr?hlich.wav', 'its name is not UTF-8'),)
+    assert found.skipped == {'joy/ann/fr?hlich.wav': 'its name is not UTF-8'}
 
 
 def test_clips_without_the_folder_of_a_speaker_are_reported(tmp_path, write_clip):
@@ -48,7 +48,7 @@ def test_clips_without_the_folder_of_a_speaker_are_reported(tmp_path, write_clip
     write_clip(tmp_path / 'anger' / 'x.wav')
     found = Folder.find(str(tmp_path))
     assert len(found.clips) == 2
-    assert found.skipped == (('anger/x.wav', 'not in the folder of a speaker (SOURCE/LABEL/SPEAKER/clip.wav)'),)
+    assert found.skipped == {'anger/x.wav': 'not in the folder of a speaker (SOURCE/LABEL/SPEAKER/clip.wav)'}
 
 
 @pytest.mark.parametrize(('delimiter', 'start'), [(',', ''), (';', '\ufeff'), ('\t', '')])
@@ -100,8 +100,8 @@ def test_a_file_listed_under_two_labels_is_left_out(tmp_path, write_clip):
     table.write_text('path,label,speaker\na.wav,joy,ann\nb.wav,anger,bob\nc.wav,joy,ann\na.wav,anger,ann\n')
     found = Folder.find(str(table))
     assert listed(found) == {'b.wav': ('anger', 'bob'), 'c.wav': ('joy', 'ann')}
-    assert found.conflicts == (('a.wav', 'listed as joy, and as anger in line 5'),)
-    assert found.skipped == ()
+    assert found.conflicts == {'a.wav': 'listed as joy, and as anger in line 5'}
+    assert found.skipped == {}
 
 
 @pytest.mark.parametrize('column', ['path', 'label', 'speaker'])

@@ -26,7 +26,7 @@ def test_four_classes_count_excitement_as_happiness(source):
     assert labels['Ses03M_impro01_M001'] == 'hap'
     assert labels['Ses05F_script02_2_M002'] == 'sad'
     assert [clip.id for clip in found.clips] == sorted(labels)
-    assert (found.skipped, found.conflicts) == ((), ())
+    assert (found.skipped, found.conflicts) == ({}, {})
     assert found.notes == ('Turns with other labels, not used: fru 10, sur 10, xxx 10.',)
 
 

@@ -103,7 +103,7 @@ def test_two_labels_for_one_turn(source):
     # The same key twice, which a plain reader of JSON would let pass.
     path.write_text(text.replace(turn, f'{turn}, "anjia_1_1": {turn.replace("Happy", "Sad")}', 1), encoding='utf-8')
     found = M3ed.find(str(source))
-    assert found.conflicts == (('anjia_1_1', 'annotated as Happy and as Sad'),)
+    assert found.conflicts == {'anjia_1_1': 'annotated as Happy and as Sad'}
     assert 'anjia_1_1' not in {clip.id for clip in found.clips}
 
 

@@ -18,7 +18,7 @@ def test_table_gives_label_and_speaker(source):
     expected = {f'{s}_{label}_{n + 1}': (label, s) for s in ('KW', 'SB') for n, label in enumerate(trees.NEMO_LABELS)}
     assert {clip.id: (clip.label, clip.speaker) for clip in found.clips} == expected
     assert found.labels == trees.NEMO_LABELS
-    assert (found.skipped, found.conflicts) == ((), ())
+    assert (found.skipped, found.conflicts) == ({}, {})
 
 
 def test_rows_that_cannot_be_used_are_reported(source):

@@ -29,7 +29,7 @@ def test_names_give_label_and_speaker(source):
     expected = {name(e, a): (EMOTIONS[e - 1], f'{a:02d}') for e in range(1, 9) for a in (1, 10, 24)}
     assert {clip.id: (clip.label, clip.speaker) for clip in found.clips} == expected
     assert [clip.id for clip in found.clips] == sorted(expected)
-    assert found.skipped == ()
+    assert found.skipped == {}
 
 
 def test_the_third_number_is_the_emotion_and_the_seventh_the_actor(tmp_path, write_clip):

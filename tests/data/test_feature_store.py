@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from helpers import tones
-from jax_reparam import corpora, system
+from jax_reparam import corpora, system, threads
 from jax_reparam.data import feature_store
 from jax_reparam.frontend import features
 from jax_reparam.frontend.features import FrontendConfig
@@ -28,13 +28,14 @@ def small_files(monkeypatch):
     monkeypatch.setattr(feature_store, 'SHARD', 7)
 
 
-def store(corpus, cache, **kwargs):
-    return feature_store.corpus_features(corpus, FRONTEND, cache, show_progress=False, **kwargs)
+def store(corpus, cache):
+    return feature_store.corpus_features(corpus, FRONTEND, cache, show_progress=False)
 
 
 @pytest.mark.parametrize('workers', [1, 2])
-def test_features_are_those_of_the_clips(corpus, tmp_path, workers):
-    found = store(corpus, tmp_path, workers=workers)
+def test_features_are_those_of_the_clips(corpus, tmp_path, monkeypatch, workers):
+    monkeypatch.setattr(threads, 'cores', lambda _: workers)
+    found = store(corpus, tmp_path)
     assert len(found) == len(corpus) == 30
     assert len(found.files) == 5
     for clip in range(len(corpus)):
@@ -53,8 +54,9 @@ def test_what_was_cut_off_goes_on_with_what_is_missing(corpus, tmp_path, monkeyp
         return real(audio, frontend)
 
     monkeypatch.setattr(features, 'log_mel', broken)
+    monkeypatch.setattr(threads, 'cores', lambda _: 1)
     with pytest.raises(KeyboardInterrupt):
-        store(corpus, tmp_path, workers=1)
+        store(corpus, tmp_path)
     (folder,) = (tmp_path / 'features').iterdir()
     # Two whole files, and one under its temporary name.
     assert len(list(folder.glob('*.array_record'))) == 2
