@@ -54,7 +54,7 @@ def of_rows(content: Any, least_macs: int) -> None:
     subgraph = content.subgraphs[0]
     images: dict[tuple[int, tuple[int, ...]], int] = {}
     nodes: list[Any] = []
-    for name, node in zip(flatbuffer.operator_names(content), subgraph.operators, strict=True):
+    for name, node in flatbuffer.named_nodes(content):
         if name != 'FULLY_CONNECTED' or not _pays(content, node, least_macs):
             nodes.append(node)
             continue
@@ -123,7 +123,7 @@ def _join_reshapes(content: Any) -> None:
     shown: dict[int, int] = {}
     same: dict[int, int] = {}
     nodes = []
-    for name, node in zip(flatbuffer.operator_names(content), subgraph.operators, strict=True):
+    for name, node in flatbuffer.named_nodes(content):
         node.inputs = np.array([same.get(int(tensor), int(tensor)) for tensor in node.inputs], np.int32)
         if name == 'RESHAPE':
             source, output = int(node.inputs[0]), int(node.outputs[0])

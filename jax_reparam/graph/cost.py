@@ -175,7 +175,7 @@ def of_model(model: bytes, prices: Mapping[str, Mapping[str, Price]] = PRICES) -
     if input_dtype not in prices:
         raise ValueError(f'expected a model of {" or ".join(prices)}, whose kernels have prices, got {input_dtype}')
     work: dict[tuple[str, str, Price], list[tuple[int, int, float]]] = {}
-    for op, node in zip(flatbuffer.operator_names(content), content.subgraphs[0].operators, strict=True):
+    for op, node in flatbuffer.named_nodes(content):
         dtype = flatbuffer.type_name(content.subgraphs[0].tensors[node.inputs[0]].type)
         count, weights = macs(content, op, node), 0
         if op == 'CONV_2D' and _pointwise(content, node):

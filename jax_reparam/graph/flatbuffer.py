@@ -160,6 +160,11 @@ def operator_names(content: Any) -> list[str]:
     return [_names('BuiltinOperator')[codes[node.opcodeIndex]] for node in content.subgraphs[0].operators]
 
 
+def named_nodes(content: Any) -> list[tuple[str, Any]]:
+    """The nodes of a tree in their order, each with its operator's name."""
+    return list(zip(operator_names(content), content.subgraphs[0].operators, strict=True))
+
+
 def type_name(kind: int) -> str:
     """The name of a tensor's type, `float32` or `int8`, by its number in the schema."""
     return _names('TensorType')[kind].lower()
@@ -187,6 +192,11 @@ def is_constant(content: Any, index: int) -> bool:
     """Whether a tensor of a tree lies in the file."""
     data = content.buffers[content.subgraphs[0].tensors[index].buffer].data
     return data is not None and len(data) > 0
+
+
+def dtype(content: Any, index: int) -> str:
+    """The name of a tensor's type, `float32` or `int8`."""
+    return type_name(content.subgraphs[0].tensors[index].type)
 
 
 def constant(content: Any, index: int) -> np.ndarray:

@@ -60,7 +60,7 @@ def _drop_names(content: Any) -> None:
 
 
 def _narrow_paddings(content: Any) -> None:
-    for name, node in zip(flatbuffer.operator_names(content), content.subgraphs[0].operators, strict=True):
+    for name, node in flatbuffer.named_nodes(content):
         if name in ('PAD', 'PADV2'):
             paddings = flatbuffer.constant(content, node.inputs[1])
             if paddings.dtype == np.int64:
@@ -149,7 +149,7 @@ def _join_zeros(content: Any) -> None:
             buffers[size] = subgraph.tensors[constant].buffer
         return constant
 
-    for place, (name, node) in enumerate(zip(flatbuffer.operator_names(content), subgraph.operators, strict=True)):
+    for place, (name, node) in enumerate(flatbuffer.named_nodes(content)):
         source = int(node.inputs[0])
         if name != 'PAD' or flatbuffer.type_name(subgraph.tensors[source].type) != 'int16':
             continue

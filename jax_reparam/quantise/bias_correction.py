@@ -93,7 +93,7 @@ def in_steps(content: Any, source: int, weights: int, values: np.ndarray, *, zer
 def _cast_zeros(content: Any) -> dict[int, int]:
     """By tensor that was cast from 8 bits, what stood for zero there."""
     subgraph = content.subgraphs[0]
-    nodes = zip(flatbuffer.operator_names(content), subgraph.operators, strict=True)
+    nodes = flatbuffer.named_nodes(content)
     zero = lambda tensor: flatbuffer.port(subgraph.tensors[tensor]).zero_point or 0
     return {int(node.outputs[0]): zero(node.inputs[0]) for name, node in nodes if name == 'CAST'}
 

@@ -216,9 +216,7 @@ def _modules(reference: Any, params: Any) -> dict[int, str]:
             name = jax.tree_util.keystr(path[:-1], simple=True, separator='/')
             paths |= {column.tobytes(): name for column in np.moveaxis(columns, -1, 0)}
     modules: dict[int, tuple[int, str]] = {}
-    for place, (op, node) in enumerate(
-        zip(flatbuffer.operator_names(reference), reference.subgraphs[0].operators, strict=True)
-    ):
+    for place, (op, node) in enumerate(flatbuffer.named_nodes(reference)):
         behind = max((modules[int(index)] for index in node.inputs if int(index) in modules), default=(-1, ''))
         if op in observe.LINEAR and flatbuffer.is_constant(reference, int(node.inputs[1])):
             kernel = flatbuffer.constant(reference, int(node.inputs[1]))

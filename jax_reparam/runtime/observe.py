@@ -27,11 +27,7 @@ def pairs(quantised: Any, float32: Any) -> list[tuple[str, Any, Any]]:
       ValueError: the two are not the same graph.
     """
     named = [
-        [
-            (name, node)
-            for name, node in zip(flatbuffer.operator_names(tree), tree.subgraphs[0].operators, strict=True)
-            if name not in flatbuffer.CONVERSIONS
-        ]
+        [(name, node) for name, node in flatbuffer.named_nodes(tree) if name not in flatbuffer.CONVERSIONS]
         for tree in (quantised, float32)
     ]
     kinds = [
