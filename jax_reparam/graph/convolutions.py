@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from ai_edge_litert.schema_py_generated import Padding
 
 from jax_reparam.graph import cost, flatbuffer
 
@@ -33,10 +34,9 @@ LARGEST_DEPTH = 511
 def of_one_channel(content: Any) -> None:
     """Makes a CONV_2D of each DEPTHWISE_CONV_2D of one 16-bit channel; changes `content`, from `flatbuffer.tree`."""
     subgraph = content.subgraphs[0]
-    names = flatbuffer.operator_names(content)
-    for place, (name, node) in enumerate(zip(names, subgraph.operators, strict=True)):
+    for place, (name, node) in enumerate(flatbuffer.named_nodes(content)):
         source = int(node.inputs[0])
-        wide = flatbuffer.type_name(subgraph.tensors[source].type) == 'int16'
+        wide = flatbuffer.dtype(content, source) == 'int16'
         if name != 'DEPTHWISE_CONV_2D' or not wide or flatbuffer.shape(content, source)[-1] != 1:
             continue
         values = np.swapaxes(flatbuffer.constant(content, node.inputs[1]), 0, 3)
@@ -75,7 +75,7 @@ def of_rows(content: Any, least_macs: int) -> None:
 
 
 def _pays(content: Any, node: Any, least_macs: int) -> bool:
-    source, weights = (flatbuffer.type_name(content.subgraphs[0].tensors[index].type) for index in node.inputs[:2])
+    source, weights = (flatbuffer.dtype(content, index) for index in node.inputs[:2])
     if weights != 'int8' or not flatbuffer.is_constant(content, int(node.inputs[1])):
         return False
     *rows, outputs = flatbuffer.shape(content, int(node.outputs[0]))
@@ -87,8 +87,6 @@ def _pays(content: Any, node: Any, least_macs: int) -> bool:
 
 def _convolution(content: Any, node: Any, inputs: Sequence[int], output: int | None = None) -> Any:
     """A convolution in a node's place: of its output, strides and activation."""
-    from ai_edge_litert.schema_py_generated import Padding
-
     options = {'padding': Padding.VALID, 'strideW': 1, 'strideH': 1} | vars(node.builtinOptions)
     output = int(node.outputs[0]) if output is None else output
     fields = ('padding', 'strideW', 'strideH', 'dilationWFactor', 'dilationHFactor', 'fusedActivationFunction')
@@ -107,12 +105,11 @@ def _bias(content: Any, layer: Any) -> int:
         return int(layer.inputs[2])
     tensors = content.subgraphs[0].tensors
     source, weights = map(int, layer.inputs[:2])
-    dtype = {'int8': np.int32, 'int16': np.int64}[flatbuffer.type_name(tensors[source].type)]
+    dtype = {'int8': np.int32, 'int16': np.int64}[flatbuffer.dtype(content, source)]
     zeros = flatbuffer.add_constant(content, np.zeros(tensors[weights].shape[0], dtype))
     bias = flatbuffer.add_like(content, zeros)
-    quantization = copy.deepcopy(tensors[weights].quantization)
-    quantization.scale = flatbuffer.bias_scale(content, source, weights).astype(np.float32)
-    tensors[bias].quantization = quantization
+    tensors[bias].quantization = copy.deepcopy(tensors[weights].quantization)
+    tensors[bias].quantization.scale = flatbuffer.bias_scale(content, source, weights).astype(np.float32)
     return bias
 
 

@@ -176,7 +176,7 @@ def of_model(model: bytes, prices: Mapping[str, Mapping[str, Price]] = PRICES) -
         raise ValueError(f'expected a model of {" or ".join(prices)}, whose kernels have prices, got {input_dtype}')
     work: dict[tuple[str, str, Price], list[tuple[int, int, float]]] = {}
     for op, node in flatbuffer.named_nodes(content):
-        dtype = flatbuffer.type_name(content.subgraphs[0].tensors[node.inputs[0]].type)
+        dtype = flatbuffer.dtype(content, node.inputs[0])
         count, weights = macs(content, op, node), 0
         if op == 'CONV_2D' and _pointwise(content, node):
             op, weights = 'CONV_2D 1 x 1', math.prod(flatbuffer.shape(content, node.inputs[1]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -151,7 +152,7 @@ def _join_zeros(content: Any) -> None:
 
     for place, (name, node) in enumerate(flatbuffer.named_nodes(content)):
         source = int(node.inputs[0])
-        if name != 'PAD' or flatbuffer.type_name(subgraph.tensors[source].type) != 'int16':
+        if name != 'PAD' or flatbuffer.dtype(content, source) != 'int16':
             continue
         paddings, shape = flatbuffer.constant(content, node.inputs[1]), flatbuffer.shape(content, source)
         axes = np.flatnonzero(paddings.any(axis=1)).tolist()
@@ -173,7 +174,10 @@ def _drop_unused(content: Any) -> None:
         lists += [node.inputs, node.outputs]
     used = sorted({int(tensor) for tensors in lists for tensor in tensors if tensor >= 0})
     number = {tensor: index for index, tensor in enumerate(used)} | {-1: -1}
-    renumber = lambda tensors: np.array([number[int(tensor)] for tensor in tensors], np.int32)
+
+    def renumber(tensors: Iterable[int]) -> np.ndarray:
+        return np.array([number[int(tensor)] for tensor in tensors], np.int32)
+
     for node in subgraph.operators:
         node.inputs, node.outputs = renumber(node.inputs), renumber(node.outputs)
     subgraph.inputs, subgraph.outputs = renumber(subgraph.inputs), renumber(subgraph.outputs)

@@ -31,8 +31,11 @@ def tile(content: Any) -> Any:
             split(other, count)
             if len(other.subgraphs[0].operators) > len(graph.subgraphs[0].operators):
                 graphs.append(other)
-    needed = lambda graph: arena.peak(graph) + arena.tables(graph)
-    return min(graphs, key=lambda graph: needed(graph) + BYTES_PER_NODE * len(graph.subgraphs[0].operators))
+
+    def needed(graph: Any) -> int:
+        return arena.peak(graph) + arena.tables(graph) + BYTES_PER_NODE * len(graph.subgraphs[0].operators)
+
+    return min(graphs, key=needed)
 
 
 # Nodes of which each one alone reads what the one before makes, as its first input.

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from ai_edge_litert.schema_py_generated import QuantizationParametersT
 
 from jax_reparam import threads
 from jax_reparam.graph import flatbuffer
@@ -63,8 +64,6 @@ def measured(float32: bytes, windows: np.ndarray) -> Ranges:
 
 def noted(float32: bytes, ranges: Ranges) -> bytes:
     """The file with the range of each tensor in it, as TensorFlow's calibration notes them."""
-    from ai_edge_litert.schema_py_generated import QuantizationParametersT
-
     content = flatbuffer.tree(float32)
     tensors = content.subgraphs[0].tensors
     least, greatest = ranges.least.min(axis=0), ranges.greatest.max(axis=0)
