@@ -43,7 +43,9 @@ def of_one_channel(content: Any) -> None:
         kernel = flatbuffer.add_like(content, int(node.inputs[1]), values.shape)
         flatbuffer.set_constant(content, kernel, values)
         subgraph.tensors[kernel].quantization.quantizedDimension = 0
-        subgraph.operators[place] = _convolution(content, node, [source, kernel, *node.inputs[2:]])
+        subgraph.operators[place] = _convolution(
+            content, node, [source, kernel, *node.inputs[2:]], int(node.outputs[0])
+        )
 
 
 def of_rows(content: Any, least_macs: int) -> None:
@@ -67,7 +69,7 @@ def of_rows(content: Any, least_macs: int) -> None:
         convolved = flatbuffer.add_like(content, output, (1, 1, rows, outputs))
         kernel = flatbuffer.add_like(content, weights, (outputs, 1, 1, depth))
         nodes += [
-            _convolution(content, node, [images[source, image], kernel, _bias(content, node)], output=convolved),
+            _convolution(content, node, [images[source, image], kernel, _bias(content, node)], convolved),
             _reshape(content, convolved, output),
         ]
     subgraph.operators = nodes
@@ -85,10 +87,9 @@ def _pays(content: Any, node: Any, least_macs: int) -> bool:
     return enough and outputs % 2 == 0 and (source == 'int8' or (source == 'int16' and depth <= LARGEST_DEPTH))
 
 
-def _convolution(content: Any, node: Any, inputs: Sequence[int], output: int | None = None) -> Any:
-    """A convolution in a node's place: of its output, strides and activation."""
+def _convolution(content: Any, node: Any, inputs: Sequence[int], output: int) -> Any:
+    """A convolution in a node's place: of its strides and activation."""
     options = {'padding': Padding.VALID, 'strideW': 1, 'strideH': 1} | vars(node.builtinOptions)
-    output = int(node.outputs[0]) if output is None else output
     fields = ('padding', 'strideW', 'strideH', 'dilationWFactor', 'dilationHFactor', 'fusedActivationFunction')
     shared = {name: options[name] for name in fields if name in options}
     return flatbuffer.node(content, 'CONV_2D', inputs, output, **shared)

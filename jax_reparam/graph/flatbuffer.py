@@ -47,19 +47,14 @@ class Port:
             return values.astype(self.dtype)
         limits = np.iinfo(self.dtype)
         steps: np.ndarray = np.rint(values / np.float32(self.scale)) + self.zero_point
-        return np.clip(steps, limits.min, limits.max).astype(self.dtype)
+        return steps.clip(limits.min, limits.max).astype(self.dtype)
 
-    def decode(self, values: np.ndarray) -> np.ndarray:
-        """What the tensor holds to real values, float32."""
-        if self.scale is None or self.zero_point is None:
-            return values.astype(np.float32)
-        return (values.astype(np.float32) - self.zero_point) * np.float32(self.scale)
-
-    def real(self, values: np.ndarray) -> np.ndarray:
-        """As `decode`, in float64 where steps are decoded, for sums over many."""
-        if self.scale is None or self.zero_point is None:
-            return values
-        return (values.astype(np.float64) - self.zero_point) * self.scale
+    def decode(self, values: np.ndarray, dtype: type[np.floating] = np.float32) -> np.ndarray:
+        """What the tensor holds to real values, float32, or float64 for sums over many."""
+        real: np.ndarray = values.astype(dtype)
+        if self.scale is not None and self.zero_point is not None:
+            real = (real - self.zero_point) * dtype(self.scale)
+        return real
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +152,8 @@ def part(model: bytes | bytearray, start: int, end: int, inputs: Sequence[int]) 
 
 def buffer(model: bytearray, index: int) -> np.ndarray:
     """The bytes of a buffer, where they lie in the file: what is written to them is written to it."""
-    return schema.Model.GetRootAsModel(model, 0).Buffers(index).DataAsNumpy()
+    data: np.ndarray = schema.Model.GetRootAsModel(model, 0).Buffers(index).DataAsNumpy()
+    return data
 
 
 def operator_names(content: Any) -> list[str]:

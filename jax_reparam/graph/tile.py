@@ -113,13 +113,9 @@ class _Split:
         self._made: list[int] = []
 
     def part(self, start: int, size: int, sizes: Sequence[int], keep: int | None = None) -> None:
-        """Adds the chain for a part of its input.
+        """Adds the chain for `size` places of its input from `start`, of which its nodes make `sizes`.
 
-        Args:
-          start: where that begins.
-          size: its size.
-          sizes: how much each of its nodes makes of that.
-          keep: how much of what the last one makes is right; None: all.
+        Of what the last one makes, the first `keep` places are right; None: all.
         """
         tensor = self._slice(int(self._chain[0].inputs[0]), start, size)
         for node, length in zip(self._chain, sizes, strict=True):

@@ -23,7 +23,7 @@ def verify(
       name: the form.
       model: its .tflite file.
       made: how it was made.
-      reference: logits of the trained model, `[W, C]`.
+      reference: logits of the trained model on the windows, `[W, C]`.
       windows: what the model runs on.
       show_progress: report on standard error.
 
