@@ -147,13 +147,10 @@ def _width(tensor: Any) -> int:
 
 
 def schedule(memory: Memory) -> list[int]:
-    """An order of a graph's nodes in which the largest sum of living tensors is small, by a beam search.
+    """An order of `memory.nodes` in which the largest sum of living tensors is small, by a beam search.
 
     A tensor lives from the node that makes it to the last one that reads it; that tensors may share bytes is not
     looked at. Deterministic; by this count never worse than the order given.
-
-    Returns:
-      Indices of `arena.nodes`.
     """
     nodes, sizes, keep = memory.nodes, memory.sizes, memory.outputs
     maker = {tensor: index for index, node in enumerate(nodes) for tensor in node.makes}
@@ -170,9 +167,8 @@ def schedule(memory: Memory) -> list[int]:
         """Bytes that live while a node runs, and behind it."""
         node = nodes[index]
         during = live + sum(sizes[tensor] for tensor in node.makes)
-        freed = sum(sizes[tensor] for tensor in set(node.reads) - keep if not readers[tensor] & ~done)
-        freed += sum(sizes[tensor] for tensor in node.makes if tensor not in keep and tensor not in readers)
-        return during, during - freed
+        touched = {*node.reads, *node.makes} - keep
+        return during, during - sum(sizes[tensor] for tensor in touched if not readers.get(tensor, 0) & ~done)
 
     start = sum(sizes[tensor] for tensor in memory.inputs if tensor in readers)
     given_peak, live, done = start, start, 0

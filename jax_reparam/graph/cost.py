@@ -19,7 +19,6 @@ from jax_reparam.table import aligned
 
 # What a byte of arena is worth: instructions a window that it has to save, in forms for small memories and in others.
 PER_BYTE, PER_BYTE_FAST = 1250, 600
-_MAC_OPS = ('FULLY_CONNECTED', 'BATCH_MATMUL', 'CONV_2D', 'DEPTHWISE_CONV_2D')
 # These cost what they read; all others what they write.
 _READERS = ('SUM', 'MEAN', 'REDUCE_MAX')
 
@@ -203,17 +202,16 @@ def of_model(model: bytes, prices: Mapping[str, Mapping[str, Price]] = PRICES) -
 
 def macs(content: Any, op: str, node: Any) -> int:
     """MACs of a node; 0 where it has none. Products with a convolution's padding count, as in every table of MACs."""
-    if op not in _MAC_OPS:
-        return 0
-    left, right = (flatbuffer.shape(content, index) for index in node.inputs[:2])
+    shapes = [flatbuffer.shape(content, index) for index in node.inputs[:2]]
     out = math.prod(flatbuffer.shape(content, node.outputs[0]))
-    if op == 'FULLY_CONNECTED':  # kernel [F, D]
-        return out * right[-1]
-    if op == 'BATCH_MATMUL':
-        return out * left[-2 if node.builtinOptions.adjX else -1]
-    if op == 'CONV_2D':  # kernel [F, height, width, D]
-        return out * math.prod(right[1:])
-    return out * math.prod(right[1:3])  # kernel [1, height, width, F]
+    match op:
+        case 'FULLY_CONNECTED' | 'CONV_2D':  # kernel [F, D] or [F, height, width, D]
+            return out * math.prod(shapes[1][1:])
+        case 'BATCH_MATMUL':
+            return out * shapes[0][-2 if node.builtinOptions.adjX else -1]
+        case 'DEPTHWISE_CONV_2D':  # kernel [1, height, width, F]
+            return out * math.prod(shapes[1][1:3])
+    return 0
 
 
 def table(cost: Cost) -> list[str]:

@@ -71,7 +71,7 @@ def _narrow_paddings(content: Any) -> None:
 def _transpose_right(content: Any) -> None:
     subgraph, names, readers = content.subgraphs[0], flatbuffer.operator_names(content), flatbuffer.readers(content)
     nodes = subgraph.operators
-    maker = {int(node.outputs[0]): place for place, node in enumerate(nodes)}
+    maker = {int(node.outputs[0]): (name, node) for name, node in flatbuffer.named_nodes(content)}
     for right, places in list(readers.items()):
         products = [nodes[place] for place in places]
         if any(names[place] != 'BATCH_MATMUL' for place in places) or any(
@@ -82,17 +82,15 @@ def _transpose_right(content: Any) -> None:
             flatbuffer.set_constant(content, right, np.swapaxes(flatbuffer.constant(content, right), -1, -2))
         else:
             chain = [right]
-            while chain[-1] in maker and names[maker[chain[-1]]] in flatbuffer.CONVERSIONS:
-                chain.append(int(nodes[maker[chain[-1]]].inputs[0]))
-            if chain[-1] not in maker or names[maker[chain[-1]]] != 'TRANSPOSE':
+            name, node = maker.get(right, ('', None))
+            while name in flatbuffer.CONVERSIONS:
+                chain.append(int(node.inputs[0]))
+                name, node = maker.get(chain[-1], ('', None))
+            if name != 'TRANSPOSE' or any(len(readers[tensor]) > 1 for tensor in chain[1:]):
                 continue
-            if any(len(readers[tensor]) > 1 for tensor in chain[1:]):
-                continue
-            turn = nodes[maker[chain[-1]]]
-            *outer, last, inner = flatbuffer.constant(content, turn.inputs[1])
-            turn.inputs = np.array(
-                [turn.inputs[0], flatbuffer.add_constant(content, np.array([*outer, inner, last], np.int32))], np.int32
-            )
+            *outer, last, inner = flatbuffer.constant(content, node.inputs[1])
+            turned = flatbuffer.add_constant(content, np.array([*outer, inner, last], np.int32))
+            node.inputs = np.array([node.inputs[0], turned], np.int32)
             for tensor in map(subgraph.tensors.__getitem__, chain):
                 *outer, last, inner = tensor.shape
                 tensor.shape, tensor.shapeSignature = np.array([*outer, inner, last], np.int32), None

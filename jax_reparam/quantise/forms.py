@@ -84,39 +84,42 @@ def quantised(float32: bytes, windows: np.ndarray, seen: ranges.Ranges, activati
     return convert.to_int16(float32, windows[seen.extremes()])
 
 
+@dataclasses.dataclass
 class _Graph:
     """A function, its normalisations written in one way, as a float32 .tflite file; all is computed once."""
 
-    def __init__(self, function: deploy.Function, norm: Norm, calibration: np.ndarray) -> None:
-        self._function, self._norm, self._calibration = function, norm, calibration
-        self._rounded: dict[tuple[convert.Activations, int], bytes] = {}
+    function: deploy.Function
+    norm: Norm
+    calibration: np.ndarray
+    _rounded: dict[tuple[convert.Activations, int], bytes] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def float32(self) -> bytes:
-        shape = (1, *self._calibration.shape[1:])
-        return convert.to_float32(lambda features: self._function(features, self._norm), shape)
+        shape = (1, *self.calibration.shape[1:])
+        return convert.to_float32(lambda features: self.function(features, self.norm), shape)
 
     @functools.cached_property
     def _ranges(self) -> ranges.Ranges:
-        return ranges.measured(self.float32, self._calibration)
+        return ranges.measured(self.float32, self.calibration)
 
     @functools.cached_property
     def _inputs(self) -> gptq.Covariances:
-        return gptq.covariances(self.float32, self._calibration)
+        return gptq.covariances(self.float32, self.calibration)
 
     def rounded(self, activations: convert.Activations, every: int) -> bytes:
         """Quantised with the ranges of every so many-th window, weights rounded together, biases not yet corrected."""
         if (activations, every) not in self._rounded:
             seen = self._ranges.of_every(every)
-            model = quantised(self.float32, self._calibration[::every], seen, activations)
+            model = quantised(self.float32, self.calibration[::every], seen, activations)
             self._rounded[activations, every] = gptq.rounded(model, self.float32, self._inputs)
         return self._rounded[activations, every]
 
 
+@dataclasses.dataclass
 class Maker:
     """Makes the forms of one model.
 
-    Args:
+    Attributes:
       function: the deploy form.
       calibration: training windows, `[W, frames, n_mels]`.
       validation: what a method is chosen on.
@@ -126,22 +129,19 @@ class Maker:
       worth: instructions a window that 16 bits have to save for each byte of arena.
     """
 
-    def __init__(
-        self,
-        function: deploy.Function,
-        calibration: np.ndarray,
-        validation: Windows,
-        reference: np.ndarray,
-        *,
-        int8_norm: SingleNorm = 'l2',
-        narrow: bool = False,
-        worth: float = cost.PER_BYTE,
-    ) -> None:
-        self._calibration, self._validation, self._reference = calibration, validation, reference
-        self._int8_norm, self._narrow, self._worth = int8_norm, narrow, worth
+    function: deploy.Function
+    calibration: np.ndarray
+    validation: Windows
+    reference: np.ndarray
+    _: dataclasses.KW_ONLY
+    int8_norm: SingleNorm = 'l2'
+    narrow: bool = False
+    worth: float = cost.PER_BYTE
+
+    def __post_init__(self) -> None:
         norms: tuple[Norm, ...] = ('l2', 'rsqrt', 'mixed')
         # What several forms share.
-        self._graphs = {norm: _Graph(function, norm, calibration) for norm in norms}
+        self._graphs = {norm: _Graph(self.function, norm, self.calibration) for norm in norms}
         self._tried: dict[bytes, tuple[bytes, manifest.Score]] = {}
 
     def make(self, name: str) -> FormFile:
@@ -158,7 +158,7 @@ class Maker:
             return FormFile(optimise(float32), manifest.Made(norm='l2'), float32, float32)
         attempts = self._attempts(name)
         tried = [next(attempts)]
-        if gates.failures(name, 'validation', tried[0][2], gates.uar(self._reference, self._validation)):
+        if gates.failures(name, 'validation', tried[0][2], gates.uar(self.reference, self.validation)):
             tried += attempts
         # Not the first that passes: it may pass by luck, since only undecided windows change sides.
         model, method, _ = max(tried, key=lambda result: result[2].snr_db or 0.0)
@@ -168,20 +168,20 @@ class Maker:
         return FormFile(optimise(model, fast=name == 'int16'), how, model, self._graphs[method.norm].float32)
 
     def _attempts(self, name: str) -> Iterator[tuple[bytes, Method, manifest.Score]]:
-        for method in methods(name, self._int8_norm, narrow=self._narrow):
+        for method in methods(name, self.int8_norm, narrow=self.narrow):
             graph = self._graphs[method.norm]
             model = graph.rounded('int16' if name == 'int16' else 'int8', method.every)
             if method.mixed_precision:
                 front = method.norm == 'mixed'
-                model = mixed_precision.choose(model, graph.float32, front=front, worth=self._worth)
+                model = mixed_precision.choose(model, graph.float32, front=front, worth=self.worth)
             # Two forms may be made by the same method.
             if model not in self._tried:
-                corrected = bias_correction.corrected(model, graph.float32, self._calibration)
+                corrected = bias_correction.corrected(model, graph.float32, self.calibration)
                 # As TFLM rounds, nearly, and several times as fast.
-                logits = litert.load(corrected, reference=True)(self._validation.features)
-                self._tried[model] = corrected, gates.score(self._reference, logits, self._validation)
+                logits = litert.load(corrected, reference=True)(self.validation.features)
+                self._tried[model] = corrected, gates.score(self.reference, logits, self.validation)
             corrected, score = self._tried[model]
             yield corrected, method, score
 
     def _describe(self, method: Method) -> dict[str, Any]:
-        return {'norm': method.norm, 'ranges': len(self._calibration[:: method.every])}
+        return {'norm': method.norm, 'ranges': len(self.calibration[:: method.every])}

@@ -34,7 +34,7 @@ def report(quantised: bytes, float32: bytes, windows: np.ndarray, *, params: Par
 
     Args:
       quantised: the .tflite file, int8 or int16, as the converter leaves it: what is exported has other nodes.
-      float32: the same graph in float32, as the converter leaves it.
+      float32: the same graph in float32.
       windows: standardised features, `[W, frames, n_mels]`.
       params: the parameters in it, to name modules by; None names none.
 

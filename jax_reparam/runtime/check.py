@@ -28,8 +28,7 @@ def verify(
       show_progress: report on standard error.
 
     Returns:
-      The form's entry in the manifest, and why it fails, a line each. TFLM missing is no failure: `tflm` is None then,
-      and `tflm_reason` says why.
+      The form's entry in the manifest, and why it fails, a line each; TFLM missing is no failure.
     """
     reference_uar = gates.uar(reference, windows)
     graph, missing, failures = flatbuffer.graph(model), tflm.missing(), []

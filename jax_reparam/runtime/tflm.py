@@ -196,11 +196,9 @@ def fits(model: bytes, arena_bytes: int) -> bool:
 
     It may need more than `Session.arena_bytes`: while it plans, the plan lies there too.
     """
-    try:
-        with started(model, arena_bytes=arena_bytes):
-            return True
-    except TFLMError:
-        return False
+    with contextlib.suppress(TFLMError), started(model, arena_bytes=arena_bytes):
+        return True
+    return False
 
 
 def _summary(messages: str) -> str:
