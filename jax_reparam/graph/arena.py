@@ -1,13 +1,8 @@
 """Where each tensor of a graph lies in TFLM's arena: in the order, and at the places, that need the least of it.
 
 TFLM plans its arena itself, a place of its own for each tensor. It takes another plan from a model's metadata
-(`OfflineMemoryAllocation`), and there tensors may share bytes:
-
-- A tensor that is another one seen differently (RESHAPE, a slice of whole rows) needs no memory, and neither do rows
-  that are joined (CONCATENATION), if they are made where they end up. The kernels then copy bytes onto themselves.
-- SOFTMAX, additions and the like read an element, or a row, before they write it: they work in place. So does a
-  conversion to fewer bits from where its input begins, and one to more bits towards where its input ends.
-- Rows that nothing reads any more are free, though other rows of the same tensor are not.
+(`OfflineMemoryAllocation`), and there tensors may share bytes: those that show the same, whose kernels then copy bytes
+onto themselves; those that are worked on in place; and rows that nothing reads any more (docs/export.md, "The arena").
 """
 
 from __future__ import annotations

@@ -24,13 +24,10 @@ def optimise(model: bytes, *, fast: bool = False) -> bytes:
     - Widths of paddings in 32 bits: TFLM reads the 64 bits that come out of jax2tf as twice as many numbers.
     - No RESHAPE before a FULLY_CONNECTED, which reads rows of its own width, whatever the shape.
     - What stands on the right of a product as TFLM multiplies by it: else it keeps a transposed copy in its arena.
-    - Zeros joined in place of a PAD of 16 bits, whose reference kernel in TFLM visits each element, for 39
-      instructions, where CONCATENATION copies for 3 (`cost`). They lie in the file once.
-    - Parts in place of a whole where much memory can be saved (`tile`).
-    - Convolutions where these are faster (`convolutions`): in place of more linear layers with `fast`, since that takes
-      a little more memory.
-    - Nodes in the order, and tensors at the places, that need the least memory (`arena`). The converter's own order
-      computes all that can be computed, and keeps it.
+    - Zeros, which lie in the file once, joined in place of a PAD of 16 bits: TFLM's kernel for that is slow (`cost`).
+    - Parts in place of a whole where much memory can be saved (`tile`), convolutions where these are faster
+      (`convolutions`): with `fast` more of them, since they take a little more memory.
+    - Nodes in the order, and tensors at the places, that need the least memory (`arena`).
 
     Raises:
       ValueError: not a .tflite file with one graph, one input and one output.

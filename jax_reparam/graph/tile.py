@@ -44,22 +44,22 @@ Chain = list[Any]
 
 def _chains(content: Any, names: Sequence[set[str]]) -> list[Chain]:
     """All chains of nodes with these operators."""
-    subgraph = content.subgraphs[0]
-    operators, readers = flatbuffer.operator_names(content), flatbuffer.readers(content)
-
-    def follow(index: int, allowed: Sequence[set[str]]) -> Chain | None:
-        node = subgraph.operators[index]
-        if operators[index] not in allowed[0]:
-            return None
-        if len(allowed) == 1:
-            return [node]
-        behind = readers[int(node.outputs[0])]
-        if len(behind) != 1 or int(subgraph.operators[behind[0]].inputs[0]) != int(node.outputs[0]):
-            return None
-        rest = follow(behind[0], allowed[1:])
-        return rest and [node, *rest]
-
-    return [chain for index in range(len(operators)) if (chain := follow(index, names))]
+    nodes, readers = flatbuffer.named_nodes(content), flatbuffer.readers(content)
+    chains = []
+    for start in range(len(nodes)):
+        chain: Chain = []
+        behind = [start]
+        for allowed in names:
+            if len(behind) != 1:
+                break
+            name, node = nodes[behind[0]]
+            if name not in allowed or (chain and node.inputs[0] != chain[-1].outputs[0]):
+                break
+            chain.append(node)
+            behind = readers[int(node.outputs[0])]
+        else:
+            chains.append(chain)
+    return chains
 
 
 def _split_convolutions(content: Any, count: int) -> None:

@@ -39,7 +39,7 @@ def corrected(quantised: bytes, float32: bytes, windows: np.ndarray) -> bytes:
     for _, node, other in layers:
         _set_bias(content, node, flatbuffer.constant(reference, other.inputs[2]), zeros.get(int(node.inputs[0]), 0))
     pairs = [(node, int(other.outputs[0])) for _, node, other in layers]
-    references = [tensor for _, tensor in pairs]
+    references = [reference for _, reference in pairs]
     expected = _means(observe.observe(float32, references, windows), references, len(windows))
     # Changed where they lie: packing the file anew for every layer would take longer than running it.
     model = bytearray(flatbuffer.pack(content))

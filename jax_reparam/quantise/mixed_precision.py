@@ -2,9 +2,8 @@
 
 Why these, and what each costs and gains, is in docs/export.md ("16 bits within int8").
 
-8 bits become 16 by CAST, in a tenth of QUANTIZE's time. It keeps the integers: where zero is not 0 in 8 bits, all
-values are off by one constant then. A softmax does not see that, the bias of a layer takes it back, and what else is to
-be cast gets a zero of 0 if its steps hardly grow by that.
+8 bits become 16 by CAST, which keeps the integers: where zero is not 0 in 8 bits, all values are off by one constant. A
+softmax does not see that, a layer's bias takes it back; what else is cast gets a zero of 0 if its steps hardly grow.
 """
 
 from __future__ import annotations
