@@ -77,8 +77,8 @@ def read(content: Any) -> Memory:
     """The memory of a graph, `content` from `flatbuffer.tree`."""
     subgraph = content.subgraphs[0]
     sizes = {
-        index: math.prod(flatbuffer.shape(content, index)) * _width(tensor)
-        for index, tensor in enumerate(subgraph.tensors)
+        index: math.prod(flatbuffer.shape(content, index)) * np.dtype(flatbuffer.dtype(content, index)).itemsize
+        for index in range(len(subgraph.tensors))
         if not flatbuffer.is_constant(content, index)
     }
     return Memory(
@@ -134,11 +134,7 @@ def _slice_offset(content: Any, name: str, node: Any) -> int | None:
     if shape[axis + 1 :] != cut[axis + 1 :] or math.prod(shape[:axis]) != 1:
         return None
     start = begin[axis] if axis < len(shape) else 0
-    return start * math.prod(shape[axis + 1 :]) * _width(content.subgraphs[0].tensors[node.inputs[0]])
-
-
-def _width(tensor: Any) -> int:
-    return np.dtype(flatbuffer.type_name(tensor.type)).itemsize
+    return start * math.prod(shape[axis + 1 :]) * np.dtype(flatbuffer.dtype(content, node.inputs[0])).itemsize
 
 
 def schedule(memory: Memory) -> list[int]:

@@ -60,7 +60,7 @@ def of_rows(content: Any, least_macs: int) -> None:
         if name != 'FULLY_CONNECTED' or not _pays(content, node, least_macs):
             nodes.append(node)
             continue
-        source, weights, output = int(node.inputs[0]), int(node.inputs[1]), int(node.outputs[0])
+        source, weights, output = map(int, (*node.inputs[:2], node.outputs[0]))
         rows, (outputs, depth) = math.prod(flatbuffer.shape(content, output)[:-1]), flatbuffer.shape(content, weights)
         image = (1, 1, rows, depth)
         if (source, image) not in images:  # several layers may read it

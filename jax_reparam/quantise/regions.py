@@ -89,8 +89,7 @@ class Regions:
         places = set()
         for start, end in itertools.pairwise([0, *self._waists()]):
             stretch = set(range(start, end))
-            softmaxes = stretch & self._named('SOFTMAX')
-            if softmaxes:
+            if softmaxes := stretch & self._named('SOFTMAX'):
                 mixed = _reached(softmaxes, self.behind, passed=stretch, taken=stretch)
                 beside = set(self._before(end - 1)) - mixed
                 stretch &= {end - 1} | beside | self._means()
