@@ -74,7 +74,7 @@ def need(name: str) -> None:
 
 
 class Session:
-    """A model in a child process that stays until the session ends; `started` makes it. `arena_bytes`: see `Outcome`."""
+    """A model in a child process that stays until the session ends (`started`); for `arena_bytes` see `Outcome`."""
 
     def __init__(self, child: subprocess.Popen[bytes], messages: IO[bytes], graph: flatbuffer.Graph):
         self._child, self._messages, self._graph = child, messages, graph
