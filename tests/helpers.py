@@ -29,7 +29,9 @@ from jax_reparam.config import (
 from jax_reparam.deploy import convert
 from jax_reparam.evaluation import Windows
 from jax_reparam.frontend.features import FrontendConfig
-from jax_reparam.quantise import forms, ranges
+from jax_reparam.graph import flatbuffer
+from jax_reparam.quantise import forms, mixed_precision, ranges
+from jax_reparam.quantise.regions import Regions
 from jax_reparam.runtime import tflm
 
 ROOT = Path(__file__).parent.parent
@@ -174,6 +176,15 @@ def quantise(function, windows, activations='int8'):
     """What TensorFlow's quantisers make of a function of one window; the windows set the ranges."""
     float32 = convert.to_float32(function, (1, *windows.shape[1:]))
     return forms.quantised(float32, windows, ranges.measured(float32, windows), activations)
+
+
+def widen(int8, float32, *, front, worth=0, sums=False, tail=None, frames=False):
+    """An int8 model with 16 bits in the head and, as asked, in its other regions; a tail is the node it begins at."""
+    found = Regions(flatbuffer.tree(int8))
+    places = found.head() | found.tables(worth) | (set() if tail is None else set(range(tail, len(found.nodes))))
+    for asked, region in ((front, found.front), (sums, found.sums), (frames, found.but_attention)):
+        places |= region() if asked else set()
+    return mixed_precision.widen(int8, float32, places)
 
 
 def make(function, windows, form='int8', **options):

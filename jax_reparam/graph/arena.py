@@ -1,13 +1,8 @@
 """Where each tensor of a graph lies in TFLM's arena: in the order, and at the places, that need the least of it.
 
 TFLM plans its arena itself, a place of its own for each tensor. It takes another plan from a model's metadata
-(`OfflineMemoryAllocation`), and there tensors may share bytes:
-
-- A tensor that is another one seen differently (RESHAPE, a slice of whole rows) needs no memory, and neither do rows
-  that are joined (CONCATENATION), if they are made where they end up. The kernels then copy bytes onto themselves.
-- SOFTMAX, additions and the like read an element, or a row, before they write it: they work in place. So does a
-  conversion to fewer bits from where its input begins, and one to more bits towards where its input ends.
-- Rows that nothing reads any more are free, though other rows of the same tensor are not.
+(`OfflineMemoryAllocation`), and there tensors may share bytes: those that show the same, whose kernels then copy bytes
+onto themselves; those that are worked on in place; and rows that nothing reads any more (docs/export.md, "The arena").
 """
 
 from __future__ import annotations
@@ -16,7 +11,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,16 +42,14 @@ class Node:
     Attributes:
       reads: tensors that it reads, without constants.
       makes: tensors that it makes.
-      views: `(tensor, offset)` for what its output only shows again: the output is the tensor's bytes from `offset`.
-      parts: `(tensor, offset)` for what it joins: the tensor's bytes are the output's from `offset`.
-      in_place: `(tensor, offset)` for what its output may overwrite as it is read: the tensor's bytes are the output's
-        from `offset`, as far as both go.
+      shows: `(tensor, offset)` for what its output only shows again: the tensor's first byte is the output's at
+        `offset`, which is negative where the output is cut from the tensor.
+      in_place: the same for what its output may overwrite as it is read, as far as both go.
     """
 
     reads: tuple[int, ...]
     makes: tuple[int, ...]
-    views: tuple[tuple[int, int], ...] = ()
-    parts: tuple[tuple[int, int], ...] = ()
+    shows: tuple[tuple[int, int], ...] = ()
     in_place: tuple[tuple[int, int], ...] = ()
 
 
@@ -70,27 +63,26 @@ class Memory:
       inputs, outputs: tensors that live from the start, and to the end.
     """
 
-    nodes: Sequence[Node]
-    sizes: dict[int, int]
+    nodes: tuple[Node, ...]
+    sizes: dict[int, int] = dataclasses.field(hash=False)
     inputs: frozenset[int]
     outputs: frozenset[int]
 
     def in_order(self, order: Sequence[int]) -> Memory:
         """The same with its nodes in another order."""
-        return dataclasses.replace(self, nodes=[self.nodes[index] for index in order])
+        return dataclasses.replace(self, nodes=tuple(self.nodes[index] for index in order))
 
 
 def read(content: Any) -> Memory:
     """The memory of a graph, `content` from `flatbuffer.tree`."""
     subgraph = content.subgraphs[0]
     sizes = {
-        index: math.prod(flatbuffer.shape(content, index)) * _width(tensor)
-        for index, tensor in enumerate(subgraph.tensors)
+        index: math.prod(flatbuffer.shape(content, index)) * np.dtype(flatbuffer.dtype(content, index)).itemsize
+        for index in range(len(subgraph.tensors))
         if not flatbuffer.is_constant(content, index)
     }
-    names = flatbuffer.operator_names(content)
     return Memory(
-        nodes=[_node(content, name, node, sizes) for name, node in zip(names, subgraph.operators, strict=True)],
+        nodes=tuple(_node(content, name, node, sizes) for name, node in flatbuffer.named_nodes(content)),
         sizes=sizes,
         inputs=frozenset(int(i) for i in subgraph.inputs),
         outputs=frozenset(int(i) for i in subgraph.outputs),
@@ -98,35 +90,31 @@ def read(content: Any) -> Memory:
 
 
 def _node(content: Any, name: str, node: Any, sizes: dict[int, int]) -> Node:
-    tensors = content.subgraphs[0].tensors
     reads = tuple(int(i) for i in node.inputs if int(i) in sizes)
     makes = tuple(int(i) for i in node.outputs)
-    plain = Node(reads, makes)
     if len(makes) != 1 or not reads:
-        return plain
-    (output,) = makes
+        return Node(reads, makes)
+    source, output = reads[0], makes[0]
+    shows: Sequence[tuple[int, int]] = ()
+    in_place: Sequence[tuple[int, int]] = ()
     if name in VIEWS:
-        return dataclasses.replace(plain, views=((reads[0], 0),))
-    if name in ('STRIDED_SLICE', 'SLICE'):
+        shows = [(source, 0)]
+    elif name in ('STRIDED_SLICE', 'SLICE'):
         offset = _slice_offset(content, name, node)
-        if offset is None or offset % ALIGNMENT:
-            return plain
-        return dataclasses.replace(plain, views=((reads[0], offset),))
-    if name == 'CONCATENATION':
+        shows = [] if offset is None else [(source, -offset)]
+    elif name == 'CONCATENATION':
         whole = flatbuffer.shape(content, output)
-        if math.prod(whole[: node.builtinOptions.axis % len(whole)]) != 1 or len(reads) < len(node.inputs):
-            return plain
-        starts = itertools.accumulate((sizes[tensor] for tensor in reads), initial=0)
-        parts = tuple(zip(reads, starts, strict=False))
-        return plain if any(start % ALIGNMENT for _, start in parts) else dataclasses.replace(plain, parts=parts)
-    if name in IN_PLACE:
-        kind = lambda tensor: (flatbuffer.shape(content, tensor), tensors[tensor].type)
-        alike = dict.fromkeys(tensor for tensor in reads if kind(tensor) == kind(output))
-        return dataclasses.replace(plain, in_place=tuple((tensor, 0) for tensor in alike))
-    if name in flatbuffer.CONVERSIONS:
-        offset = max(0, sizes[output] - sizes[reads[0]])
-        return plain if offset % ALIGNMENT else dataclasses.replace(plain, in_place=((reads[0], offset),))
-    return plain
+        if math.prod(whole[: node.builtinOptions.axis % len(whole)]) == 1 and len(reads) == len(node.inputs):
+            starts = itertools.accumulate((sizes[tensor] for tensor in reads), initial=0)
+            shows = list(zip(reads, starts, strict=False))
+    elif name in IN_PLACE:
+        kinds = {i: (flatbuffer.shape(content, i), content.subgraphs[0].tensors[i].type) for i in (*reads, output)}
+        in_place = [(tensor, 0) for tensor in dict.fromkeys(reads) if kinds[tensor] == kinds[output]]
+    elif name in flatbuffer.CONVERSIONS:
+        in_place = [(source, max(0, sizes[output] - sizes[source]))]
+    if any(offset % ALIGNMENT for _, offset in (*shows, *in_place)):
+        return Node(reads, makes)
+    return Node(reads, makes, tuple(shows), tuple(in_place))
 
 
 def _slice_offset(content: Any, name: str, node: Any) -> int | None:
@@ -146,21 +134,14 @@ def _slice_offset(content: Any, name: str, node: Any) -> int | None:
     if shape[axis + 1 :] != cut[axis + 1 :] or math.prod(shape[:axis]) != 1:
         return None
     start = begin[axis] if axis < len(shape) else 0
-    return start * math.prod(shape[axis + 1 :]) * _width(content.subgraphs[0].tensors[node.inputs[0]])
-
-
-def _width(tensor: Any) -> int:
-    return np.dtype(flatbuffer.type_name(tensor.type)).itemsize
+    return start * math.prod(shape[axis + 1 :]) * np.dtype(flatbuffer.dtype(content, node.inputs[0])).itemsize
 
 
 def schedule(memory: Memory) -> list[int]:
-    """An order of a graph's nodes in which the largest sum of living tensors is small, by a beam search.
+    """An order of `memory.nodes` in which the largest sum of living tensors is small, by a beam search.
 
     A tensor lives from the node that makes it to the last one that reads it; that tensors may share bytes is not
     looked at. Deterministic; by this count never worse than the order given.
-
-    Returns:
-      Indices of `arena.nodes`.
     """
     nodes, sizes, keep = memory.nodes, memory.sizes, memory.outputs
     maker = {tensor: index for index, node in enumerate(nodes) for tensor in node.makes}
@@ -177,9 +158,8 @@ def schedule(memory: Memory) -> list[int]:
         """Bytes that live while a node runs, and behind it."""
         node = nodes[index]
         during = live + sum(sizes[tensor] for tensor in node.makes)
-        freed = sum(sizes[tensor] for tensor in set(node.reads) - keep if not readers[tensor] & ~done)
-        freed += sum(sizes[tensor] for tensor in node.makes if tensor not in keep and tensor not in readers)
-        return during, during - freed
+        touched = {*node.reads, *node.makes} - keep
+        return during, during - sum(sizes[tensor] for tensor in touched if not readers.get(tensor, 0) & ~done)
 
     start = sum(sizes[tensor] for tensor in memory.inputs if tensor in readers)
     given_peak, live, done = start, start, 0
@@ -188,32 +168,22 @@ def schedule(memory: Memory) -> list[int]:
         during, live = step(done, live, index)
         given_peak = max(given_peak, during)
 
-    ready = sum(1 << index for index, need in enumerate(needs) if not need)
-    # By what is done: the peak so far, what lives now, what can run next, and the nodes run, the last one first.
-    beam: dict[int, tuple[int, int, int, Any]] = {0: (start, start, ready, None)}
+    ready = [index for index, need in enumerate(needs) if not need]
+    # By what is done: the peak so far, what lives now, what can run next, and the nodes run.
+    beam: dict[int, tuple[int, int, list[int], list[int]]] = {0: (start, start, ready, [])}
     for _ in nodes:
-        following: dict[int, tuple[int, int, int, Any]] = {}
+        following: dict[int, tuple[int, int, list[int], list[int]]] = {}
         for done, (peak, live, ready, order) in beam.items():
-            for index in _bits(ready):
+            for index in ready:
                 now = done | 1 << index
                 during, after = step(now, live, index)
                 known = following.get(now)
                 if known is None or (max(peak, during), after) < known[:2]:
-                    new = sum({1 << follower for follower in followers[index] if not needs[follower] & ~now})
-                    following[now] = (max(peak, during), after, ready & ~(1 << index) | new, (order, index))
+                    new = {follower for follower in followers[index] if not needs[follower] & ~now}
+                    following[now] = (max(peak, during), after, sorted({*ready} - {index} | new), [*order, index])
         beam = dict(sorted(following.items(), key=lambda item: item[1][:2])[:BEAM])
     peak, _, _, order = min(beam.values(), key=lambda state: state[:2])
-    indices = []
-    while order is not None:
-        order, index = order
-        indices.append(index)
-    return indices[::-1] if peak < given_peak else list(range(len(nodes)))
-
-
-def _bits(mask: int) -> Iterator[int]:
-    while mask:
-        yield (mask & -mask).bit_length() - 1
-        mask &= mask - 1
+    return order if peak < given_peak else list(range(len(nodes)))
 
 
 # A piece of a tensor's content: where it begins, its length, the tensor that it was made in, and where there.
@@ -247,17 +217,10 @@ def peak(content: Any) -> int:
     return _planned(read(content))[2]
 
 
-def _planned(memory: Memory) -> tuple[list[int], dict[int, int], int]:
-    """The order of a graph's nodes, the places of its tensors, the bytes that these need."""
-    return _of_structure(tuple(memory.nodes), tuple(memory.sizes.items()), memory.inputs, memory.outputs)
-
-
 # Methods to make a form may differ in numbers alone, and one is optimised again behind bias correction.
 @functools.lru_cache(maxsize=64)
-def _of_structure(
-    nodes: tuple[Node, ...], sizes: tuple[tuple[int, int], ...], inputs: frozenset[int], outputs: frozenset[int]
-) -> tuple[list[int], dict[int, int], int]:
-    memory = Memory(nodes, dict(sizes), inputs, outputs)
+def _planned(memory: Memory) -> tuple[list[int], dict[int, int], int]:
+    """The order of a graph's nodes, the places of its tensors, the bytes that these need."""
     order = schedule(memory)
     return order, *Plan(memory.in_order(order)).places()
 
@@ -273,10 +236,8 @@ def arena(content: Any) -> int:
 
 def tables(content: Any) -> int:
     """Bytes that TFLM keeps for the tables of 16-bit softmaxes: each has its own."""
-    tensors = content.subgraphs[0].tensors
-    named = zip(flatbuffer.operator_names(content), content.subgraphs[0].operators, strict=True)
-    wide = lambda node: flatbuffer.type_name(tensors[node.inputs[0]].type) == 'int16'
-    return PER_SOFTMAX * sum(name == 'SOFTMAX' and wide(node) for name, node in named)
+    softmaxes = [node for name, node in flatbuffer.named_nodes(content) if name == 'SOFTMAX']
+    return PER_SOFTMAX * sum(flatbuffer.dtype(content, int(node.inputs[0])) == 'int16' for node in softmaxes)
 
 
 class Plan:
@@ -297,10 +258,11 @@ class Plan:
         }
         self._pieces = self._contents()
         for node in memory.nodes:
-            for tensor, offset in node.views:
-                self._join(tensor, node.makes[0], offset)
-            for tensor, offset in node.parts:
-                self._join(node.makes[0], tensor, offset)
+            for tensor, offset in node.shows:
+                if memory.sizes[tensor] < memory.sizes[node.makes[0]]:
+                    self._join(node.makes[0], tensor, offset)
+                else:
+                    self._join(tensor, node.makes[0], -offset)
         for node in memory.nodes:
             for tensor, offset in node.in_place:
                 if self._join(tensor, node.makes[0], -offset):
@@ -309,9 +271,16 @@ class Plan:
     def places(self) -> tuple[dict[int, int], int]:
         """The byte of the arena at which each tensor begins, and how many bytes all need."""
         groups = list({id(group): group for group in self._groups.values()}.values())
-        height = lambda group: max(p.offset + p.size for p in group)
-        extent = lambda group: height(group) - min(p.offset for p in group)
-        area = lambda group: extent(group) * sum(p.last - p.first + 1 for p in group)
+
+        def height(group: list[Placed]) -> int:
+            return max(p.offset + p.size for p in group)
+
+        def extent(group: list[Placed]) -> int:
+            return height(group) - min(p.offset for p in group)
+
+        def area(group: list[Placed]) -> int:
+            return extent(group) * sum(p.last - p.first + 1 for p in group)
+
         best: tuple[int, dict[int, int]] = (sum(map(extent, groups)) + ALIGNMENT * len(groups), {})
         for size in (extent, area):
             order = sorted(groups, key=lambda group: (-size(group), group[0].first))
@@ -326,21 +295,16 @@ class Plan:
 
     def _contents(self) -> dict[int, list[Piece]]:
         """What each tensor holds, in pieces of the tensors in which it was computed."""
-        pieces: dict[int, list[Piece]] = {}
-        for tensor in self._memory.inputs:
-            pieces[tensor] = [(0, self._memory.sizes[tensor], tensor, 0)]
+        sizes = self._memory.sizes
+        pieces = {tensor: [(0, sizes[tensor], tensor, 0)] for tensor in self._memory.inputs}
         for node in self._memory.nodes:
             for output in node.makes:
-                size = self._memory.sizes[output]
-                if node.views:
-                    ((tensor, offset),) = node.views
-                    pieces[output] = _cut(pieces[tensor], offset, offset + size, -offset)
-                elif node.parts:
-                    pieces[output] = [
-                        piece for tensor, offset in node.parts for piece in _cut(pieces[tensor], 0, size, offset)
-                    ]
-                else:
-                    pieces[output] = [(0, size, output, 0)]
+                shown = [
+                    piece
+                    for tensor, offset in node.shows
+                    for piece in _cut(pieces[tensor], -offset, sizes[output] - offset, offset)
+                ]
+                pieces[output] = shown or [(0, sizes[output], output, 0)]
         return pieces
 
     def _join(self, one: int, other: int, offset: int) -> bool:

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from ai_edge_litert.schema_py_generated import Padding
 
 from jax_reparam.graph import cost, flatbuffer
 
@@ -33,17 +34,18 @@ LARGEST_DEPTH = 511
 def of_one_channel(content: Any) -> None:
     """Makes a CONV_2D of each DEPTHWISE_CONV_2D of one 16-bit channel; changes `content`, from `flatbuffer.tree`."""
     subgraph = content.subgraphs[0]
-    names = flatbuffer.operator_names(content)
-    for place, (name, node) in enumerate(zip(names, subgraph.operators, strict=True)):
+    for place, (name, node) in enumerate(flatbuffer.named_nodes(content)):
         source = int(node.inputs[0])
-        wide = flatbuffer.type_name(subgraph.tensors[source].type) == 'int16'
+        wide = flatbuffer.dtype(content, source) == 'int16'
         if name != 'DEPTHWISE_CONV_2D' or not wide or flatbuffer.shape(content, source)[-1] != 1:
             continue
         values = np.swapaxes(flatbuffer.constant(content, node.inputs[1]), 0, 3)
         kernel = flatbuffer.add_like(content, int(node.inputs[1]), values.shape)
         flatbuffer.set_constant(content, kernel, values)
         subgraph.tensors[kernel].quantization.quantizedDimension = 0
-        subgraph.operators[place] = _convolution(content, node, [source, kernel, *node.inputs[2:]])
+        subgraph.operators[place] = _convolution(
+            content, node, [source, kernel, *node.inputs[2:]], int(node.outputs[0])
+        )
 
 
 def of_rows(content: Any, least_macs: int) -> None:
@@ -54,11 +56,11 @@ def of_rows(content: Any, least_macs: int) -> None:
     subgraph = content.subgraphs[0]
     images: dict[tuple[int, tuple[int, ...]], int] = {}
     nodes: list[Any] = []
-    for name, node in zip(flatbuffer.operator_names(content), subgraph.operators, strict=True):
+    for name, node in flatbuffer.named_nodes(content):
         if name != 'FULLY_CONNECTED' or not _pays(content, node, least_macs):
             nodes.append(node)
             continue
-        source, weights, output = int(node.inputs[0]), int(node.inputs[1]), int(node.outputs[0])
+        source, weights, output = map(int, (*node.inputs[:2], node.outputs[0]))
         rows, (outputs, depth) = math.prod(flatbuffer.shape(content, output)[:-1]), flatbuffer.shape(content, weights)
         image = (1, 1, rows, depth)
         if (source, image) not in images:  # several layers may read it
@@ -67,7 +69,7 @@ def of_rows(content: Any, least_macs: int) -> None:
         convolved = flatbuffer.add_like(content, output, (1, 1, rows, outputs))
         kernel = flatbuffer.add_like(content, weights, (outputs, 1, 1, depth))
         nodes += [
-            _convolution(content, node, [images[source, image], kernel, _bias(content, node)], output=convolved),
+            _convolution(content, node, [images[source, image], kernel, _bias(content, node)], convolved),
             _reshape(content, convolved, output),
         ]
     subgraph.operators = nodes
@@ -75,7 +77,7 @@ def of_rows(content: Any, least_macs: int) -> None:
 
 
 def _pays(content: Any, node: Any, least_macs: int) -> bool:
-    source, weights = (flatbuffer.type_name(content.subgraphs[0].tensors[index].type) for index in node.inputs[:2])
+    source, weights = (flatbuffer.dtype(content, index) for index in node.inputs[:2])
     if weights != 'int8' or not flatbuffer.is_constant(content, int(node.inputs[1])):
         return False
     *rows, outputs = flatbuffer.shape(content, int(node.outputs[0]))
@@ -85,12 +87,9 @@ def _pays(content: Any, node: Any, least_macs: int) -> bool:
     return enough and outputs % 2 == 0 and (source == 'int8' or (source == 'int16' and depth <= LARGEST_DEPTH))
 
 
-def _convolution(content: Any, node: Any, inputs: Sequence[int], output: int | None = None) -> Any:
-    """A convolution in a node's place: of its output, strides and activation."""
-    from ai_edge_litert.schema_py_generated import Padding
-
+def _convolution(content: Any, node: Any, inputs: Sequence[int], output: int) -> Any:
+    """A convolution in a node's place: of its strides and activation."""
     options = {'padding': Padding.VALID, 'strideW': 1, 'strideH': 1} | vars(node.builtinOptions)
-    output = int(node.outputs[0]) if output is None else output
     fields = ('padding', 'strideW', 'strideH', 'dilationWFactor', 'dilationHFactor', 'fusedActivationFunction')
     shared = {name: options[name] for name in fields if name in options}
     return flatbuffer.node(content, 'CONV_2D', inputs, output, **shared)
@@ -107,12 +106,11 @@ def _bias(content: Any, layer: Any) -> int:
         return int(layer.inputs[2])
     tensors = content.subgraphs[0].tensors
     source, weights = map(int, layer.inputs[:2])
-    dtype = {'int8': np.int32, 'int16': np.int64}[flatbuffer.type_name(tensors[source].type)]
+    dtype = {'int8': np.int32, 'int16': np.int64}[flatbuffer.dtype(content, source)]
     zeros = flatbuffer.add_constant(content, np.zeros(tensors[weights].shape[0], dtype))
     bias = flatbuffer.add_like(content, zeros)
-    quantization = copy.deepcopy(tensors[weights].quantization)
-    quantization.scale = flatbuffer.bias_scale(content, source, weights).astype(np.float32)
-    tensors[bias].quantization = quantization
+    tensors[bias].quantization = copy.deepcopy(tensors[weights].quantization)
+    tensors[bias].quantization.scale = flatbuffer.bias_scale(content, source, weights).astype(np.float32)
     return bias
 
 
@@ -123,7 +121,7 @@ def _join_reshapes(content: Any) -> None:
     shown: dict[int, int] = {}
     same: dict[int, int] = {}
     nodes = []
-    for name, node in zip(flatbuffer.operator_names(content), subgraph.operators, strict=True):
+    for name, node in flatbuffer.named_nodes(content):
         node.inputs = np.array([same.get(int(tensor), int(tensor)) for tensor in node.inputs], np.int32)
         if name == 'RESHAPE':
             source, output = int(node.inputs[0]), int(node.outputs[0])

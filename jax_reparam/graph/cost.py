@@ -7,6 +7,7 @@ docs/verification.md has the sources.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
 from collections.abc import Mapping
@@ -18,7 +19,6 @@ from jax_reparam.table import aligned
 
 # What a byte of arena is worth: instructions a window that it has to save, in forms for small memories and in others.
 PER_BYTE, PER_BYTE_FAST = 1250, 600
-_MAC_OPS = ('FULLY_CONNECTED', 'BATCH_MATMUL', 'CONV_2D', 'DEPTHWISE_CONV_2D')
 # These cost what they read; all others what they write.
 _READERS = ('SUM', 'MEAN', 'REDUCE_MAX')
 
@@ -49,11 +49,6 @@ class Price:
     def as_json(self) -> dict[str, Any]:
         """All fields, `spread` where it is None too."""
         return dataclasses.asdict(self)
-
-    def of(self, units: int, outputs: int, weights: int = 0, *, spread: bool = False) -> float:
-        """Instructions of a node."""
-        each = self.spread if spread and self.spread is not None else self.instructions
-        return units * each + outputs * self.per_output + weights * self.per_weight
 
 
 # Figures of `measured` are what benchmarks/kernels/kernels.py prints. Where an operator was counted on several shapes,
@@ -174,17 +169,20 @@ def of_model(model: bytes, prices: Mapping[str, Mapping[str, Price]] = PRICES) -
     input_dtype = flatbuffer.graph(model).input.dtype
     if input_dtype not in prices:
         raise ValueError(f'expected a model of {" or ".join(prices)}, whose kernels have prices, got {input_dtype}')
-    work: dict[tuple[str, str, Price], list[tuple[int, int, float]]] = {}
-    for op, node in zip(flatbuffer.operator_names(content), content.subgraphs[0].operators, strict=True):
-        dtype = flatbuffer.type_name(content.subgraphs[0].tensors[node.inputs[0]].type)
+    work: dict[tuple[str, str, Price], list[tuple[int, int, float]]] = collections.defaultdict(list)
+    for op, node in flatbuffer.named_nodes(content):
+        dtype = flatbuffer.dtype(content, node.inputs[0])
         count, weights = macs(content, op, node), 0
-        if op == 'CONV_2D' and _pointwise(content, node):
-            op, weights = 'CONV_2D 1 x 1', math.prod(flatbuffer.shape(content, node.inputs[1]))
+        if op == 'CONV_2D':
+            kernel, options = flatbuffer.shape(content, node.inputs[1]), node.builtinOptions
+            if kernel[1:3] == (1, 1) == (options.strideH, options.strideW):
+                op, weights = 'CONV_2D 1 x 1', math.prod(kernel)
         price = prices.get(dtype, {}).get(op, OTHERS)
         elements = math.prod(flatbuffer.shape(content, node.inputs[0] if op in _READERS else node.outputs[0]))
         spread = len({math.prod(flatbuffer.shape(content, index)) for index in node.inputs[:2]}) > 1
-        spent = price.of(count or elements, elements, weights, spread=spread)
-        work.setdefault((op, dtype, price), []).append((count, elements, spent))
+        each = price.spread if spread and price.spread is not None else price.instructions
+        spent = (count or elements) * each + elements * price.per_output + weights * price.per_weight
+        work[op, dtype, price].append((count, elements, spent))
     rows = []
     for (op, dtype, price), nodes in work.items():
         counts, sizes, costs = zip(*nodes, strict=True)
@@ -202,25 +200,18 @@ def of_model(model: bytes, prices: Mapping[str, Mapping[str, Price]] = PRICES) -
     )
 
 
-def _pointwise(content: Any, node: Any) -> bool:
-    """Whether a convolution is one of single pixels, all of them."""
-    options = node.builtinOptions
-    return flatbuffer.shape(content, node.inputs[1])[1:3] == (1, 1) == (options.strideH, options.strideW)
-
-
 def macs(content: Any, op: str, node: Any) -> int:
     """MACs of a node; 0 where it has none. Products with a convolution's padding count, as in every table of MACs."""
-    if op not in _MAC_OPS:
-        return 0
-    left, right = (flatbuffer.shape(content, index) for index in node.inputs[:2])
+    shapes = [flatbuffer.shape(content, index) for index in node.inputs[:2]]
     out = math.prod(flatbuffer.shape(content, node.outputs[0]))
-    if op == 'FULLY_CONNECTED':  # kernel [F, D]
-        return out * right[-1]
-    if op == 'BATCH_MATMUL':
-        return out * left[-2 if node.builtinOptions.adjX else -1]
-    if op == 'CONV_2D':  # kernel [F, height, width, D]
-        return out * math.prod(right[1:])
-    return out * math.prod(right[1:3])  # kernel [1, height, width, F]
+    match op:
+        case 'FULLY_CONNECTED' | 'CONV_2D':  # kernel [F, D] or [F, height, width, D]
+            return out * math.prod(shapes[1][1:])
+        case 'BATCH_MATMUL':
+            return out * shapes[0][-2 if node.builtinOptions.adjX else -1]
+        case 'DEPTHWISE_CONV_2D':  # kernel [1, height, width, F]
+            return out * math.prod(shapes[1][1:3])
+    return 0
 
 
 def table(cost: Cost) -> list[str]:

@@ -10,7 +10,9 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
+import flatbuffers
 import numpy as np
+from ai_edge_litert import schema_py_generated as schema
 
 from jax_reparam.schema import Positive, Size
 
@@ -44,20 +46,15 @@ class Port:
         if self.scale is None or self.zero_point is None:
             return values.astype(self.dtype)
         limits = np.iinfo(self.dtype)
-        steps = np.rint(values / np.float32(self.scale)) + self.zero_point
-        return np.clip(steps, limits.min, limits.max).astype(self.dtype)
+        steps: np.ndarray = np.rint(values / np.float32(self.scale)) + self.zero_point
+        return steps.clip(limits.min, limits.max).astype(self.dtype)
 
-    def decode(self, values: np.ndarray) -> np.ndarray:
-        """What the tensor holds to real values, float32."""
-        if self.scale is None or self.zero_point is None:
-            return values.astype(np.float32)
-        return (values.astype(np.float32) - self.zero_point) * np.float32(self.scale)
-
-    def real(self, values: np.ndarray) -> np.ndarray:
-        """As `decode`, in float64 where steps are decoded, for sums over many."""
-        if self.scale is None or self.zero_point is None:
-            return values
-        return (values.astype(np.float64) - self.zero_point) * self.scale
+    def decode(self, values: np.ndarray, dtype: type[np.floating] = np.float32) -> np.ndarray:
+        """What the tensor holds to real values, float32, or float64 for sums over many."""
+        real: np.ndarray = values.astype(dtype)
+        if self.scale is not None and self.zero_point is not None:
+            real = (real - self.zero_point) * dtype(self.scale)
+        return real
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,8 +95,6 @@ def tree(model: bytes) -> Any:
     Raises:
       ValueError: see `graph`.
     """
-    from ai_edge_litert import schema_py_generated as schema
-
     if model[4:8] != IDENTIFIER:
         raise ValueError(f'expected a .tflite file (identifier {IDENTIFIER!r}), got {bytes(model[4:8])!r}')
     try:
@@ -114,25 +109,33 @@ def tree(model: bytes) -> Any:
     return content
 
 
+class _Builder(flatbuffers.Builder):  # type: ignore[misc, unused-ignore]
+    """Puts constants where the schema wants them, which Python's own builder does not."""
+
+    def CreateNumpyVector(self, array: np.ndarray) -> Any:  # noqa: N802
+        if array.dtype != np.uint8:
+            return super().CreateNumpyVector(array)
+        # Of all byte vectors, only buffers matter; a device reads int32 biases in place.
+        self.StartVector(1, array.size, BUFFER_ALIGNMENT)
+        self.head -= array.size
+        self.Bytes[self.head : self.head + array.size] = array.tobytes()
+        self.vectorNumElems = array.size
+        return self.EndVector()
+
+
 def pack(content: Any) -> bytes:
     """The file of what `tree` gave, its constants aligned as the schema asks."""
-    builder = _builder(1024)
+    builder = _Builder(1024)
     builder.Finish(content.Pack(builder), IDENTIFIER)
     return bytes(builder.Output())
 
 
 def part(model: bytes | bytearray, start: int, end: int, inputs: Sequence[int]) -> bytes:
-    """The file with some of its nodes alone.
+    """The file with the nodes from `start` to before `end` alone.
 
-    Args:
-      model: the .tflite file.
-      start: the first node.
-      end: the one behind the last.
-      inputs: tensors that these read and others made; they become the graph's inputs. Its output stays, and holds
-        nothing where the node that makes it is left out.
+    `inputs` are the tensors that these read and others made; they become the graph's inputs. Its output stays, and
+    holds nothing where the node that makes it is left out.
     """
-    from ai_edge_litert import schema_py_generated as schema
-
     table = schema.Model.GetRootAsModel(model, 0).Subgraphs(0)._tab
     nodes, field = table.Vector(table.Offset(_OPERATORS)), table.Pos + table.Offset(_INPUTS)
     content = bytearray(model)
@@ -149,9 +152,8 @@ def part(model: bytes | bytearray, start: int, end: int, inputs: Sequence[int]) 
 
 def buffer(model: bytearray, index: int) -> np.ndarray:
     """The bytes of a buffer, where they lie in the file: what is written to them is written to it."""
-    from ai_edge_litert import schema_py_generated as schema
-
-    return schema.Model.GetRootAsModel(model, 0).Buffers(index).DataAsNumpy()
+    data: np.ndarray = schema.Model.GetRootAsModel(model, 0).Buffers(index).DataAsNumpy()
+    return data
 
 
 def operator_names(content: Any) -> list[str]:
@@ -160,27 +162,14 @@ def operator_names(content: Any) -> list[str]:
     return [_names('BuiltinOperator')[codes[node.opcodeIndex]] for node in content.subgraphs[0].operators]
 
 
+def named_nodes(content: Any) -> list[tuple[str, Any]]:
+    """The nodes of a tree in their order, each with its operator's name."""
+    return list(zip(operator_names(content), content.subgraphs[0].operators, strict=True))
+
+
 def type_name(kind: int) -> str:
     """The name of a tensor's type, `float32` or `int8`, by its number in the schema."""
     return _names('TensorType')[kind].lower()
-
-
-def _builder(size: int) -> Any:
-    """A flatbuffer builder that puts constants where the schema wants them, which Python's own does not."""
-    import flatbuffers
-
-    class Builder(flatbuffers.Builder):
-        def CreateNumpyVector(self, array: np.ndarray) -> int:  # noqa: N802
-            if array.dtype != np.uint8:
-                return super().CreateNumpyVector(array)
-            # Of all byte vectors, only buffers matter; a device reads int32 biases in place.
-            self.StartVector(1, array.size, BUFFER_ALIGNMENT)
-            self.head -= array.size
-            self.Bytes[self.head : self.head + array.size] = array.tobytes()
-            self.vectorNumElems = array.size
-            return self.EndVector()
-
-    return Builder(size)
 
 
 def is_constant(content: Any, index: int) -> bool:
@@ -189,38 +178,37 @@ def is_constant(content: Any, index: int) -> bool:
     return data is not None and len(data) > 0
 
 
+def dtype(content: Any, index: int) -> str:
+    """The name of a tensor's type, `float32` or `int8`."""
+    return type_name(content.subgraphs[0].tensors[index].type)
+
+
 def constant(content: Any, index: int) -> np.ndarray:
     """A constant tensor of a tree, in its shape and type; a view of its buffer."""
     tensor = content.subgraphs[0].tensors[index]
-    data = np.asarray(content.buffers[tensor.buffer].data, np.uint8).view(type_name(tensor.type))
-    return data.reshape(shape(content, index))
+    data: np.ndarray = np.asarray(content.buffers[tensor.buffer].data, np.uint8)
+    return data.view(type_name(tensor.type)).reshape(shape(content, index))
 
 
 def set_constant(content: Any, index: int, values: np.ndarray) -> None:
     """Gives a constant tensor of a tree other values, with their shape and type; equal ones may share a buffer."""
-    from ai_edge_litert.schema_py_generated import BufferT, TensorType
-
     tensors = content.subgraphs[0].tensors
     tensor = tensors[index]
     if not tensor.buffer or sum(other.buffer == tensor.buffer for other in tensors) > 1:
         tensor.buffer = len(content.buffers)
-        content.buffers.append(BufferT())
-    tensor.shape, tensor.type = np.array(values.shape, np.int32), getattr(TensorType, values.dtype.name.upper())
+        content.buffers.append(schema.BufferT())
+    tensor.shape, tensor.type = np.array(values.shape, np.int32), getattr(schema.TensorType, values.dtype.name.upper())
     content.buffers[tensor.buffer].data = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
 
 
 def add_constant(content: Any, values: np.ndarray) -> int:
     """The index of a constant tensor in a tree, which is added where there is no equal one."""
-    from ai_edge_litert.schema_py_generated import TensorT
-
     tensors = content.subgraphs[0].tensors
     for index, tensor in enumerate(tensors):
         same_type = type_name(tensor.type) == values.dtype.name and is_constant(content, index)
         if same_type and np.array_equal(constant(content, index), values):
             return index
-    tensor = TensorT()
-    tensor.buffer = 0  # stands for "none"
-    tensors.append(tensor)
+    tensors.append(schema.TensorT())
     set_constant(content, len(tensors) - 1, values)
     return len(tensors) - 1
 
@@ -237,27 +225,21 @@ def add_like(content: Any, index: int, shape: Sequence[int] | None = None) -> in
 
 def add_int16(content: Any, index: int, scale: float) -> int:
     """The index of a new tensor in a tree that is like another one, but in 16 bits around 0, and without content."""
-    from ai_edge_litert.schema_py_generated import TensorType
-
     added = add_like(content, index)
     tensor = content.subgraphs[0].tensors[added]
-    tensor.type, tensor.buffer = TensorType.INT16, 0
+    tensor.type, tensor.buffer = schema.TensorType.INT16, 0
     tensor.quantization.scale, tensor.quantization.zeroPoint = np.array([scale], np.float32), np.array([0])
     return added
 
 
 def bias_scale(content: Any, source: int, weights: int) -> np.ndarray:
     """The scale of a layer's bias, `[1]` or one a channel, float64: its input's times its weights'."""
-    tensors = content.subgraphs[0].tensors
-    return np.float64(tensors[source].quantization.scale[0]) * np.asarray(
-        tensors[weights].quantization.scale, np.float64
-    )
+    one, each = (content.subgraphs[0].tensors[index].quantization.scale for index in (source, weights))
+    return np.float64(one[0]) * np.asarray(each, np.float64)
 
 
 def node(content: Any, name: str, inputs: Sequence[int], output: int, **options: Any) -> Any:
     """A node of a builtin operator of the first version, for a tree's `operators`; `options` are its fields there."""
-    from ai_edge_litert import schema_py_generated as schema
-
     operator = _node(content, getattr(schema.BuiltinOperator, name), None, inputs, output)
     kind = f'{name.title().replace("_", "")}Options'
     if hasattr(schema.BuiltinOptions, kind):
@@ -270,27 +252,17 @@ def node(content: Any, name: str, inputs: Sequence[int], output: int, **options:
 
 def custom_node(content: Any, name: str, inputs: Sequence[int], output: int, options: bytes) -> Any:
     """The same of a custom operator."""
-    from ai_edge_litert.schema_py_generated import BuiltinOperator
-
-    operator = _node(content, BuiltinOperator.CUSTOM, name, inputs, output)
+    operator = _node(content, schema.BuiltinOperator.CUSTOM, name, inputs, output)
     operator.customOptions = np.frombuffer(options, np.uint8)
     return operator
 
 
 def _node(content: Any, number: int, custom: str | None, inputs: Sequence[int], output: int) -> Any:
-    from ai_edge_litert import schema_py_generated as schema
-
     codes = [(max(c.builtinCode, c.deprecatedBuiltinCode), c.customCode) for c in content.operatorCodes]
     if (number, custom) not in codes:
-        code = schema.OperatorCodeT()
-        code.builtinCode, code.deprecatedBuiltinCode, code.customCode = number, min(number, 127), custom
-        code.version = 1
-        content.operatorCodes.append(code)
+        content.operatorCodes.append(schema.OperatorCodeT(min(number, 127), custom, builtinCode=number))
         codes.append((number, custom))
-    operator = schema.OperatorT()
-    operator.opcodeIndex = codes.index((number, custom))
-    operator.inputs, operator.outputs = np.array(inputs, np.int32), np.array([output], np.int32)
-    return operator
+    return schema.OperatorT(codes.index((number, custom)), np.array(inputs, np.int32), np.array([output], np.int32))
 
 
 def readers(content: Any) -> dict[int, list[int]]:
@@ -318,28 +290,21 @@ def note(content: Any, name: str) -> np.ndarray | None:
 
 def set_note(content: Any, name: str, data: np.ndarray) -> None:
     """Puts bytes into a tree's metadata, in place of those that were there under that name."""
-    from ai_edge_litert import schema_py_generated as schema
-
-    entry, buffer = schema.MetadataT(), schema.BufferT()
-    buffer.data = data
-    entry.name, entry.buffer = name, len(content.buffers)
-    content.buffers.append(buffer)
-    content.metadata = [other for other in content.metadata or [] if other.name not in (name, name.encode())] + [entry]
+    others = [other for other in content.metadata or [] if other.name not in (name, name.encode())]
+    content.metadata = [*others, schema.MetadataT(name, len(content.buffers))]
+    content.buffers.append(schema.BufferT(data))
 
 
 def port(tensor: Any) -> Port:
     """Shape, type and scale of one tensor of `tree`; the first scale, where there is one a channel."""
-    dtype = type_name(tensor.type)
-    shape = tuple(int(size) for size in tensor.shape)
+    sizes, kind = tuple(int(size) for size in tensor.shape), type_name(tensor.type)
     scales = None if tensor.quantization is None else tensor.quantization.scale
     if scales is None or len(scales) == 0:
-        return Port(shape=shape, dtype=dtype, scale=None, zero_point=None)
-    return Port(shape=shape, dtype=dtype, scale=float(scales[0]), zero_point=int(tensor.quantization.zeroPoint[0]))
+        return Port(sizes, kind, scale=None, zero_point=None)
+    return Port(sizes, kind, scale=float(scales[0]), zero_point=int(tensor.quantization.zeroPoint[0]))
 
 
 @functools.cache
 def _names(enumeration: str) -> dict[int, str]:
-    from ai_edge_litert import schema_py_generated as schema
-
     members = vars(getattr(schema, enumeration))
     return {value: name for name, value in members.items() if isinstance(value, int)}

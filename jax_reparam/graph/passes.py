@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -23,13 +24,10 @@ def optimise(model: bytes, *, fast: bool = False) -> bytes:
     - Widths of paddings in 32 bits: TFLM reads the 64 bits that come out of jax2tf as twice as many numbers.
     - No RESHAPE before a FULLY_CONNECTED, which reads rows of its own width, whatever the shape.
     - What stands on the right of a product as TFLM multiplies by it: else it keeps a transposed copy in its arena.
-    - Zeros joined in place of a PAD of 16 bits, whose reference kernel in TFLM visits each element, for 39
-      instructions, where CONCATENATION copies for 3 (`cost`). They lie in the file once.
-    - Parts in place of a whole where much memory can be saved (`tile`).
-    - Convolutions where these are faster (`convolutions`): in place of more linear layers with `fast`, since that takes
-      a little more memory.
-    - Nodes in the order, and tensors at the places, that need the least memory (`arena`). The converter's own order
-      computes all that can be computed, and keeps it.
+    - Zeros, which lie in the file once, joined in place of a PAD of 16 bits: TFLM's kernel for that is slow (`cost`).
+    - Parts in place of a whole where much memory can be saved (`tile`), convolutions where these are faster
+      (`convolutions`): with `fast` more of them, since they take a little more memory.
+    - Nodes in the order, and tensors at the places, that need the least memory (`arena`).
 
     Raises:
       ValueError: not a .tflite file with one graph, one input and one output.
@@ -60,7 +58,7 @@ def _drop_names(content: Any) -> None:
 
 
 def _narrow_paddings(content: Any) -> None:
-    for name, node in zip(flatbuffer.operator_names(content), content.subgraphs[0].operators, strict=True):
+    for name, node in flatbuffer.named_nodes(content):
         if name in ('PAD', 'PADV2'):
             paddings = flatbuffer.constant(content, node.inputs[1])
             if paddings.dtype == np.int64:
@@ -70,7 +68,7 @@ def _narrow_paddings(content: Any) -> None:
 def _transpose_right(content: Any) -> None:
     subgraph, names, readers = content.subgraphs[0], flatbuffer.operator_names(content), flatbuffer.readers(content)
     nodes = subgraph.operators
-    maker = {int(node.outputs[0]): place for place, node in enumerate(nodes)}
+    maker = {int(node.outputs[0]): (name, node) for name, node in flatbuffer.named_nodes(content)}
     for right, places in list(readers.items()):
         products = [nodes[place] for place in places]
         if any(names[place] != 'BATCH_MATMUL' for place in places) or any(
@@ -81,17 +79,15 @@ def _transpose_right(content: Any) -> None:
             flatbuffer.set_constant(content, right, np.swapaxes(flatbuffer.constant(content, right), -1, -2))
         else:
             chain = [right]
-            while chain[-1] in maker and names[maker[chain[-1]]] in flatbuffer.CONVERSIONS:
-                chain.append(int(nodes[maker[chain[-1]]].inputs[0]))
-            if chain[-1] not in maker or names[maker[chain[-1]]] != 'TRANSPOSE':
+            name, node = maker.get(right, ('', None))
+            while name in flatbuffer.CONVERSIONS:
+                chain.append(int(node.inputs[0]))
+                name, node = maker.get(chain[-1], ('', None))
+            if name != 'TRANSPOSE' or any(len(readers[tensor]) > 1 for tensor in chain[1:]):
                 continue
-            if any(len(readers[tensor]) > 1 for tensor in chain[1:]):
-                continue
-            turn = nodes[maker[chain[-1]]]
-            *outer, last, inner = flatbuffer.constant(content, turn.inputs[1])
-            turn.inputs = np.array(
-                [turn.inputs[0], flatbuffer.add_constant(content, np.array([*outer, inner, last], np.int32))], np.int32
-            )
+            *outer, last, inner = flatbuffer.constant(content, node.inputs[1])
+            turned = flatbuffer.add_constant(content, np.array([*outer, inner, last], np.int32))
+            node.inputs = np.array([node.inputs[0], turned], np.int32)
             for tensor in map(subgraph.tensors.__getitem__, chain):
                 *outer, last, inner = tensor.shape
                 tensor.shape, tensor.shapeSignature = np.array([*outer, inner, last], np.int32), None
@@ -149,9 +145,9 @@ def _join_zeros(content: Any) -> None:
             buffers[size] = subgraph.tensors[constant].buffer
         return constant
 
-    for place, (name, node) in enumerate(zip(flatbuffer.operator_names(content), subgraph.operators, strict=True)):
+    for place, (name, node) in enumerate(flatbuffer.named_nodes(content)):
         source = int(node.inputs[0])
-        if name != 'PAD' or flatbuffer.type_name(subgraph.tensors[source].type) != 'int16':
+        if name != 'PAD' or flatbuffer.dtype(content, source) != 'int16':
             continue
         paddings, shape = flatbuffer.constant(content, node.inputs[1]), flatbuffer.shape(content, source)
         axes = np.flatnonzero(paddings.any(axis=1)).tolist()
@@ -173,7 +169,10 @@ def _drop_unused(content: Any) -> None:
         lists += [node.inputs, node.outputs]
     used = sorted({int(tensor) for tensors in lists for tensor in tensors if tensor >= 0})
     number = {tensor: index for index, tensor in enumerate(used)} | {-1: -1}
-    renumber = lambda tensors: np.array([number[int(tensor)] for tensor in tensors], np.int32)
+
+    def renumber(tensors: Iterable[int]) -> np.ndarray:
+        return np.array([number[int(tensor)] for tensor in tensors], np.int32)
+
     for node in subgraph.operators:
         node.inputs, node.outputs = renumber(node.inputs), renumber(node.outputs)
     subgraph.inputs, subgraph.outputs = renumber(subgraph.inputs), renumber(subgraph.outputs)

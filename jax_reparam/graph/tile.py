@@ -31,8 +31,11 @@ def tile(content: Any) -> Any:
             split(other, count)
             if len(other.subgraphs[0].operators) > len(graph.subgraphs[0].operators):
                 graphs.append(other)
-    needed = lambda graph: arena.peak(graph) + arena.tables(graph)
-    return min(graphs, key=lambda graph: needed(graph) + BYTES_PER_NODE * len(graph.subgraphs[0].operators))
+
+    def needed(graph: Any) -> int:
+        return arena.peak(graph) + arena.tables(graph) + BYTES_PER_NODE * len(graph.subgraphs[0].operators)
+
+    return min(graphs, key=needed)
 
 
 # Nodes of which each one alone reads what the one before makes, as its first input.
@@ -41,22 +44,22 @@ Chain = list[Any]
 
 def _chains(content: Any, names: Sequence[set[str]]) -> list[Chain]:
     """All chains of nodes with these operators."""
-    subgraph = content.subgraphs[0]
-    operators, readers = flatbuffer.operator_names(content), flatbuffer.readers(content)
-
-    def follow(index: int, allowed: Sequence[set[str]]) -> Chain | None:
-        node = subgraph.operators[index]
-        if operators[index] not in allowed[0]:
-            return None
-        if len(allowed) == 1:
-            return [node]
-        behind = readers[int(node.outputs[0])]
-        if len(behind) != 1 or int(subgraph.operators[behind[0]].inputs[0]) != int(node.outputs[0]):
-            return None
-        rest = follow(behind[0], allowed[1:])
-        return rest and [node, *rest]
-
-    return [chain for index in range(len(operators)) if (chain := follow(index, names))]
+    nodes, readers = flatbuffer.named_nodes(content), flatbuffer.readers(content)
+    chains = []
+    for start in range(len(nodes)):
+        chain: Chain = []
+        behind = [start]
+        for allowed in names:
+            if len(behind) != 1:
+                break
+            name, node = nodes[behind[0]]
+            if name not in allowed or (chain and node.inputs[0] != chain[-1].outputs[0]):
+                break
+            chain.append(node)
+            behind = readers[int(node.outputs[0])]
+        else:
+            chains.append(chain)
+    return chains
 
 
 def _split_convolutions(content: Any, count: int) -> None:
@@ -110,13 +113,9 @@ class _Split:
         self._made: list[int] = []
 
     def part(self, start: int, size: int, sizes: Sequence[int], keep: int | None = None) -> None:
-        """Adds the chain for a part of its input.
+        """Adds the chain for `size` places of its input from `start`, of which its nodes make `sizes`.
 
-        Args:
-          start: where that begins.
-          size: its size.
-          sizes: how much each of its nodes makes of that.
-          keep: how much of what the last one makes is right; None: all.
+        Of what the last one makes, the first `keep` places are right; None: all.
         """
         tensor = self._slice(int(self._chain[0].inputs[0]), start, size)
         for node, length in zip(self._chain, sizes, strict=True):

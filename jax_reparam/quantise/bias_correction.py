@@ -24,25 +24,22 @@ WINDOWS = 32
 
 
 def corrected(quantised: bytes, float32: bytes, windows: np.ndarray) -> bytes:
-    """Corrects the biases of a quantised model.
+    """Corrects the biases of a quantised model to what its float32 graph makes of `windows`, `[W, frames, n_mels]`.
 
-    Args:
-      quantised: the .tflite file.
-      float32: the same graph in float32.
-      windows: standardised features, `[W, frames, n_mels]`; at most `WINDOWS` of them are used, evenly spaced.
+    At most `WINDOWS` of them are used, evenly spaced.
 
     Raises:
       ValueError: the two are not the same graph.
     """
     windows = evaluation.evenly(windows, WINDOWS)
     content, reference = flatbuffer.tree(quantised), flatbuffer.tree(float32)
-    layers = [(node, other) for _, node, other in observe.layers(content, reference)]
-    _part_biases(content, [node for node, _ in layers])
+    layers = observe.layers(content, reference)
+    _part_biases(content, [node for _, node, _ in layers])
     zeros = _cast_zeros(content)
-    for node, other in layers:
+    for _, node, other in layers:
         _set_bias(content, node, flatbuffer.constant(reference, other.inputs[2]), zeros.get(int(node.inputs[0]), 0))
-    pairs = [(node, int(other.outputs[0])) for node, other in layers]
-    references = [tensor for _, tensor in pairs]
+    pairs = [(node, int(other.outputs[0])) for _, node, other in layers]
+    references = [reference for _, reference in pairs]
     expected = _means(observe.observe(float32, references, windows), references, len(windows))
     # Changed where they lie: packing the file anew for every layer would take longer than running it.
     model = bytearray(flatbuffer.pack(content))
@@ -59,14 +56,18 @@ def corrected(quantised: bytes, float32: bytes, windows: np.ndarray) -> bytes:
         outputs = [int(node.outputs[0]) for node, _ in readers]
         later = {int(tensor) for node in subgraph.operators[first:] for tensor in node.inputs}
         live = [int(tensor) for node in subgraph.operators[start:first] for tensor in node.outputs if tensor in later]
-        runs = list(observe.run(_part(model, content, start, behind, known[0]), known, [*outputs, *live]))
+        read = {int(tensor) for node in subgraph.operators[start:behind] for tensor in node.inputs}
+        inputs = sorted(read & known[0].keys())
+        runs = list(observe.run(flatbuffer.part(model, start, behind, inputs), known, [*outputs, *live]))
         ports = {tensor: flatbuffer.port(subgraph.tensors[tensor]) for tensor in outputs}
-        real = ({tensor: port.real(run[tensor]) for tensor, port in ports.items()} for run in runs)
+        real = ({tensor: port.decode(run[tensor], np.float64) for tensor, port in ports.items()} for run in runs)
         means = _means(real, outputs, len(windows))
         for node, tensor in readers:
-            steps = _moved(content, node, means[int(node.outputs[0])] - expected[tensor])
-            buffer = subgraph.tensors[node.inputs[2]].buffer
-            flatbuffer.buffer(model, buffer)[:] = steps.reshape(-1).view(np.uint8)
+            error = means[int(node.outputs[0])] - expected[tensor]
+            steps = flatbuffer.constant(content, node.inputs[2])
+            moved = steps - np.rint(error / flatbuffer.bias_scale(content, *node.inputs[:2]))
+            buffer = flatbuffer.buffer(model, subgraph.tensors[node.inputs[2]].buffer)
+            buffer[:] = _clipped(moved, steps.dtype).reshape(-1).view(np.uint8)
         known = [
             {tensor: value for tensor, value in (before | run).items() if tensor in later and tensor not in outputs}
             for before, run in zip(known, runs, strict=True)
@@ -76,31 +77,22 @@ def corrected(quantised: bytes, float32: bytes, windows: np.ndarray) -> bytes:
 
 
 def in_steps(content: Any, source: int, weights: int, values: np.ndarray, *, zero: int = 0) -> np.ndarray:
-    """A layer's bias `[channels]` in the steps of its sums, int64.
+    """A bias `values` `[channels]` of a layer in the steps of its sums, int64.
 
-    Args:
-      content: from `flatbuffer.tree`.
-      source: what the layer reads.
-      weights: its weights, `[channels, ...]`.
-      values: the bias itself.
-      zero: what all integers of `source` are too large by, where they were cast from 8 bits.
+    The layer reads the tensor `source` and `weights`, `[channels, ...]`. `zero` is what all integers of `source` are
+    too large by, where they were cast from 8 bits.
     """
     kernel = flatbuffer.constant(content, weights).astype(np.int64)
-    off = zero * kernel.sum(axis=tuple(range(1, kernel.ndim))) if zero else 0
-    return np.rint(values.astype(np.float64) / flatbuffer.bias_scale(content, source, weights)).astype(np.int64) - off
+    steps: np.ndarray = np.rint(values.astype(np.float64) / flatbuffer.bias_scale(content, source, weights))
+    shifted: np.ndarray = steps.astype(np.int64) - zero * kernel.sum(axis=tuple(range(1, kernel.ndim)))
+    return shifted
 
 
 def _cast_zeros(content: Any) -> dict[int, int]:
     """By tensor that was cast from 8 bits, what stood for zero there."""
-    subgraph = content.subgraphs[0]
-    nodes = zip(flatbuffer.operator_names(content), subgraph.operators, strict=True)
-    zero = lambda tensor: flatbuffer.port(subgraph.tensors[tensor]).zero_point or 0
-    return {int(node.outputs[0]): zero(node.inputs[0]) for name, node in nodes if name == 'CAST'}
-
-
-def _part(model: bytearray, content: Any, start: int, behind: int, known: Mapping[int, Any]) -> bytes:
-    read = {int(tensor) for node in content.subgraphs[0].operators[start:behind] for tensor in node.inputs}
-    return flatbuffer.part(model, start, behind, sorted(read & known.keys()))
+    tensors = content.subgraphs[0].tensors
+    casts = [node for name, node in flatbuffer.named_nodes(content) if name == 'CAST']
+    return {int(node.outputs[0]): flatbuffer.port(tensors[node.inputs[0]]).zero_point or 0 for node in casts}
 
 
 def _means(runs: Iterable[Mapping[int, np.ndarray]], tensors: Sequence[int], count: int) -> dict[int, np.ndarray]:
@@ -125,19 +117,15 @@ def _part_biases(content: Any, nodes: Sequence[Any]) -> None:
 
 def _set_bias(content: Any, node: Any, bias: np.ndarray, zero: int) -> None:
     """Writes a node's bias in its own scale: the converter gives equal biases that of one of their layers."""
-    tensor, scale = content.subgraphs[0].tensors[node.inputs[2]], flatbuffer.bias_scale(content, *node.inputs[:2])
-    tensor.quantization.scale = np.broadcast_to(scale, np.shape(tensor.quantization.scale)).astype(np.float32)
-    dtype, (source, weights) = flatbuffer.constant(content, node.inputs[2]).dtype, map(int, node.inputs[:2])
+    source, weights, index = map(int, node.inputs[:3])
+    quantization = content.subgraphs[0].tensors[index].quantization
+    scale = flatbuffer.bias_scale(content, source, weights)
+    quantization.scale = np.broadcast_to(scale, np.shape(quantization.scale)).astype(np.float32)
     steps = in_steps(content, source, weights, bias, zero=zero)
-    flatbuffer.set_constant(content, node.inputs[2], _clipped(steps, dtype))
-
-
-def _moved(content: Any, node: Any, error: np.ndarray) -> np.ndarray:
-    """A node's bias less `error` `[channels]`."""
-    steps = flatbuffer.constant(content, node.inputs[2])
-    return _clipped(steps - np.rint(error / flatbuffer.bias_scale(content, *node.inputs[:2])), steps.dtype)
+    flatbuffer.set_constant(content, index, _clipped(steps, flatbuffer.constant(content, index).dtype))
 
 
 def _clipped(steps: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
     """Within 32 bits, also where the type has 64: it does where activations have 16."""
-    return np.clip(steps, -(2**31), 2**31 - 1).astype(dtype)
+    clipped: np.ndarray = np.clip(steps, -(2**31), 2**31 - 1)
+    return clipped.astype(dtype)

@@ -42,21 +42,13 @@ def methods(form: str, int8_norm: SingleNorm, *, narrow: bool = False) -> tuple[
     """How a quantised form may be made, in the order in which it is tried.
 
     int16 and Ethos-U have no L2_NORMALIZATION, nor has a front of 16 bits; where int8 begins without it, it has more
-    noise with it (docs/export.md). int16 is the remedy where int8 loses too much by all methods.
-
-    Args:
-      form: the form's name.
-      int8_norm: how int8 writes normalisations, see `deploy.int8_norm`.
-      narrow: int8 is to have 8 bits alone.
+    noise with it (docs/export.md). int16 is the remedy where int8 loses too much by all methods. For `int8_norm` and
+    `narrow` see `Maker`.
     """
     first: Norm = 'mixed' if int8_norm == 'l2' and not narrow else int8_norm
-    int8 = [
-        Method(first, not narrow),
-        *([Method('rsqrt', not narrow)] if int8_norm == 'l2' else []),
-        Method(first, not narrow, 8),
-    ]
+    int8 = Method(first, not narrow), Method('rsqrt', not narrow), Method(first, not narrow, 8)
     return {
-        'int8': tuple(int8),
+        'int8': tuple(dict.fromkeys(int8)),
         'int16': (Method('rsqrt'),),
         manifest.NPU_FORM: (Method('rsqrt'), Method('rsqrt', every=8)),
     }[form]
@@ -80,13 +72,9 @@ class FormFile:
 
 
 def quantised(float32: bytes, windows: np.ndarray, seen: ranges.Ranges, activations: convert.Activations) -> bytes:
-    """Makes a form that computes in integers, as TensorFlow's quantisers leave it.
+    """Makes integers of a `float32` .tflite file, as TensorFlow's quantisers leave them.
 
-    Args:
-      float32: what `convert.to_float32` makes of a model.
-      windows: those that set the ranges, `[W, frames, n_mels]`.
-      seen: what its tensors hold on these (`ranges.measured`).
-      activations: of 8 bits, or of 16.
+    Its tensors hold `seen` (`ranges.measured`) on `windows`, `[W, frames, n_mels]`, which set the ranges.
 
     Raises:
       ConversionError: TensorFlow refused the graph.
@@ -96,35 +84,42 @@ def quantised(float32: bytes, windows: np.ndarray, seen: ranges.Ranges, activati
     return convert.to_int16(float32, windows[seen.extremes()])
 
 
+@dataclasses.dataclass
 class _Graph:
-    """A function as a float32 .tflite file, and what it holds on calibration windows `[W, frames, n_mels]`."""
+    """A function, its normalisations written in one way, as a float32 .tflite file; all is computed once."""
 
-    def __init__(self, function: convert.Function, calibration: np.ndarray) -> None:
-        self._function, self._calibration = function, calibration
+    function: deploy.Function
+    norm: Norm
+    calibration: np.ndarray
+    _rounded: dict[tuple[convert.Activations, int], bytes] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def float32(self) -> bytes:
-        return convert.to_float32(self._function, (1, *self._calibration.shape[1:]))
+        shape = (1, *self.calibration.shape[1:])
+        return convert.to_float32(lambda features: self.function(features, self.norm), shape)
 
     @functools.cached_property
     def _ranges(self) -> ranges.Ranges:
-        return ranges.measured(self.float32, self._calibration)
+        return ranges.measured(self.float32, self.calibration)
 
     @functools.cached_property
     def _inputs(self) -> gptq.Covariances:
-        return gptq.covariances(self.float32, self._calibration)
+        return gptq.covariances(self.float32, self.calibration)
 
-    def rounded(self, activations: convert.Activations, every: int = 1) -> bytes:
+    def rounded(self, activations: convert.Activations, every: int) -> bytes:
         """Quantised with the ranges of every so many-th window, weights rounded together, biases not yet corrected."""
-        seen = self._ranges.of_every(every)
-        model = quantised(self.float32, self._calibration[::every], seen, activations)
-        return gptq.rounded(model, self.float32, self._inputs)
+        if (activations, every) not in self._rounded:
+            seen = self._ranges.of_every(every)
+            model = quantised(self.float32, self.calibration[::every], seen, activations)
+            self._rounded[activations, every] = gptq.rounded(model, self.float32, self._inputs)
+        return self._rounded[activations, every]
 
 
+@dataclasses.dataclass
 class Maker:
     """Makes the forms of one model.
 
-    Args:
+    Attributes:
       function: the deploy form.
       calibration: training windows, `[W, frames, n_mels]`.
       validation: what a method is chosen on.
@@ -134,23 +129,19 @@ class Maker:
       worth: instructions a window that 16 bits have to save for each byte of arena.
     """
 
-    def __init__(
-        self,
-        function: deploy.Function,
-        calibration: np.ndarray,
-        validation: Windows,
-        reference: np.ndarray,
-        *,
-        int8_norm: SingleNorm = 'l2',
-        narrow: bool = False,
-        worth: float = cost.PER_BYTE,
-    ) -> None:
-        self._function, self._calibration = function, calibration
-        self._validation, self._reference = validation, reference
-        self._int8_norm, self._narrow, self._worth = int8_norm, narrow, worth
+    function: deploy.Function
+    calibration: np.ndarray
+    validation: Windows
+    reference: np.ndarray
+    _: dataclasses.KW_ONLY
+    int8_norm: SingleNorm = 'l2'
+    narrow: bool = False
+    worth: float = cost.PER_BYTE
+
+    def __post_init__(self) -> None:
+        norms: tuple[Norm, ...] = ('l2', 'rsqrt', 'mixed')
         # What several forms share.
-        self._graphs: dict[Norm, _Graph] = {}
-        self._rounded: dict[tuple[convert.Activations, Norm, int], bytes] = {}
+        self._graphs = {norm: _Graph(self.function, norm, self.calibration) for norm in norms}
         self._tried: dict[bytes, tuple[bytes, manifest.Score]] = {}
 
     def make(self, name: str) -> FormFile:
@@ -163,49 +154,34 @@ class Maker:
           ConversionError: TensorFlow refused the graph.
         """
         if name == 'float32':
-            float32 = self._graph('l2').float32
+            float32 = self._graphs['l2'].float32
             return FormFile(optimise(float32), manifest.Made(norm='l2'), float32, float32)
         attempts = self._attempts(name)
         tried = [next(attempts)]
-        if gates.failures(name, 'validation', tried[0][2], gates.uar(self._reference, self._validation)):
+        if gates.failures(name, 'validation', tried[0][2], gates.uar(self.reference, self.validation)):
             tried += attempts
         # Not the first that passes: it may pass by luck, since only undecided windows change sides.
         model, method, _ = max(tried, key=lambda result: result[2].snr_db or 0.0)
         scores = tuple(manifest.Tried(**self._describe(method), **vars(score)) for _, method, score in tried)
         how = manifest.Made(**self._describe(method), tried=scores)
         # With 16 bits time counts for more than the last bytes of memory.
-        return FormFile(optimise(model, fast=name == 'int16'), how, model, self._graph(method.norm).float32)
+        return FormFile(optimise(model, fast=name == 'int16'), how, model, self._graphs[method.norm].float32)
 
     def _attempts(self, name: str) -> Iterator[tuple[bytes, Method, manifest.Score]]:
-        for method in methods(name, self._int8_norm, narrow=self._narrow):
-            float32 = self._graph(method.norm).float32
-            uncorrected = self._round('int16' if name == 'int16' else 'int8', method)
+        for method in methods(name, self.int8_norm, narrow=self.narrow):
+            graph = self._graphs[method.norm]
+            model = graph.rounded('int16' if name == 'int16' else 'int8', method.every)
             if method.mixed_precision:
-                uncorrected = mixed_precision.choose(
-                    uncorrected, float32, front=method.norm == 'mixed', worth=self._worth
-                )
+                front = method.norm == 'mixed'
+                model = mixed_precision.choose(model, graph.float32, front=front, worth=self.worth)
             # Two forms may be made by the same method.
-            if uncorrected not in self._tried:
-                self._tried[uncorrected] = self._try(uncorrected, float32)
-            model, score = self._tried[uncorrected]
-            yield model, method, score
-
-    def _try(self, uncorrected: bytes, float32: bytes) -> tuple[bytes, manifest.Score]:
-        model = bias_correction.corrected(uncorrected, float32, self._calibration)
-        # As TFLM rounds, nearly, and several times as fast.
-        logits = litert.load(model, reference=True)(self._validation.features)
-        return model, gates.score(self._reference, logits, self._validation)
-
-    def _round(self, activations: convert.Activations, method: Method) -> bytes:
-        key = activations, method.norm, method.every
-        if key not in self._rounded:
-            self._rounded[key] = self._graph(method.norm).rounded(activations, method.every)
-        return self._rounded[key]
-
-    def _graph(self, norm: Norm) -> _Graph:
-        if norm not in self._graphs:
-            self._graphs[norm] = _Graph(lambda features: self._function(features, norm), self._calibration)
-        return self._graphs[norm]
+            if model not in self._tried:
+                corrected = bias_correction.corrected(model, graph.float32, self.calibration)
+                # As TFLM rounds, nearly, and several times as fast.
+                logits = litert.load(corrected, reference=True)(self.validation.features)
+                self._tried[model] = corrected, gates.score(self.reference, logits, self.validation)
+            corrected, score = self._tried[model]
+            yield corrected, method, score
 
     def _describe(self, method: Method) -> dict[str, Any]:
-        return {'norm': method.norm, 'ranges': len(self._calibration[:: method.every])}
+        return {'norm': method.norm, 'ranges': len(self.calibration[:: method.every])}

@@ -35,11 +35,9 @@ Covariances: TypeAlias = Mapping[View, np.ndarray]
 
 
 def covariances(float32: bytes, windows: np.ndarray) -> Covariances:
-    """How the inputs of a model's linear layers and convolutions vary together, on windows.
+    """How the inputs of a float32 .tflite file's linear layers and convolutions vary together.
 
-    Args:
-      float32: the .tflite file.
-      windows: standardised features, `[W, frames, n_mels]`; at most `WINDOWS` of them are used, evenly spaced.
+    That is on `windows`, `[W, frames, n_mels]`; at most `WINDOWS` of them are used, evenly spaced.
     """
     content = flatbuffer.tree(float32)
     views = {_view(content, operator, node) for operator, node, _ in observe.layers(content, content)}
@@ -47,7 +45,7 @@ def covariances(float32: bytes, windows: np.ndarray) -> Covariances:
     sources = sorted({source for _, source, _ in views})
     for seen in observe.observe(float32, sources, evaluation.evenly(windows, WINDOWS)):
         for operator, source, shape in views:
-            x = _inputs(operator, seen[source].astype(np.float64), shape)
+            x = _inputs(operator, seen[source], shape)
             sums[operator, source, shape] += x.transpose(0, 2, 1) @ x
     return {view: _covariance(total) for view, total in sums.items()}
 
@@ -56,11 +54,7 @@ def rounded(quantised: bytes, float32: bytes, inputs: Covariances) -> bytes:
     """Rounds the weights of a quantised model anew, and sets their scales.
 
     Biases have the scale of the weights in theirs, so they are wrong until `bias_correction.corrected` sets them.
-
-    Args:
-      quantised: the .tflite file.
-      float32: the same graph in float32.
-      inputs: `covariances` of that.
+    `float32` is the same graph, and `inputs` are its `covariances`.
 
     Raises:
       ValueError: the two are not the same graph.
@@ -131,7 +125,8 @@ def _in_turn(rows: np.ndarray, scale: np.ndarray, spread: np.ndarray) -> np.ndar
 def _covariance(sums: np.ndarray) -> np.ndarray:
     """From sums of products, with a column of ones at the end, `[G, K + 1, K + 1]` to `[G, K, K]`."""
     count, totals = sums[:, -1:, -1:], sums[:, :-1, -1:]
-    return sums[:, :-1, :-1] / count - totals @ totals.transpose(0, 2, 1) / count**2
+    covariance: np.ndarray = sums[:, :-1, :-1] / count - totals @ totals.transpose(0, 2, 1) / count**2
+    return covariance
 
 
 def _inputs(operator: str, x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -1,26 +1,14 @@
 """int8 with 16 bits where int8 is coarse or slow: both ends, softmaxes and sigmoids, the residual stream, few tokens.
 
-The front's tokens are loud and quiet, and the first normalisation makes all of them as loud: of 256 steps, few are left
-for the quiet ones. The logits are what is decided by. Both ends are little work.
+Why these, and what each costs and gains, is in docs/export.md ("16 bits within int8").
 
-A softmax of int8 has 256 steps for weights that sum to 1 over a hundred frames, and TFLM and CMSIS-NN compute its
-exponentials one by one; those of int16 they read from tables, in a tenth of the time (docs/verification.md). What it
-costs is memory: weights are among the largest tensors that there are. Together these make most of int8's noise
-(docs/export.md). Much of the rest comes from the residual stream, which is rounded with each sum.
-
-Where tokens have been merged, few are left: SpeechFormer has most of its layers behind its first merge, and its memory
-and time before. So what lies behind is cheap to have in 16 bits altogether, with no conversion between. Before it,
-memory is attention's, and the noise is not.
-
-8 bits become 16 by CAST, in a tenth of QUANTIZE's time. It keeps the integers: where zero is not 0 in 8 bits, all
-values are off by one constant then. A softmax does not see that, the bias of a layer takes it back, and what else is to
-be cast gets a zero of 0 if its steps hardly grow by that.
+8 bits become 16 by CAST, which keeps the integers: where zero is not 0 in 8 bits, all values are off by one constant. A
+softmax does not see that, a layer's bias takes it back; what else is cast gets a zero of 0 if its steps hardly grow.
 """
 
 from __future__ import annotations
 
-import functools
-import math
+from collections.abc import Set
 from typing import Any
 
 import numpy as np
@@ -44,31 +32,35 @@ GROWS, GROWS_BY_FRAMES = 1.1, 1.2
 def choose(quantised: bytes, float32: bytes, *, front: bool, worth: float = cost.PER_BYTE) -> bytes:
     """An int8 model with wide ends, and with all else that is worth its memory.
 
-    Tables are if they save `worth` instructions a window for each byte of arena. The rest is for less noise, and the
-    first is taken by which arena and instructions grow by little enough: all that few tokens pass, and all before but
-    attention (`GROWS_BY_FRAMES`); what few tokens pass, as much of it as that allows; sums, behind a wide front
-    (`GROWS`).
+    `float32` is the same graph; `front` says whether its first normalisation is written for 16 bits (RSQRT). Tables are
+    wide if they save `worth` instructions a window for each byte of arena. The rest is for less noise, and the first is
+    taken by which arena and instructions grow by little enough: all that few tokens pass, and all before but attention
+    (`GROWS_BY_FRAMES`); what few tokens pass, as much of it as that allows; sums, behind a wide front (`GROWS`).
     """
-    make = functools.partial(widen, quantised, float32, front=front)
-    worths = {make(worth=least): least for least in (math.inf, worth)}
-    chosen = min((_Planned(form) for form in worths), key=lambda plan: plan.instructions + worth * plan.arena)
     regions = Regions(flatbuffer.tree(quantised))
-    tails = regions.tails()
-    more: list[tuple[float, dict[str, Any]]] = [(GROWS, {'tail': tail}) for tail in tails]
+    end, tails = len(regions.nodes), regions.tails()
+
+    def plan(places: Set[int]) -> _Planned:
+        return _Planned(widen(quantised, float32, places), places)
+
+    ends = frozenset(regions.head() | (regions.front() if front else set()))
+    plans = map(plan, dict.fromkeys((ends, ends | regions.tables(worth))))
+    chosen = min(plans, key=lambda plan: plan.instructions + worth * plan.arena)
+    more = [(GROWS, set(range(tail, end))) for tail in tails]
     if tails and regions.can_be_wide(0):
-        more.insert(0, (GROWS_BY_FRAMES, {'tail': tails[0], 'frames': True}))
+        more.insert(0, (GROWS_BY_FRAMES, more[0][1] | regions.but_attention()))
     if front:
-        more.append((GROWS, {'sums': True}))
-    planned = ((most, _Planned(make(worth=worths[chosen.form], **options))) for most, options in more)
+        more.append((GROWS, regions.sums()))
+    planned = ((most, plan(chosen.places | places)) for most, places in more)
     return next((plan for most, plan in planned if plan.fits(chosen, most)), chosen).form
 
 
 class _Planned:
-    """A form, and what it takes on a device: bytes of arena, instructions a window."""
+    """A form, the places of its wide nodes, and what it takes on a device: bytes of arena, instructions a window."""
 
-    def __init__(self, form: bytes) -> None:
+    def __init__(self, form: bytes, places: Set[int]) -> None:
         optimised = optimise(form)
-        self.form, self.arena = form, arena.arena(flatbuffer.tree(optimised))
+        self.form, self.places, self.arena = form, places, arena.arena(flatbuffer.tree(optimised))
         self.instructions = cost.of_model(optimised).instructions
 
     def fits(self, other: _Planned, most: float) -> bool:
@@ -76,48 +68,19 @@ class _Planned:
         return self.arena <= most * other.arena and self.instructions <= most * other.instructions
 
 
-def widen(
-    quantised: bytes,
-    float32: bytes,
-    *,
-    front: bool,
-    worth: float = 0,
-    sums: bool = False,
-    tail: int | None = None,
-    frames: bool = False,
-) -> bytes:
-    """Makes 16 bits of the 8 in the head and, as asked, in the front, what is looked up then, sums, a tail, and before.
+def widen(quantised: bytes, float32: bytes, places: Set[int]) -> bytes:
+    """Makes 16 bits of the 8 of some nodes of an int8 model, as the converter leaves it.
 
-    The front is all from a linear layer, or the input, to the first normalisation that is written with RSQRT
-    (`deploy.ops.norms`), the head the linear layers at the end, whose output then has 16 bits. Of softmaxes and
-    sigmoids it is those that save time enough, with the product that reads them; of sums those that add what a layer
-    makes to the residual. Where 8 bits become 16, nothing is rounded; but some tensors get a zero of 0, and steps wider
-    by `_WIDER` at most.
-
-    Args:
-      quantised: an int8 model, as the converter leaves it.
-      float32: the same graph in float32, of which biases are rounded anew.
-      front: whether the front is written for it.
-      worth: instructions that a softmax or sigmoid has to save for each byte that its nodes take; inf: none is wide.
-      sums: whether sums are wide.
-      tail: the node from which on all is wide, if any; all that is read from there on has passed one tensor.
-      frames: whether all but what attention computes is wide, before the tail, too.
+    `float32` is the same graph, of which biases are rounded anew; `places` are those of the nodes in the graph. Where
+    8 bits become 16, nothing is rounded; but some tensors get a zero of 0, and steps wider by `_WIDER` at most.
 
     Raises:
       ValueError: the two are not the same graph; or what is to be joined would have different scales.
     """
     content, reference = flatbuffer.tree(quantised), flatbuffer.tree(float32)
-    subgraph, regions = content.subgraphs[0], Regions(content)
-    end = len(subgraph.operators)
-    places = regions.head() | regions.tables(worth) | set(range(end if tail is None else tail, end))
-    if front:
-        places |= regions.front()
-    if sums:
-        places |= regions.sums()
-    if frames:
-        places |= regions.but_attention()
+    subgraph = content.subgraphs[0]
     references = {id(node): other for _, node, other in observe.pairs(content, reference)}
-    widening = _Widening(content, reference, regions, places)
+    widening = _Widening(content, reference, places)
     for place, node in enumerate(subgraph.operators):
         if place in places:
             widening.widen(place, references[id(node)])
@@ -131,8 +94,8 @@ def widen(
 class _Widening:
     """The nodes of a graph of which some have 16 bits, and of conversions."""
 
-    def __init__(self, content: Any, reference: Any, regions: Regions, places: set[int]) -> None:
-        self._content, self._reference, self._regions, self._places = content, reference, regions, places
+    def __init__(self, content: Any, reference: Any, places: Set[int]) -> None:
+        self._content, self._reference, self._regions, self._places = content, reference, Regions(content), places
         self.nodes: list[Any] = []
         # By int8 tensor the int16 one in its place, made by a node or by conversion; and one that is off by its zero.
         self.exact: dict[int, int] = {}
@@ -160,7 +123,7 @@ class _Widening:
         self.exact[output] = flatbuffer.add_int16(self._content, output, scale)
         node.inputs, node.outputs = np.array(inputs, np.int32), np.array([self.exact[output]], np.int32)
         self.nodes.append(node)
-        if not self._places.issuperset(behind):
+        if not set(behind) <= self._places:
             self.nodes.append(flatbuffer.node(self._content, 'QUANTIZE', [self.exact[output]], output))
 
     def _layer(self, name: str, inputs: list[int], others: list[int]) -> list[int]:
@@ -183,8 +146,7 @@ class _Widening:
 
     def _input(self, tensor: int, other: int) -> int:
         """What stands for an int8 tensor with 16 bits; `other` is the float32 one."""
-        port = flatbuffer.port(self._tensor(tensor))
-        if tensor in self.exact or port.dtype != 'int8':
+        if tensor in self.exact or flatbuffer.dtype(self._content, tensor) != 'int8':
             return self.exact.get(tensor, tensor)
         if flatbuffer.is_constant(self._content, tensor):
             self.exact[tensor] = self._constant(tensor, flatbuffer.constant(self._reference, other))
@@ -211,8 +173,7 @@ class _Widening:
 
     def _constant(self, tensor: int, values: np.ndarray) -> int:
         """A constant with 16 bits around 0; of many numbers, in 8 bits and cast."""
-        few = values.size <= _FEW
-        if few:
+        if few := values.size <= _FEW:
             constant = flatbuffer.add_int16(self._content, tensor, self._reach(tensor) / 32767)
         else:
             constant = flatbuffer.add_like(self._content, tensor)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from ai_edge_litert.schema_py_generated import QuantizationParametersT
 
 from jax_reparam import threads
 from jax_reparam.graph import flatbuffer
@@ -48,7 +49,7 @@ def measured(float32: bytes, windows: np.ndarray) -> Ranges:
     """Runs a float32 .tflite file over windows `[W, frames, n_mels]`."""
     content = flatbuffer.tree(float32)
     subgraph = content.subgraphs[0]
-    named = zip(flatbuffer.operator_names(content), subgraph.operators, strict=True)
+    named = flatbuffer.named_nodes(content)
     tensors = (int(subgraph.inputs[0]), *(int(node.outputs[0]) for name, node in named if name not in SAME_VALUES))
 
     def spans(part: np.ndarray) -> np.ndarray:
@@ -63,13 +64,11 @@ def measured(float32: bytes, windows: np.ndarray) -> Ranges:
 
 def noted(float32: bytes, ranges: Ranges) -> bytes:
     """The file with the range of each tensor in it, as TensorFlow's calibration notes them."""
-    from ai_edge_litert.schema_py_generated import QuantizationParametersT
-
     content = flatbuffer.tree(float32)
     tensors = content.subgraphs[0].tensors
     least, greatest = ranges.least.min(axis=0), ranges.greatest.max(axis=0)
     spans = dict(zip(ranges.tensors, zip(least, greatest, strict=True), strict=True))
-    for name, node in zip(flatbuffer.operator_names(content), content.subgraphs[0].operators, strict=True):
+    for name, node in flatbuffer.named_nodes(content):
         known, output = [int(tensor) for tensor in node.inputs if int(tensor) in spans], int(node.outputs[0])
         if name in SAME_VALUES and known:
             spans[output] = spans[known[0]]

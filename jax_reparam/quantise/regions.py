@@ -31,7 +31,10 @@ class Regions:
         self._maker = {int(node.outputs[0]): place for place, node in enumerate(self.nodes)}
 
     def front(self) -> set[int]:
-        """From the last linear layer before the first normalisation to its end; means are no such layers."""
+        """From the last linear layer, or the input, to the end of the first normalisation written with RSQRT.
+
+        Means are no such layers.
+        """
         roots = set(sorted(self._named('RSQRT'))[:1])
         layers = self._named('FULLY_CONNECTED') - self._means()
         everything = set(range(len(self.nodes)))
@@ -86,8 +89,7 @@ class Regions:
         places = set()
         for start, end in itertools.pairwise([0, *self._waists()]):
             stretch = set(range(start, end))
-            softmaxes = stretch & self._named('SOFTMAX')
-            if softmaxes:
+            if softmaxes := stretch & self._named('SOFTMAX'):
                 mixed = _reached(softmaxes, self.behind, passed=stretch, taken=stretch)
                 beside = set(self._before(end - 1)) - mixed
                 stretch &= {end - 1} | beside | self._means()
@@ -127,9 +129,8 @@ class Regions:
         return None if group.intersection(map(int, self._content.subgraphs[0].outputs)) else group
 
     def _pays(self, place: int, worth: float) -> bool:
-        name, node = self.names[place], self.nodes[place]
-        port = flatbuffer.port(self._content.subgraphs[0].tensors[node.inputs[0]])
-        if port.dtype != 'int8' or port.scale is None:
+        name = self.names[place]
+        if flatbuffer.dtype(self._content, self.nodes[place].inputs[0]) != 'int8':
             return False
         wide = sum(cost.INT16[kind].instructions for kind in (name, 'QUANTIZE')) + cost.INT8['CAST'].instructions
         saved = math.prod(self._made(place)) * (cost.INT8[name].instructions - wide)

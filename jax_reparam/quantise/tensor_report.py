@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ import numpy as np
 from jax_reparam import evaluation, reparam
 from jax_reparam.graph import flatbuffer
 from jax_reparam.manifest import Kernel, Layer, Site
+from jax_reparam.reparam import Params
 from jax_reparam.runtime import observe
 from jax_reparam.table import aligned
 
@@ -28,22 +29,14 @@ WORST = 10
 MOVES = ('RESHAPE', 'TRANSPOSE', 'SLICE', 'STRIDED_SLICE', 'SPLIT', 'CONCATENATION', 'PAD', 'PADV2', 'EXPAND_DIMS')
 
 
-def report(
-    quantised: bytes,
-    float32: bytes,
-    windows: np.ndarray,
-    *,
-    params: Any = None,
-    progress: Callable[[], None] = lambda: None,
-) -> list[Layer]:
+def report(quantised: bytes, float32: bytes, windows: np.ndarray, *, params: Params | None = None) -> list[Layer]:
     """Compares every tensor that a node makes.
 
     Args:
       quantised: the .tflite file, int8 or int16, as the converter leaves it: what is exported has other nodes.
-      float32: the same graph in float32, as the converter leaves it.
+      float32: the same graph in float32.
       windows: standardised features, `[W, frames, n_mels]`.
-      params: the parameters in it, as a tree, to name modules by; None names none.
-      progress: called after each window.
+      params: the parameters in it, to name modules by; None names none.
 
     Returns:
       Rows, the worst SNR first, those without one last.
@@ -52,33 +45,36 @@ def report(
       ValueError: the two are not the same graph.
     """
     pairs = _pairs(flatbuffer.tree(quantised), flatbuffer.tree(float32), params)
-    sums = [_Sums(pair.port) for pair in pairs]
     observed = observe.observe(quantised, [pair.tensor for pair in pairs], windows)
     expected = observe.observe(float32, [pair.reference for pair in pairs], windows)
-    for values, references in zip(observed, expected, strict=True):
-        for total, pair in zip(sums, pairs, strict=True):
-            total.add(values[pair.tensor], references[pair.reference].astype(np.float64))
-        progress()
-    rows = [
-        Layer(
-            node=pair.node,
-            op=pair.op,
-            module=pair.module,
-            shape=pair.port.shape,
-            snr_db=evaluation.snr_db(total.signal, total.noise),
-            scale=total.scale,
-            low=total.low,
-            high=total.high,
-            seen_low=total.seen_low,
-            seen_high=total.seen_high,
-            clipped=total.clipped / max(1, total.count),
-        )
-        for pair, total in zip(pairs, sums, strict=True)
+    compared = [
+        [_compared(pair.port, values[pair.tensor], references[pair.reference]) for pair in pairs]
+        for values, references in zip(observed, expected, strict=True)
     ]
+    rows = []
+    for pair, of_windows in zip(pairs, zip(*compared, strict=True), strict=True):
+        signal, noise, seen_low, seen_high, clipped = zip(*of_windows, strict=True)
+        assert pair.port.scale is not None
+        low, high = _limits(pair.port)
+        rows.append(
+            Layer(
+                node=pair.node,
+                op=pair.op,
+                module=pair.module,
+                shape=pair.port.shape,
+                snr_db=evaluation.snr_db(sum(signal), sum(noise)),
+                scale=pair.port.scale,
+                low=low,
+                high=high,
+                seen_low=min(seen_low),
+                seen_high=max(seen_high),
+                clipped=sum(clipped) / (len(windows) * math.prod(pair.port.shape)),
+            )
+        )
     return sorted(rows, key=lambda row: (math.inf if row.snr_db is None else row.snr_db, row.node))
 
 
-def sites(params: Any) -> list[Site]:
+def sites(params: Params) -> list[Site]:
     """What folding does to the kernels of a training pytree, site by site, in the tree's order."""
     folded = reparam.dehrf(params)
     result = []
@@ -98,12 +94,7 @@ def computed(rows: Iterable[Layer]) -> list[Layer]:
 
 
 def text(kernels: Sequence[Site], forms: Mapping[str, Sequence[Layer]]) -> str:
-    """LAYERS.md.
-
-    Args:
-      kernels: what `sites` gave.
-      forms: what `report` gave, by form.
-    """
+    """LAYERS.md, of what `sites` gave and, by form, what `report` gave."""
     parts = [
         """# Where a loss comes from
 
@@ -113,29 +104,31 @@ error of all layers before is in it. A low SNR alone is no loss: a tensor that i
 """
     ]
     if kernels:
-        parts += ['## Weights before and after deHRF\n', _KERNELS, *_indented(_kernel_table(kernels))]
+        parts += [
+            """## Weights before and after deHRF
+
+Largest absolute value and SNR when rounded to int8 with one scale, of the two factors and of the kernel
+that they fold into.
+""",
+            *_indented(_kernel_table(kernels)),
+        ]
     for name, rows in forms.items():
         parts += [f'## {name}\n', *_indented(table(computed(rows)))]
     return '\n'.join(parts)
-
-
-_KERNELS = """Largest absolute value and SNR when rounded to int8 with one scale, of the two factors and of the kernel
-that they fold into.
-"""
 
 
 def _indented(lines: Iterable[str]) -> list[str]:
     return [*(f'    {line}' for line in lines), '']
 
 
-def _kernel_table(kernels: Sequence[Site]) -> list[str]:
-    names = ('kernel_u', 'kernel_v', 'folded')
-    cells = [['site', *(f'{statistic}, {name}' for statistic in ('largest', 'SNR dB') for name in names)]]
-    for site in kernels:
-        kernels_of = (site.kernel_u, site.kernel_v, site.kernel)
-        numbers = [f'{kernel.largest:.3g}' for kernel in kernels_of]
-        decibels = ['inf' if kernel.int8_snr_db is None else f'{kernel.int8_snr_db:.1f}' for kernel in kernels_of]
-        cells.append([site.path, *numbers, *decibels])
+def _kernel_table(sites: Sequence[Site]) -> list[str]:
+    cells = [
+        ['site', *(f'{head}, {name}' for head in ('largest', 'SNR dB') for name in ('kernel_u', 'kernel_v', 'folded'))]
+    ]
+    for site in sites:
+        kernels = (site.kernel_u, site.kernel_v, site.kernel)
+        decibels = ('inf' if kernel.int8_snr_db is None else f'{kernel.int8_snr_db:.1f}' for kernel in kernels)
+        cells.append([site.path, *(f'{kernel.largest:.3g}' for kernel in kernels), *decibels])
     return aligned(cells, left=range(len(cells[0])))
 
 
@@ -171,28 +164,21 @@ class _Pair:
     reference: int
 
 
-class _Sums:
-    """What is added up of one tensor, window after window."""
-
-    def __init__(self, port: flatbuffer.Port) -> None:
-        assert port.scale is not None
-        limits = np.iinfo(port.dtype)
-        self.low, self.high = (float(port.decode(np.array(limit))) for limit in (limits.min, limits.max))
-        self.scale, self._half = port.scale, port.scale / 2
-        self.signal = self.noise = 0.0
-        self.seen_low, self.seen_high = math.inf, -math.inf
-        self.clipped = self.count = 0
-
-    def add(self, value: np.ndarray, truth: np.ndarray) -> None:
-        self.signal += float((truth**2).sum())
-        self.noise += float(((value - truth) ** 2).sum())
-        self.seen_low = min(self.seen_low, float(truth.min()))
-        self.seen_high = max(self.seen_high, float(truth.max()))
-        self.clipped += int(((truth < self.low - self._half) | (truth > self.high + self._half)).sum())
-        self.count += truth.size
+def _limits(port: flatbuffer.Port) -> tuple[float, float]:
+    limits = np.iinfo(port.dtype)
+    return float(port.decode(np.array(limits.min))), float(port.decode(np.array(limits.max)))
 
 
-def _pairs(content: Any, reference: Any, params: Any) -> list[_Pair]:
+def _compared(port: flatbuffer.Port, value: np.ndarray, truth: np.ndarray) -> tuple[float, float, float, float, int]:
+    """Sums of squares of a tensor and of its error, its least and greatest value, and how many are clipped."""
+    assert port.scale is not None
+    low, high = _limits(port)
+    clipped = (truth < low - port.scale / 2) | (truth > high + port.scale / 2)
+    noise = float(((value - truth) ** 2).sum())
+    return float((truth**2).sum()), noise, float(truth.min()), float(truth.max()), int(clipped.sum())
+
+
+def _pairs(content: Any, reference: Any, params: Params | None) -> list[_Pair]:
     modules = _modules(reference, params)
     places = {id(node): place for place, node in enumerate(content.subgraphs[0].operators)}
     pairs = []
@@ -204,7 +190,7 @@ def _pairs(content: Any, reference: Any, params: Any) -> list[_Pair]:
     return pairs
 
 
-def _modules(reference: Any, params: Any) -> dict[int, str]:
+def _modules(reference: Any, params: Params | None) -> dict[int, str]:
     """The path in `params` of the layer that makes each tensor of a float32 graph, or of the last one before it.
 
     A layer is known by its constant: the converter turns kernels round, but writes no other numbers.
@@ -216,9 +202,7 @@ def _modules(reference: Any, params: Any) -> dict[int, str]:
             name = jax.tree_util.keystr(path[:-1], simple=True, separator='/')
             paths |= {column.tobytes(): name for column in np.moveaxis(columns, -1, 0)}
     modules: dict[int, tuple[int, str]] = {}
-    for place, (op, node) in enumerate(
-        zip(flatbuffer.operator_names(reference), reference.subgraphs[0].operators, strict=True)
-    ):
+    for place, (op, node) in enumerate(flatbuffer.named_nodes(reference)):
         behind = max((modules[int(index)] for index in node.inputs if int(index) in modules), default=(-1, ''))
         if op in observe.LINEAR and flatbuffer.is_constant(reference, int(node.inputs[1])):
             kernel = flatbuffer.constant(reference, int(node.inputs[1]))

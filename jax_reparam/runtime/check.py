@@ -23,13 +23,12 @@ def verify(
       name: the form.
       model: its .tflite file.
       made: how it was made.
-      reference: logits of the trained model, `[W, C]`.
+      reference: logits of the trained model on the windows, `[W, C]`.
       windows: what the model runs on.
       show_progress: report on standard error.
 
     Returns:
-      The form's entry in the manifest, and why it fails, a line each. TFLM missing is no failure: `tflm` is None then,
-      and `tflm_reason` says why.
+      The form's entry in the manifest, and why it fails, a line each; TFLM missing is no failure.
     """
     reference_uar = gates.uar(reference, windows)
     graph, missing, failures = flatbuffer.graph(model), tflm.missing(), []

@@ -30,7 +30,7 @@ def uar(logits: np.ndarray, windows: Windows) -> float:
     """UAR over the decisions on `windows`: on clips, or on speakers; 0 to 1."""
     probabilities = windows.decide(logits)
     names = [str(index) for index in range(logits.shape[-1])]
-    return evaluation.metrics(windows.truth, probabilities, names)['uar']
+    return float(evaluation.metrics(windows.truth, probabilities, names)['uar'])
 
 
 def score(reference: np.ndarray, logits: np.ndarray, windows: Windows) -> Score:

@@ -19,25 +19,16 @@ WORKERS = threads.cores(4)
 def pairs(quantised: Any, float32: Any) -> list[tuple[str, Any, Any]]:
     """Each node but conversions with that of the float32 graph, and their operator's name, in the order of the graph.
 
-    Args:
-      quantised: what `flatbuffer.tree` gave.
-      float32: the same graph in float32, in the same order.
+    Both are from `flatbuffer.tree`.
 
     Raises:
       ValueError: the two are not the same graph.
     """
-    named = [
-        [
-            (name, node)
-            for name, node in zip(flatbuffer.operator_names(tree), tree.subgraphs[0].operators, strict=True)
-            if name not in flatbuffer.CONVERSIONS
-        ]
-        for tree in (quantised, float32)
-    ]
-    kinds = [
-        [(name, flatbuffer.shape(tree, int(node.outputs[0]))) for name, node in nodes]
-        for tree, nodes in zip((quantised, float32), named, strict=True)
-    ]
+    named, kinds = [], []
+    for tree in (quantised, float32):
+        nodes = [pair for pair in flatbuffer.named_nodes(tree) if pair[0] not in flatbuffer.CONVERSIONS]
+        named.append(nodes)
+        kinds.append([(name, flatbuffer.shape(tree, int(node.outputs[0]))) for name, node in nodes])
     if kinds[0] != kinds[1]:
         raise ValueError(f'expected the operators of the float32 graph, got others: {len(kinds[0])}, {len(kinds[1])}')
     return [(name, node, reference) for (name, node), (_, reference) in zip(*named, strict=True)]
@@ -53,15 +44,12 @@ def layers(quantised: Any, float32: Any) -> list[tuple[str, Any, Any]]:
 
 
 def observe(model: bytes, tensors: Sequence[int], windows: np.ndarray) -> Iterator[dict[int, np.ndarray]]:
-    """Runs a model over windows `[W, frames, n_mels]`; yields, for each, what some tensors hold, by index.
-
-    Values are real ones, as `flatbuffer.Port.real` gives them.
-    """
+    """Runs a model over windows `[W, frames, n_mels]`; yields, for each, real values of some tensors, by index."""
     subgraph = flatbuffer.tree(model).subgraphs[0]
     source = int(subgraph.inputs[0])
     ports = {tensor: flatbuffer.port(subgraph.tensors[tensor]) for tensor in {source, *tensors}}
     for steps in run(model, ({source: ports[source].encode(window[None])} for window in windows), tensors):
-        yield {tensor: ports[tensor].real(values) for tensor, values in steps.items()}
+        yield {tensor: ports[tensor].decode(values, np.float64) for tensor, values in steps.items()}
 
 
 def run(

@@ -34,6 +34,8 @@ CHILD = 'jax_reparam.runtime.tflm_child'
 # What the model needs of it is what counts. TFLM's default grows with the file, and is too small for a small model with
 # long windows.
 ARENA_BYTES = 64 * 2**20
+# Seconds without an answer after which a child is given up.
+TIMEOUT = 60.0
 # For fewer it does not pay to start another.
 WINDOWS_A_CHILD = 32
 
@@ -72,14 +74,10 @@ def need(name: str) -> None:
 
 
 class Session:
-    """A model in a child process that stays until the session ends; `started` makes it.
+    """A model in a child process that stays until the session ends (`started`); for `arena_bytes` see `Outcome`."""
 
-    Attributes:
-      arena_bytes: tensor arena in use, measured on this 64-bit host; a 32-bit device needs less.
-    """
-
-    def __init__(self, child: subprocess.Popen[bytes], messages: IO[bytes], graph: flatbuffer.Graph, timeout: float):
-        self._child, self._messages, self._graph, self._timeout = child, messages, graph, timeout
+    def __init__(self, child: subprocess.Popen[bytes], messages: IO[bytes], graph: flatbuffer.Graph):
+        self._child, self._messages, self._graph = child, messages, graph
         self._output_bytes = math.prod(graph.output.shape) * np.dtype(graph.output.dtype).itemsize
         self._receive(len(READY))
         said = self._said()
@@ -89,14 +87,10 @@ class Session:
         self.arena_bytes = int(arena.group(1))
 
     def run(self, window: np.ndarray) -> np.ndarray:
-        """Runs the model once.
+        """Runs the model once, from its input without the batch to its output without the batch, both float32.
 
-        Args:
-          window: its input without the batch: standardised log-mel features `[frames, n_mels]`, or for the frontend the
-            samples of a frame, `[frame]`.
-
-        Returns:
-          Its output without the batch, `[C]` float32.
+        That is from standardised log-mel features `[frames, n_mels]` to logits `[C]`; of the frontend from the samples
+        of a frame, `[frame]`.
 
         Raises:
           ValueError: an input of another shape.
@@ -107,13 +101,13 @@ class Session:
             raise ValueError(f'window: expected {list(expected)}, got {list(window.shape)}')
         self._send(self._graph.input.encode(window).tobytes())
         output = np.frombuffer(self._receive(self._output_bytes), self._graph.output.dtype)
-        return self._graph.output.decode(output.reshape(self._graph.output.shape))[0]
+        return self._graph.output.decode(output).reshape(self._graph.output.shape[1:])
 
     def _send(self, data: bytes) -> None:
         assert self._child.stdin is not None
         while data:
-            if not select.select([], [self._child.stdin], [], self._timeout)[1]:
-                raise TFLMError(f'TFLM took no input in {self._timeout:g} s')
+            if not select.select([], [self._child.stdin], [], TIMEOUT)[1]:
+                raise TFLMError(f'TFLM took no input in {TIMEOUT:g} s')
             try:
                 # A pipe that is ready takes this many bytes at once, and would make us wait for more of them.
                 sent = os.write(self._child.stdin.fileno(), data[: select.PIPE_BUF])
@@ -125,8 +119,8 @@ class Session:
         assert self._child.stdout is not None
         data = b''
         while len(data) < count:
-            if not select.select([self._child.stdout], [], [], self._timeout)[0]:
-                raise TFLMError(f'TFLM gave no output in {self._timeout:g} s')
+            if not select.select([self._child.stdout], [], [], TIMEOUT)[0]:
+                raise TFLMError(f'TFLM gave no output in {TIMEOUT:g} s')
             part = os.read(self._child.stdout.fileno(), count - len(data))
             if not part:
                 raise self._ended()
@@ -145,13 +139,10 @@ class Session:
 
 
 @contextlib.contextmanager
-def started(model: bytes, *, arena_bytes: int = ARENA_BYTES, timeout: float = 60.0) -> Iterator[Session]:
+def started(model: bytes, *, arena_bytes: int = ARENA_BYTES) -> Iterator[Session]:
     """Starts a child process with a model in it, and ends it with the block.
 
-    Args:
-      model: the .tflite file.
-      arena_bytes: tensor arena that it may take.
-      timeout: seconds without an answer after which the child is given up.
+    The model may take `arena_bytes` of tensor arena.
 
     Raises:
       TFLMError: TFLM refused the model, ended its process, or did not come back.
@@ -159,38 +150,29 @@ def started(model: bytes, *, arena_bytes: int = ARENA_BYTES, timeout: float = 60
     graph = flatbuffer.graph(model)
     package = str(pathlib.Path(__file__).resolve().parents[2])
     path = os.pathsep.join([package, *filter(None, [os.environ.get('PYTHONPATH')])])
-    with tempfile.TemporaryDirectory(prefix='tflm-') as name:
-        folder = pathlib.Path(name)
-        (folder / 'model.tflite').write_bytes(model)
-        # Messages go to a file: a pipe that nobody reads would fill up and stop the child.
-        with (
-            (folder / 'messages').open('w+b') as messages,
-            subprocess.Popen(
-                [sys.executable, '-m', CHILD, str(folder / 'model.tflite'), str(arena_bytes)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=messages,
-                bufsize=0,
-                env={**os.environ, 'PYTHONPATH': path},
-                start_new_session=True,  # Ctrl-C is for us, who end the child
-            ) as child,
-        ):
+    # Messages go to a file: a pipe that nobody reads would fill up and stop the child.
+    with tempfile.NamedTemporaryFile(suffix='.tflite') as file, tempfile.TemporaryFile() as messages:
+        file.write(model)
+        file.flush()
+        with subprocess.Popen(
+            [sys.executable, '-m', CHILD, file.name, str(arena_bytes)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=messages,
+            bufsize=0,
+            env={**os.environ, 'PYTHONPATH': path},
+            start_new_session=True,  # Ctrl-C is for us, who end the child
+        ) as child:
             try:
-                yield Session(child, messages, graph, timeout)
+                yield Session(child, messages, graph)
             finally:
                 child.kill()
 
 
-def run(
-    model: bytes, windows: np.ndarray, *, progress: Callable[[], None] = lambda: None, timeout: float = 60.0
-) -> Outcome:
-    """Runs a model over windows, many of them in several child processes.
+def run(model: bytes, windows: np.ndarray, *, progress: Callable[[], None] = lambda: None) -> Outcome:
+    """Runs a model over windows, many of them in several child processes; `progress` is called after each window.
 
-    Args:
-      model: the .tflite file.
-      windows: standardised log-mel features, `[W, frames, n_mels]` float32; W >= 1.
-      progress: called after each window.
-      timeout: seconds without a finished window after which the child is ended.
+    Windows are standardised log-mel features, `[W, frames, n_mels]` float32; W >= 1.
 
     Raises:
       TFLMError: TFLM refused the model, ended its process, or did not come back.
@@ -198,7 +180,7 @@ def run(
     logits = []
     with contextlib.ExitStack() as stack:
         children = threads.cores(min(4, math.ceil(len(windows) / WINDOWS_A_CHILD)))
-        sessions = [stack.enter_context(started(model, timeout=timeout)) for _ in range(children)]
+        sessions = [stack.enter_context(started(model)) for _ in range(children)]
         for row in threads.in_order_by(sessions, Session.run, windows):
             logits.append(row)
             progress()
@@ -210,11 +192,9 @@ def fits(model: bytes, arena_bytes: int) -> bool:
 
     It may need more than `Session.arena_bytes`: while it plans, the plan lies there too.
     """
-    try:
-        with started(model, arena_bytes=arena_bytes):
-            return True
-    except TFLMError:
-        return False
+    with contextlib.suppress(TFLMError), started(model, arena_bytes=arena_bytes):
+        return True
+    return False
 
 
 def _summary(messages: str) -> str:

@@ -19,7 +19,7 @@ from jax_reparam.runtime import tflm
 def graph(nodes, sizes, keep):
     made = {tensor for _, makes in nodes for tensor in makes}
     nodes = [Node(tuple(tensor for tensor in reads if tensor in sizes), tuple(makes)) for reads, makes in nodes]
-    return Memory(nodes, sizes, inputs=frozenset(sizes.keys() - made), outputs=frozenset(keep))
+    return Memory(tuple(nodes), sizes, inputs=frozenset(sizes.keys() - made), outputs=frozenset(keep))
 
 
 def peak(nodes, sizes, keep, order):
@@ -73,11 +73,11 @@ def random_graph(rng, length):
             rows = sizes[one] // 16
             start = int(rng.integers(0, rows))
             sizes[made] = 16 * int(rng.integers(1, rows - start + 1))
-            nodes.append(Node((one,), (made,), views=((one, 16 * start),)))
+            nodes.append(Node((one,), (made,), shows=((one, -16 * start),)))
         elif kind == 'join':
             starts = itertools.accumulate((sizes[t] for t in reads), initial=0)
             sizes[made] = sum(sizes[t] for t in reads)
-            nodes.append(Node(tuple(reads), (made,), parts=tuple(zip(reads, starts, strict=False))))
+            nodes.append(Node(tuple(reads), (made,), shows=tuple(zip(reads, starts, strict=False))))
         elif kind == 'in_place':
             sizes[made] = sizes[one]
             alike = tuple(t for t in reads if sizes[t] == sizes[one])
@@ -89,7 +89,7 @@ def random_graph(rng, length):
             sizes[made] = 16 * int(rng.integers(1, 12))
             nodes.append(Node(tuple(reads), (made,)))
     read = {t for node in nodes for t in node.reads}
-    return Memory(nodes, sizes, frozenset({0}), frozenset(sizes.keys() - read - {0}) | {length})
+    return Memory(tuple(nodes), sizes, frozenset({0}), frozenset(sizes.keys() - read - {0}) | {length})
 
 
 def requantise(arena, source, length, target, size):
@@ -121,11 +121,11 @@ def run(graph, places, top):
         (made,) = node.makes
         size = graph.sizes[made]
         values = [seen(tensor) for tensor in node.reads]
-        if node.views:
-            write(made, values[0][node.views[0][1] :][:size])
-        elif node.parts:
+        if node.shows and size <= len(values[0]):
+            write(made, values[0][-node.shows[0][1] :][:size])
+        elif node.shows:
             truth[made] = np.concatenate(values)
-            for (tensor, offset), part in zip(node.parts, values, strict=True):
+            for (tensor, offset), part in zip(node.shows, values, strict=True):
                 np.testing.assert_array_equal(seen(tensor), part)  # not overwritten by the parts before it
                 arena[places[made] + offset :][: len(part)] = part
         elif node.in_place and size != len(values[0]):
@@ -159,13 +159,13 @@ def test_nothing_is_overwritten_before_its_last_reader(seed):
 
 def test_views_joins_and_what_works_in_place_need_no_memory():
     nodes = [
-        Node((0,), (1,), views=((0, 0),)),
-        Node((0,), (2,), views=((0, 64),)),
+        Node((0,), (1,), shows=((0, 0),)),
+        Node((0,), (2,), shows=((0, -64),)),
         Node((1,), (3,), in_place=((1, 0),)),
         Node((2,), (4,), in_place=((2, 0),)),
-        Node((3, 4), (5,), parts=((3, 0), (4, 64))),
+        Node((3, 4), (5,), shows=((3, 0), (4, 64))),
     ]
-    graph = Memory(nodes, {0: 128, 1: 64, 2: 64, 3: 64, 4: 64, 5: 128}, frozenset({0}), frozenset({5}))
+    graph = Memory(tuple(nodes), {0: 128, 1: 64, 2: 64, 3: 64, 4: 64, 5: 128}, frozenset({0}), frozenset({5}))
     places, top = Plan(graph).places()
     assert top == 128
     run(graph, places, top)
@@ -174,7 +174,7 @@ def test_views_joins_and_what_works_in_place_need_no_memory():
 def test_conversions_work_in_place():
     """There and back: 16 bits lie where the 8 were, and reach below where these begin."""
     nodes = [Node((0,), (1,), in_place=((0, 64),)), Node((1,), (2,), in_place=((1, 0),))]
-    graph = Memory(nodes, {0: 64, 1: 128, 2: 64}, frozenset({0}), frozenset({2}))
+    graph = Memory(tuple(nodes), {0: 64, 1: 128, 2: 64}, frozenset({0}), frozenset({2}))
     places, top = Plan(graph).places()
     assert (places, top) == ({0: 64, 1: 0, 2: 0}, 128)
     run(graph, places, top)
@@ -182,7 +182,7 @@ def test_conversions_work_in_place():
 
 def test_what_is_read_later_is_not_worked_on_in_place():
     nodes = [Node((0,), (1,), in_place=((0, 0),)), Node((0, 1), (2,), in_place=((0, 0), (1, 0)))]
-    graph = Memory(nodes, {0: 64, 1: 64, 2: 64}, frozenset({0}), frozenset({2}))
+    graph = Memory(tuple(nodes), {0: 64, 1: 64, 2: 64}, frozenset({0}), frozenset({2}))
     places, top = Plan(graph).places()
     assert places[0] != places[1]
     assert top == 128
@@ -191,13 +191,13 @@ def test_what_is_read_later_is_not_worked_on_in_place():
 def test_free_rows_of_a_tensor_are_used():
     """Two halves of an input, one after the other: the first one's place is free while the second is read."""
     nodes = [
-        Node((0,), (1,), views=((0, 0),)),
-        Node((0,), (2,), views=((0, 512),)),
+        Node((0,), (1,), shows=((0, 0),)),
+        Node((0,), (2,), shows=((0, -512),)),
         Node((1,), (3,)),
         Node((2, 3), (4,)),
         Node((4,), (5,)),
     ]
-    graph = Memory(nodes, {0: 1024, 1: 512, 2: 512, 3: 16, 4: 512, 5: 16}, frozenset({0}), frozenset({5}))
+    graph = Memory(tuple(nodes), {0: 1024, 1: 512, 2: 512, 3: 16, 4: 512, 5: 16}, frozenset({0}), frozenset({5}))
     places, top = Plan(graph).places()
     assert top < 1024 + 512
     run(graph, places, top)
@@ -208,10 +208,10 @@ def test_which_slices_are_one_piece(rng):
         content = flatbuffer.tree(convert.to_float32(function, shape))
         names = flatbuffer.operator_names(content)
         nodes = arena.read(content).nodes
-        return [n.views for n, name in zip(nodes, names, strict=True) if name in ('SLICE', 'STRIDED_SLICE')]
+        return [n.shows for n, name in zip(nodes, names, strict=True) if name in ('SLICE', 'STRIDED_SLICE')]
 
     rows = lambda x: jnp.concatenate([jnp.exp(x[:, 2:5]), jnp.exp(x[:, 4:7])], axis=2).sum(axis=1)
-    assert sorted(views[0][1] for views in pieces(rows, (1, 8, 4))) == [2 * 16, 4 * 16]
+    assert sorted(shown[0][1] for shown in pieces(rows, (1, 8, 4))) == [-4 * 16, -2 * 16]
     columns = lambda x: jnp.concatenate([jnp.exp(x[:, :, 1:3]), jnp.exp(x[:, :, :2])], axis=1).sum(axis=1)
     assert pieces(columns, (1, 8, 4)) == [(), ()]
 

@@ -7,10 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from helpers import quantise
+from helpers import quantise, widen
 from jax_reparam.deploy import convert, ops
 from jax_reparam.graph import flatbuffer, passes
-from jax_reparam.quantise import mixed_precision
 from jax_reparam.runtime import litert, tflm
 
 
@@ -92,7 +91,7 @@ def test_what_several_products_read_is_turned_once(rng, bits):
     windows = rng.standard_normal((3, 12, 16)).astype(np.float32)
     model = quantise(function, windows)
     if bits == 16:
-        model = mixed_precision.widen(model, convert.to_float32(function, (1, 12, 16)), front=False)
+        model = widen(model, convert.to_float32(function, (1, 12, 16)), front=False)
     optimised = passes.optimise(model)
     turned = {form: [product.builtinOptions.adjY for product in products(form)] for form in (model, optimised)}
     assert turned == {model: [False] * 4, optimised: [True] * 4}

@@ -7,10 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from helpers import quantise
+from helpers import quantise, widen
 from jax_reparam.deploy import convert, ops
 from jax_reparam.graph import arena, flatbuffer, tile
-from jax_reparam.quantise import mixed_precision
 from jax_reparam.runtime import litert
 
 
@@ -75,7 +74,7 @@ def test_as_many_parts_as_pay(rng, monkeypatch):
 def test_a_softmax_of_16_bits_is_split_where_that_saves_more_than_its_tables(rng, monkeypatch):
     windows = rng.standard_normal((4, 100, 16)).astype(np.float32)
     function = attention(rng)
-    made = mixed_precision.widen(quantise(function, windows), convert.to_float32(function, (1, 100, 16)), front=False)
+    made = widen(quantise(function, windows), convert.to_float32(function, (1, 100, 16)), front=False)
     content = flatbuffer.tree(made)
     tiled = tile.tile(content)
     assert arena.tables(tiled) == 2 * arena.tables(content) > 4000

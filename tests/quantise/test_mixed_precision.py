@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import helpers
 from helpers import needs_tflm, quantise
 from jax_reparam.deploy import convert, ops
 from jax_reparam.graph import arena, cost, flatbuffer
@@ -33,7 +34,7 @@ def projection(seed):
 
 
 def widen(int8, function, **options):
-    return mixed_precision.widen(int8, convert.to_float32(function, (1, TIME, WIDTH)), **{'front': True, **options})
+    return helpers.widen(int8, convert.to_float32(function, (1, TIME, WIDTH)), **{'front': True, **options})
 
 
 def tails(int8):
@@ -183,7 +184,7 @@ def test_what_saves_too_little_for_its_memory_stays(windows, name):
 def test_tables_are_taken_where_the_time_is_worth_the_arena(windows):
     function = FUNCTIONS['attention']
     int8, float32 = quantise(function, windows), convert.to_float32(function, (1, TIME, WIDTH))
-    narrow, made = (mixed_precision.widen(int8, float32, front=False, worth=worth) for worth in (np.inf, 0))
+    narrow, made = (helpers.widen(int8, float32, front=False, worth=worth) for worth in (np.inf, 0))
     assert nodes(narrow) == nodes(int8)  # there is no head
     slow, fast = (cost.of_model(optimise(model)).instructions for model in (narrow, made))
     small, large = (arena.arena(flatbuffer.tree(optimise(model))) for model in (narrow, made))
@@ -256,7 +257,7 @@ def test_the_residual_stream_is_16_bits_wide_where_it_is_asked_for(windows, name
 @pytest.mark.parametrize('front', [True, False])
 def test_sums_are_taken_for_a_little_arena_behind_a_wide_front(windows, monkeypatch, front):
     int8, float32 = quantise(ends, windows), convert.to_float32(ends, (1, TIME, WIDTH))
-    plain, sums = (mixed_precision.widen(int8, float32, front=front, sums=sums) for sums in (False, True))
+    plain, sums = (helpers.widen(int8, float32, front=front, sums=sums) for sums in (False, True))
     monkeypatch.setattr(cost, 'of_model', lambda model: types.SimpleNamespace(instructions=1))
     ratio = arena.arena(flatbuffer.tree(optimise(sums))) / arena.arena(flatbuffer.tree(optimise(plain)))
     assert ratio > 1
@@ -318,7 +319,7 @@ def test_the_longest_tail_that_takes_little_is_taken(windows, monkeypatch, what)
     int8, float32 = quantise(thrice, windows), convert.to_float32(thrice, (1, TIME, WIDTH))
     starts = tails(int8)
     assert len(starts) == 3
-    forms = [mixed_precision.widen(int8, float32, front=False, worth=np.inf, tail=tail) for tail in (None, *starts)]
+    forms = [helpers.widen(int8, float32, front=False, worth=np.inf, tail=tail) for tail in (None, *starts)]
     # Of the two that may not grow, one stays as it is.
     if what == 'arena':
         monkeypatch.setattr(cost, 'of_model', lambda model: types.SimpleNamespace(instructions=1))
@@ -354,7 +355,7 @@ def test_frames_may_take_more_than_what_lies_behind(windows, monkeypatch):
     monkeypatch.setattr(cost, 'of_model', lambda model: types.SimpleNamespace(instructions=1))
     [tail] = tails(int8)
     options = ({'tail': tail, 'frames': True}, {'tail': tail}, {})
-    forms = [mixed_precision.widen(int8, float32, front=False, worth=np.inf, **some) for some in options]
+    forms = [helpers.widen(int8, float32, front=False, worth=np.inf, **some) for some in options]
     *arenas, least = (arena.arena(flatbuffer.tree(optimise(form))) for form in forms)
     frames, behind = (arena / least for arena in arenas)
     assert frames > behind > 1
@@ -368,7 +369,7 @@ def test_frames_stay_where_something_has_no_16_bit_kernel(windows, monkeypatch):
     function = functools.partial(framed, first='l2')
     int8, float32 = quantise(function, windows), convert.to_float32(function, (1, TIME, WIDTH))
     monkeypatch.setattr(mixed_precision, 'GROWS', np.inf)
-    expected = mixed_precision.widen(int8, float32, front=False, worth=np.inf, tail=tails(int8)[0])
+    expected = helpers.widen(int8, float32, front=False, worth=np.inf, tail=tails(int8)[0])
     assert mixed_precision.choose(int8, float32, front=False) == expected
 
 
@@ -378,11 +379,11 @@ def test_what_is_joined_has_one_scale(windows, other):
     int8, float32 = quantise(function, windows), convert.to_float32(function, (1, TIME, WIDTH))
     content = flatbuffer.tree(int8)
     name, place = 'CONCATENATION', flatbuffer.operator_names(content).index('CONCATENATION')
-    mixed_precision.widen(int8, float32, front=False, tail=0)
+    helpers.widen(int8, float32, front=False, tail=0)
     layer = content.subgraphs[0].tensors[content.subgraphs[0].operators[place].inputs[0]].quantization
     layer.scale = 2 * layer.scale
     with pytest.raises(ValueError, match=rf'{name} {place}: expected one scale, got \['):
-        mixed_precision.widen(flatbuffer.pack(content), float32, front=False, tail=0)
+        helpers.widen(flatbuffer.pack(content), float32, front=False, tail=0)
 
 
 def test_a_front_that_is_not_written_for_it_stays(windows):
@@ -410,7 +411,7 @@ def test_a_bias_takes_back_what_stood_for_zero_and_correction_keeps_that(windows
     # Where tokens are zero but for few, what stands for it takes values far out of the range.
     function = lambda x: ends(x, front=front, first=LAYER['key'] | {'bias': np.full(WIDTH, -1.5, np.float32)})
     int8, float32 = quantise(function, windows), convert.to_float32(function, (1, TIME, WIDTH))
-    made = mixed_precision.widen(int8, float32, front=True)
+    made = helpers.widen(int8, float32, front=True)
     for model in (made, bias_correction.corrected(made, float32, windows)):
         content = flatbuffer.tree(model)
         port = lambda tensor, content=content: flatbuffer.port(content.subgraphs[0].tensors[tensor])
@@ -530,4 +531,4 @@ def test_without_any_of_these_nothing_changes(windows):
 def test_another_graph_is_refused(forms, windows):
     other = convert.to_float32(lambda x: x + x.sum(axis=1, keepdims=True), (1, TIME, WIDTH))
     with pytest.raises(ValueError, match='expected the operators of the float32 graph'):
-        mixed_precision.widen(forms[2], other, front=True)
+        helpers.widen(forms[2], other, front=True)

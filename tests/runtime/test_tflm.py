@@ -80,19 +80,21 @@ def test_a_child_that_aborts_is_reported(exported, windows, child, before):
 
 
 @pytest.mark.parametrize('before', ['import os, time', READY], ids=['loading', 'running'])
-def test_a_child_that_hangs_is_ended(exported, windows, child, tmp_path, before):
+def test_a_child_that_hangs_is_ended(exported, windows, child, tmp_path, monkeypatch, before):
+    monkeypatch.setattr(tflm, 'TIMEOUT', 0.5)
     child(f'{before}\nopen({str(tmp_path / "id")!r}, "w").write(str(os.getpid()))\ntime.sleep(600)')
     with pytest.raises(tflm.TFLMError, match=r'^TFLM gave no output in 0\.5 s$'):
-        tflm.run((exported.path / 'model_int8.tflite').read_bytes(), windows, timeout=0.5)
+        tflm.run((exported.path / 'model_int8.tflite').read_bytes(), windows)
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / 'id').read_text()), 0)
 
 
-def test_a_child_that_does_not_read_is_given_up(exported, child):
+def test_a_child_that_does_not_read_is_given_up(exported, child, monkeypatch):
+    monkeypatch.setattr(tflm, 'TIMEOUT', 0.5)
     child(f'{READY}time.sleep(600)')
     model = (exported.path / 'model_int8.tflite').read_bytes()
     hung = pytest.raises(tflm.TFLMError, match=r'^TFLM took no input in 0\.5 s$')
-    with hung, tflm.started(model, timeout=0.5) as session:
+    with hung, tflm.started(model) as session:
         session._send(bytes(2**20))  # more than a pipe holds
 
 
