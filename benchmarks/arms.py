@@ -150,15 +150,7 @@ def train(recipe: Recipe, bank: Bank, folds: list[pipeline.Data], seeds: int, sa
         return loop.init_state(model, optimizer, jnp.zeros((1, bank.frames, bank.clips.shape[-1])), seed)
 
     def steps(bank: Bank, state: Any, seed: Any, fold: Any, weights: Any, clips: Any, starts: Any) -> Any:
-        step = loop.make_step(
-            model,
-            optimizer,
-            label_smoothing=settings.label_smoothing,
-            class_weights=weights,
-            augmentation=recipe.augment,
-            average=settings.average,
-            seed=seed,
-        )
+        step = loop.make_step(recipe, model, optimizer, weights, seed)
 
         def one(state: Any, what: Any) -> Any:
             x, labels = bank.read(fold, *what), bank.label[what[0]]

@@ -35,13 +35,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def compile_step(recipe: Recipe, batch: loop.Batch, classes: int) -> tuple[Any, loop.State]:
     model = models.build(recipe.model, recipe.hrf, n_classes=classes)
     optimizer = adamw(recipe.train, recipe.hrf.decay)
-    step = loop.make_step(
-        model,
-        optimizer,
-        label_smoothing=recipe.train.label_smoothing,
-        augmentation=recipe.augment,
-        average=recipe.train.average,
-    )
+    step = loop.make_step(recipe, model, optimizer, None, recipe.seed)
     state = jax.jit(lambda: loop.init_state(model, optimizer, batch['features'][:1], 0))()
     return jax.jit(step, donate_argnums=0).lower(state, batch).compile(), state
 

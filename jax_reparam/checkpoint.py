@@ -10,14 +10,17 @@ import dataclasses
 import json
 import math
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from jax_reparam.config import Recipe
 from jax_reparam.errors import InputError, one_line
+from jax_reparam.reparam import Params
 
 FORMAT = 1
 FOLDER = 'checkpoints'
@@ -162,7 +165,7 @@ def load(path: str | Path) -> Trained:
             meta = reader.restore(step_dir / 'meta')
         with ocp.PyTreeCheckpointer() as reader:
             tree = reader.metadata(step_dir / 'variables').item_metadata.tree
-            numpy = _map_leaves(tree, lambda _: ocp.RestoreArgs(restore_type=np.ndarray))
+            numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
             variables = reader.restore(step_dir / 'variables', restore_args=numpy)
     except Exception as error:  # Orbax and TensorStore raise many kinds; each means that the files are not whole.
         raise InputError(f'{step_dir}: expected a whole checkpoint, found a damaged one ({error})') from error
@@ -173,12 +176,6 @@ def load(path: str | Path) -> Trained:
     except ValueError as error:
         raise InputError(f'{step_dir / "meta"}: {error}') from error
     return Trained(variables, recipe, meta, int(step_dir.name), step_dir)
-
-
-def _map_leaves(tree: Any, function: Any) -> Any:
-    if isinstance(tree, Mapping):
-        return {key: _map_leaves(child, function) for key, child in tree.items()}
-    return function(tree)
 
 
 def _step_folder(path: Path) -> Path:
@@ -198,19 +195,14 @@ def _step_folder(path: Path) -> Path:
     return (folder / str(chosen if chosen is not None else max(int(step.name) for step in steps))).absolute()
 
 
-def leaves(tree: Any, prefix: str = '') -> Iterator[tuple[str, Any]]:
+def leaves(tree: Params) -> Iterable[tuple[str, Any]]:
     """All leaves of nested dictionaries with their paths, as `'params/layer_0/ffn/ffn_in/kernel'`."""
-    for key, child in tree.items():
-        path = f'{prefix}/{key}' if prefix else str(key)
-        if isinstance(child, Mapping):
-            yield from leaves(child, path)
-        else:
-            yield path, child
+    return flatten_dict(tree, sep='/').items()
 
 
-def count(tree: Any) -> int:
+def count(tree: Params) -> int:
     """Number of values in a tree."""
-    return sum(np.size(leaf) for _, leaf in leaves(tree))
+    return sum(np.size(leaf) for leaf in jax.tree.leaves(tree))
 
 
 def plain_recipe(config: Mapping[str, Any]) -> dict[str, Any]:

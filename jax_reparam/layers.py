@@ -6,7 +6,7 @@ Every layer takes `mask` `[B, T]`, True at real frames, or None where every fram
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -40,9 +40,7 @@ class HRFDense(nn.Module):
       use_bias: whether the layer (and each factor) has a bias.
       kernel_init: initializer of the plain kernel; the factors' product begins with its variance, or as its very
         values.
-      dtype: of the computation; None takes the inputs' and parameters'.
       param_dtype: of the parameters.
-      precision: of the matrix products.
 
     Raises:
       ValueError: E < min(D, F); the product would have a lower rank than the layer it stands for.
@@ -52,32 +50,22 @@ class HRFDense(nn.Module):
     hrf: HRFConfig = HRFConfig()
     use_bias: bool = True
     kernel_init: Initializer = lecun_normal
-    dtype: Any = None
     param_dtype: Any = jnp.float32
-    precision: jax.lax.PrecisionLike = None
 
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """Maps `[..., D]` to `[..., F]`."""
         if self.hrf.expansion == 0:
-            layer: Mapping[str, jax.Array] = {
-                'kernel': self.param('kernel', self.kernel_init, (inputs.shape[-1], self.features), self.param_dtype)
-            }
-            if self.use_bias:
-                bias = self.param('bias', nn.initializers.zeros_init(), (self.features,), self.param_dtype)
-                layer = {**layer, 'bias': bias}
-            return self._linear(inputs, layer)
+            zeros = nn.initializers.zeros_init()
+            kernel = self.param('kernel', self.kernel_init, (inputs.shape[-1], self.features), self.param_dtype)
+            bias = self.param('bias', zeros, (self.features,), self.param_dtype) if self.use_bias else None
+            return _linear(inputs, kernel, bias)
         factors = self.param(reparam.SITE, self._init_factors, inputs.shape[-1])
         if self.hrf.forward == 'composed':
-            return self._linear(inputs, reparam.compose(factors, precision=self.precision))
-        inner = {'kernel': factors['kernel_u'], 'bias': factors.get('bias_u')}
-        outer = {'kernel': factors['kernel_v'], 'bias': factors.get('bias_v')}
-        return self._linear(self._linear(inputs, inner), outer)
-
-    def _linear(self, inputs: jax.Array, layer: Mapping[str, jax.Array | None]) -> jax.Array:
-        inputs, kernel, bias = nn.dtypes.promote_dtype(inputs, layer['kernel'], layer.get('bias'), dtype=self.dtype)
-        outputs = jnp.matmul(inputs, kernel, precision=self.precision)
-        return outputs if bias is None else outputs + jnp.reshape(bias, (1,) * (outputs.ndim - 1) + (-1,))
+            folded = reparam.compose(factors)
+            return _linear(inputs, folded['kernel'], folded.get('bias'))
+        hidden = _linear(inputs, factors['kernel_u'], factors.get('bias_u'))
+        return _linear(hidden, factors['kernel_v'], factors.get('bias_v'))
 
     def _init_factors(self, key: jax.Array, width: int) -> dict[str, jax.Array]:
         inner = round(self.hrf.expansion * width)
@@ -103,6 +91,11 @@ class HRFDense(nn.Module):
                 'bias_v': jnp.zeros((self.features,), self.param_dtype),
             }
         return factors
+
+
+def _linear(inputs: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
+    outputs = jnp.matmul(inputs, kernel)
+    return outputs if bias is None else outputs + bias.reshape((1,) * (outputs.ndim - 1) + (-1,))
 
 
 def _orthonormal_factors(

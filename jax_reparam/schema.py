@@ -123,6 +123,13 @@ def check(value: Any) -> None:
         object.__setattr__(value, name, _read(kind, getattr(value, name), name))
 
 
+class Checked:
+    """What a dataclass inherits to be checked (`check`) when it is made; a `__post_init__` of its own calls this."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
 def expect(holds: bool, key: str, what: str, value: Any) -> None:
     """Raises a ValueError, `KEY: expected WHAT, found VALUE`, unless something holds."""
     if not holds:

@@ -23,7 +23,7 @@ from jax.sharding import PartitionSpec as P
 
 from jax_reparam import evaluation, models
 from jax_reparam.checkpoint import FOLDER, Checkpoints
-from jax_reparam.config import AugmentConfig, Recipe
+from jax_reparam.config import Recipe
 from jax_reparam.data import pipeline
 from jax_reparam.errors import InputError
 from jax_reparam.progress import Progress
@@ -71,32 +71,28 @@ def init_state(
 
 
 def make_step(
+    recipe: Recipe,
     model: nn.Module,
     optimizer: optax.GradientTransformation,
-    *,
-    label_smoothing: float = 0.0,
-    class_weights: np.ndarray | None = None,
-    augmentation: AugmentConfig | None = None,
-    average: float = 0.0,
-    seed: int = 0,
+    class_weights: np.ndarray | jax.Array | None,
+    seed: int | jax.Array,
 ) -> StepFn:
-    """The training step, not yet jitted: `(state, batch) -> (state, metrics)`.
+    """The training step of a recipe, not yet jitted: `(state, batch) -> (state, metrics)`.
 
     Dropout and augmentation depend on (seed, step) alone.
 
     Args:
+      recipe: its `train` and `augment` are what the step is told.
       model: maps features and mask to logits.
       optimizer: of `params`.
-      label_smoothing: share of the target spread over all classes.
       class_weights: `[C]`, the weight of a clip by its class; None weighs all alike.
-      augmentation: of the features; None leaves them.
-      average: decay of the moving average; it is smaller in the first steps, which else would stay in it for long.
       seed: of all randomness.
     """
+    settings = recipe.train
 
     def step(state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
         key_augment, key_dropout = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
-        x = batch['features'] if augmentation is None else augment(key_augment, batch['features'], augmentation)
+        x = augment(key_augment, batch['features'], recipe.augment)
 
         def loss(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
             logits, updated = model.apply(
@@ -107,7 +103,8 @@ def make_step(
                 rngs={'dropout': key_dropout},
                 mutable=['batch_stats'],
             )
-            targets = optax.smooth_labels(jax.nn.one_hot(batch['labels'], logits.shape[-1]), label_smoothing)
+            targets = jax.nn.one_hot(batch['labels'], logits.shape[-1])
+            targets = optax.smooth_labels(targets, settings.label_smoothing)
             losses = optax.softmax_cross_entropy(logits, targets)
             if class_weights is not None:
                 losses = losses * jnp.asarray(class_weights)[batch['labels']]
@@ -124,8 +121,9 @@ def make_step(
         }
         variables = {**state.variables, **updated, 'params': params}
         averaged = variables
-        if average:
-            decay = jnp.minimum(average, (1 + state.step) / (10 + state.step))
+        if settings.average:
+            # Less in the first steps, which else would stay in it for long.
+            decay = jnp.minimum(settings.average, (1 + state.step) / (10 + state.step))
             averaged = jax.tree.map(lambda a, v: a + (1 - decay) * (v - a), state.average, variables)
         return State(state.step + 1, variables, averaged, opt_state), metrics
 
@@ -215,15 +213,8 @@ def train(recipe: Recipe, workdir: Path, *, show_progress: bool = True) -> dict[
     labels = data.corpus.labels
     model = models.build(recipe.model, recipe.hrf, n_classes=len(labels))
     optimizer = adamw(settings, recipe.hrf.decay)
-    step = make_step(
-        model,
-        optimizer,
-        label_smoothing=settings.label_smoothing,
-        class_weights=balanced_weights(data.labels('train'), len(labels)) if settings.class_weights else None,
-        augmentation=recipe.augment,
-        average=settings.average,
-        seed=recipe.seed,
-    )
+    weights = balanced_weights(data.labels('train'), len(labels)) if settings.class_weights else None
+    step = make_step(recipe, model, optimizer, weights, recipe.seed)
     meta = describe(recipe, data)
     example = jnp.zeros((1, data.window.frames, recipe.frontend.n_mels))
     init = functools.partial(init_state, model, optimizer, example, recipe.seed)

@@ -33,14 +33,9 @@ def adamw(config: TrainConfig, decay: Decay) -> optax.GradientTransformation:
 
 def add_decay(rate: float, decay: Decay) -> optax.GradientTransformation:
     """Adds `rate` times `decay_direction(params)` to the updates, as AdamW does (Loshchilov and Hutter 2019)."""
-
-    def update(updates: Any, state: optax.EmptyState, params: Any = None) -> tuple[Any, optax.EmptyState]:
-        if params is None:
-            raise ValueError(optax.NO_PARAMS_MSG)
-        direction = decay_direction(params, decay)
-        return jax.tree.map(lambda u, d: u + rate * d, updates, direction), state
-
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+    return optax.stateless(
+        lambda updates, params: jax.tree.map(lambda u, d: u + rate * d, updates, decay_direction(params, decay))
+    )
 
 
 def decay_direction(params: Any, decay: Decay) -> Any:
