@@ -87,6 +87,12 @@ def scaled(layer: Layer, factor: float) -> dict[str, Array]:
     return {name: factor * leaf for name, leaf in layer.items()}
 
 
+def split(layer: Layer, count: int) -> list[dict[str, Array]]:
+    """The layers that a packed one computes side by side: `kernel` `[D, count * F]` and `bias` likewise."""
+    kernels, biases = jnp.split(layer['kernel'], count, axis=-1), jnp.split(layer['bias'], count)
+    return [{'kernel': kernel, 'bias': bias} for kernel, bias in zip(kernels, biases, strict=True)]
+
+
 def centred(layer: Layer) -> dict[str, Array]:
     """A layer whose outputs have their mean taken off, a token's over all F: `kernel` `[D, F]`, `bias` `[F]`."""
     return {name: leaf - leaf.mean(axis=-1, keepdims=True) for name, leaf in layer.items()}

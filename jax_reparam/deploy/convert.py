@@ -14,7 +14,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from jax_reparam.errors import Error
+from jax_reparam.errors import Error, one_line
 from jax_reparam.system import captured_stderr
 
 Function = Callable[[jax.Array], jax.Array]
@@ -116,5 +116,4 @@ def _unless_refused(function: Callable[..., Any], *args: Any, **options: Any) ->
     try:
         return function(*args, **options)
     except Exception as error:  # TensorFlow's own kinds of error have no public names.
-        reason = ' '.join(str(error).split())
-        raise ConversionError(f'TensorFlow refused the graph: {reason[:300]}') from error
+        raise ConversionError(f'TensorFlow refused the graph: {one_line(error)[:300]}') from error

@@ -1,6 +1,7 @@
 """The architectures, one Linen module per file; their sizes are in `jax_reparam.config`.
 
-Every model maps standardised log-mel features `[B, T, M]` and a mask `[B, T]` (True at real frames; None where all are)
+Every model is made of sizes (`config`), its training form (`hrf`) and the number of logits C (`n_classes`). It maps
+standardised log-mel features `[B, T, M]` and a mask `[B, T]` (True at real frames; None where all are)
 to logits `[B, C]`, by `model.apply(variables, x, mask, train=False)`.
 """
 

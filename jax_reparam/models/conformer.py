@@ -20,13 +20,7 @@ from jax_reparam.models.ends import Head, Subsampling
 
 
 class Conformer(nn.Module):
-    """Log-mel features to logits by ceil(T / 4) tokens.
-
-    Attributes:
-      config: sizes.
-      hrf: the training form.
-      n_classes: number of logits C.
-    """
+    """Log-mel features to logits by ceil(T / 4) tokens."""
 
     config: ConformerConfig
     hrf: HRFConfig

@@ -13,13 +13,7 @@ from jax_reparam.models.ends import Head, Subsampling
 
 
 class ConvTransformer(nn.Module):
-    """Log-mel features to logits by ceil(T / 4) tokens.
-
-    Attributes:
-      config: sizes.
-      hrf: the training form.
-      n_classes: number of logits C.
-    """
+    """Log-mel features to logits by ceil(T / 4) tokens."""
 
     config: ConvTransformerConfig
     hrf: HRFConfig

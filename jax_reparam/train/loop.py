@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jax_reparam import evaluation, models
@@ -55,10 +54,11 @@ class State:
 StepFn = Callable[[State, Batch], tuple[State, dict[str, jax.Array]]]
 
 
-def data_mesh() -> Mesh:
-    """A mesh with one axis, `data`, over all devices."""
+def shardings() -> tuple[NamedSharding, NamedSharding]:
+    """Over all devices: of arrays whose first axis is split, and of those that each device holds whole."""
     # nn.Dropout raises under the Explicit axes that make_mesh now makes by default.
-    return jax.make_mesh((jax.device_count(),), ('data',), axis_types=(AxisType.Auto,))
+    mesh = jax.make_mesh((jax.device_count(),), ('data',), axis_types=(AxisType.Auto,))
+    return NamedSharding(mesh, P('data')), NamedSharding(mesh, P())
 
 
 def init_state(
@@ -140,8 +140,7 @@ class Predictor:
 
     def __init__(self, model: nn.Module, *, batch: int = EVAL_BATCH) -> None:
         self.batch = -(-batch // jax.device_count()) * jax.device_count()
-        self._sharding = NamedSharding(data_mesh(), P('data'))
-        everywhere = NamedSharding(self._sharding.mesh, P())
+        self._sharding, everywhere = shardings()
 
         def apply(variables: Any, x: jax.Array, mask: jax.Array) -> Any:
             # By default GPUs and TPUs multiply in fewer bits, and would score another model than the folded one.
@@ -185,15 +184,13 @@ def describe(recipe: Recipe, data: pipeline.Data) -> dict[str, Any]:
 
 
 def train(recipe: Recipe, workdir: Path, *, show_progress: bool = True) -> dict[str, Any]:
-    """Trains what a recipe says, or goes on with it, and scores the best checkpoint on the test part.
+    """Trains what a recipe says, or goes on with it, and scores the chosen checkpoint on the test part.
 
     Args:
       recipe: with `data.fold` a number.
-      workdir: gets config.json, metrics.jsonl, TensorBoard events, checkpoints, plots and, at the end, result.json.
+      workdir: gets config.json, metrics.jsonl, TensorBoard events, checkpoints, plots and, at the end, result.json,
+        whose content is returned.
       show_progress: report on standard error.
-
-    Returns:
-      What result.json holds.
 
     Raises:
       InputError: bad data, or a workdir that holds a run of another recipe.
@@ -204,9 +201,8 @@ def train(recipe: Recipe, workdir: Path, *, show_progress: bool = True) -> dict[
             f'train.batch_size: expected a multiple of the {jax.device_count()} devices, found {settings.batch_size}'
         )
     processes.in_turn(lambda: report.claim(workdir, recipe), f'claim {workdir}')
-    result_file = workdir / report.RESULT_FILE
-    if result_file.exists():
-        return json.loads(result_file.read_text())
+    if (workdir / report.RESULT_FILE).exists():
+        return report.read_result(workdir)
     show_progress = show_progress and processes.first()
 
     data = pipeline.load_data(recipe, show_progress=show_progress)
@@ -218,7 +214,7 @@ def train(recipe: Recipe, workdir: Path, *, show_progress: bool = True) -> dict[
     meta = describe(recipe, data)
     example = jnp.zeros((1, data.window.frames, recipe.frontend.n_mels))
     init = functools.partial(init_state, model, optimizer, example, recipe.seed)
-    state = jax.jit(init, out_shardings=NamedSharding(data_mesh(), P()))()
+    state = jax.jit(init, out_shardings=shardings()[1])()
     predict = Predictor(model)
     chosen, variables = _fit(step, state, data, predict, recipe, meta, workdir, show_progress=show_progress)
     test, probabilities = evaluate(predict, variables, data, 'test')
@@ -226,7 +222,7 @@ def train(recipe: Recipe, workdir: Path, *, show_progress: bool = True) -> dict[
     if processes.first():
         report.finish(workdir, meta, scores, step=chosen, data=data, probabilities=probabilities)
     processes.wait(f'finish {workdir}')
-    return json.loads(result_file.read_text())
+    return report.read_result(workdir)
 
 
 def evaluate(
@@ -259,58 +255,51 @@ def _fit(
     show_progress: bool,
 ) -> tuple[int, Any]:
     """Runs the steps that are left; returns the step and the (averaged) variables of the chosen checkpoint."""
-    settings, mesh = recipe.train, data_mesh()
-    by_batch, replicated = NamedSharding(mesh, P('data')), NamedSharding(mesh, P())
+    settings = recipe.train
+    by_batch, replicated = shardings()
     update = jax.jit(step, in_shardings=(replicated, by_batch), out_shardings=replicated, donate_argnums=0)
-    with contextlib.closing(Checkpoints(workdir / FOLDER)) as checkpoints:
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir / FOLDER)))
         start = checkpoints.latest() or 0
         if start:
             state = checkpoints.restore(start, state)
-        batches = data.batches(
-            size=settings.batch_size,
-            seed=recipe.seed,
-            start=start,
-            shard=(jax.process_index(), jax.process_count()),
-        )
+        shard = (jax.process_index(), jax.process_count())
+        batches = data.batches(size=settings.batch_size, seed=recipe.seed, start=start, shard=shard)
         bar = Progress(settings.steps, workdir.name, start=start, unit='step', enabled=show_progress)
-        with contextlib.closing(report.Log(workdir, start, enabled=processes.first())) as log, contextlib.closing(bar):
-            # Metrics are read one step late, so that the devices never wait for the host.
-            unread: list[tuple[int, dict[str, jax.Array]]] = []
-            for number in range(start + 1, settings.steps + 1):
-                local = next(batches).items()
-                batch = {name: jax.make_array_from_process_local_data(by_batch, value) for name, value in local}
-                state, metrics = update(state, batch)
-                unread.append((number, metrics))
-                validating = number % settings.eval_every == 0 or number == settings.steps
-                while len(unread) > (0 if validating else 1):
-                    at, values = unread.pop(0)
-                    log.write(at, {name: float(value) for name, value in values.items()})
-                note = ''
-                if validating:
-                    scores, probabilities = evaluate(predict, state.average, data, 'validation')
-                    metric = data.split.protocol.metric
-                    shown = dict.fromkeys(('uar', 'wa', metric, 'nll'))
-                    log.write(number, {f'validation_{name}': scores[name] for name in shown})
-                    log.flush()
-                    error = evaluation.standard_error(
-                        data.truth('validation'), probabilities, data.corpus.labels, metric
-                    )
-                    checkpoints.save(
-                        number, variables=state.average, state=state, meta=meta, score=scores[metric], error=error
-                    )
-                    validated = f'{report.METRICS[metric]} {100 * scores[metric]:.1f}'
-                    note = f'loss {float(metrics["loss"]):.3f}, validation {validated}'
-                bar.update(note)
+        stack.enter_context(contextlib.closing(bar))
+        log = stack.enter_context(contextlib.closing(report.Log(workdir, start, enabled=processes.first())))
+        # Metrics are read one step late, so that the devices never wait for the host.
+        unread: list[tuple[int, dict[str, jax.Array]]] = []
+        for number in range(start + 1, settings.steps + 1):
+            local = next(batches).items()
+            batch = {name: jax.make_array_from_process_local_data(by_batch, value) for name, value in local}
+            state, metrics = update(state, batch)
+            unread.append((number, metrics))
+            validating = number % settings.eval_every == 0 or number == settings.steps
+            while len(unread) > (0 if validating else 1):
+                at, values = unread.pop(0)
+                log.write(at, {name: float(value) for name, value in values.items()})
+            note = ''
+            if validating:
+                scores, probabilities = evaluate(predict, state.average, data, 'validation')
+                metric = data.split.protocol.metric
+                shown = dict.fromkeys(('uar', 'wa', metric, 'nll'))
+                log.write(number, {f'validation_{name}': scores[name] for name in shown})
+                log.flush()
+                error = evaluation.standard_error(data.truth('validation'), probabilities, data.corpus.labels, metric)
+                checkpoints.save(
+                    number, variables=state.average, state=state, meta=meta, score=scores[metric], error=error
+                )
+                validated = f'{report.METRICS[metric]} {100 * scores[metric]:.1f}'
+                note = f'loss {float(metrics["loss"]):.3f}, validation {validated}'
+            bar.update(note)
         chosen = checkpoints.chosen()
         assert chosen is not None
         return chosen, checkpoints.restore(chosen, state).average
 
 
 def train_folds(recipe: Recipe, workdir: Path, *, show_progress: bool = True) -> dict[str, Any]:
-    """Trains every fold of a recipe's protocol under `workdir/fold_K` and pools the results; goes on where it was.
-
-    Returns:
-      What workdir/result.json holds (`report.summarise`).
+    """Trains every fold of a protocol in `workdir/fold_K` and pools the results (`report.summarise`); else as `train`.
 
     Raises:
       InputError: as `train`.
@@ -323,4 +312,4 @@ def train_folds(recipe: Recipe, workdir: Path, *, show_progress: bool = True) ->
     if processes.first():
         report.summarise(workdir, folds)
     processes.wait(f'summarise {workdir}')
-    return json.loads((workdir / report.RESULT_FILE).read_text())
+    return report.read_result(workdir)
