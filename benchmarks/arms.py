@@ -96,21 +96,13 @@ def draw(data: pipeline.Data, steps: int, batch: int, seed: int) -> tuple[np.nda
 
 @flax.struct.dataclass
 class Bank:
-    """The features of a corpus on the device.
+    """The features of a corpus on the device."""
 
-    Attributes:
-      clips: `[n, T, M]`, each clip repeated so that a window never runs over its end.
-      label: `[n]` int32.
-      mean: `[folds, M]`, of the training speakers.
-      std: likewise.
-      frames: length of a window.
-    """
-
-    clips: jax.Array
-    label: jax.Array
-    mean: jax.Array
-    std: jax.Array
-    frames: int = flax.struct.field(pytree_node=False)
+    clips: jax.Array  # [n, T, M], each clip repeated so that a window never runs over its end
+    label: jax.Array  # [n] int32
+    mean: jax.Array  # [folds, M], of the training speakers
+    std: jax.Array  # likewise
+    frames: int = flax.struct.field(pytree_node=False)  # length of a window
 
     @classmethod
     def load(cls, folds: list[pipeline.Data]) -> Bank:
@@ -175,13 +167,6 @@ def flips(logits: np.ndarray) -> float:
     return float(np.mean([0.5 * math.erfc(gap / (2 * noise)) for gap in first - second]))
 
 
-def keep(workdir: Path, recipe: Recipe, data: pipeline.Data, variables: Any, score: float) -> None:
-    """Writes one run's averaged variables as a checkpoint of its last step."""
-    with contextlib.closing(Checkpoints(workdir / FOLDER)) as checkpoints:
-        meta = loop.describe(recipe, data)
-        checkpoints.save(recipe.train.steps, variables=variables, state=None, meta=meta, score=score, error=0.0)
-
-
 def measure(
     recipe: Recipe,
     bank: Bank,
@@ -195,6 +180,7 @@ def measure(
     start = time.monotonic()
     variables, model = train(recipe, bank, folds, seeds, say)
     variables = jax.device_get(variables)
+    of_run = lambda run: jax.tree.map(operator.itemgetter(run), variables)
     predict = loop.Predictor(model)
     row: dict[str, Any] = {}
     for part in parts:
@@ -202,7 +188,7 @@ def measure(
         for run in range(seeds * len(folds)):
             data = folds[run % len(folds)]
             features, clip = data.windows(part)
-            logits = predict(jax.tree.map(operator.itemgetter(run), variables), features)
+            logits = predict(of_run(run), features)
             probabilities = data.decide(part, evaluation.decide(evaluation.softmax(logits), clip))
             scores.append(evaluation.metrics(data.truth(part), probabilities, data.corpus.labels))
             flipped.append(flips(logits))
@@ -217,9 +203,11 @@ def measure(
     if folder:
         for run, uar in enumerate(np.ravel(row['validation']['each'])):
             seed, fold = divmod(run, len(folds))
-            of_run = recipe.with_changes({'data.fold': str(fold), 'seed': seed})
-            workdir = folder / f'seed_{seed}' / f'fold_{fold}'
-            keep(workdir, of_run, folds[fold], jax.tree.map(operator.itemgetter(run), variables), uar / 100)
+            meta = loop.describe(recipe.with_changes({'data.fold': str(fold), 'seed': seed}), folds[fold])
+            with contextlib.closing(Checkpoints(folder / f'seed_{seed}' / f'fold_{fold}' / FOLDER)) as checkpoints:
+                checkpoints.save(
+                    recipe.train.steps, variables=of_run(run), state=None, meta=meta, score=uar / 100, error=0.0
+                )
     return {**row, 'seconds': round(time.monotonic() - start, 1)}
 
 

@@ -6,6 +6,7 @@ is whole. `meta` travels in every checkpoint: config, labels, the training speak
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -94,14 +95,16 @@ class Checkpoints:
 
     def latest(self) -> int | None:
         """The step of the last checkpoint, None where there is none."""
-        return self._manager.latest_step()
+        step: int | None = self._manager.latest_step()
+        return step
 
     def chosen(self) -> int | None:
         """The step of the chosen checkpoint, None where there is none."""
-        return self._manager.best_step()
+        step: int | None = self._manager.best_step()
+        return step
 
     def save(
-        self, step: int, *, variables: Any, state: Any, meta: Mapping[str, Any], score: float, error: float
+        self, step: int, *, variables: Params, state: Any, meta: Mapping[str, Any], score: float, error: float
     ) -> None:
         """Writes a checkpoint, then removes those that are neither chosen nor the last.
 
@@ -123,10 +126,8 @@ class Checkpoints:
         try:
             self._manager.save(step, args=args.Composite(**items), metrics=self._rank(step, score, error))
         except ValueError as refused:  # TensorStore's name for what the system refused
-            reason = one_line(refused)
-            raise OSError(
-                f'{self._manager.directory}: checkpoint {step} could not be written: {reason[-160:]}'
-            ) from refused
+            where, reason = self._manager.directory, one_line(refused)[-160:]
+            raise OSError(f'{where}: checkpoint {step} could not be written: {reason}') from refused
 
     def _rank(self, step: int, score: float, error: float) -> dict[str, float]:
         """What stays with a checkpoint: its rank (a later one has a higher), the best score so far, what is enough."""
@@ -187,11 +188,8 @@ def _step_folder(path: Path) -> Path:
     steps = [child for child in folder.iterdir() if child.name.isdigit()] if folder.is_dir() else []
     if not steps:
         raise InputError(f'{path}: expected {FOLDER}/STEP with variables and meta, found no checkpoint')
-    checkpoints = Checkpoints(folder, create=False)
-    try:
+    with contextlib.closing(Checkpoints(folder, create=False)) as checkpoints:
         chosen = checkpoints.chosen()
-    finally:
-        checkpoints.close()
     return (folder / str(chosen if chosen is not None else max(int(step.name) for step in steps))).absolute()
 
 
@@ -210,7 +208,7 @@ def plain_recipe(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**config, 'hrf': {**config['hrf'], 'expansion': 0}}
 
 
-def write_checkpoint(path: Path, folded: Mapping[str, Any], trained: Trained) -> None:
+def write_checkpoint(path: Path, folded: Params, trained: Trained) -> None:
     """Writes `path/STEP` in the form of a training checkpoint, less the optimizer's state."""
     import orbax.checkpoint as ocp
 
@@ -221,7 +219,7 @@ def write_checkpoint(path: Path, folded: Mapping[str, Any], trained: Trained) ->
         writer.save((path / str(trained.step)).absolute(), args=content)
 
 
-def write_safetensors(path: Path, folded: Mapping[str, Any], trained: Trained) -> None:
+def write_safetensors(path: Path, folded: Params, trained: Trained) -> None:
     """Writes the leaves under their paths; the file's metadata holds config, labels, mean and std, as JSON texts."""
     from safetensors.numpy import save
 

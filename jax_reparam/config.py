@@ -324,16 +324,6 @@ class TrainConfig(schema.Checked):
 class Recipe(schema.Checked):
     """All that one training run is told; the defaults train with HRF on the synthetic corpus.
 
-    Attributes:
-      model: architecture and sizes.
-      hrf: the training form.
-      frontend: of the features.
-      window: of windows, in seconds.
-      data: corpus and protocol.
-      augment: of the features.
-      train: the optimizer.
-      seed: of all randomness.
-
     Raises:
       ValueError: `SECTION.KEY: expected ..., found ...`.
     """
@@ -366,8 +356,8 @@ class Recipe(schema.Checked):
         hop_ms, n_mels, frames = self.frontend.hop_ms, self.frontend.n_mels, self.window_config.frames
         schema.expect(model.hop_ms == hop_ms, 'model.hop_ms', f"the frontend's, {hop_ms}", model.hop_ms)
         schema.expect(model.heads <= n_mels, 'model.heads', f'at most the {n_mels} mel bands', model.heads)
-        known = f'at most {POSITIONS} frames (the position table) of {hop_ms} ms'
-        schema.expect(frames <= POSITIONS, 'window.seconds', known, self.window.seconds)
+        fits = f'at most {POSITIONS} frames (the position table) of {hop_ms} ms'
+        schema.expect(frames <= POSITIONS, 'window.seconds', fits, self.window.seconds)
 
     def _check_expansion(self) -> None:
         for site, width, features in self.model.sites(self.frontend.n_mels):
@@ -450,7 +440,7 @@ def load_recipe(path: str | Path, corpus: str = '') -> Recipe:
     if spec is None or spec.loader is None:
         raise InputError(f'{path}: expected a recipe in Python, found a file whose name does not end with .py')
     module = importlib.util.module_from_spec(spec)
-    what = 'a recipe (get_config(corpus) gives a Recipe)'
+    expected = f'{path}: expected a recipe (get_config(corpus) gives a Recipe), found'
     # The file is the user's, and may raise anything.
     try:
         spec.loader.exec_module(module)
@@ -458,9 +448,9 @@ def load_recipe(path: str | Path, corpus: str = '') -> Recipe:
     except ValueError as error:  # as a Recipe raises it
         raise InputError(f'{path}: {one_line(error)}') from error
     except Exception as error:
-        raise InputError(f'{path}: expected {what}, found {type(error).__name__}: {one_line(error)}') from error
+        raise InputError(f'{expected} {type(error).__name__}: {one_line(error)}') from error
     if not isinstance(recipe, Recipe):
-        raise InputError(f'{path}: expected {what}, found {type(recipe).__name__}')
+        raise InputError(f'{expected} {type(recipe).__name__}')
     return recipe
 
 
@@ -470,7 +460,7 @@ def recipes(folder: str | Path = 'configs') -> list[str]:
     Raises:
       InputError: there are none.
     """
-    found = sorted(str(path) for path in Path(folder).glob('[!_]*.py'))
-    if not found:
+    paths = sorted(map(str, Path(folder).glob('[!_]*.py')))
+    if not paths:
         raise InputError(f'{folder}/*.py: expected recipes there, or some to be named, found none')
-    return found
+    return paths

@@ -6,7 +6,6 @@ The devices may belong to several processes, each of which runs this program and
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from jax_reparam.config import Recipe
 from jax_reparam.data import pipeline
 from jax_reparam.errors import InputError
 from jax_reparam.progress import Progress
+from jax_reparam.reparam import Params
 from jax_reparam.train import processes, report
 from jax_reparam.train.augment import augment
 from jax_reparam.train.optimizer import adamw
@@ -46,9 +46,9 @@ class State:
     """
 
     step: jax.Array
-    variables: Any
-    average: Any
-    optimizer: Any
+    variables: Params
+    average: Params
+    optimizer: optax.OptState
 
 
 StepFn = Callable[[State, Batch], tuple[State, dict[str, jax.Array]]]
@@ -94,7 +94,7 @@ def make_step(
         key_augment, key_dropout = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
         x = augment(key_augment, batch['features'], recipe.augment)
 
-        def loss(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+        def loss(params: Params) -> tuple[jax.Array, tuple[jax.Array, Params]]:
             logits, updated = model.apply(
                 {**state.variables, 'params': params},
                 x,
@@ -142,7 +142,7 @@ class Predictor:
         self.batch = -(-batch // jax.device_count()) * jax.device_count()
         self._sharding, everywhere = shardings()
 
-        def apply(variables: Any, x: jax.Array, mask: jax.Array) -> Any:
+        def apply(variables: Params, x: jax.Array, mask: jax.Array) -> Any:
             # By default GPUs and TPUs multiply in fewer bits, and would score another model than the folded one.
             with jax.default_matmul_precision('float32'):
                 return model.apply(variables, x, mask, train=False)
@@ -150,14 +150,13 @@ class Predictor:
         # Every process reads all logits, whoever computed them.
         self._apply = jax.jit(apply, out_shardings=everywhere)
 
-    def __call__(self, variables: Any, windows: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
-        """Maps windows `[W, T, M]`, and `mask` `[W, T]` (None: all frames are real), to logits `[W, C]`."""
-        mask = np.ones(windows.shape[:2], bool) if mask is None else mask
+    def __call__(self, variables: Params, windows: np.ndarray) -> np.ndarray:
+        """Maps windows `[W, T, M]`, all of whose frames are real, to logits `[W, C]`."""
+        mask = self._place(np.ones((self.batch, windows.shape[1]), bool))
         logits = []
         for first in range(0, len(windows), self.batch):
             rows = np.minimum(np.arange(first, first + self.batch), len(windows) - 1)
-            x, m = (self._place(a[rows]) for a in (windows, mask))
-            logits.append(np.asarray(self._apply(variables, x, m)))
+            logits.append(np.asarray(self._apply(variables, self._place(windows[rows]), mask)))
         return np.concatenate(logits)[: len(windows)]
 
     def _place(self, batch: np.ndarray) -> jax.Array:
@@ -195,38 +194,28 @@ def train(recipe: Recipe, workdir: Path, *, show_progress: bool = True) -> dict[
     Raises:
       InputError: bad data, or a workdir that holds a run of another recipe.
     """
-    settings = recipe.train
-    if settings.batch_size % jax.device_count():
-        raise InputError(
-            f'train.batch_size: expected a multiple of the {jax.device_count()} devices, found {settings.batch_size}'
-        )
+    size, devices = recipe.train.batch_size, jax.device_count()
+    if size % devices:
+        raise InputError(f'train.batch_size: expected a multiple of the {devices} devices, found {size}')
     processes.in_turn(lambda: report.claim(workdir, recipe), f'claim {workdir}')
     if (workdir / report.RESULT_FILE).exists():
         return report.read_result(workdir)
     show_progress = show_progress and processes.first()
 
     data = pipeline.load_data(recipe, show_progress=show_progress)
-    labels = data.corpus.labels
-    model = models.build(recipe.model, recipe.hrf, n_classes=len(labels))
-    optimizer = adamw(settings, recipe.hrf.decay)
-    weights = balanced_weights(data.labels('train'), len(labels)) if settings.class_weights else None
-    step = make_step(recipe, model, optimizer, weights, recipe.seed)
-    meta = describe(recipe, data)
-    example = jnp.zeros((1, data.window.frames, recipe.frontend.n_mels))
-    init = functools.partial(init_state, model, optimizer, example, recipe.seed)
-    state = jax.jit(init, out_shardings=shardings()[1])()
+    model = models.build(recipe.model, recipe.hrf, n_classes=len(data.corpus.labels))
     predict = Predictor(model)
-    chosen, variables = _fit(step, state, data, predict, recipe, meta, workdir, show_progress=show_progress)
+    chosen, variables = _fit(recipe, workdir, data, model, predict, show_progress)
     test, probabilities = evaluate(predict, variables, data, 'test')
     scores = {'test': test, 'validation': evaluate(predict, variables, data, 'validation')[0]}
     if processes.first():
-        report.finish(workdir, meta, scores, step=chosen, data=data, probabilities=probabilities)
+        report.finish(workdir, describe(recipe, data), scores, step=chosen, data=data, probabilities=probabilities)
     processes.wait(f'finish {workdir}')
     return report.read_result(workdir)
 
 
 def evaluate(
-    predict: Predictor, variables: Any, data: pipeline.Data, part: pipeline.Part
+    predict: Predictor, variables: Params, data: pipeline.Data, part: pipeline.Part
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Scores a part of the data, a batch of windows at a time.
 
@@ -244,19 +233,16 @@ def evaluate(
 
 
 def _fit(
-    step: StepFn,
-    state: State,
-    data: pipeline.Data,
-    predict: Predictor,
-    recipe: Recipe,
-    meta: Mapping[str, Any],
-    workdir: Path,
-    *,
-    show_progress: bool,
-) -> tuple[int, Any]:
+    recipe: Recipe, workdir: Path, data: pipeline.Data, model: nn.Module, predict: Predictor, show_progress: bool
+) -> tuple[int, Params]:
     """Runs the steps that are left; returns the step and the (averaged) variables of the chosen checkpoint."""
-    settings = recipe.train
+    settings, meta = recipe.train, describe(recipe, data)
     by_batch, replicated = shardings()
+    optimizer = adamw(settings, recipe.hrf.decay)
+    example = jnp.zeros((1, data.window.frames, recipe.frontend.n_mels))
+    state = jax.jit(lambda: init_state(model, optimizer, example, recipe.seed), out_shardings=replicated)()
+    weights = balanced_weights(data.labels('train'), len(data.corpus.labels)) if settings.class_weights else None
+    step = make_step(recipe, model, optimizer, weights, recipe.seed)
     update = jax.jit(step, in_shardings=(replicated, by_batch), out_shardings=replicated, donate_argnums=0)
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir / FOLDER)))

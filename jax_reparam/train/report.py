@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib.metadata
 import io
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -233,15 +234,14 @@ def _headline(scores: Mapping[str, Any]) -> dict[str, float]:
 
 def _plot_learning(workdir: Path) -> None:
     lines = [json.loads(line) for line in (workdir / METRICS_FILE).read_text().splitlines()]
-    figure, axes = _figure(1, 2, (9, 3.2))
-    for axis, names in zip(axes, (('loss', 'validation_nll'), ('accuracy', 'validation_uar')), strict=True):
-        for name in names:
-            points = [(line['step'], line[name]) for line in lines if name in line]
-            if points:
-                axis.plot(*zip(*points, strict=True), label=name.replace('_', ' '), linewidth=1)
-        axis.set_xlabel('step')
-        axis.legend(frameon=False)
-    _save(figure, workdir / 'learning.png')
+    with _figure(workdir / 'learning.png', 2, (9, 3.2)) as axes:
+        for axis, names in zip(axes, (('loss', 'validation_nll'), ('accuracy', 'validation_uar')), strict=True):
+            for name in names:
+                points = [(line['step'], line[name]) for line in lines if name in line]
+                if points:
+                    axis.plot(*zip(*points, strict=True), label=name.replace('_', ' '), linewidth=1)
+            axis.set_xlabel('step')
+            axis.legend(frameon=False)
 
 
 def plot_confusion(path: Path, confusion: Sequence[Sequence[int]], labels: Sequence[str], synthetic: bool) -> None:
@@ -249,30 +249,27 @@ def plot_confusion(path: Path, confusion: Sequence[Sequence[int]], labels: Seque
     counts = np.asarray(confusion)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = 1.8 + 0.6 * len(labels)
-    figure, axes = _figure(1, 1, (size, size))
-    axis = axes[0]
-    axis.imshow(shares, cmap='Blues', vmin=0, vmax=1)
-    for (row, column), count in np.ndenumerate(counts):
-        color = 'white' if shares[row, column] > 0.5 else 'black'
-        axis.text(column, row, str(count), ha='center', va='center', fontsize=8, color=color)
-    axis.set_xticks(range(len(labels)), labels, rotation=45, ha='right')
-    axis.set_yticks(range(len(labels)), labels)
-    axis.set_xlabel('predicted')
-    axis.set_ylabel('true')
-    if synthetic:
-        axis.set_title(NOTICE, fontsize=8)
-    _save(figure, path)
+    with _figure(path, 1, (size, size)) as [axis]:
+        axis.imshow(shares, cmap='Blues', vmin=0, vmax=1)
+        for (row, column), count in np.ndenumerate(counts):
+            color = 'white' if shares[row, column] > 0.5 else 'black'
+            axis.text(column, row, str(count), ha='center', va='center', fontsize=8, color=color)
+        axis.set_xticks(range(len(labels)), labels, rotation=45, ha='right')
+        axis.set_yticks(range(len(labels)), labels)
+        axis.set_xlabel('predicted')
+        axis.set_ylabel('true')
+        if synthetic:
+            axis.set_title(NOTICE, fontsize=8)
 
 
-def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, Any]:
+@contextlib.contextmanager
+def _figure(path: Path, columns: int, size: tuple[float, float]) -> Iterator[Any]:
+    """Axes side by side, to draw on; their figure is then written to `path`."""
     # Not pyplot: it keeps figures in a global list and may look for a display.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout='constrained')
-    return figure, figure.subplots(rows, columns, squeeze=False)[0]
-
-
-def _save(figure: Any, path: Path) -> None:
+    yield figure.subplots(1, columns, squeeze=False)[0]
     picture = io.BytesIO()
     figure.savefig(picture, format='png', dpi=120)
     write(path, picture.getvalue())
