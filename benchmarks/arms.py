@@ -152,7 +152,7 @@ def train(recipe: Recipe, bank: Bank, folds: list[pipeline.Data], seeds: int, sa
         return state, metrics['loss'].mean()
 
     state = jax.jit(jax.vmap(init))(seed)
-    run = jax.jit(jax.vmap(steps, in_axes=(None, 0, 0, 0, None if weights is None else 0, 0, 0)), donate_argnums=1)
+    run = jax.jit(jax.vmap(steps, in_axes=(None, 0, 0, 0, 0, 0, 0)), donate_argnums=1)
     for first in range(0, settings.steps, CHUNK):
         part = slice(first, first + CHUNK)
         state, loss = run(bank, state, seed, fold, weights, clips[:, part], starts[:, part])

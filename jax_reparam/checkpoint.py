@@ -195,7 +195,8 @@ def _step_folder(path: Path) -> Path:
 
 def leaves(tree: Params) -> Iterable[tuple[str, Any]]:
     """All leaves of nested dictionaries with their paths, as `'params/layer_0/ffn/ffn_in/kernel'`."""
-    return flatten_dict(tree, sep='/').items()
+    flat: dict[str, Any] = flatten_dict(tree, sep='/')
+    return flat.items()
 
 
 def count(tree: Params) -> int:

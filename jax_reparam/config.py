@@ -412,11 +412,7 @@ class Recipe(schema.Checked):
         return Recipe.from_json(values)
 
     def for_corpus(self, corpus: str, *, xs: bool = False) -> Recipe:
-        """The recipe for a corpus, with what goes with it (`CORPORA`).
-
-        Args:
-          corpus: its name; '' keeps the recipe's own.
-          xs: the recipe is of the smallest size.
+        """The recipe for a corpus ('' is its own), with what goes with it, and with the smallest size (`xs`).
 
         Raises:
           InputError: no such corpus.

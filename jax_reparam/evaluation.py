@@ -13,8 +13,8 @@ import numpy as np
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Class probabilities `[..., C]` of logits `[..., C]`, in float64."""
     logits = np.asarray(logits, np.float64)
-    exp: np.ndarray = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return exp / exp.sum(axis=-1, keepdims=True)
+    exp = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(exp / exp.sum(axis=-1, keepdims=True))
 
 
 def decide(probabilities: np.ndarray, unit: np.ndarray | None = None, join: str = 'mean') -> np.ndarray:

@@ -18,13 +18,14 @@ from jax_reparam import reparam
 from jax_reparam.config import PLAIN, HRFConfig
 
 Initializer = Callable[..., jax.Array]
+Transform = Callable[[jax.Array], jax.Array]
 
 lecun_normal = nn.initializers.lecun_normal()
 
 EPSILON = 1e-5
 # Layer normalisation over the last axis, `scale` and `bias` `[D]` (Ba et al. 2016). Flax's own epsilon is 1e-6, and its
 # fast variance (mean of squares less square of the mean) cancels.
-LayerNorm = functools.partial(nn.LayerNorm, epsilon=EPSILON, use_fast_variance=False)
+LayerNorm: Callable[..., Transform] = functools.partial(nn.LayerNorm, epsilon=EPSILON, use_fast_variance=False)
 
 
 class HRFDense(nn.Module):
@@ -106,9 +107,9 @@ def _orthonormal_factors(
     U has orthonormal rows and V = U^T W where E >= D; else V has orthonormal columns and U = W V^T (E >= F then).
     """
     kernel = kernel_init(key, (d, f), dtype)
-    basis = nn.initializers.orthogonal()
+    basis: Initializer = nn.initializers.orthogonal()
     key = jax.random.fold_in(key, 1)
-    matmul = lambda a, b: jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+    matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
     if e >= d:
         u = basis(key, (d, e), dtype)
         return u, matmul(u.T, kernel)
@@ -186,11 +187,10 @@ class FeedForward(nn.Module):
         """Maps `[B, T, D]` to `[B, T, D]`."""
         hidden = HRFDense(self.width, self.hrf.at('ffn_in'), kernel_init=self.kernel_init, name='ffn_in')(x)
         hidden = nn.Dropout(self.dropout, deterministic=not train)(ACTIVATIONS[self.activation](hidden))
-        out = HRFDense(x.shape[-1], self.hrf.at('ffn_out'), kernel_init=self.kernel_init, name='ffn_out')
-        return out(hidden)
+        return HRFDense(x.shape[-1], self.hrf.at('ffn_out'), kernel_init=self.kernel_init, name='ffn_out')(hidden)
 
 
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {'relu': nn.relu, 'swish': nn.swish}
+ACTIVATIONS: dict[str, Transform] = {'relu': nn.relu, 'swish': nn.swish}
 
 
 def sinusoids(positions: np.ndarray, width: int) -> np.ndarray:
@@ -241,4 +241,5 @@ def hide(x: jax.Array, mask: jax.Array | None) -> jax.Array:
 def batch_norm(x: jax.Array, mask: jax.Array | None, *, train: bool, name: str) -> jax.Array:
     """Batch normalisation `[B, T, ..., C]` whose statistics are those of the real frames; for compact methods."""
     norm = nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=EPSILON, name=name)
-    return norm(x, mask=None if mask is None else mask.reshape(mask.shape + (1,) * (x.ndim - 2)))
+    y: jax.Array = norm(x, mask=None if mask is None else mask.reshape(mask.shape + (1,) * (x.ndim - 2)))
+    return y

@@ -60,15 +60,8 @@ def to_int8(float32: bytes) -> bytes:
     with _tensorflow() as tf:
         from tensorflow.lite.python.convert import mlir_quantize
 
-        return bytes(
-            _unless_refused(
-                mlir_quantize,
-                float32,
-                input_data_type=tf.int8,
-                output_data_type=tf.int8,
-                disable_per_channel_for_dense_layers=True,
-            )
-        )
+        types = {'input_data_type': tf.int8, 'output_data_type': tf.int8}
+        return bytes(_unless_refused(mlir_quantize, float32, **types, disable_per_channel_for_dense_layers=True))
 
 
 def to_int16(float32: bytes, windows: np.ndarray) -> bytes:
@@ -87,18 +80,17 @@ def to_int16(float32: bytes, windows: np.ndarray) -> bytes:
     with _tensorflow() as tf:
         from tensorflow.lite.python.optimize.calibrator import Calibrator
 
-        return bytes(
-            _unless_refused(
-                _unless_refused(Calibrator, float32).calibrate_and_quantize,
-                lambda: ([window[None]] for window in windows),
-                tf.int16,
-                tf.int16,
-                allow_float=False,
-                activations_type=tf.int16,
-                bias_type=tf.int64,
-                disable_per_channel_quantization_for_dense_layers=True,
-            )
+        quantised = _unless_refused(
+            _unless_refused(Calibrator, float32).calibrate_and_quantize,
+            lambda: ([window[None]] for window in windows),
+            tf.int16,
+            tf.int16,
+            allow_float=False,
+            activations_type=tf.int16,
+            bias_type=tf.int64,
+            disable_per_channel_quantization_for_dense_layers=True,
         )
+        return bytes(quantised)
 
 
 @contextlib.contextmanager

@@ -31,11 +31,5 @@ _MODULES: dict[type, Callable[..., nn.Module]] = {
 
 
 def build(model: ModelConfig, hrf: HRFConfig | None = None, *, n_classes: int) -> nn.Module:
-    """Builds the model of a recipe.
-
-    Args:
-      model: architecture and sizes.
-      hrf: the training form; None builds the plain model, whose tree `dehrf` makes.
-      n_classes: number of logits C.
-    """
+    """Builds the model of a recipe's sizes and training form; without the latter the plain one, of `dehrf`'s tree."""
     return _MODULES[type(model)](config=model, hrf=PLAIN if hrf is None else hrf, n_classes=n_classes)

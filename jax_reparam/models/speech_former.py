@@ -157,8 +157,11 @@ def windowed_attention(
     time, half = q.shape[1], window // 2
     ends = ((0, 0), (half, half), (0, 0), (0, 0))
     k, v = jnp.pad(k, ends), jnp.pad(v, ends)
+
+    def seen(a: jax.Array, offset: int) -> jax.Array:
+        return jax.lax.slice_in_dim(a, offset, offset + time, axis=1)
+
     # One offset at a time: no window is ever copied.
-    seen = lambda a, offset: jax.lax.slice_in_dim(a, offset, offset + time, axis=1)
     logits = [jnp.einsum('bthd,bthd->bth', q, seen(k, offset)) for offset in range(window)]
     weights = drop(nn.softmax(jnp.stack(logits, axis=-1)))
     mixed = jnp.zeros_like(v[:, :time])

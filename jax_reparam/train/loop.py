@@ -223,12 +223,9 @@ def evaluate(
       Metrics (`evaluation.metrics`) over what the protocol decides, clips or speakers, and the probabilities of these,
       `[u, C]`, in the order of `data.units(part)`.
     """
-    logits, clip = [], []
-    for windows, of_window in data.window_batches(part, predict.batch):
-        logits.append(predict(variables, windows))
-        clip.append(of_window)
-    of_clips = evaluation.decide(evaluation.softmax(np.concatenate(logits)), np.concatenate(clip))
-    probabilities = data.decide(part, of_clips)
+    batches = [(predict(variables, windows), clip) for windows, clip in data.window_batches(part, predict.batch)]
+    logits, clip = map(np.concatenate, zip(*batches, strict=True))
+    probabilities = data.decide(part, evaluation.decide(evaluation.softmax(logits), clip))
     return evaluation.metrics(data.truth(part), probabilities, data.corpus.labels), probabilities
 
 
