@@ -28,14 +28,9 @@ _hints = functools.cache(typing.get_type_hints)
 
 @dataclasses.dataclass(frozen=True)
 class Bound:
-    """What an annotation asks of a value beside its type.
+    """What an annotation asks of a value beside its type."""
 
-    Attributes:
-      what: for the error, after "expected".
-      holds: whether a value of the type meets it.
-    """
-
-    what: str
+    what: str  # for the error, after "expected"
     holds: Callable[[Any], bool]
 
 

@@ -78,14 +78,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--cmsis-nn', type=Path, required=True, metavar='DIR', help='a checkout of CMSIS-NN')
     parser.add_argument('--tflm', type=Path, required=True, metavar='DIR', help='a checkout of TFLM')
-    parser.add_argument(
-        '--include',
-        type=Path,
-        action='append',
-        default=[],
-        metavar='DIR',
-        help='where gemmlowp, ruy and flatbuffers are, as TFLM downloads them',
-    )
+    told = 'where gemmlowp, ruy and flatbuffers are, as TFLM downloads them'
+    parser.add_argument('--include', type=Path, action='append', default=[], metavar='DIR', help=told)
     parser.add_argument('--optimize', default='-O2', help='of the kernels (-O2 in TFLM)')
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:

@@ -29,15 +29,12 @@ _FORMS: dict[type, Any] = {
 
 
 def build(model: ModelConfig, variables: Params, frames: int) -> tuple[Params, Function]:
-    """The deploy form of a folded model for windows of one length; computes its parameters in float64.
+    """The deploy form of a folded model: its parameters, computed in float64, as float32, and the function of these.
 
     Args:
       model: a recipe's `model`.
       variables: `params` and `batch_stats` of the plain (folded) model.
       frames: of a window, T.
-
-    Returns:
-      Its parameters in float32, and the function with these inside.
 
     Raises:
       ValueError: see `prepare`.

@@ -282,11 +282,7 @@ def _fit(
 
 
 def train_folds(recipe: Recipe, workdir: Path, *, show_progress: bool = True) -> dict[str, Any]:
-    """Trains every fold of a protocol in `workdir/fold_K` and pools the results (`report.summarise`); else as `train`.
-
-    Raises:
-      InputError: as `train`.
-    """
+    """As `train`, for every fold of a protocol in `workdir/fold_K`; then pools the results (`report.summarise`)."""
     processes.in_turn(lambda: report.claim(workdir, recipe), f'claim {workdir}')
     folds = []
     for fold in range(pipeline.count_folds(recipe, show_progress=show_progress)):
