@@ -96,21 +96,13 @@ def draw(data: pipeline.Data, steps: int, batch: int, seed: int) -> tuple[np.nda
 
 @flax.struct.dataclass
 class Bank:
-    """The features of a corpus on the device.
+    """The features of a corpus on the device."""
 
-    Attributes:
-      clips: `[n, T, M]`, each clip repeated so that a window never runs over its end.
-      label: `[n]` int32.
-      mean: `[folds, M]`, of the training speakers.
-      std: likewise.
-      frames: length of a window.
-    """
-
-    clips: jax.Array
-    label: jax.Array
-    mean: jax.Array
-    std: jax.Array
-    frames: int = flax.struct.field(pytree_node=False)
+    clips: jax.Array  # [n, T, M], each clip repeated so that a window never runs over its end
+    label: jax.Array  # [n] int32
+    mean: jax.Array  # [folds, M], of the training speakers
+    std: jax.Array  # likewise
+    frames: int = flax.struct.field(pytree_node=False)  # length of a window
 
     @classmethod
     def load(cls, folds: list[pipeline.Data]) -> Bank:
@@ -150,15 +142,7 @@ def train(recipe: Recipe, bank: Bank, folds: list[pipeline.Data], seeds: int, sa
         return loop.init_state(model, optimizer, jnp.zeros((1, bank.frames, bank.clips.shape[-1])), seed)
 
     def steps(bank: Bank, state: Any, seed: Any, fold: Any, weights: Any, clips: Any, starts: Any) -> Any:
-        step = loop.make_step(
-            model,
-            optimizer,
-            label_smoothing=settings.label_smoothing,
-            class_weights=weights,
-            augmentation=recipe.augment,
-            average=settings.average,
-            seed=seed,
-        )
+        step = loop.make_step(recipe, model, optimizer, weights, seed)
 
         def one(state: Any, what: Any) -> Any:
             x, labels = bank.read(fold, *what), bank.label[what[0]]
@@ -168,7 +152,7 @@ def train(recipe: Recipe, bank: Bank, folds: list[pipeline.Data], seeds: int, sa
         return state, metrics['loss'].mean()
 
     state = jax.jit(jax.vmap(init))(seed)
-    run = jax.jit(jax.vmap(steps, in_axes=(None, 0, 0, 0, None if weights is None else 0, 0, 0)), donate_argnums=1)
+    run = jax.jit(jax.vmap(steps, in_axes=(None, 0, 0, 0, 0, 0, 0)), donate_argnums=1)
     for first in range(0, settings.steps, CHUNK):
         part = slice(first, first + CHUNK)
         state, loss = run(bank, state, seed, fold, weights, clips[:, part], starts[:, part])
@@ -181,13 +165,6 @@ def flips(logits: np.ndarray) -> float:
     noise = np.sqrt(np.square(logits).mean()) * 10 ** (-NOISE_DB / 20)
     second, first = np.sort(logits, axis=-1)[:, -2:].T
     return float(np.mean([0.5 * math.erfc(gap / (2 * noise)) for gap in first - second]))
-
-
-def keep(workdir: Path, recipe: Recipe, data: pipeline.Data, variables: Any, score: float) -> None:
-    """Writes one run's averaged variables as a checkpoint of its last step."""
-    with contextlib.closing(Checkpoints(workdir / FOLDER)) as checkpoints:
-        meta = loop.describe(recipe, data)
-        checkpoints.save(recipe.train.steps, variables=variables, state=None, meta=meta, score=score, error=0.0)
 
 
 def measure(
@@ -203,6 +180,7 @@ def measure(
     start = time.monotonic()
     variables, model = train(recipe, bank, folds, seeds, say)
     variables = jax.device_get(variables)
+    of_run = lambda run: jax.tree.map(operator.itemgetter(run), variables)
     predict = loop.Predictor(model)
     row: dict[str, Any] = {}
     for part in parts:
@@ -210,7 +188,7 @@ def measure(
         for run in range(seeds * len(folds)):
             data = folds[run % len(folds)]
             features, clip = data.windows(part)
-            logits = predict(jax.tree.map(operator.itemgetter(run), variables), features)
+            logits = predict(of_run(run), features)
             probabilities = data.decide(part, evaluation.decide(evaluation.softmax(logits), clip))
             scores.append(evaluation.metrics(data.truth(part), probabilities, data.corpus.labels))
             flipped.append(flips(logits))
@@ -225,9 +203,11 @@ def measure(
     if folder:
         for run, uar in enumerate(np.ravel(row['validation']['each'])):
             seed, fold = divmod(run, len(folds))
-            of_run = recipe.with_changes({'data.fold': str(fold), 'seed': seed})
-            workdir = folder / f'seed_{seed}' / f'fold_{fold}'
-            keep(workdir, of_run, folds[fold], jax.tree.map(operator.itemgetter(run), variables), uar / 100)
+            meta = loop.describe(recipe.with_changes({'data.fold': str(fold), 'seed': seed}), folds[fold])
+            with contextlib.closing(Checkpoints(folder / f'seed_{seed}' / f'fold_{fold}' / FOLDER)) as checkpoints:
+                checkpoints.save(
+                    recipe.train.steps, variables=of_run(run), state=None, meta=meta, score=uar / 100, error=0.0
+                )
     return {**row, 'seconds': round(time.monotonic() - start, 1)}
 
 

@@ -25,6 +25,7 @@ from jax_reparam.train import loop
 from jax_reparam.train.optimizer import adamw
 
 CONFIGS = Path(__file__).parent.parent / 'configs'
+CLASSES = 7
 VARIANTS: dict[str, dict[str, Any]] = {
     'plain': {'hrf.expansion': 0.0},
     'composed': {'hrf.forward': 'composed'},
@@ -32,38 +33,30 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def compile_step(recipe: Recipe, batch: loop.Batch, classes: int) -> tuple[Any, loop.State]:
-    model = models.build(recipe.model, recipe.hrf, n_classes=classes)
+def compile_step(recipe: Recipe, batch: loop.Batch) -> tuple[Any, loop.State]:
+    model = models.build(recipe.model, recipe.hrf, n_classes=CLASSES)
     optimizer = adamw(recipe.train, recipe.hrf.decay)
-    step = loop.make_step(
-        model,
-        optimizer,
-        label_smoothing=recipe.train.label_smoothing,
-        augmentation=recipe.augment,
-        average=recipe.train.average,
-    )
+    step = loop.make_step(recipe, model, optimizer, None, recipe.seed)
     state = jax.jit(lambda: loop.init_state(model, optimizer, batch['features'][:1], 0))()
     return jax.jit(step, donate_argnums=0).lower(state, batch).compile(), state
 
 
-def random_batch(recipe: Recipe, classes: int) -> dict[str, jax.Array]:
+def random_batch(recipe: Recipe) -> dict[str, jax.Array]:
     size, frames = recipe.train.batch_size, recipe.window_config.frames
     rng = np.random.default_rng(0)
-    return jax.device_put(
-        {
-            'features': rng.standard_normal((size, frames, recipe.frontend.n_mels)).astype(np.float32),
-            'mask': np.ones((size, frames), bool),
-            'labels': rng.integers(classes, size=size).astype(np.int32),
-        }
-    )
+    batch = {
+        'features': rng.standard_normal((size, frames, recipe.frontend.n_mels)).astype(np.float32),
+        'mask': np.ones((size, frames), bool),
+        'labels': rng.integers(CLASSES, size=size).astype(np.int32),
+    }
+    return jax.device_put(batch)
 
 
-def measure(recipe: Recipe, steps: int, classes: int = 7) -> dict[str, dict[str, float]]:
-    batch = random_batch(recipe, classes)
+def measure(recipe: Recipe, steps: int) -> dict[str, dict[str, float]]:
+    batch = random_batch(recipe)
     compiled, states = {}, {}
     for name, hrf in VARIANTS.items():
-        variant = recipe.with_changes(hrf)
-        compiled[name], states[name] = compile_step(variant, batch, classes)
+        compiled[name], states[name] = compile_step(recipe.with_changes(hrf), batch)
     times: dict[str, list[float]] = {name: [] for name in VARIANTS}
     for _ in range(steps + 2):
         for name, step in compiled.items():

@@ -6,18 +6,22 @@ is whole. `meta` travels in every checkpoint: config, labels, the training speak
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from jax_reparam.config import Recipe
 from jax_reparam.errors import InputError, one_line
+from jax_reparam.reparam import Params
 
 FORMAT = 1
 FOLDER = 'checkpoints'
@@ -91,14 +95,16 @@ class Checkpoints:
 
     def latest(self) -> int | None:
         """The step of the last checkpoint, None where there is none."""
-        return self._manager.latest_step()
+        step: int | None = self._manager.latest_step()
+        return step
 
     def chosen(self) -> int | None:
         """The step of the chosen checkpoint, None where there is none."""
-        return self._manager.best_step()
+        step: int | None = self._manager.best_step()
+        return step
 
     def save(
-        self, step: int, *, variables: Any, state: Any, meta: Mapping[str, Any], score: float, error: float
+        self, step: int, *, variables: Params, state: Any, meta: Mapping[str, Any], score: float, error: float
     ) -> None:
         """Writes a checkpoint, then removes those that are neither chosen nor the last.
 
@@ -120,10 +126,8 @@ class Checkpoints:
         try:
             self._manager.save(step, args=args.Composite(**items), metrics=self._rank(step, score, error))
         except ValueError as refused:  # TensorStore's name for what the system refused
-            reason = one_line(refused)
-            raise OSError(
-                f'{self._manager.directory}: checkpoint {step} could not be written: {reason[-160:]}'
-            ) from refused
+            where, reason = self._manager.directory, one_line(refused)[-160:]
+            raise OSError(f'{where}: checkpoint {step} could not be written: {reason}') from refused
 
     def _rank(self, step: int, score: float, error: float) -> dict[str, float]:
         """What stays with a checkpoint: its rank (a later one has a higher), the best score so far, what is enough."""
@@ -162,7 +166,7 @@ def load(path: str | Path) -> Trained:
             meta = reader.restore(step_dir / 'meta')
         with ocp.PyTreeCheckpointer() as reader:
             tree = reader.metadata(step_dir / 'variables').item_metadata.tree
-            numpy = _map_leaves(tree, lambda _: ocp.RestoreArgs(restore_type=np.ndarray))
+            numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
             variables = reader.restore(step_dir / 'variables', restore_args=numpy)
     except Exception as error:  # Orbax and TensorStore raise many kinds; each means that the files are not whole.
         raise InputError(f'{step_dir}: expected a whole checkpoint, found a damaged one ({error})') from error
@@ -175,12 +179,6 @@ def load(path: str | Path) -> Trained:
     return Trained(variables, recipe, meta, int(step_dir.name), step_dir)
 
 
-def _map_leaves(tree: Any, function: Any) -> Any:
-    if isinstance(tree, Mapping):
-        return {key: _map_leaves(child, function) for key, child in tree.items()}
-    return function(tree)
-
-
 def _step_folder(path: Path) -> Path:
     if not path.exists():
         raise InputError(f'{path}: expected a training folder or a checkpoint, found nothing')
@@ -190,27 +188,20 @@ def _step_folder(path: Path) -> Path:
     steps = [child for child in folder.iterdir() if child.name.isdigit()] if folder.is_dir() else []
     if not steps:
         raise InputError(f'{path}: expected {FOLDER}/STEP with variables and meta, found no checkpoint')
-    checkpoints = Checkpoints(folder, create=False)
-    try:
+    with contextlib.closing(Checkpoints(folder, create=False)) as checkpoints:
         chosen = checkpoints.chosen()
-    finally:
-        checkpoints.close()
     return (folder / str(chosen if chosen is not None else max(int(step.name) for step in steps))).absolute()
 
 
-def leaves(tree: Any, prefix: str = '') -> Iterator[tuple[str, Any]]:
+def leaves(tree: Params) -> Iterable[tuple[str, Any]]:
     """All leaves of nested dictionaries with their paths, as `'params/layer_0/ffn/ffn_in/kernel'`."""
-    for key, child in tree.items():
-        path = f'{prefix}/{key}' if prefix else str(key)
-        if isinstance(child, Mapping):
-            yield from leaves(child, path)
-        else:
-            yield path, child
+    flat: dict[str, Any] = flatten_dict(tree, sep='/')
+    return flat.items()
 
 
-def count(tree: Any) -> int:
+def count(tree: Params) -> int:
     """Number of values in a tree."""
-    return sum(np.size(leaf) for _, leaf in leaves(tree))
+    return sum(np.size(leaf) for leaf in jax.tree.leaves(tree))
 
 
 def plain_recipe(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -218,7 +209,7 @@ def plain_recipe(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**config, 'hrf': {**config['hrf'], 'expansion': 0}}
 
 
-def write_checkpoint(path: Path, folded: Mapping[str, Any], trained: Trained) -> None:
+def write_checkpoint(path: Path, folded: Params, trained: Trained) -> None:
     """Writes `path/STEP` in the form of a training checkpoint, less the optimizer's state."""
     import orbax.checkpoint as ocp
 
@@ -229,7 +220,7 @@ def write_checkpoint(path: Path, folded: Mapping[str, Any], trained: Trained) ->
         writer.save((path / str(trained.step)).absolute(), args=content)
 
 
-def write_safetensors(path: Path, folded: Mapping[str, Any], trained: Trained) -> None:
+def write_safetensors(path: Path, folded: Params, trained: Trained) -> None:
     """Writes the leaves under their paths; the file's metadata holds config, labels, mean and std, as JSON texts."""
     from safetensors.numpy import save
 

@@ -63,21 +63,29 @@ SITES: tuple[Site, ...] = get_args(Site)
 POSITIONS = 2000
 
 
-def _check_encoder(config: ConvTransformerConfig | ConformerConfig) -> None:
-    schema.check(config)
-    schema.expect(config.width % config.heads == 0, 'width', f'a multiple of {config.heads} heads', config.width)
+class _Encoder(schema.Checked):
+    """What ConvTransformer and Conformer share; the fields are theirs."""
 
+    channels: int
+    width: int
+    heads: int
+    ffn_width: int
 
-def _encoder_sites(config: ConvTransformerConfig | ConformerConfig, n_mels: int) -> Iterator[tuple[Site, int, int]]:
-    # Two convolutions of stride 2 leave a quarter of the bands.
-    yield 'pointwise', config.channels * math.ceil(n_mels / 4), config.width
-    yield 'attention', config.width, config.width
-    yield 'ffn_in', config.width, config.ffn_width
-    yield 'ffn_out', config.ffn_width, config.width
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        schema.expect(self.width % self.heads == 0, 'width', f'a multiple of {self.heads} heads', self.width)
+
+    def sites(self, n_mels: int) -> Iterator[tuple[Site, int, int]]:
+        """The shapes of the layers that may be HRF sites: kind, input width, output width."""
+        # Two convolutions of stride 2 leave a quarter of the bands.
+        yield 'pointwise', self.channels * math.ceil(n_mels / 4), self.width
+        yield 'attention', self.width, self.width
+        yield 'ffn_in', self.width, self.ffn_width
+        yield 'ffn_out', self.ffn_width, self.width
 
 
 @dataclasses.dataclass(frozen=True)
-class ConvTransformerConfig:
+class ConvTransformerConfig(_Encoder):
     """Sizes of a ConvTransformer; the defaults are S.
 
     Attributes:
@@ -100,16 +108,9 @@ class ConvTransformerConfig:
     dropout: Rate = 0.1
     attention_dropout: Rate = 0.1
 
-    def __post_init__(self) -> None:
-        _check_encoder(self)
-
-    def sites(self, n_mels: int) -> Iterator[tuple[Site, int, int]]:
-        """The shapes of the layers that may be HRF sites: kind, input width, output width."""
-        return _encoder_sites(self, n_mels)
-
 
 @dataclasses.dataclass(frozen=True)
-class ConformerConfig:
+class ConformerConfig(_Encoder):
     """Sizes of a Conformer; the defaults are S.
 
     Attributes:
@@ -140,18 +141,18 @@ class ConformerConfig:
     attention_dropout: Rate = 0.1
 
     def __post_init__(self) -> None:
-        _check_encoder(self)
+        super().__post_init__()
         schema.expect(self.kernel % 2 == 1, 'kernel', 'an odd number', self.kernel)
 
     def sites(self, n_mels: int) -> Iterator[tuple[Site, int, int]]:
         """The shapes of the layers that may be HRF sites: kind, input width, output width."""
-        yield from _encoder_sites(self, n_mels)
+        yield from super().sites(n_mels)
         yield 'pointwise', self.width, 2 * self.width
         yield 'pointwise', self.width, self.width
 
 
 @dataclasses.dataclass(frozen=True)
-class SpeechFormerConfig:
+class SpeechFormerConfig(schema.Checked):
     """Sizes of a SpeechFormer; the defaults are S. The width C is the number of mel bands.
 
     Attributes:
@@ -174,9 +175,6 @@ class SpeechFormerConfig:
     attention_dropout: Rate = 0.1
     head_dropout: Rate = 0.5
 
-    def __post_init__(self) -> None:
-        schema.check(self)
-
     def sites(self, n_mels: int) -> Iterator[tuple[Site, int, int]]:
         """The shapes of the layers that may be HRF sites: kind, input width, output width."""
         width = n_mels - n_mels % self.heads
@@ -194,7 +192,7 @@ ModelConfig = ConvTransformerConfig | ConformerConfig | SpeechFormerConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class HRFConfig:
+class HRFConfig(schema.Checked):
     """How the linear layers at HRF sites are trained.
 
     Attributes:
@@ -217,7 +215,7 @@ class HRFConfig:
     sites: tuple[Site, ...] = ('ffn_in',)
 
     def __post_init__(self) -> None:
-        schema.check(self)
+        super().__post_init__()
         object.__setattr__(self, 'sites', tuple(site for site in SITES if site in self.sites))
 
     def at(self, site: Site) -> HRFConfig:
@@ -229,7 +227,7 @@ PLAIN = HRFConfig(expansion=0)
 
 
 @dataclasses.dataclass(frozen=True)
-class WindowSeconds:
+class WindowSeconds(schema.Checked):
     """Length and spacing of windows, in seconds.
 
     Attributes:
@@ -240,12 +238,9 @@ class WindowSeconds:
     seconds: Positive = 4.0
     hop_seconds: Positive = 2.0
 
-    def __post_init__(self) -> None:
-        schema.check(self)
-
 
 @dataclasses.dataclass(frozen=True)
-class DataConfig:
+class DataConfig(schema.Checked):
     """What is trained on.
 
     Attributes:
@@ -269,13 +264,13 @@ class DataConfig:
     join: Literal['', 'mean', 'vote'] = ''
 
     def __post_init__(self) -> None:
-        schema.check(self)
+        super().__post_init__()
         errors.known('corpus', self.corpus, tuple(CORPORA))
         schema.expect(self.fold == 'all' or self.fold.isdecimal(), 'fold', "a number or 'all'", self.fold)
 
 
 @dataclasses.dataclass(frozen=True)
-class AugmentConfig:
+class AugmentConfig(schema.Checked):
     """How strongly training features are varied; every window draws its own values.
 
     Attributes:
@@ -294,12 +289,9 @@ class AugmentConfig:
     stretch: Rate = 0.0
     warp: Rate = 0.0
 
-    def __post_init__(self) -> None:
-        schema.check(self)
-
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(schema.Checked):
     """How the optimizer trains.
 
     Attributes:
@@ -327,23 +319,10 @@ class TrainConfig:
     average: Rate = 0.99
     eval_every: Size = 50
 
-    def __post_init__(self) -> None:
-        schema.check(self)
-
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class Recipe(schema.Checked):
     """All that one training run is told; the defaults train with HRF on the synthetic corpus.
-
-    Attributes:
-      model: architecture and sizes.
-      hrf: the training form.
-      frontend: of the features.
-      window: of windows, in seconds.
-      data: corpus and protocol.
-      augment: of the features.
-      train: the optimizer.
-      seed: of all randomness.
 
     Raises:
       ValueError: `SECTION.KEY: expected ..., found ...`.
@@ -359,7 +338,7 @@ class Recipe:
     seed: Count = 0
 
     def __post_init__(self) -> None:
-        schema.check(self)
+        super().__post_init__()
         self._check_window()
         if isinstance(self.model, SpeechFormerConfig):
             self._check_speech_former(self.model)
@@ -377,8 +356,8 @@ class Recipe:
         hop_ms, n_mels, frames = self.frontend.hop_ms, self.frontend.n_mels, self.window_config.frames
         schema.expect(model.hop_ms == hop_ms, 'model.hop_ms', f"the frontend's, {hop_ms}", model.hop_ms)
         schema.expect(model.heads <= n_mels, 'model.heads', f'at most the {n_mels} mel bands', model.heads)
-        known = f'at most {POSITIONS} frames (the position table) of {hop_ms} ms'
-        schema.expect(frames <= POSITIONS, 'window.seconds', known, self.window.seconds)
+        fits = f'at most {POSITIONS} frames (the position table) of {hop_ms} ms'
+        schema.expect(frames <= POSITIONS, 'window.seconds', fits, self.window.seconds)
 
     def _check_expansion(self) -> None:
         for site, width, features in self.model.sites(self.frontend.n_mels):
@@ -399,7 +378,7 @@ class Recipe:
 
     def as_json(self) -> dict[str, Any]:
         """What config.json and checkpoints hold: an object per section."""
-        return {field.name: schema.to_json(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        return dict(schema.to_json(self))
 
     @classmethod
     def from_json(cls, values: Any, key: str = '') -> Recipe:
@@ -433,11 +412,7 @@ class Recipe:
         return Recipe.from_json(values)
 
     def for_corpus(self, corpus: str, *, xs: bool = False) -> Recipe:
-        """The recipe for a corpus, with what goes with it (`CORPORA`).
-
-        Args:
-          corpus: its name; '' keeps the recipe's own.
-          xs: the recipe is of the smallest size.
+        """The recipe for a corpus ('' is its own), with what goes with it, and with the smallest size (`xs`).
 
         Raises:
           InputError: no such corpus.
@@ -461,7 +436,7 @@ def load_recipe(path: str | Path, corpus: str = '') -> Recipe:
     if spec is None or spec.loader is None:
         raise InputError(f'{path}: expected a recipe in Python, found a file whose name does not end with .py')
     module = importlib.util.module_from_spec(spec)
-    what = 'a recipe (get_config(corpus) gives a Recipe)'
+    expected = f'{path}: expected a recipe (get_config(corpus) gives a Recipe), found'
     # The file is the user's, and may raise anything.
     try:
         spec.loader.exec_module(module)
@@ -469,9 +444,9 @@ def load_recipe(path: str | Path, corpus: str = '') -> Recipe:
     except ValueError as error:  # as a Recipe raises it
         raise InputError(f'{path}: {one_line(error)}') from error
     except Exception as error:
-        raise InputError(f'{path}: expected {what}, found {type(error).__name__}: {one_line(error)}') from error
+        raise InputError(f'{expected} {type(error).__name__}: {one_line(error)}') from error
     if not isinstance(recipe, Recipe):
-        raise InputError(f'{path}: expected {what}, found {type(recipe).__name__}')
+        raise InputError(f'{expected} {type(recipe).__name__}')
     return recipe
 
 
@@ -481,7 +456,7 @@ def recipes(folder: str | Path = 'configs') -> list[str]:
     Raises:
       InputError: there are none.
     """
-    found = sorted(str(path) for path in Path(folder).glob('[!_]*.py'))
-    if not found:
+    paths = sorted(map(str, Path(folder).glob('[!_]*.py')))
+    if not paths:
         raise InputError(f'{folder}/*.py: expected recipes there, or some to be named, found none')
-    return found
+    return paths

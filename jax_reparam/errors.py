@@ -17,16 +17,11 @@ from typing import ClassVar
 class ExitCode(enum.IntEnum):
     """What every command's exit code means; docs/architecture.md repeats the table for users."""
 
-    DONE = 0
-    """All that was asked for is done."""
-    FAILED = 1
-    """The input was good, but a gate, a limit or a clip failed."""
-    INPUT = 2
-    """Bad input, a package that is missing, or a file that cannot be written."""
-    FAULT = 70
-    """Nobody foresaw it: a fault of jax_reparam."""
-    INTERRUPTED = 130
-    """Ctrl-C."""
+    DONE = 0  # all that was asked for
+    FAILED = 1  # the input was good, but a gate, a limit or a clip failed
+    INPUT = 2  # bad input, a package that is missing, or a file that cannot be written
+    FAULT = 70  # nobody foresaw it: a fault of jax_reparam
+    INTERRUPTED = 130  # Ctrl-C
 
 
 class Error(Exception):

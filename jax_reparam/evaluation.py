@@ -14,7 +14,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     """Class probabilities `[..., C]` of logits `[..., C]`, in float64."""
     logits = np.asarray(logits, np.float64)
     exp = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return exp / exp.sum(axis=-1, keepdims=True)
+    return np.asarray(exp / exp.sum(axis=-1, keepdims=True))
 
 
 def decide(probabilities: np.ndarray, unit: np.ndarray | None = None, join: str = 'mean') -> np.ndarray:
@@ -41,14 +41,9 @@ def decide(probabilities: np.ndarray, unit: np.ndarray | None = None, join: str 
 
 
 def snr_db(signal: float, noise: float) -> float | None:
-    """The signal-to-noise ratio of a tensor in dB: 10 log10(signal / noise).
+    """The signal-to-noise ratio in dB, 10 log10(signal / noise), of sums of squares of a tensor and of its errors.
 
-    Args:
-      signal: power of the true tensor: the sum of its squares, whatever its shape.
-      noise: power of what the other tensor differs from it by, likewise.
-
-    Returns:
-      None where there is no such number: nothing differs, all of the true tensor is 0, or something is not finite.
+    None where there is no such number: nothing differs, all of the true tensor is 0, or something is not finite.
     """
     return 10 * math.log10(signal / noise) if signal > 0 and 0 < noise < math.inf else None
 
@@ -64,8 +59,7 @@ def metrics(labels: np.ndarray, probabilities: np.ndarray, names: Sequence[str])
     Returns:
       `uar` (UA: the mean recall over the classes that occur), `wa` (accuracy), `wf1` (F1 weighted by support),
       `macro_f1` (mean F1 over the classes that occur or are predicted), `nll` (mean negative log likelihood), `clips`,
-      `per_class` (`recall`, `precision`,
-      `f1`, `support` by name) and `confusion` (`[C][C]` counts, row = true class).
+      `per_class` (`recall`, `precision`, `f1`, `support` by name) and `confusion` (`[C][C]` counts, row = true class).
     """
     from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
 
@@ -82,13 +76,8 @@ def metrics(labels: np.ndarray, probabilities: np.ndarray, names: Sequence[str])
         'nll': float(-np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-12)).mean()),
         'clips': len(labels),
         'per_class': {
-            name: {
-                'recall': float(recall[i]),
-                'precision': float(precision[i]),
-                'f1': float(f1[i]),
-                'support': int(support[i]),
-            }
-            for i, name in enumerate(names)
+            name: {'recall': float(r), 'precision': float(p), 'f1': float(f), 'support': int(s)}
+            for name, r, p, f, s in zip(names, recall, precision, f1, support, strict=True)
         },
         'confusion': confusion_matrix(labels, predicted, labels=classes).tolist(),
     }
@@ -97,11 +86,7 @@ def metrics(labels: np.ndarray, probabilities: np.ndarray, names: Sequence[str])
 def standard_error(labels: np.ndarray, probabilities: np.ndarray, names: Sequence[str], metric: str) -> float:
     """The standard error of a metric over decisions, by the jackknife (Efron and Tibshirani 1993, chapter 11).
 
-    Args:
-      labels: `[n]`, the true classes.
-      probabilities: `[n, C]`.
-      names: the C class names.
-      metric: one of what `metrics` returns; of those that depend on decisions alone (all but `nll`).
+    Args are those of `metrics`, and one of what it returns that depends on decisions alone (all but `nll`).
     """
     if len(labels) < 2:
         return 0.0

@@ -6,7 +6,7 @@ Every layer takes `mask` `[B, T]`, True at real frames, or None where every fram
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -18,13 +18,14 @@ from jax_reparam import reparam
 from jax_reparam.config import PLAIN, HRFConfig
 
 Initializer = Callable[..., jax.Array]
+Transform = Callable[[jax.Array], jax.Array]
 
 lecun_normal = nn.initializers.lecun_normal()
 
 EPSILON = 1e-5
 # Layer normalisation over the last axis, `scale` and `bias` `[D]` (Ba et al. 2016). Flax's own epsilon is 1e-6, and its
 # fast variance (mean of squares less square of the mean) cancels.
-LayerNorm = functools.partial(nn.LayerNorm, epsilon=EPSILON, use_fast_variance=False)
+LayerNorm: Callable[..., Transform] = functools.partial(nn.LayerNorm, epsilon=EPSILON, use_fast_variance=False)
 
 
 class HRFDense(nn.Module):
@@ -40,9 +41,7 @@ class HRFDense(nn.Module):
       use_bias: whether the layer (and each factor) has a bias.
       kernel_init: initializer of the plain kernel; the factors' product begins with its variance, or as its very
         values.
-      dtype: of the computation; None takes the inputs' and parameters'.
       param_dtype: of the parameters.
-      precision: of the matrix products.
 
     Raises:
       ValueError: E < min(D, F); the product would have a lower rank than the layer it stands for.
@@ -52,32 +51,22 @@ class HRFDense(nn.Module):
     hrf: HRFConfig = HRFConfig()
     use_bias: bool = True
     kernel_init: Initializer = lecun_normal
-    dtype: Any = None
     param_dtype: Any = jnp.float32
-    precision: jax.lax.PrecisionLike = None
 
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """Maps `[..., D]` to `[..., F]`."""
         if self.hrf.expansion == 0:
-            layer: Mapping[str, jax.Array] = {
-                'kernel': self.param('kernel', self.kernel_init, (inputs.shape[-1], self.features), self.param_dtype)
-            }
-            if self.use_bias:
-                bias = self.param('bias', nn.initializers.zeros_init(), (self.features,), self.param_dtype)
-                layer = {**layer, 'bias': bias}
-            return self._linear(inputs, layer)
+            zeros = nn.initializers.zeros_init()
+            kernel = self.param('kernel', self.kernel_init, (inputs.shape[-1], self.features), self.param_dtype)
+            bias = self.param('bias', zeros, (self.features,), self.param_dtype) if self.use_bias else None
+            return _linear(inputs, kernel, bias)
         factors = self.param(reparam.SITE, self._init_factors, inputs.shape[-1])
         if self.hrf.forward == 'composed':
-            return self._linear(inputs, reparam.compose(factors, precision=self.precision))
-        inner = {'kernel': factors['kernel_u'], 'bias': factors.get('bias_u')}
-        outer = {'kernel': factors['kernel_v'], 'bias': factors.get('bias_v')}
-        return self._linear(self._linear(inputs, inner), outer)
-
-    def _linear(self, inputs: jax.Array, layer: Mapping[str, jax.Array | None]) -> jax.Array:
-        inputs, kernel, bias = nn.dtypes.promote_dtype(inputs, layer['kernel'], layer.get('bias'), dtype=self.dtype)
-        outputs = jnp.matmul(inputs, kernel, precision=self.precision)
-        return outputs if bias is None else outputs + jnp.reshape(bias, (1,) * (outputs.ndim - 1) + (-1,))
+            folded = reparam.compose(factors)
+            return _linear(inputs, folded['kernel'], folded.get('bias'))
+        hidden = _linear(inputs, factors['kernel_u'], factors.get('bias_u'))
+        return _linear(hidden, factors['kernel_v'], factors.get('bias_v'))
 
     def _init_factors(self, key: jax.Array, width: int) -> dict[str, jax.Array]:
         inner = round(self.hrf.expansion * width)
@@ -105,6 +94,11 @@ class HRFDense(nn.Module):
         return factors
 
 
+def _linear(inputs: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
+    outputs = jnp.matmul(inputs, kernel)
+    return outputs if bias is None else outputs + bias.reshape((1,) * (outputs.ndim - 1) + (-1,))
+
+
 def _orthonormal_factors(
     key: jax.Array, kernel_init: Initializer, d: int, e: int, f: int, dtype: Any
 ) -> tuple[jax.Array, jax.Array]:
@@ -113,9 +107,9 @@ def _orthonormal_factors(
     U has orthonormal rows and V = U^T W where E >= D; else V has orthonormal columns and U = W V^T (E >= F then).
     """
     kernel = kernel_init(key, (d, f), dtype)
-    basis = nn.initializers.orthogonal()
+    basis: Initializer = nn.initializers.orthogonal()
     key = jax.random.fold_in(key, 1)
-    matmul = lambda a, b: jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+    matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
     if e >= d:
         u = basis(key, (d, e), dtype)
         return u, matmul(u.T, kernel)
@@ -193,11 +187,10 @@ class FeedForward(nn.Module):
         """Maps `[B, T, D]` to `[B, T, D]`."""
         hidden = HRFDense(self.width, self.hrf.at('ffn_in'), kernel_init=self.kernel_init, name='ffn_in')(x)
         hidden = nn.Dropout(self.dropout, deterministic=not train)(ACTIVATIONS[self.activation](hidden))
-        out = HRFDense(x.shape[-1], self.hrf.at('ffn_out'), kernel_init=self.kernel_init, name='ffn_out')
-        return out(hidden)
+        return HRFDense(x.shape[-1], self.hrf.at('ffn_out'), kernel_init=self.kernel_init, name='ffn_out')(hidden)
 
 
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {'relu': nn.relu, 'swish': nn.swish}
+ACTIVATIONS: dict[str, Transform] = {'relu': nn.relu, 'swish': nn.swish}
 
 
 def sinusoids(positions: np.ndarray, width: int) -> np.ndarray:
@@ -248,4 +241,5 @@ def hide(x: jax.Array, mask: jax.Array | None) -> jax.Array:
 def batch_norm(x: jax.Array, mask: jax.Array | None, *, train: bool, name: str) -> jax.Array:
     """Batch normalisation `[B, T, ..., C]` whose statistics are those of the real frames; for compact methods."""
     norm = nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=EPSILON, name=name)
-    return norm(x, mask=None if mask is None else mask.reshape(mask.shape + (1,) * (x.ndim - 2)))
+    y: jax.Array = norm(x, mask=None if mask is None else mask.reshape(mask.shape + (1,) * (x.ndim - 2)))
+    return y

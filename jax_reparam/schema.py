@@ -28,14 +28,9 @@ _hints = functools.cache(typing.get_type_hints)
 
 @dataclasses.dataclass(frozen=True)
 class Bound:
-    """What an annotation asks of a value beside its type.
+    """What an annotation asks of a value beside its type."""
 
-    Attributes:
-      what: for the error, after "expected".
-      holds: whether a value of the type meets it.
-    """
-
-    what: str
+    what: str  # for the error, after "expected"
     holds: Callable[[Any], bool]
 
 
@@ -123,6 +118,13 @@ def check(value: Any) -> None:
         object.__setattr__(value, name, _read(kind, getattr(value, name), name))
 
 
+class Checked:
+    """What a dataclass inherits to be checked (`check`) when it is made; a `__post_init__` of its own calls this."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
 def expect(holds: bool, key: str, what: str, value: Any) -> None:
     """Raises a ValueError, `KEY: expected WHAT, found VALUE`, unless something holds."""
     if not holds:
@@ -174,10 +176,9 @@ def _read(kind: Any, value: Any, key: str) -> Any:
         return _read_tuple(arguments, value, key)
     if origin in (dict, collections.abc.Mapping):
         expect(isinstance(value, dict), key, 'an object', value)
-        return {name: _read(arguments[1], item, f'{key}.{name}'.lstrip('.')) for name, item in value.items()}
+        return {name: _read(arguments[1], item, _at(key, name)) for name, item in value.items()}
     if kind is np.ndarray or origin is np.ndarray:
-        numbers = _read_tuple((_Single, ...), value, key)
-        return np.asarray(numbers, np.float32)
+        return np.asarray(_read_tuple((_Single, ...), value, key), np.float32)
     if hasattr(kind, 'from_json'):
         return kind.from_json(value, key)
     if dataclasses.is_dataclass(kind):
@@ -198,22 +199,16 @@ def _read_dataclass(kind: Any, value: Any, key: str) -> Any:
     hints, fixed = field_types(kind), constants(kind)
     for name, item in value.items():
         known(name, (*fixed, *hints), key or 'it')
-        expect(name not in fixed or item == fixed[name], f'{key}.{name}'.lstrip('.'), repr(fixed.get(name)), item)
-    missing = [
-        field.name
-        for field in dataclasses.fields(kind)
-        if field.name not in value
-        and field.default is dataclasses.MISSING
-        and field.default_factory is dataclasses.MISSING
-    ]
-    if missing:
-        raise ValueError(f'{f"{key}.{missing[0]}".lstrip(".")}: expected a value, found none')
-    items = [(name, hint) for name, hint in hints.items() if name in value]
-    read = {name: _read(hint, value[name], f'{key}.{name}'.lstrip('.')) for name, hint in items}
+        expect(name not in fixed or item == fixed[name], _at(key, name), repr(fixed.get(name)), item)
+    for field in dataclasses.fields(kind):
+        needed = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if needed and field.name not in value:
+            raise ValueError(f'{_at(key, field.name)}: expected a value, found none')
+    fields = {name: _read(hint, value[name], _at(key, name)) for name, hint in hints.items() if name in value}
     try:
-        return kind(**read)
+        return kind(**fields)
     except ValueError as error:
-        raise ValueError(f'{key}.{error}'.lstrip('.')) from error
+        raise ValueError(_at(key, str(error))) from error
 
 
 def _read_union(kinds: tuple[Any, ...], value: Any, key: str) -> Any:
@@ -224,11 +219,9 @@ def _read_union(kinds: tuple[Any, ...], value: Any, key: str) -> Any:
         return _read(rest[0], value, key)
     for name in set.intersection(*(set(constants(one)) if dataclasses.is_dataclass(one) else set() for one in rest)):
         expect(isinstance(value, dict), key, 'an object', value)
-        named = {constants(one)[name]: one for one in rest}
-        expect(
-            value.get(name) in tuple(named), f'{key}.{name}', f'one of {", ".join(map(repr, named))}', value.get(name)
-        )
-        return _read(named[value[name]], value, key)
+        named, given = {constants(one)[name]: one for one in rest}, value.get(name)
+        expect(given in tuple(named), f'{key}.{name}', f'one of {", ".join(map(repr, named))}', given)
+        return _read(named[given], value, key)
     for kind in rest:
         try:
             return _read(kind, value, key)
@@ -243,6 +236,10 @@ def _read_tuple(kinds: tuple[Any, ...], value: Any, key: str) -> tuple[Any, ...]
         kinds = (kinds[0],) * len(value)
     expect(len(value) == len(kinds), key, f'{len(kinds)} values', value)
     return tuple(_read(kind, item, f'{key}[{i}]') for i, (kind, item) in enumerate(zip(kinds, value, strict=True)))
+
+
+def _at(key: str, name: str) -> str:
+    return f'{key}.{name}'.lstrip('.')
 
 
 def _shown(value: Any) -> str:

@@ -90,7 +90,7 @@ def test_recipes_train_a_step_and_fold(rng, name):
     # The first step of a warm-up has rate 0.
     optimizer = adamw(dataclasses.replace(recipe.train, warmup_steps=0), recipe.hrf.decay)
     state = jax.jit(functools.partial(loop.init_state, trained, optimizer, seed=0))(batch['features'])
-    step = loop.make_step(trained, optimizer, augmentation=recipe.augment)
+    step = loop.make_step(recipe, trained, optimizer, None, recipe.seed)
     after, metrics = jax.jit(step)(state, batch)
     assert np.isfinite(metrics['loss'])
     still = [

@@ -12,7 +12,7 @@ import pytest
 from helpers import ROOT, SMALL, tones
 from jax_reparam.config import load_recipe
 from jax_reparam.errors import InputError
-from jax_reparam.train.__main__ import main, parser, split
+from jax_reparam.train.__main__ import main, parse, parser
 
 
 def train(*args, start=('train.py',)):
@@ -44,9 +44,9 @@ def test_help_tells_every_key_of_a_recipe():
 
 def test_flags_of_a_recipe():
     argv = ['--config.a.b=1=2', '--workdir', 'w', '--config.c', 'x', '--config.d', '--config', 'f', '--config.e']
-    changes, rest = split(argv)
+    args, changes = parse(argv)
     assert changes == {'a.b': '1=2', 'c': 'x', 'd': True, 'e': True}
-    assert rest == ['--workdir', 'w', '--config', 'f']
+    assert (str(args.workdir), args.config) == ('w', 'f')
 
 
 @pytest.mark.parametrize(

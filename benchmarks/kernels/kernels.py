@@ -22,33 +22,18 @@ TICK = 40
 CHIP = ['-mcpu=cortex-m4', '-mfpu=fpv4-sp-d16', '-mfloat-abi=hard', '-mthumb']
 COMMON = ['-funsigned-char', '-ffunction-sections', '-fdata-sections', '-fno-common', '-DNDEBUG']
 CPP = ['-std=c++17', '-fno-exceptions', '-fno-rtti', '-fno-threadsafe-statics', '-DTF_LITE_STATIC_MEMORY']
-CMSIS = (
-    'SoftmaxFunctions/arm_nn_softmax_common_s8.c',
-    'SoftmaxFunctions/arm_softmax_s8.c',
-    'SoftmaxFunctions/arm_softmax_s16.c',
-    'FullyConnectedFunctions/arm_fully_connected_s8.c',
-    'FullyConnectedFunctions/arm_fully_connected_s16.c',
-    'FullyConnectedFunctions/arm_batch_matmul_s8.c',
-    'FullyConnectedFunctions/arm_batch_matmul_s16.c',
-    'NNSupportFunctions/arm_nn_vec_mat_mult_t_s8.c',
-    'NNSupportFunctions/arm_nn_vec_mat_mult_t_s16.c',
-    'NNSupportFunctions/arm_nn_vec_mat_mult_t_s16_s16.c',
-    'NNSupportFunctions/arm_nn_mat_mult_nt_t_s8.c',
-    'NNSupportFunctions/arm_s8_to_s16_unordered_with_offset.c',
-    'ConvolutionFunctions/arm_convolve_1x1_s8_fast.c',
-    'ConvolutionFunctions/arm_convolve_s8.c',
-    'ConvolutionFunctions/arm_nn_mat_mult_kernel_s8_s16.c',
-    'ConvolutionFunctions/arm_depthwise_conv_s8.c',
-    'ConvolutionFunctions/arm_convolve_s16.c',
-    'ConvolutionFunctions/arm_nn_mat_mult_kernel_s16.c',
-    'ConvolutionFunctions/arm_depthwise_conv_s16.c',
-    'BasicMathFunctions/arm_elementwise_add_s8.c',
-    'BasicMathFunctions/arm_elementwise_add_s16.c',
-    'BasicMathFunctions/arm_elementwise_mul_s8.c',
-    'BasicMathFunctions/arm_elementwise_mul_s16.c',
-    'TransposeFunctions/arm_transpose_s8.c',
-    'PadFunctions/arm_pad_s8.c',
-)
+# By folder, less `arm_` and `.c`.
+CMSIS = {
+    'SoftmaxFunctions': 'nn_softmax_common_s8 softmax_s8 softmax_s16',
+    'FullyConnectedFunctions': 'fully_connected_s8 fully_connected_s16 batch_matmul_s8 batch_matmul_s16',
+    'NNSupportFunctions': 'nn_vec_mat_mult_t_s8 nn_vec_mat_mult_t_s16 nn_vec_mat_mult_t_s16_s16 nn_mat_mult_nt_t_s8 '
+    's8_to_s16_unordered_with_offset',
+    'ConvolutionFunctions': 'convolve_1x1_s8_fast convolve_s8 nn_mat_mult_kernel_s8_s16 depthwise_conv_s8 '
+    'convolve_s16 nn_mat_mult_kernel_s16 depthwise_conv_s16',
+    'BasicMathFunctions': 'elementwise_add_s8 elementwise_add_s16 elementwise_mul_s8 elementwise_mul_s16',
+    'TransposeFunctions': 'transpose_s8',
+    'PadFunctions': 'pad_s8',
+}
 
 
 def build(cmsis: Path, tflm: Path, include: list[Path], optimize: str, place: Path) -> Path:
@@ -58,7 +43,8 @@ def build(cmsis: Path, tflm: Path, include: list[Path], optimize: str, place: Pa
     if internal is None:
         raise SystemExit(f'{tflm}: expected a checkout of TFLM, found no common.cc in {places[0]} nor in {places[1]}')
     headers = [f'-I{path}' for path in (cmsis / 'Include', tflm, internal, *include)]
-    sources = [(cmsis / 'Source' / name, [optimize]) for name in CMSIS]
+    kernels = [cmsis / 'Source' / folder / f'arm_{name}.c' for folder in CMSIS for name in CMSIS[folder].split()]
+    sources = [(kernel, [optimize]) for kernel in kernels]
     sources += [(internal / 'common.cc', ['-Os']), (HERE / 'kernels.cc', [optimize])]
     sources += [(BOARD / 'start.c', ['-O2'])]
     objects = []
@@ -92,14 +78,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--cmsis-nn', type=Path, required=True, metavar='DIR', help='a checkout of CMSIS-NN')
     parser.add_argument('--tflm', type=Path, required=True, metavar='DIR', help='a checkout of TFLM')
-    parser.add_argument(
-        '--include',
-        type=Path,
-        action='append',
-        default=[],
-        metavar='DIR',
-        help='where gemmlowp, ruy and flatbuffers are, as TFLM downloads them',
-    )
+    told = 'where gemmlowp, ruy and flatbuffers are, as TFLM downloads them'
+    parser.add_argument('--include', type=Path, action='append', default=[], metavar='DIR', help=told)
     parser.add_argument('--optimize', default='-O2', help='of the kernels (-O2 in TFLM)')
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:

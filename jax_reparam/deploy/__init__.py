@@ -7,7 +7,7 @@ the folded model's, exactly; it equals the folded model to rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import jax
@@ -16,6 +16,7 @@ from jax_reparam import reparam
 from jax_reparam.config import ConformerConfig, ConvTransformerConfig, ModelConfig, SpeechFormerConfig
 from jax_reparam.deploy import conformer, conv_transformer, speech_former
 from jax_reparam.deploy.ops import Norm, SingleNorm
+from jax_reparam.reparam import Params
 
 # A deploy form with its parameters inside: maps features `[1, T, M]` and a way to write norms to logits `[1, C]`.
 Function: TypeAlias = Callable[[jax.Array, Norm], jax.Array]
@@ -27,16 +28,13 @@ _FORMS: dict[type, Any] = {
 }
 
 
-def build(model: ModelConfig, variables: Mapping[str, Any], frames: int) -> tuple[Any, Function]:
-    """The deploy form of a folded model for windows of one length; computes its parameters in float64.
+def build(model: ModelConfig, variables: Params, frames: int) -> tuple[Params, Function]:
+    """The deploy form of a folded model: its parameters, computed in float64, as float32, and the function of these.
 
     Args:
       model: a recipe's `model`.
       variables: `params` and `batch_stats` of the plain (folded) model.
       frames: of a window, T.
-
-    Returns:
-      Its parameters in float32, and the function with these inside.
 
     Raises:
       ValueError: see `prepare`.
@@ -45,15 +43,10 @@ def build(model: ModelConfig, variables: Mapping[str, Any], frames: int) -> tupl
     return params, lambda features, norm: apply(model, params, features, norm=norm)
 
 
-def prepare(model: ModelConfig, variables: Mapping[str, Any], frames: int) -> Any:
-    """The deploy form's parameters for windows of one length: pure and traceable; `build` calls it in float64.
+def prepare(model: ModelConfig, variables: Params, frames: int) -> Params:
+    """The deploy form's parameters: what `build` makes, but pure and traceable, and in the precision of `variables`.
 
     Normalisations, scales and positions are absorbed into the layers around them (`absorb`).
-
-    Args:
-      model: a recipe's `model`.
-      variables: `params` and `batch_stats` of the plain (folded) model.
-      frames: of a window, T.
 
     Raises:
       ValueError: more frames than it takes.
@@ -61,21 +54,20 @@ def prepare(model: ModelConfig, variables: Mapping[str, Any], frames: int) -> An
     return _FORMS[type(model)].prepare(model, {'batch_stats': {}, **variables}, frames)
 
 
-def apply(model: ModelConfig, params: Any, features: jax.Array, *, norm: Norm = 'l2') -> jax.Array:
-    """The deploy form's logits.
+def apply(model: ModelConfig, params: Params, features: jax.Array, *, norm: Norm = 'l2') -> jax.Array:
+    """The deploy form's logits `[1, C]` of one window of standardised log-mel features, `[1, T, M]`.
 
     Args:
       model: a recipe's `model`.
       params: what `prepare` made for T frames.
-      features: one window, standardised log-mel, `[1, T, M]`.
+      features: the window.
       norm: how normalisations are written, see `ops.normalise` and `ops.norms`; the same function.
-
-    Returns:
-      `[1, C]`.
     """
-    return _FORMS[type(model)].apply(model, params, features, norm)
+    logits: jax.Array = _FORMS[type(model)].apply(model, params, features, norm)
+    return logits
 
 
 def int8_norm(model: ModelConfig) -> SingleNorm:
     """How normalisations are written in int8 with the least noise, of `ops.normalise`'s two: by architecture."""
-    return _FORMS[type(model)].INT8_NORM
+    norm: SingleNorm = _FORMS[type(model)].INT8_NORM
+    return norm

@@ -14,7 +14,8 @@ Euclidean length, which devices have as one operator:
 Whoever writes to the stream takes B (`write`), whoever reads it takes sqrt(D) B, scale and bias (`read`) into its own
 kernel and bias.
 
-Pure functions on parameter dictionaries, as `reparam`. All layers have `kernel` `[..., in, out]` and `bias` `[out]`.
+Pure functions on parameter dictionaries, as `reparam`. All layers have `kernel` `[..., in, out]` and `bias` `[out]`,
+all normalisations `scale` and `bias` of the width that they normalise.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def basis(width: int) -> np.ndarray:
 
 def slot(width: int) -> float:
     """What the last place of a stream holds, sqrt(D * epsilon): it stands for the normalisation's epsilon."""
-    return (width * EPSILON) ** 0.5
+    return float((width * EPSILON) ** 0.5)
 
 
 def write(layer: Layer, *, first: bool = False) -> dict[str, Array]:
@@ -62,12 +63,7 @@ def write(layer: Layer, *, first: bool = False) -> dict[str, Array]:
 
 
 def read(norm: Layer, layer: Layer) -> dict[str, Array]:
-    """A layer that reads a normalisation of the stream, given the stream divided by its length.
-
-    Args:
-      norm: the normalisation's `scale` and `bias` `[D]`.
-      layer: `kernel` `[D, F]` and `bias` `[F]`.
-    """
+    """A layer `[D, F]` that reads a normalisation of the stream, given the stream divided by its length."""
     width = len(norm['scale'])
     matrix = jnp.pad(jnp.asarray(width**0.5 * basis(width), layer['kernel'].dtype), ((0, 0), (0, 1)))
     affine = read_affine(norm, layer)
@@ -85,6 +81,12 @@ def read_affine(norm: Layer, layer: Layer) -> dict[str, Array]:
 def scaled(layer: Layer, factor: float) -> dict[str, Array]:
     """A layer whose outputs are `factor` times as large: attention's 1 / sqrt(d), Conformer's half steps."""
     return {name: factor * leaf for name, leaf in layer.items()}
+
+
+def split(layer: Layer, count: int) -> list[dict[str, Array]]:
+    """The layers that a packed one computes side by side: `kernel` `[D, count * F]` and `bias` likewise."""
+    kernels, biases = jnp.split(layer['kernel'], count, axis=-1), jnp.split(layer['bias'], count)
+    return [{'kernel': kernel, 'bias': bias} for kernel, bias in zip(kernels, biases, strict=True)]
 
 
 def centred(layer: Layer) -> dict[str, Array]:
@@ -108,13 +110,7 @@ def without_value_bias(value: Layer, out: Layer) -> tuple[dict[str, Array], dict
 
 
 def with_batch_norm(layer: Layer, norm: Layer, statistics: Layer) -> dict[str, Array]:
-    """A convolution (`kernel` `[..., C]`, `bias` `[C]`) followed by a batch normalisation at inference, as one.
-
-    Args:
-      layer: the convolution.
-      norm: `scale` and `bias` `[C]`.
-      statistics: the running `mean` and `var` `[C]`.
-    """
+    """A convolution `[..., C]` followed by a batch normalisation at inference (of running `mean` and `var`), as one."""
     gain = norm['scale'] / jnp.sqrt(statistics['var'] + EPSILON)
     kernel = layer['kernel'] * gain.reshape((1,) * (layer['kernel'].ndim - 1) + (-1,))
     return {'kernel': kernel, 'bias': (layer['bias'] - statistics['mean']) * gain + norm['bias']}

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_reparam.config import ConformerConfig
-from jax_reparam.deploy import absorb, ops
-from jax_reparam.deploy.conv_transformer import convolutions
+from jax_reparam.deploy import absorb, conv_transformer, ops
 from jax_reparam.layers import ACTIVATIONS, sinusoids
 from jax_reparam.reparam import Params
 
@@ -29,7 +28,10 @@ def prepare(config: ConformerConfig, variables: Params, frames: int) -> Params:
         block['relay'] = absorb.read(params[name]['norm'], absorb.write(identity, first=True))
     head = params['head']
     return {
-        'stem': {**convolutions(variables), 'project': absorb.write(params['stem']['project'], first=True)},
+        'stem': {
+            **conv_transformer.convolutions(variables),
+            'project': absorb.write(params['stem']['project'], first=True),
+        },
         'blocks': blocks,
         'head': {**head, 'hidden_0': absorb.read(params[names[-1]]['norm'], head['hidden_0'])},
     }
@@ -37,14 +39,7 @@ def prepare(config: ConformerConfig, variables: Params, frames: int) -> Params:
 
 def _block(config: ConformerConfig, block: Params, statistics: Params, tokens: int) -> Params:
     conv = block['conv']
-    value, gate = (
-        {'kernel': kernel, 'bias': bias}
-        for kernel, bias in zip(
-            jnp.split(conv['pointwise_in']['kernel'], 2, axis=-1),
-            jnp.split(conv['pointwise_in']['bias'], 2),
-            strict=True,
-        )
-    )
+    value, gate = absorb.split(conv['pointwise_in'], 2)
     return {
         'ffn_0': _ffn(block['ffn_0_norm'], block['ffn_0']),
         'attention': _attention(config, block['attention_norm'], block['attention'], tokens),
@@ -65,19 +60,11 @@ def _ffn(norm: Params, ffn: Params) -> Params:
 
 
 def _attention(config: ConformerConfig, norm: Params, attention: Params, tokens: int) -> Params:
-    depth = config.width // config.heads
-    relative = config.positions == 'relative'
-    query = attention['query']
-    if relative:
-        query = {'kernel': query['kernel'], 'bias': query['bias'] + attention['content_bias'].reshape(-1)}
-    value, out = absorb.without_value_bias(absorb.read(norm, attention['value']), attention['out'])
-    ready = {
-        'query': absorb.read(norm, absorb.scaled(query, depth**-0.5)),
-        'key': absorb.read(norm, attention['key']),
-        'value': value,
-        'out': absorb.write(out),
-    }
-    return {**ready, **_positions(attention, ready, tokens)} if relative else ready
+    if config.positions == 'none':
+        return conv_transformer.attention(norm, attention, config.heads)
+    query = {**attention['query'], 'bias': attention['query']['bias'] + attention['content_bias'].reshape(-1)}
+    ready = conv_transformer.attention(norm, {**attention, 'query': query}, config.heads)
+    return {**ready, **_positions(attention, ready, tokens)}
 
 
 def _positions(attention: Params, ready: Params, tokens: int) -> Params:

@@ -40,18 +40,23 @@ def convolutions(variables: Params) -> Params:
     }
 
 
-def _layer(config: ConvTransformerConfig, layer: Params) -> Params:
-    attention, ffn = layer['attention'], layer['ffn']
-    query = absorb.scaled(attention['query'], (config.width // config.heads) ** -0.5)
-    value = absorb.read(layer['attention_norm'], attention['value'])
-    value, out = absorb.without_value_bias(value, attention['out'])
+def attention(norm: Params, layers: Params, heads: int) -> Params:
+    """The projections of an attention, whose input is a normalisation of the stream, and which is added to it."""
+    scale = (len(norm['scale']) // heads) ** -0.5
+    value, out = absorb.without_value_bias(absorb.read(norm, layers['value']), layers['out'])
     return {
-        'query': absorb.read(layer['attention_norm'], query),
-        'key': absorb.read(layer['attention_norm'], attention['key']),
+        'query': absorb.read(norm, absorb.scaled(layers['query'], scale)),
+        'key': absorb.read(norm, layers['key']),
         'value': value,
         'out': absorb.write(out),
-        'ffn_in': absorb.read(layer['ffn_norm'], ffn['ffn_in']),
-        'ffn_out': absorb.write(ffn['ffn_out']),
+    }
+
+
+def _layer(config: ConvTransformerConfig, layer: Params) -> Params:
+    return {
+        **attention(layer['attention_norm'], layer['attention'], config.heads),
+        'ffn_in': absorb.read(layer['ffn_norm'], layer['ffn']['ffn_in']),
+        'ffn_out': absorb.write(layer['ffn']['ffn_out']),
     }
 
 

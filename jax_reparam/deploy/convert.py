@@ -14,7 +14,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from jax_reparam.errors import Error
+from jax_reparam.errors import Error, one_line
 from jax_reparam.system import captured_stderr
 
 Function = Callable[[jax.Array], jax.Array]
@@ -60,15 +60,8 @@ def to_int8(float32: bytes) -> bytes:
     with _tensorflow() as tf:
         from tensorflow.lite.python.convert import mlir_quantize
 
-        return bytes(
-            _unless_refused(
-                mlir_quantize,
-                float32,
-                input_data_type=tf.int8,
-                output_data_type=tf.int8,
-                disable_per_channel_for_dense_layers=True,
-            )
-        )
+        types = {'input_data_type': tf.int8, 'output_data_type': tf.int8}
+        return bytes(_unless_refused(mlir_quantize, float32, **types, disable_per_channel_for_dense_layers=True))
 
 
 def to_int16(float32: bytes, windows: np.ndarray) -> bytes:
@@ -87,18 +80,17 @@ def to_int16(float32: bytes, windows: np.ndarray) -> bytes:
     with _tensorflow() as tf:
         from tensorflow.lite.python.optimize.calibrator import Calibrator
 
-        return bytes(
-            _unless_refused(
-                _unless_refused(Calibrator, float32).calibrate_and_quantize,
-                lambda: ([window[None]] for window in windows),
-                tf.int16,
-                tf.int16,
-                allow_float=False,
-                activations_type=tf.int16,
-                bias_type=tf.int64,
-                disable_per_channel_quantization_for_dense_layers=True,
-            )
+        quantised = _unless_refused(
+            _unless_refused(Calibrator, float32).calibrate_and_quantize,
+            lambda: ([window[None]] for window in windows),
+            tf.int16,
+            tf.int16,
+            allow_float=False,
+            activations_type=tf.int16,
+            bias_type=tf.int64,
+            disable_per_channel_quantization_for_dense_layers=True,
         )
+        return bytes(quantised)
 
 
 @contextlib.contextmanager
@@ -116,5 +108,4 @@ def _unless_refused(function: Callable[..., Any], *args: Any, **options: Any) ->
     try:
         return function(*args, **options)
     except Exception as error:  # TensorFlow's own kinds of error have no public names.
-        reason = ' '.join(str(error).split())
-        raise ConversionError(f'TensorFlow refused the graph: {reason[:300]}') from error
+        raise ConversionError(f'TensorFlow refused the graph: {one_line(error)[:300]}') from error

@@ -115,13 +115,10 @@ def attention(layer: Mapping[str, Any], x: Array, heads: int, *, blocks: int = 1
     Args:
       layer: `query` (scaled), `key` and `value`, from `[T, D]` to H times their own depth; with relative positions
         also `positions`, `[H, 2T - 1, depth of a query]`: what stands for the distances T - 1 to 1 - T.
-      x: `[T, D]`.
+      x: `[T, D]`, as what is returned.
       heads: H.
       blocks: into how many blocks the queries are split, one after the other: the scores of one block are all that lies
         in memory at a time, and it meets only those distances that its queries have to a token.
-
-    Returns:
-      `[T, D]`.
     """
     time = len(x)
     if time == 1:  # nothing to choose from; the converter would spell out the softmax of one score, with an int8 EXP
@@ -153,12 +150,9 @@ def windowed_attention(layer: Mapping[str, Layer], x: Array, heads: int, window:
 
     Args:
       layer: `query` (scaled), `key` and `value`, `[C, C]` each.
-      x: `[T, C]`.
+      x: `[T, C]`, as what is returned, which the output projection reads.
       heads: H.
       window: odd.
-
-    Returns:
-      `[T, C]`, before the output projection.
     """
     if window == 1:
         return linear(layer['value'], x)

@@ -59,19 +59,16 @@ def _root(norm: Params) -> Params:
 
 def _layer(config: SpeechFormerConfig, norm: Params, layer: Params, stage: str) -> Params:
     """One layer behind the normalisation `norm`; in the frame stage attention reads scaled rows and positions."""
-    packed = layer['attention']['qkv']
+    packed = absorb.split(layer['attention']['qkv'], 3)
     depth = len(norm['scale']) // config.heads
     read = {'scale': jnp.ones_like(norm['scale']), 'bias': norm['bias']} if stage == 'frame' else norm
-    kernels, biases = jnp.split(packed['kernel'], 3, axis=-1), jnp.split(packed['bias'], 3)
-    query, key, value = (
-        absorb.read_affine(read, {'kernel': kernel, 'bias': bias}) for kernel, bias in zip(kernels, biases, strict=True)
-    )
+    query, key, value = (absorb.read_affine(read, projection) for projection in packed)
     middle = _root(layer['attention_norm'])
     out = layer['attention']['out']
     if stage == STAGES[-1]:  # elsewhere the zeros behind the ends take a share of the weights
         value, out = absorb.without_value_bias(value, out)
     ffn_in, ffn_out = absorb.read_affine(middle, layer['ffn']['ffn_in']), layer['ffn']['ffn_out']
-    mean, out = _mean(norm, norm['scale'][:, None] * kernels[-1], out)
+    mean, out = _mean(norm, norm['scale'][:, None] * packed[-1]['kernel'], out)
     ffn_mean, ffn_out = _mean(middle, ffn_in['kernel'], ffn_out)
     # A hidden unit is ReLU's: the mean is the difference of two.
     ffn_in = {name: jnp.concatenate([leaf, ffn_mean[name], -ffn_mean[name]], axis=-1) for name, leaf in ffn_in.items()}

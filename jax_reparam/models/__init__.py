@@ -1,6 +1,7 @@
 """The architectures, one Linen module per file; their sizes are in `jax_reparam.config`.
 
-Every model maps standardised log-mel features `[B, T, M]` and a mask `[B, T]` (True at real frames; None where all are)
+Every model is made of sizes (`config`), its training form (`hrf`) and the number of logits C (`n_classes`). It maps
+standardised log-mel features `[B, T, M]` and a mask `[B, T]` (True at real frames; None where all are)
 to logits `[B, C]`, by `model.apply(variables, x, mask, train=False)`.
 """
 
@@ -30,11 +31,5 @@ _MODULES: dict[type, Callable[..., nn.Module]] = {
 
 
 def build(model: ModelConfig, hrf: HRFConfig | None = None, *, n_classes: int) -> nn.Module:
-    """Builds the model of a recipe.
-
-    Args:
-      model: architecture and sizes.
-      hrf: the training form; None builds the plain model, whose tree `dehrf` makes.
-      n_classes: number of logits C.
-    """
+    """Builds the model of a recipe's sizes and training form; without the latter the plain one, of `dehrf`'s tree."""
     return _MODULES[type(model)](config=model, hrf=PLAIN if hrf is None else hrf, n_classes=n_classes)

@@ -12,6 +12,7 @@ from jax_reparam.layers import (
     HRFDense,
     LayerNorm,
     SelfAttention,
+    Transform,
     batch_norm,
     hide,
     masked_mean,
@@ -20,13 +21,7 @@ from jax_reparam.models.ends import Head, Subsampling
 
 
 class Conformer(nn.Module):
-    """Log-mel features to logits by ceil(T / 4) tokens.
-
-    Attributes:
-      config: sizes.
-      hrf: the training form.
-      n_classes: number of logits C.
-    """
+    """Log-mel features to logits by ceil(T / 4) tokens."""
 
     config: ConformerConfig
     hrf: HRFConfig
@@ -54,7 +49,7 @@ class Block(nn.Module):
     def __call__(self, x: jax.Array, mask: jax.Array | None, *, train: bool) -> jax.Array:
         """Maps `[B, T, D]` to `[B, T, D]`."""
         config = self.config
-        drop = nn.Dropout(config.dropout, deterministic=not train)
+        drop: Transform = nn.Dropout(config.dropout, deterministic=not train)
 
         def ffn(index: int, x: jax.Array) -> jax.Array:
             module = FeedForward(config.ffn_width, self.hrf, config.dropout, config.activation, name=f'ffn_{index}')

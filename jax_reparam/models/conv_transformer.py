@@ -8,18 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_reparam.config import ConvTransformerConfig, HRFConfig
-from jax_reparam.layers import FeedForward, LayerNorm, SelfAttention, masked_mean, sinusoids
+from jax_reparam.layers import FeedForward, LayerNorm, SelfAttention, Transform, masked_mean, sinusoids
 from jax_reparam.models.ends import Head, Subsampling
 
 
 class ConvTransformer(nn.Module):
-    """Log-mel features to logits by ceil(T / 4) tokens.
-
-    Attributes:
-      config: sizes.
-      hrf: the training form.
-      n_classes: number of logits C.
-    """
+    """Log-mel features to logits by ceil(T / 4) tokens."""
 
     config: ConvTransformerConfig
     hrf: HRFConfig
@@ -48,7 +42,7 @@ class EncoderLayer(nn.Module):
     def __call__(self, x: jax.Array, mask: jax.Array | None, *, train: bool) -> jax.Array:
         """Maps `[B, T, D]` to `[B, T, D]`."""
         config = self.config
-        drop = nn.Dropout(config.dropout, deterministic=not train)
+        drop: Transform = nn.Dropout(config.dropout, deterministic=not train)
         attention = SelfAttention(config.heads, self.hrf, config.attention_dropout, name='attention')
         x = x + drop(attention(LayerNorm(name='attention_norm')(x), mask, train=train))
         ffn = FeedForward(config.ffn_width, self.hrf, config.dropout, name='ffn')

@@ -54,13 +54,7 @@ def frame_positions(time: int, width: int) -> np.ndarray:
 
 
 class SpeechFormer(nn.Module):
-    """Log-mel features to logits.
-
-    Attributes:
-      config: sizes.
-      hrf: the training form.
-      n_classes: number of logits C.
-    """
+    """Log-mel features to logits."""
 
     config: SpeechFormerConfig
     hrf: HRFConfig
@@ -94,13 +88,7 @@ class SpeechFormer(nn.Module):
 
 
 class Layer(nn.Module):
-    """Post-norm layer: x = LN(x + MSA(x + P)), x = LN(x + FFN(x)), with F = C / 2; P in the frame stage only.
-
-    Attributes:
-      config: sizes.
-      hrf: the training form.
-      window: tokens that a query sees, odd; None for all.
-    """
+    """Post-norm layer: x = LN(x + MSA(x + P)), x = LN(x + FFN(x)), with F = C / 2; P in the frame stage only."""
 
     config: SpeechFormerConfig
     hrf: HRFConfig
@@ -160,20 +148,20 @@ def windowed_attention(
     """Attention of each query to the `window` tokens around it, in O(T w) time and memory.
 
     Args:
-      q: `[B, T, H, d]`, scaled; `k` and `v` likewise, not scaled.
+      q: queries, scaled, `[B, T, H, d]` like keys, values and what is returned.
       k: keys.
       v: values.
       window: odd.
       drop: dropout of the probabilities `[B, T, H, w]`.
-
-    Returns:
-      `[B, T, H, d]`.
     """
     time, half = q.shape[1], window // 2
     ends = ((0, 0), (half, half), (0, 0), (0, 0))
     k, v = jnp.pad(k, ends), jnp.pad(v, ends)
+
+    def seen(a: jax.Array, offset: int) -> jax.Array:
+        return jax.lax.slice_in_dim(a, offset, offset + time, axis=1)
+
     # One offset at a time: no window is ever copied.
-    seen = lambda a, offset: jax.lax.slice_in_dim(a, offset, offset + time, axis=1)
     logits = [jnp.einsum('bthd,bthd->bth', q, seen(k, offset)) for offset in range(window)]
     weights = drop(nn.softmax(jnp.stack(logits, axis=-1)))
     mixed = jnp.zeros_like(v[:, :time])

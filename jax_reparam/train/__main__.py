@@ -9,7 +9,6 @@ import argparse
 import dataclasses
 import inspect
 import re
-import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -55,36 +54,31 @@ def _keys() -> Iterator[str]:
                 yield textwrap.indent(textwrap.fill(' '.join(told.get(key.name, '').split()), 100), ' ' * 6)
 
 
-def split(argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """Takes the keys of the recipe out of the arguments: `--config.KEY=VALUE` or `--config.KEY VALUE`.
+def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """The command's arguments, and of a recipe, by key, the values that `--config.KEY=VALUE` (or ` VALUE`) change.
 
-    Returns:
-      The values by key, True for a key without one; and the other arguments.
+    A key without a value gets True.
+
+    Raises:
+      InputError: an argument that is neither.
     """
+    args, others = parser().parse_known_args(argv)
     changes: dict[str, Any] = {}
-    rest: list[str] = []
-    left = list(argv)
-    while left:
-        argument = left.pop(0)
-        if not argument.startswith(KEY):
-            rest.append(argument)
-            continue
-        key, equals, value = argument.removeprefix(KEY).partition('=')
-        if equals:
-            changes[key] = value
+    while others:
+        flag, equals, value = others.pop(0).partition('=')
+        if flag.startswith(KEY):
+            follows = others and not others[0].startswith('--')
+            changes[flag.removeprefix(KEY)] = value if equals else others.pop(0) if follows else True
+        elif flag.startswith('-'):
+            known('flags', flag, FLAGS)
         else:
-            changes[key] = left.pop(0) if left and not left[0].startswith('--') else True
-    return changes, rest
+            raise InputError(f'expected flags only, found {flag + equals + value!r}')
+    return args, changes
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Trains, and says where the result is and what it is."""
-    changes, rest = split(sys.argv[1:] if argv is None else argv)
-    args, extra = parser().parse_known_args(rest)
-    for argument in extra:
-        if not argument.startswith('-'):
-            raise InputError(f'expected flags only, found {argument!r}')
-        known('flags', argument.partition('=')[0], FLAGS)
+    args, changes = parse(argv)
     if args.config is None:
         raise InputError('--config: expected a recipe such as configs/transformer_s.py, found none')
     path, _, corpus = args.config.partition(':')

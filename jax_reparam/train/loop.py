@@ -6,8 +6,6 @@ The devices may belong to several processes, each of which runs this program and
 from __future__ import annotations
 
 import contextlib
-import functools
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,15 +16,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jax_reparam import evaluation, models
 from jax_reparam.checkpoint import FOLDER, Checkpoints
-from jax_reparam.config import AugmentConfig, Recipe
+from jax_reparam.config import Recipe
 from jax_reparam.data import pipeline
 from jax_reparam.errors import InputError
 from jax_reparam.progress import Progress
+from jax_reparam.reparam import Params
 from jax_reparam.train import processes, report
 from jax_reparam.train.augment import augment
 from jax_reparam.train.optimizer import adamw
@@ -47,18 +46,19 @@ class State:
     """
 
     step: jax.Array
-    variables: Any
-    average: Any
-    optimizer: Any
+    variables: Params
+    average: Params
+    optimizer: optax.OptState
 
 
 StepFn = Callable[[State, Batch], tuple[State, dict[str, jax.Array]]]
 
 
-def data_mesh() -> Mesh:
-    """A mesh with one axis, `data`, over all devices."""
+def shardings() -> tuple[NamedSharding, NamedSharding]:
+    """Over all devices: of arrays whose first axis is split, and of those that each device holds whole."""
     # nn.Dropout raises under the Explicit axes that make_mesh now makes by default.
-    return jax.make_mesh((jax.device_count(),), ('data',), axis_types=(AxisType.Auto,))
+    mesh = jax.make_mesh((jax.device_count(),), ('data',), axis_types=(AxisType.Auto,))
+    return NamedSharding(mesh, P('data')), NamedSharding(mesh, P())
 
 
 def init_state(
@@ -71,34 +71,30 @@ def init_state(
 
 
 def make_step(
+    recipe: Recipe,
     model: nn.Module,
     optimizer: optax.GradientTransformation,
-    *,
-    label_smoothing: float = 0.0,
-    class_weights: np.ndarray | None = None,
-    augmentation: AugmentConfig | None = None,
-    average: float = 0.0,
-    seed: int = 0,
+    class_weights: np.ndarray | jax.Array | None,
+    seed: int | jax.Array,
 ) -> StepFn:
-    """The training step, not yet jitted: `(state, batch) -> (state, metrics)`.
+    """The training step of a recipe, not yet jitted: `(state, batch) -> (state, metrics)`.
 
     Dropout and augmentation depend on (seed, step) alone.
 
     Args:
+      recipe: its `train` and `augment` are what the step is told.
       model: maps features and mask to logits.
       optimizer: of `params`.
-      label_smoothing: share of the target spread over all classes.
       class_weights: `[C]`, the weight of a clip by its class; None weighs all alike.
-      augmentation: of the features; None leaves them.
-      average: decay of the moving average; it is smaller in the first steps, which else would stay in it for long.
       seed: of all randomness.
     """
+    settings = recipe.train
 
     def step(state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
         key_augment, key_dropout = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
-        x = batch['features'] if augmentation is None else augment(key_augment, batch['features'], augmentation)
+        x = augment(key_augment, batch['features'], recipe.augment)
 
-        def loss(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+        def loss(params: Params) -> tuple[jax.Array, tuple[jax.Array, Params]]:
             logits, updated = model.apply(
                 {**state.variables, 'params': params},
                 x,
@@ -107,7 +103,8 @@ def make_step(
                 rngs={'dropout': key_dropout},
                 mutable=['batch_stats'],
             )
-            targets = optax.smooth_labels(jax.nn.one_hot(batch['labels'], logits.shape[-1]), label_smoothing)
+            targets = jax.nn.one_hot(batch['labels'], logits.shape[-1])
+            targets = optax.smooth_labels(targets, settings.label_smoothing)
             losses = optax.softmax_cross_entropy(logits, targets)
             if class_weights is not None:
                 losses = losses * jnp.asarray(class_weights)[batch['labels']]
@@ -124,8 +121,9 @@ def make_step(
         }
         variables = {**state.variables, **updated, 'params': params}
         averaged = variables
-        if average:
-            decay = jnp.minimum(average, (1 + state.step) / (10 + state.step))
+        if settings.average:
+            # Less in the first steps, which else would stay in it for long.
+            decay = jnp.minimum(settings.average, (1 + state.step) / (10 + state.step))
             averaged = jax.tree.map(lambda a, v: a + (1 - decay) * (v - a), state.average, variables)
         return State(state.step + 1, variables, averaged, opt_state), metrics
 
@@ -142,10 +140,9 @@ class Predictor:
 
     def __init__(self, model: nn.Module, *, batch: int = EVAL_BATCH) -> None:
         self.batch = -(-batch // jax.device_count()) * jax.device_count()
-        self._sharding = NamedSharding(data_mesh(), P('data'))
-        everywhere = NamedSharding(self._sharding.mesh, P())
+        self._sharding, everywhere = shardings()
 
-        def apply(variables: Any, x: jax.Array, mask: jax.Array) -> Any:
+        def apply(variables: Params, x: jax.Array, mask: jax.Array) -> Any:
             # By default GPUs and TPUs multiply in fewer bits, and would score another model than the folded one.
             with jax.default_matmul_precision('float32'):
                 return model.apply(variables, x, mask, train=False)
@@ -153,14 +150,13 @@ class Predictor:
         # Every process reads all logits, whoever computed them.
         self._apply = jax.jit(apply, out_shardings=everywhere)
 
-    def __call__(self, variables: Any, windows: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
-        """Maps windows `[W, T, M]`, and `mask` `[W, T]` (None: all frames are real), to logits `[W, C]`."""
-        mask = np.ones(windows.shape[:2], bool) if mask is None else mask
+    def __call__(self, variables: Params, windows: np.ndarray) -> np.ndarray:
+        """Maps windows `[W, T, M]`, all of whose frames are real, to logits `[W, C]`."""
+        mask = self._place(np.ones((self.batch, windows.shape[1]), bool))
         logits = []
         for first in range(0, len(windows), self.batch):
             rows = np.minimum(np.arange(first, first + self.batch), len(windows) - 1)
-            x, m = (self._place(a[rows]) for a in (windows, mask))
-            logits.append(np.asarray(self._apply(variables, x, m)))
+            logits.append(np.asarray(self._apply(variables, self._place(windows[rows]), mask)))
         return np.concatenate(logits)[: len(windows)]
 
     def _place(self, batch: np.ndarray) -> jax.Array:
@@ -187,59 +183,39 @@ def describe(recipe: Recipe, data: pipeline.Data) -> dict[str, Any]:
 
 
 def train(recipe: Recipe, workdir: Path, *, show_progress: bool = True) -> dict[str, Any]:
-    """Trains what a recipe says, or goes on with it, and scores the best checkpoint on the test part.
+    """Trains what a recipe says, or goes on with it, and scores the chosen checkpoint on the test part.
 
     Args:
       recipe: with `data.fold` a number.
-      workdir: gets config.json, metrics.jsonl, TensorBoard events, checkpoints, plots and, at the end, result.json.
+      workdir: gets config.json, metrics.jsonl, TensorBoard events, checkpoints, plots and, at the end, result.json,
+        whose content is returned.
       show_progress: report on standard error.
-
-    Returns:
-      What result.json holds.
 
     Raises:
       InputError: bad data, or a workdir that holds a run of another recipe.
     """
-    settings = recipe.train
-    if settings.batch_size % jax.device_count():
-        raise InputError(
-            f'train.batch_size: expected a multiple of the {jax.device_count()} devices, found {settings.batch_size}'
-        )
+    size, devices = recipe.train.batch_size, jax.device_count()
+    if size % devices:
+        raise InputError(f'train.batch_size: expected a multiple of the {devices} devices, found {size}')
     processes.in_turn(lambda: report.claim(workdir, recipe), f'claim {workdir}')
-    result_file = workdir / report.RESULT_FILE
-    if result_file.exists():
-        return json.loads(result_file.read_text())
+    if (workdir / report.RESULT_FILE).exists():
+        return report.read_result(workdir)
     show_progress = show_progress and processes.first()
 
     data = pipeline.load_data(recipe, show_progress=show_progress)
-    labels = data.corpus.labels
-    model = models.build(recipe.model, recipe.hrf, n_classes=len(labels))
-    optimizer = adamw(settings, recipe.hrf.decay)
-    step = make_step(
-        model,
-        optimizer,
-        label_smoothing=settings.label_smoothing,
-        class_weights=balanced_weights(data.labels('train'), len(labels)) if settings.class_weights else None,
-        augmentation=recipe.augment,
-        average=settings.average,
-        seed=recipe.seed,
-    )
-    meta = describe(recipe, data)
-    example = jnp.zeros((1, data.window.frames, recipe.frontend.n_mels))
-    init = functools.partial(init_state, model, optimizer, example, recipe.seed)
-    state = jax.jit(init, out_shardings=NamedSharding(data_mesh(), P()))()
+    model = models.build(recipe.model, recipe.hrf, n_classes=len(data.corpus.labels))
     predict = Predictor(model)
-    chosen, variables = _fit(step, state, data, predict, recipe, meta, workdir, show_progress=show_progress)
+    chosen, variables = _fit(recipe, workdir, data, model, predict, show_progress)
     test, probabilities = evaluate(predict, variables, data, 'test')
     scores = {'test': test, 'validation': evaluate(predict, variables, data, 'validation')[0]}
     if processes.first():
-        report.finish(workdir, meta, scores, step=chosen, data=data, probabilities=probabilities)
+        report.finish(workdir, describe(recipe, data), scores, step=chosen, data=data, probabilities=probabilities)
     processes.wait(f'finish {workdir}')
-    return json.loads(result_file.read_text())
+    return report.read_result(workdir)
 
 
 def evaluate(
-    predict: Predictor, variables: Any, data: pipeline.Data, part: pipeline.Part
+    predict: Predictor, variables: Params, data: pipeline.Data, part: pipeline.Part
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Scores a part of the data, a batch of windows at a time.
 
@@ -247,83 +223,66 @@ def evaluate(
       Metrics (`evaluation.metrics`) over what the protocol decides, clips or speakers, and the probabilities of these,
       `[u, C]`, in the order of `data.units(part)`.
     """
-    logits, clip = [], []
-    for windows, of_window in data.window_batches(part, predict.batch):
-        logits.append(predict(variables, windows))
-        clip.append(of_window)
-    of_clips = evaluation.decide(evaluation.softmax(np.concatenate(logits)), np.concatenate(clip))
-    probabilities = data.decide(part, of_clips)
+    batches = [(predict(variables, windows), clip) for windows, clip in data.window_batches(part, predict.batch)]
+    logits, clip = map(np.concatenate, zip(*batches, strict=True))
+    probabilities = data.decide(part, evaluation.decide(evaluation.softmax(logits), clip))
     return evaluation.metrics(data.truth(part), probabilities, data.corpus.labels), probabilities
 
 
 def _fit(
-    step: StepFn,
-    state: State,
-    data: pipeline.Data,
-    predict: Predictor,
-    recipe: Recipe,
-    meta: Mapping[str, Any],
-    workdir: Path,
-    *,
-    show_progress: bool,
-) -> tuple[int, Any]:
+    recipe: Recipe, workdir: Path, data: pipeline.Data, model: nn.Module, predict: Predictor, show_progress: bool
+) -> tuple[int, Params]:
     """Runs the steps that are left; returns the step and the (averaged) variables of the chosen checkpoint."""
-    settings, mesh = recipe.train, data_mesh()
-    by_batch, replicated = NamedSharding(mesh, P('data')), NamedSharding(mesh, P())
+    settings, meta = recipe.train, describe(recipe, data)
+    by_batch, replicated = shardings()
+    optimizer = adamw(settings, recipe.hrf.decay)
+    example = jnp.zeros((1, data.window.frames, recipe.frontend.n_mels))
+    state = jax.jit(lambda: init_state(model, optimizer, example, recipe.seed), out_shardings=replicated)()
+    weights = balanced_weights(data.labels('train'), len(data.corpus.labels)) if settings.class_weights else None
+    step = make_step(recipe, model, optimizer, weights, recipe.seed)
     update = jax.jit(step, in_shardings=(replicated, by_batch), out_shardings=replicated, donate_argnums=0)
-    with contextlib.closing(Checkpoints(workdir / FOLDER)) as checkpoints:
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir / FOLDER)))
         start = checkpoints.latest() or 0
         if start:
             state = checkpoints.restore(start, state)
-        batches = data.batches(
-            size=settings.batch_size,
-            seed=recipe.seed,
-            start=start,
-            shard=(jax.process_index(), jax.process_count()),
-        )
+        shard = (jax.process_index(), jax.process_count())
+        batches = data.batches(size=settings.batch_size, seed=recipe.seed, start=start, shard=shard)
         bar = Progress(settings.steps, workdir.name, start=start, unit='step', enabled=show_progress)
-        with contextlib.closing(report.Log(workdir, start, enabled=processes.first())) as log, contextlib.closing(bar):
-            # Metrics are read one step late, so that the devices never wait for the host.
-            unread: list[tuple[int, dict[str, jax.Array]]] = []
-            for number in range(start + 1, settings.steps + 1):
-                local = next(batches).items()
-                batch = {name: jax.make_array_from_process_local_data(by_batch, value) for name, value in local}
-                state, metrics = update(state, batch)
-                unread.append((number, metrics))
-                validating = number % settings.eval_every == 0 or number == settings.steps
-                while len(unread) > (0 if validating else 1):
-                    at, values = unread.pop(0)
-                    log.write(at, {name: float(value) for name, value in values.items()})
-                note = ''
-                if validating:
-                    scores, probabilities = evaluate(predict, state.average, data, 'validation')
-                    metric = data.split.protocol.metric
-                    shown = dict.fromkeys(('uar', 'wa', metric, 'nll'))
-                    log.write(number, {f'validation_{name}': scores[name] for name in shown})
-                    log.flush()
-                    error = evaluation.standard_error(
-                        data.truth('validation'), probabilities, data.corpus.labels, metric
-                    )
-                    checkpoints.save(
-                        number, variables=state.average, state=state, meta=meta, score=scores[metric], error=error
-                    )
-                    validated = f'{report.METRICS[metric]} {100 * scores[metric]:.1f}'
-                    note = f'loss {float(metrics["loss"]):.3f}, validation {validated}'
-                bar.update(note)
+        stack.enter_context(contextlib.closing(bar))
+        log = stack.enter_context(contextlib.closing(report.Log(workdir, start, enabled=processes.first())))
+        # Metrics are read one step late, so that the devices never wait for the host.
+        unread: list[tuple[int, dict[str, jax.Array]]] = []
+        for number in range(start + 1, settings.steps + 1):
+            local = next(batches).items()
+            batch = {name: jax.make_array_from_process_local_data(by_batch, value) for name, value in local}
+            state, metrics = update(state, batch)
+            unread.append((number, metrics))
+            validating = number % settings.eval_every == 0 or number == settings.steps
+            while len(unread) > (0 if validating else 1):
+                at, values = unread.pop(0)
+                log.write(at, {name: float(value) for name, value in values.items()})
+            note = ''
+            if validating:
+                scores, probabilities = evaluate(predict, state.average, data, 'validation')
+                metric = data.split.protocol.metric
+                shown = dict.fromkeys(('uar', 'wa', metric, 'nll'))
+                log.write(number, {f'validation_{name}': scores[name] for name in shown})
+                log.flush()
+                error = evaluation.standard_error(data.truth('validation'), probabilities, data.corpus.labels, metric)
+                checkpoints.save(
+                    number, variables=state.average, state=state, meta=meta, score=scores[metric], error=error
+                )
+                validated = f'{report.METRICS[metric]} {100 * scores[metric]:.1f}'
+                note = f'loss {float(metrics["loss"]):.3f}, validation {validated}'
+            bar.update(note)
         chosen = checkpoints.chosen()
         assert chosen is not None
         return chosen, checkpoints.restore(chosen, state).average
 
 
 def train_folds(recipe: Recipe, workdir: Path, *, show_progress: bool = True) -> dict[str, Any]:
-    """Trains every fold of a recipe's protocol under `workdir/fold_K` and pools the results; goes on where it was.
-
-    Returns:
-      What workdir/result.json holds (`report.summarise`).
-
-    Raises:
-      InputError: as `train`.
-    """
+    """As `train`, for every fold of a protocol in `workdir/fold_K`; then pools the results (`report.summarise`)."""
     processes.in_turn(lambda: report.claim(workdir, recipe), f'claim {workdir}')
     folds = []
     for fold in range(pipeline.count_folds(recipe, show_progress=show_progress)):
@@ -332,4 +291,4 @@ def train_folds(recipe: Recipe, workdir: Path, *, show_progress: bool = True) ->
     if processes.first():
         report.summarise(workdir, folds)
     processes.wait(f'summarise {workdir}')
-    return json.loads((workdir / report.RESULT_FILE).read_text())
+    return report.read_result(workdir)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import optax
 
 from jax_reparam import reparam
 from jax_reparam.config import TrainConfig
+from jax_reparam.reparam import Params
 
 Decay = Literal['none', 'factors', 'product']
 
@@ -33,17 +34,12 @@ def adamw(config: TrainConfig, decay: Decay) -> optax.GradientTransformation:
 
 def add_decay(rate: float, decay: Decay) -> optax.GradientTransformation:
     """Adds `rate` times `decay_direction(params)` to the updates, as AdamW does (Loshchilov and Hutter 2019)."""
-
-    def update(updates: Any, state: optax.EmptyState, params: Any = None) -> tuple[Any, optax.EmptyState]:
-        if params is None:
-            raise ValueError(optax.NO_PARAMS_MSG)
-        direction = decay_direction(params, decay)
-        return jax.tree.map(lambda u, d: u + rate * d, updates, direction), state
-
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+    return optax.stateless(
+        lambda updates, params: jax.tree.map(lambda u, d: u + rate * d, updates, decay_direction(params, decay))
+    )
 
 
-def decay_direction(params: Any, decay: Decay) -> Any:
+def decay_direction(params: Params, decay: Decay) -> Params:
     """The gradient of the decay penalty, a tree like `params`: kernels themselves, nothing for biases and norms.
 
     At an HRF site with factors U and V: nothing (`none`); U and V (`factors`), which pulls on the nuclear norm of U V
@@ -52,23 +48,12 @@ def decay_direction(params: Any, decay: Decay) -> Any:
     """
     if not isinstance(params, Mapping):
         return jnp.zeros_like(params)
-    direction = {}
-    for name, child in params.items():
-        if name == 'kernel':
-            direction[name] = child
-        elif name == reparam.SITE:
-            direction[name] = _site_direction(child, decay)
-        else:
-            direction[name] = decay_direction(child, decay)
-    return direction
-
-
-def _site_direction(factors: Mapping[str, jax.Array], decay: Decay) -> dict[str, jax.Array]:
-    direction = {name: jnp.zeros_like(leaf) for name, leaf in factors.items()}
-    u, v = factors['kernel_u'], factors['kernel_v']
-    if decay == 'factors':
-        direction |= {'kernel_u': u, 'kernel_v': v}
-    elif decay == 'product':
-        product = u @ v
-        direction |= {'kernel_u': product @ v.mT, 'kernel_v': u.mT @ product}
+    direction = {name: child if name == 'kernel' else decay_direction(child, decay) for name, child in params.items()}
+    if reparam.SITE in params:
+        u, v = params[reparam.SITE]['kernel_u'], params[reparam.SITE]['kernel_v']
+        if decay == 'factors':
+            direction[reparam.SITE] |= {'kernel_u': u, 'kernel_v': v}
+        elif decay == 'product':
+            product = u @ v
+            direction[reparam.SITE] |= {'kernel_u': product @ v.mT, 'kernel_v': u.mT @ product}
     return direction

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib.metadata
 import io
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from jax_reparam import evaluation
 from jax_reparam.config import Recipe
@@ -30,13 +32,13 @@ RUN_FILE, METRICS_FILE, RESULT_FILE, PREDICTIONS_FILE = 'config.json', 'metrics.
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that results depend on."""
-    found = {'python': platform.python_version()}
+    numbers = {'python': platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            numbers[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = 'not installed'
-    return found
+            numbers[name] = 'not installed'
+    return numbers
 
 
 def write(path: Path, content: str | bytes) -> None:
@@ -58,24 +60,21 @@ def claim(workdir: Path, recipe: Recipe) -> None:
     path = workdir / RUN_FILE
     if path.exists():
         try:
-            found = Recipe.from_json(json.loads(path.read_text()))
+            earlier = Recipe.from_json(json.loads(path.read_text()))
         except ValueError as error:
             raise InputError(f'{path}: expected a recipe in JSON, found {error}') from error
-        differing = sorted(_differences(recipe.as_json(), found.as_json(), ''))
-        if differing:
-            raise InputError(f'{workdir}: expected a run of this recipe, found one with other values: {differing[0]}')
+        expected, found = (flatten_dict(told.as_json(), sep='.') for told in (recipe, earlier))
+        for key in sorted(expected.keys() | found.keys()):
+            if expected.get(key) != found.get(key):
+                raise InputError(
+                    f'{workdir}: expected a run of this recipe, found one with other values: '
+                    f'{key} (expected {expected.get(key)!r}, found {found.get(key)!r})'
+                )
         return
     if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         raise InputError(f'{workdir}: expected a new folder or a training run, found something else')
     workdir.mkdir(parents=True, exist_ok=True)
     write(path, json.dumps(recipe.as_json(), indent=2) + '\n')
-
-
-def _differences(expected: Any, found: Any, path: str) -> list[str]:
-    if isinstance(expected, dict) and isinstance(found, dict):
-        keys = sorted(expected.keys() | found.keys())
-        return [line for k in keys for line in _differences(expected.get(k), found.get(k), f'{path}.{k}'.lstrip('.'))]
-    return [] if expected == found else [f'{path} (expected {expected!r}, found {found!r})']
 
 
 class Log:
@@ -88,38 +87,32 @@ class Log:
     """
 
     def __init__(self, workdir: Path, start: int, *, enabled: bool = True) -> None:
-        self._enabled = enabled
-        if not enabled:
-            return
         import tensorboardX
 
-        path = workdir / METRICS_FILE
-        if path.exists():
+        path = workdir / METRICS_FILE if enabled else Path(os.devnull)
+        if path.is_file():
             # A line cut by a kill has no line break at its end.
-            kept = [line for line in path.read_text().splitlines(keepends=True) if line.endswith('\n')]
-            write(path, ''.join(line for line in kept if json.loads(line)['step'] <= start))
+            whole = [line for line in path.read_text().splitlines(keepends=True) if line.endswith('\n')]
+            write(path, ''.join(line for line in whole if json.loads(line)['step'] <= start))
         self._file = path.open('a')
-        self._events = tensorboardX.SummaryWriter(str(workdir / 'tensorboard'), purge_step=start + 1)
+        events = str(workdir / 'tensorboard')
+        self._events = tensorboardX.SummaryWriter(events, purge_step=start + 1, write_to_disk=enabled)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Logs the values of a step."""
-        if not self._enabled:
-            return
         self._file.write(json.dumps({'step': step, **values}) + '\n')
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
 
     def flush(self) -> None:
         """Puts on disk what was logged."""
-        if self._enabled:
-            self._file.flush()
-            self._events.flush()
+        self._file.flush()
+        self._events.flush()
 
     def close(self) -> None:
         """Ends the log."""
-        if self._enabled:
-            self._file.close()
-            self._events.close()
+        self._file.close()
+        self._events.close()
 
 
 def finish(
@@ -130,7 +123,7 @@ def finish(
     step: int,
     data: Data,
     probabilities: np.ndarray,
-) -> dict[str, Any]:
+) -> None:
     """Writes predictions.csv, the plots and, last, result.json.
 
     Args:
@@ -140,9 +133,6 @@ def finish(
       step: that of the checkpoint that was scored.
       data: what was tested on.
       probabilities: of what the protocol decides, clips or speakers, in the order of `data.units('test')`, `[u, C]`.
-
-    Returns:
-      What result.json holds.
     """
     table = io.StringIO()
     writer = csv.writer(table, lineterminator='\n')
@@ -154,7 +144,6 @@ def finish(
         writer.writerow([name, data.corpus.speaker[clip], label, *(f'{p:.6f}' for p in row)])
     write(workdir / PREDICTIONS_FILE, table.getvalue())
     _plot_learning(workdir)
-    plot_confusion(workdir / 'confusion.png', scores['test']['confusion'], meta['labels'], meta['corpus']['synthetic'])
     result = {
         **_headline(scores['test']),
         **scores,
@@ -165,21 +154,17 @@ def finish(
         'seed': meta['config']['seed'],
         'versions': meta['versions'],
     }
-    write(workdir / RESULT_FILE, json.dumps(result, indent=2) + '\n')
-    return result
+    _write_result(workdir, result, scores['test']['confusion'])
 
 
-def summarise(workdir: Path, folds: Sequence[Path]) -> dict[str, Any]:
+def summarise(workdir: Path, folds: Sequence[Path]) -> None:
     """Writes result.json over the folds of a protocol: metrics pooled over all decisions, and mean and deviation.
 
     Args:
       workdir: gets result.json and confusion.png.
       folds: the folders of the folds, each with its result.
-
-    Returns:
-      What result.json holds.
     """
-    results = [json.loads((fold / RESULT_FILE).read_text()) for fold in folds]
+    results = [read_result(fold) for fold in folds]
     labels = results[0]['labels']
     truth, probabilities = [], []
     for fold in folds:
@@ -205,9 +190,17 @@ def summarise(workdir: Path, folds: Sequence[Path]) -> dict[str, Any]:
         'seed': results[0]['seed'],
         'versions': results[0]['versions'],
     }
-    plot_confusion(workdir / 'confusion.png', pooled['confusion'], labels, summary['corpus']['synthetic'])
-    write(workdir / RESULT_FILE, json.dumps(summary, indent=2) + '\n')
-    return summary
+    _write_result(workdir, summary, pooled['confusion'])
+
+
+def _write_result(workdir: Path, result: Mapping[str, Any], confusion: Sequence[Sequence[int]]) -> None:
+    plot_confusion(workdir / 'confusion.png', confusion, result['labels'], result['corpus']['synthetic'])
+    write(workdir / RESULT_FILE, json.dumps(result, indent=2) + '\n')
+
+
+def read_result(workdir: Path) -> dict[str, Any]:
+    """What a finished run's result.json holds."""
+    return dict(json.loads((workdir / RESULT_FILE).read_text()))
 
 
 def headline(result: Mapping[str, Any]) -> str:
@@ -241,15 +234,14 @@ def _headline(scores: Mapping[str, Any]) -> dict[str, float]:
 
 def _plot_learning(workdir: Path) -> None:
     lines = [json.loads(line) for line in (workdir / METRICS_FILE).read_text().splitlines()]
-    figure, axes = _figure(1, 2, (9, 3.2))
-    for axis, names in zip(axes, (('loss', 'validation_nll'), ('accuracy', 'validation_uar')), strict=True):
-        for name in names:
-            points = [(line['step'], line[name]) for line in lines if name in line]
-            if points:
-                axis.plot(*zip(*points, strict=True), label=name.replace('_', ' '), linewidth=1)
-        axis.set_xlabel('step')
-        axis.legend(frameon=False)
-    _save(figure, workdir / 'learning.png')
+    with _figure(workdir / 'learning.png', 2, (9, 3.2)) as axes:
+        for axis, names in zip(axes, (('loss', 'validation_nll'), ('accuracy', 'validation_uar')), strict=True):
+            for name in names:
+                points = [(line['step'], line[name]) for line in lines if name in line]
+                if points:
+                    axis.plot(*zip(*points, strict=True), label=name.replace('_', ' '), linewidth=1)
+            axis.set_xlabel('step')
+            axis.legend(frameon=False)
 
 
 def plot_confusion(path: Path, confusion: Sequence[Sequence[int]], labels: Sequence[str], synthetic: bool) -> None:
@@ -257,30 +249,27 @@ def plot_confusion(path: Path, confusion: Sequence[Sequence[int]], labels: Seque
     counts = np.asarray(confusion)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = 1.8 + 0.6 * len(labels)
-    figure, axes = _figure(1, 1, (size, size))
-    axis = axes[0]
-    axis.imshow(shares, cmap='Blues', vmin=0, vmax=1)
-    for (row, column), count in np.ndenumerate(counts):
-        color = 'white' if shares[row, column] > 0.5 else 'black'
-        axis.text(column, row, str(count), ha='center', va='center', fontsize=8, color=color)
-    axis.set_xticks(range(len(labels)), labels, rotation=45, ha='right')
-    axis.set_yticks(range(len(labels)), labels)
-    axis.set_xlabel('predicted')
-    axis.set_ylabel('true')
-    if synthetic:
-        axis.set_title(NOTICE, fontsize=8)
-    _save(figure, path)
+    with _figure(path, 1, (size, size)) as [axis]:
+        axis.imshow(shares, cmap='Blues', vmin=0, vmax=1)
+        for (row, column), count in np.ndenumerate(counts):
+            color = 'white' if shares[row, column] > 0.5 else 'black'
+            axis.text(column, row, str(count), ha='center', va='center', fontsize=8, color=color)
+        axis.set_xticks(range(len(labels)), labels, rotation=45, ha='right')
+        axis.set_yticks(range(len(labels)), labels)
+        axis.set_xlabel('predicted')
+        axis.set_ylabel('true')
+        if synthetic:
+            axis.set_title(NOTICE, fontsize=8)
 
 
-def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, Any]:
+@contextlib.contextmanager
+def _figure(path: Path, columns: int, size: tuple[float, float]) -> Iterator[Any]:
+    """Axes side by side, to draw on; their figure is then written to `path`."""
     # Not pyplot: it keeps figures in a global list and may look for a display.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout='constrained')
-    return figure, figure.subplots(rows, columns, squeeze=False)[0]
-
-
-def _save(figure: Any, path: Path) -> None:
+    yield figure.subplots(1, columns, squeeze=False)[0]
     picture = io.BytesIO()
     figure.savefig(picture, format='png', dpi=120)
     write(path, picture.getvalue())

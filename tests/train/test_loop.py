@@ -18,7 +18,7 @@ import pytest
 
 from helpers import TINY, recipe, tones
 from jax_reparam import checkpoint, models
-from jax_reparam.config import HRFConfig, TrainConfig
+from jax_reparam.config import AugmentConfig, HRFConfig, Recipe, TrainConfig
 from jax_reparam.errors import InputError
 from jax_reparam.train import loop
 from jax_reparam.train.optimizer import adamw
@@ -40,6 +40,13 @@ def trained(source, tmp_path_factory):
     root = tmp_path_factory.mktemp('run')
     config = recipe(source, root / 'cache')
     return config, root / 'w', loop.train(config, root / 'w', show_progress=False)
+
+
+def step_of(model, optimizer, weights=None, **train):
+    """The jitted step without augmentation; `train` are keys of `TrainConfig`."""
+    told = TrainConfig(**{'label_smoothing': 0.0, 'average': 0.0, **train})
+    recipe = Recipe(SURE, augment=AugmentConfig(freq_masks=0, time_masks=0), train=told)
+    return jax.jit(loop.make_step(recipe, model, optimizer, weights, 0))
 
 
 def batch(rng, labels=(0, 1, 2, 0)):
@@ -116,7 +123,7 @@ def test_the_step_lowers_the_loss_on_one_batch(rng):
     optimizer = adamw(TrainConfig(steps=40, learning_rate=1e-2, warmup_steps=2), 'none')
     data = batch(rng)
     state = loop.init_state(model, optimizer, data['features'][:1], 0)
-    step = jax.jit(loop.make_step(model, optimizer))
+    step = step_of(model, optimizer)
     losses = []
     for _ in range(40):
         state, metrics = step(state, data)
@@ -138,7 +145,7 @@ def test_class_weights_and_smoothing_enter_the_loss(rng):
     weights = np.array([0.5, 1.0, 2.0], np.float32)
     targets = 0.7 * np.eye(3)[data['labels']] + 0.1
     expected = np.mean(weights[data['labels']] * -(targets * log_p).sum(axis=1))
-    step = jax.jit(loop.make_step(model, optimizer, label_smoothing=0.3, class_weights=weights))
+    step = step_of(model, optimizer, weights, label_smoothing=0.3)
     _, metrics = step(state, data)
     assert float(metrics['loss']) == pytest.approx(expected, rel=1e-5)
 
@@ -152,7 +159,7 @@ def test_average_follows_the_variables(rng):
     optimizer = adamw(TrainConfig(steps=9, warmup_steps=1, learning_rate=1e-2), 'none')
     data = batch(rng)
     state = loop.init_state(model, optimizer, data['features'][:1], 0)
-    step = jax.jit(loop.make_step(model, optimizer, average=0.5))
+    step = step_of(model, optimizer, average=0.5)
     expected = state.average['params']['head']['classifier']['bias']
     for count in range(4):
         state, _ = step(state, data)
