@@ -49,7 +49,8 @@ def random_batch(recipe: Recipe) -> dict[str, jax.Array]:
         'mask': np.ones((size, frames), bool),
         'labels': rng.integers(CLASSES, size=size).astype(np.int32),
     }
-    return jax.device_put(batch)
+    placed: dict[str, jax.Array] = jax.device_put(batch)
+    return placed
 
 
 def measure(recipe: Recipe, steps: int) -> dict[str, dict[str, float]]:

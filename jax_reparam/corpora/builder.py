@@ -30,7 +30,7 @@ SHARD_SECONDS = 2048.0
 WORKERS = threads.cores(8)
 
 
-class SpeechBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
+class SpeechBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ignore[call-arg,misc]
     """Builds int16 mono audio at 16 kHz with label, speaker, id, group and times, in the order of the ids.
 
     A corpus derives from it and gives `find`; one that makes its audio also gives `fingerprints` and `load`. A first
