@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
-from jax_reparam import errors, schema
-from jax_reparam.errors import InputError, one_line
+from jax_reparam import schema
+from jax_reparam.errors import InputError, known, one_line
 from jax_reparam.frontend.features import FrontendConfig
 from jax_reparam.frontend.windows import WindowConfig
 from jax_reparam.schema import Amount, Count, Positive, Rate, Size
@@ -265,7 +265,7 @@ class DataConfig(schema.Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        errors.known('corpus', self.corpus, tuple(CORPORA))
+        known('corpus', self.corpus, tuple(CORPORA))
         schema.expect(self.fold == 'all' or self.fold.isdecimal(), 'fold', "a number or 'all'", self.fold)
 
 
@@ -404,10 +404,10 @@ class Recipe(schema.Checked):
         for key, value in changes.items():
             section, dot, name = key.rpartition('.')
             if dot:
-                schema.known(section, sections, 'recipe', 'a section')
+                known('recipe', section, sections)
             owner, place = (getattr(self, section), values[section]) if dot else (self, values)
             kinds = schema.field_types(type(owner))
-            kind = kinds[schema.known(name, tuple(kinds), section or 'recipe')]
+            kind = kinds[known(section or 'recipe', name, tuple(kinds))]
             place[name] = schema.from_text(kind, value, key) if isinstance(value, str) else value
         return Recipe.from_json(values)
 
@@ -418,7 +418,7 @@ class Recipe(schema.Checked):
           InputError: no such corpus.
         """
         corpus = corpus or self.data.corpus
-        errors.known('data.corpus', corpus, tuple(CORPORA))
+        known('data.corpus', corpus, tuple(CORPORA))
         more = CORPORA_XS.get(corpus, {}) if xs else {}
         return self.with_changes({'data.corpus': corpus, **CORPORA[corpus], **more})
 

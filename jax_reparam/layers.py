@@ -41,7 +41,9 @@ class HRFDense(nn.Module):
       use_bias: whether the layer (and each factor) has a bias.
       kernel_init: initializer of the plain kernel; the factors' product begins with its variance, or as its very
         values.
+      dtype: of the computation; None takes the inputs' and parameters'.
       param_dtype: of the parameters.
+      precision: of the matrix products.
 
     Raises:
       ValueError: E < min(D, F); the product would have a lower rank than the layer it stands for.
@@ -51,7 +53,9 @@ class HRFDense(nn.Module):
     hrf: HRFConfig = HRFConfig()
     use_bias: bool = True
     kernel_init: Initializer = lecun_normal
+    dtype: Any = None
     param_dtype: Any = jnp.float32
+    precision: jax.lax.PrecisionLike = None
 
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
@@ -60,13 +64,18 @@ class HRFDense(nn.Module):
             zeros = nn.initializers.zeros_init()
             kernel = self.param('kernel', self.kernel_init, (inputs.shape[-1], self.features), self.param_dtype)
             bias = self.param('bias', zeros, (self.features,), self.param_dtype) if self.use_bias else None
-            return _linear(inputs, kernel, bias)
+            return self._linear(inputs, kernel, bias)
         factors = self.param(reparam.SITE, self._init_factors, inputs.shape[-1])
         if self.hrf.forward == 'composed':
-            folded = reparam.compose(factors)
-            return _linear(inputs, folded['kernel'], folded.get('bias'))
-        hidden = _linear(inputs, factors['kernel_u'], factors.get('bias_u'))
-        return _linear(hidden, factors['kernel_v'], factors.get('bias_v'))
+            folded = reparam.compose(factors, precision=self.precision)
+            return self._linear(inputs, folded['kernel'], folded.get('bias'))
+        hidden = self._linear(inputs, factors['kernel_u'], factors.get('bias_u'))
+        return self._linear(hidden, factors['kernel_v'], factors.get('bias_v'))
+
+    def _linear(self, inputs: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
+        inputs, kernel, bias = nn.dtypes.promote_dtype(inputs, kernel, bias, dtype=self.dtype)
+        outputs = jnp.matmul(inputs, kernel, precision=self.precision)
+        return outputs if bias is None else outputs + bias.reshape((1,) * (outputs.ndim - 1) + (-1,))
 
     def _init_factors(self, key: jax.Array, width: int) -> dict[str, jax.Array]:
         inner = round(self.hrf.expansion * width)
@@ -92,11 +101,6 @@ class HRFDense(nn.Module):
                 'bias_v': jnp.zeros((self.features,), self.param_dtype),
             }
         return factors
-
-
-def _linear(inputs: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
-    outputs = jnp.matmul(inputs, kernel)
-    return outputs if bias is None else outputs + bias.reshape((1,) * (outputs.ndim - 1) + (-1,))
 
 
 def _orthonormal_factors(

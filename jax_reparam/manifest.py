@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, cast
 
 from jax_reparam import schema
 from jax_reparam.config import ModelConfig
-from jax_reparam.errors import InputError
+from jax_reparam.errors import InputError, known
 from jax_reparam.frontend.inputs import Input
 from jax_reparam.graph.cost import Cost
 from jax_reparam.graph.flatbuffer import Port
@@ -366,7 +366,7 @@ class Manifest:
         if not self.labels or len(set(self.labels)) < len(self.labels):
             raise ValueError(f'labels: expected names, no two the same, found {list(self.labels)}')
         for name, form in self.forms.items():
-            schema.known(name, tuple(FORM_FILES), 'forms', 'a form')
+            known('forms', name, tuple(FORM_FILES))
             for key, port, shape in (('input', form.input, features), ('output', form.output, logits)):
                 if port.shape != shape:
                     raise ValueError(f'forms.{name}.{key}.shape: expected {shape}, found {port.shape}')

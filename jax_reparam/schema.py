@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import collections.abc
 import dataclasses
-import difflib
 import functools
 import sys
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
 import numpy as np
+
+from jax_reparam.errors import known
 
 T = TypeVar('T')
 _hints = functools.cache(typing.get_type_hints)
@@ -131,19 +132,6 @@ def expect(holds: bool, key: str, what: str, value: Any) -> None:
         raise ValueError(f'{key or "it"}: expected {what}, found {_shown(value)}')
 
 
-def known(name: str, names: Sequence[str], key: str, what: str = 'a key') -> str:
-    """Gives a name back if it is one of `names`; else says which is nearest.
-
-    Raises:
-      ValueError: it is none of them.
-    """
-    if name not in names:
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f'; did you mean {near[0]!r}?' if near else f' ({", ".join(names)})'
-        raise ValueError(f'{key}: expected {what} of it, found {name!r}{hint}')
-    return name
-
-
 def field_types(kind: Any) -> dict[str, Any]:
     """The fields of a dataclass and what they may hold."""
     hints = _hints(kind, include_extras=True)
@@ -198,7 +186,7 @@ def _read_dataclass(kind: Any, value: Any, key: str) -> Any:
     expect(isinstance(value, dict), key, 'an object', value)
     hints, fixed = field_types(kind), constants(kind)
     for name, item in value.items():
-        known(name, (*fixed, *hints), key or 'it')
+        known(key or 'keys', name, (*fixed, *hints))
         expect(name not in fixed or item == fixed[name], _at(key, name), repr(fixed.get(name)), item)
     for field in dataclasses.fields(kind):
         needed = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -61,6 +62,11 @@ TINY_MODELS = {
 def needs_tflm(test):
     """Marks a test that starts TFLM, in a child process."""
     return pytest.mark.slow(pytest.mark.skipif(tflm.missing() is not None, reason=str(tflm.missing()))(test))
+
+
+def pattern(message):
+    """A regular expression for a message in which `.*` stands for anything."""
+    return '.*'.join(map(re.escape, message.split('.*')))
 
 
 def moved(tree, seed=0, scale=0.1):

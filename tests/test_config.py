@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import re
 import subprocess
 import sys
 
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from helpers import RECIPE, ROOT, TINY, TINY_MODELS
+from helpers import RECIPE, ROOT, TINY, TINY_MODELS, pattern
 from jax_reparam import checkpoint, config, corpora, models, reparam
 from jax_reparam.config import (
     SITES,
@@ -174,7 +175,7 @@ def test_corpora_of_recipes_are_those_that_can_be_prepared():
 def test_bounds(make, message):
     with pytest.raises(ValueError, match='expected') as caught:
         make()
-    assert str(caught.value).startswith(message)
+    assert re.match(pattern(message), str(caught.value))
 
 
 @pytest.mark.parametrize(
@@ -197,7 +198,7 @@ def test_bounds(make, message):
 def test_what_belongs_together(recipe, changes, message):
     with pytest.raises(ValueError, match='expected') as caught:
         recipe.with_changes(changes)
-    assert str(caught.value).startswith(message)
+    assert re.match(pattern(message), str(caught.value))
 
 
 def test_a_speech_former_takes_as_many_frames_as_it_has_positions():
@@ -271,19 +272,19 @@ def test_the_hop_of_a_speech_former_follows_its_frontend():
 @pytest.mark.parametrize(
     ('key', 'message'),
     [
-        ('train.stps', "train: expected a key of it, found 'stps'; did you mean 'steps'?"),
-        ('trian.steps', "recipe: expected a section of it, found 'trian'; did you mean 'train'?"),
-        ('sed', "recipe: expected a key of it, found 'sed'; did you mean 'seed'?"),
-        ('seed.x', "recipe: expected a section of it, found 'seed'"),
+        ('train.stps', "train: expected one of .*, found 'stps'; did you mean 'steps'?"),
+        ('trian.steps', "recipe: expected one of .*, found 'trian'; did you mean 'train'?"),
+        ('sed', "recipe: expected one of .*, found 'sed'; did you mean 'seed'?"),
+        ('seed.x', "recipe: expected one of .*, found 'seed'"),
         ('train', "train: expected TrainConfig, found '1'"),
-        ('model.name', "model: expected a key of it, found 'name'"),
-        ('frontend.sample_rate', "frontend: expected a key of it, found 'sample_rate'"),
+        ('model.name', "model: expected one of .*, found 'name'"),
+        ('frontend.sample_rate', "frontend: expected one of .*, found 'sample_rate'"),
     ],
 )
 def test_keys_that_are_none(key, message):
     with pytest.raises(ValueError, match='expected') as caught:
         RECIPE.with_changes({key: '1'})
-    assert str(caught.value).startswith(message)
+    assert re.match(pattern(message), str(caught.value))
 
 
 def test_a_recipe_in_json_has_the_layout_of_every_run():
@@ -305,8 +306,8 @@ def test_recipes_of_earlier_runs_are_read():
     [
         ('frontend', {'sample_rate': 8000}, 'frontend.sample_rate: expected 16000, found 8000'),
         ('model', {'name': 'lstm'}, "model.name: expected one of 'conv_transformer', 'conformer', 'speech_former', fo"),
-        ('model', {'widht': 3}, "model: expected a key of it, found 'widht'; did you mean 'width'?"),
-        ('model', {'kernel': 3}, "model: expected a key of it, found 'kernel' ("),
+        ('model', {'widht': 3}, "model: expected one of .*, found 'widht'; did you mean 'width'?"),
+        ('model', {'kernel': 3}, "model: expected one of .*, found 'kernel'"),
         ('train', {'steps': '3'}, "train.steps: expected a whole number, found '3'"),
         ('train', {'steps': 0}, 'train.steps: expected at least 1, found 0'),
         ('model', {'width': 15}, 'model.width: expected a multiple of 2 heads, found 15'),
@@ -319,7 +320,7 @@ def test_json_that_is_wrong_is_named(section, change, message):
     values[section] |= change
     with pytest.raises(ValueError, match='expected') as caught:
         Recipe.from_json(values)
-    assert str(caught.value).startswith(message)
+    assert re.match(pattern(message), str(caught.value))
 
 
 @pytest.mark.parametrize(

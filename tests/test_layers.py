@@ -177,3 +177,16 @@ def test_product_starts_with_the_plain_kernels_variance(rule):
     product = np.stack([reparam.dehrf(tree)['params']['kernel'] for tree in factors])
     # The product's deviation over 4 x 8192 entries is known to about 1 %.
     assert product.std() == pytest.approx(float(plain.std()), rel=0.03)
+
+
+@pytest.mark.parametrize(
+    'hrf', [layers.PLAIN, HRFConfig(), HRFConfig(forward='two_step')], ids=['plain', 'composed', 'two_step']
+)
+def test_it_computes_in_the_type_that_it_is_told(rng, hrf):
+    x = jnp.asarray(rng.standard_normal((3, 8)), jnp.float32)
+    layer = HRFDense(5, hrf, dtype=jnp.bfloat16, precision='highest')
+    variables = layer.init(jax.random.key(0), x)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype('float32')}
+    y = layer.apply(variables, x)
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.float32(y), HRFDense(5, hrf).apply(variables, x), atol=0.1)

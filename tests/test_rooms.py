@@ -12,7 +12,8 @@ import jax_reparam
 PACKAGE = Path(jax_reparam.__file__).parent
 # Bottom up: what a room imports, within a function too, lies on a floor below its own, or in the room itself.
 FLOORS = (
-    {'_version', 'errors', 'schema', 'system', 'table', 'threads', 'progress', 'reparam'},
+    {'_version', 'errors', 'system', 'table', 'threads', 'progress', 'reparam'},
+    {'schema'},
     {'frontend', 'evaluation'},
     {'config'},
     {'layers', 'corpora', 'graph', 'checkpoint'},

@@ -93,7 +93,7 @@ def test_arrays_are_lists_of_float32():
     ('change', 'message'),
     [
         ({'name': 3}, r'^o\.name: expected a text, found 3$'),
-        ({'nmae': 'x'}, r"^o: expected a key of it, found 'nmae'; did you mean 'name'\?$"),
+        ({'nmae': 'x'}, r"^o: expected one of .*, found 'nmae'; did you mean 'name'\?$"),
         ({'inner': []}, r'^o\.inner: expected an object, found \[\]$'),
         ({'inner': {'one': {}}}, r'^o\.inner\.one\.size: expected a value, found none$'),
         ({'inner': {'one': {'size': True}}}, r'^o\.inner\.one\.size: expected a whole number, found True$'),
@@ -182,7 +182,7 @@ def test_a_union_is_told_apart_by_the_constant_that_its_dataclasses_share():
     for shape, message in (
         ({'name': 'line'}, r"^d\.shape\.name: expected one of 'circle', 'square', found 'line'$"),
         ({}, r"^d\.shape\.name: expected one of 'circle', 'square', found None$"),
-        ({'name': 'circle', 'sides': [1]}, r"^d\.shape: expected a key of it, found 'sides'"),
+        ({'name': 'circle', 'sides': [1]}, r"^d\.shape: expected one of .*, found 'sides'"),
         ([], r'^d\.shape: expected an object, found \[\]$'),
     ):
         with pytest.raises(ValueError, match=message):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 
-from helpers import ROOT, SMALL, tones
+from helpers import ROOT, SMALL, pattern, tones
 from jax_reparam.config import load_recipe
 from jax_reparam.errors import InputError
 from jax_reparam.train.__main__ import main, parse, parser
@@ -54,11 +55,11 @@ def test_flags_of_a_recipe():
     [
         (
             ['--config.train.learnin_rate=1'],
-            "train: expected a key of it, found 'learnin_rate'; did you mean 'learning_rate'?",
+            "train: expected one of .*, found 'learnin_rate'; did you mean 'learning_rate'?",
         ),
-        (['--config.trian.steps=1'], "recipe: expected a section of it, found 'trian'; did you mean 'train'?"),
-        (['--config.model.kernel=3'], "model: expected a key of it, found 'kernel' (channels, width, "),
-        (['--config.frontend.sample_rate=8000'], "frontend: expected a key of it, found 'sample_rate'"),
+        (['--config.trian.steps=1'], "recipe: expected one of .*, found 'trian'; did you mean 'train'?"),
+        (['--config.model.kernel=3'], "model: expected one of .*, found 'kernel'"),
+        (['--config.frontend.sample_rate=8000'], "frontend: expected one of .*, found 'sample_rate'"),
         (['--config.train.steps=many'], "train.steps: expected a whole number, found 'many'"),
         (['--config.train.steps', '0'], 'train.steps: expected at least 1, found 0'),
         (['--config.train.steps'], 'train.steps: expected a whole number, found True'),
@@ -69,7 +70,7 @@ def test_flags_of_a_recipe():
 def test_flags_that_are_wrong(args, message):
     with pytest.raises(InputError) as caught:
         main(['--config', str(ROOT / 'configs/transformer_s.py'), *args])
-    assert message in str(caught.value)
+    assert re.search(pattern(message), str(caught.value))
     assert '\n' not in str(caught.value)
 
 
