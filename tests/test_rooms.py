@@ -29,10 +29,13 @@ FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
 # A base install, which predicts and listens, has none of these packages.
 HEAVY = {'jax', 'jaxlib', 'flax', 'optax', 'orbax', 'tensorflow', 'tensorflow_datasets', 'librosa', 'numba', 'sklearn'}
 LIGHT = {
+    '_version',
     'errors',
     'schema',
     'system',
     'table',
+    'threads',
+    'progress',
     'frontend',
     'graph',
     'runtime',
@@ -97,3 +100,15 @@ def test_rooms_of_a_base_install_import_nothing_heavy(room):
         if name.split('.')[0] in HEAVY
     }
     assert found == {(file, name) for file, name in STILL if room_of(PACKAGE / file) == room}
+
+
+@pytest.mark.parametrize('room', sorted(LIGHT))
+def test_rooms_of_a_base_install_import_each_other_alone(room):
+    others = {
+        name.split('.')[1]
+        for file in FILES
+        if room_of(file) == room
+        for name in imported(file)
+        if name.startswith('jax_reparam.') and name.split('.')[1] in FLOOR
+    }
+    assert others <= LIGHT
