@@ -205,7 +205,7 @@ class HRFConfig(schema.Checked):
       sites: which linear layers of a model are sites, any of `ffn_in` and `ffn_out` (first and second layer of every
         feed-forward network; the first is the paper's site), `attention` (query, key, value and output projections) and
         `pointwise` (the other layers that map each token by itself: Conformer's pointwise convolutions, the projection
-        after the convolutions, SpeechFormer's merging layers).
+        after the convolutions, SpeechFormer's merging layers). `'ffn_in,attention'` is read as two.
     """
 
     expansion: Amount = 4.0
@@ -215,6 +215,8 @@ class HRFConfig(schema.Checked):
     sites: tuple[Site, ...] = ('ffn_in',)
 
     def __post_init__(self) -> None:
+        if isinstance(self.sites, str):
+            object.__setattr__(self, 'sites', schema.from_text(tuple[Site, ...], self.sites, 'sites'))
         super().__post_init__()
         object.__setattr__(self, 'sites', tuple(site for site in SITES if site in self.sites))
 

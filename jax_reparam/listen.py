@@ -215,8 +215,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     heard = 0
     try:
         with tflm.started(frontend(args.folder, exported)) as front, tflm.started(model_file) as model:
-            file = args.file
-            chunks = recording(file, rate, real_time=args.real_time) if file else microphone(args.device, rate)
+            if args.file is None:
+                chunks = microphone(args.device, rate)
+            else:
+                chunks = recording(args.file, rate, real_time=args.real_time)
             # Of a source that cannot be used nothing is said but the error.
             chunks = itertools.chain([next(chunks)], chunks)
             if not args.json:

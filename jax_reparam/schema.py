@@ -96,11 +96,12 @@ def from_text(kind: Any, text: str, key: str) -> Any:
         return _read(kind, text, key)
     if get_origin(kind) is tuple:
         inner = get_args(kind)[0]
-        return tuple(from_text(inner, part.strip(), key) for part in text.strip('()[]').split(',') if part.strip())
+        parts = (part.strip(' \'"') for part in text.strip('()[]').split(','))
+        return tuple(from_text(inner, part, key) for part in parts if part)
     if kind is bool:
-        if text.lower() not in ('true', 'false'):
+        if text.lower() not in ('true', 'false', '1', '0'):
             raise ValueError(f'{key}: expected true or false, found {text!r}')
-        return text.lower() == 'true'
+        return text.lower() in ('true', '1')
     try:
         return _read(kind, kind(text), key)
     except ValueError:
@@ -146,6 +147,7 @@ def constants(kind: Any) -> dict[str, Any]:
 
 def _read(kind: Any, value: Any, key: str) -> Any:
     origin, arguments = get_origin(kind), get_args(kind)
+    value = value.item() if isinstance(value, np.generic) else value
     if kind is Any or (dataclasses.is_dataclass(value) and type(value) in (kind, *arguments)):
         return value
     if origin is Annotated:

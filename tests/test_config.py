@@ -245,6 +245,7 @@ def test_the_least_expansion_is_that_of_the_layers(model, site):
 
 def test_sites_are_in_their_own_order_and_once():
     assert HRFConfig(sites=('attention', 'ffn_in', 'attention')).sites == ('ffn_in', 'attention')
+    assert HRFConfig(sites='attention, ffn_in').sites == ('ffn_in', 'attention')
     hrf = HRFConfig(sites=['ffn_out'])
     assert hrf.at('ffn_out') is hrf
     assert hrf.at('ffn_in') is config.PLAIN

@@ -122,6 +122,8 @@ def test_what_is_wrong_is_named(change, message):
         (int, '3', 3),
         (float, '1e-3', 1e-3),
         (bool, 'True', True),
+        (bool, '0', False),
+        (tuple[str, ...], "('a', 'b')", ('a', 'b')),
         (str, 'a,b', 'a,b'),
         (tuple[int, ...], '(1, 2,3)', (1, 2, 3)),
         (tuple[str, ...], 'a,b', ('a', 'b')),
@@ -138,7 +140,7 @@ def test_flags(kind, text, value):
     [
         (int, '1.5', "^k: expected a whole number, found '1.5'$"),
         (float, 'inf', "^k: expected a number, found 'inf'$"),
-        (bool, '1', "^k: expected true or false, found '1'$"),
+        (bool, 'ja', "^k: expected true or false, found 'ja'$"),
         (tuple[int, ...], '1,x', "^k: expected a whole number, found 'x'$"),
         (Literal['a'], 'b', "^k: expected one of 'a', found 'b'$"),
     ],
@@ -198,3 +200,10 @@ def test_check_holds_fields_to_their_annotations():
     schema.check(drawing)  # what was made in Python is left as it is
     with pytest.raises(ValueError, match=r'^shape: expected an object, found Inner\('):
         schema.check(Drawing(Inner(1)))
+
+
+def test_numbers_of_numpy_are_numbers():
+    circle = Circle(np.float32(2))
+    assert (circle.radius, type(circle.radius)) == (2.0, float)
+    inner = schema.from_json(Inner, {'size': np.int64(3)})
+    assert (inner.size, type(inner.size)) == (3, int)

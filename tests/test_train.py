@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 
@@ -119,3 +120,12 @@ def test_a_run_without_tensorflow(tmp_path):
     assert 'overlap' not in done.stdout
     again = train(*run)
     assert again.stdout == done.stdout
+
+
+def test_an_interrupted_command_says_how_to_go_on(capsys, monkeypatch):
+    monkeypatch.setattr('jax_reparam.train.__main__.main', lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.syspath_prepend(ROOT)
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(ROOT / 'train.py'), run_name='__main__')
+    assert end.value.code == 130
+    assert capsys.readouterr().err == 'interrupted; the same command goes on from the last checkpoint\n'

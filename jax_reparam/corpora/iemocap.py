@@ -113,7 +113,7 @@ class Iemocap(SpeechBuilder):
         return Found(
             cls.label_names(config),
             by_id(clips.values(), without=conflicts),
-            skipped,
+            {id_: reason for id_, reason in skipped.items() if id_ not in conflicts},
             conflicts,
             tuple(notes if others else ()),
             PUBLISHED[cls.config_of(config)],

@@ -71,6 +71,8 @@ class M3ed(SpeechBuilder):
             person = str(roles.get(role, {}).get('Name', '')).strip()
             if label != labels.setdefault(id_, label):
                 conflicts[id_] = f'annotated as {labels[id_]} and as {label}'
+            elif id_ in conflicts:
+                continue
             elif label not in LABELS:
                 skipped[id_] = f'its label {label!r} is none of {", ".join(LABELS)}'
             elif not person:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -20,13 +21,18 @@ def listing(folder: AnyPath) -> list[AnyPath]:
     return sorted((path for path in folder.iterdir() if not path.name.startswith('.')), key=lambda path: path.name)
 
 
-def below(folder: AnyPath) -> list[AnyPath]:
-    """The WAV and FLAC files below a folder, at any depth, by name; hidden files and folders are passed over."""
+def below(folder: AnyPath, _above: frozenset[str] = frozenset()) -> list[AnyPath]:
+    """The WAV and FLAC files below a folder, at any depth, by name; hidden files and folders are passed over.
+
+    Links to folders are followed, but not to one that the link itself lies in.
+    """
+    above = _above | {os.path.realpath(folder)}
     files = []
     for path in listing(folder):
         if path.is_dir():
-            files += below(path)
-        elif path.suffix.lower() in SUFFIXES:
+            if os.path.realpath(path) not in above:
+                files += below(path, above)
+        elif path.suffix.lower() in SUFFIXES and path.is_file():
             files.append(path)
     return files
 

@@ -18,6 +18,7 @@ from jax_reparam import config, schema, system
 from jax_reparam.errors import InputError, from_user, known, run
 
 KEY = '--config.'
+INTERRUPTED = 'interrupted; the same command goes on from the last checkpoint'
 FLAGS = ('--config', '--workdir', '--distributed', '--help')
 
 
@@ -32,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     command.add_argument('--config', metavar='CONFIG.py[:CORPUS]', help='a recipe such as configs/transformer_s.py')
-    command.add_argument('--workdir', metavar='W', type=Path, help='folder of the run (default: runs/RECIPE[-CORPUS])')
+    command.add_argument('--workdir', metavar='W', help='folder of the run (default: runs/RECIPE[-CORPUS])')
     command.add_argument(
         '--distributed', action='store_true', help='train with the other processes of a cluster (docs/training.md)'
     )
@@ -85,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     recipe = config.load_recipe(path, corpus)
     with from_user():
         recipe = recipe.with_changes(changes)
-    workdir = args.workdir or Path(f'runs/{Path(path).stem}' + (f'-{corpus.replace("/", "_")}' if corpus else ''))
+    workdir = Path(args.workdir or f'runs/{Path(path).stem}' + (f'-{corpus.replace("/", "_")}' if corpus else ''))
 
     system.keep_all()
     # After the recipe, so that --help and a mistyped key answer at once.
@@ -104,4 +105,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    run(main)
+    run(main, interrupted=INTERRUPTED)
