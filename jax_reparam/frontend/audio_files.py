@@ -24,7 +24,8 @@ def listing(folder: AnyPath) -> list[AnyPath]:
 def below(folder: AnyPath, _above: frozenset[str] = frozenset()) -> list[AnyPath]:
     """The WAV and FLAC files below a folder, at any depth, by name; hidden files and folders are passed over.
 
-    Links to folders are followed, but not to one that the link itself lies in.
+    Links to folders are followed, but not to one that the link itself lies in. A broken link is among the files: whoever
+    reads it says so.
     """
     above = _above | {os.path.realpath(folder)}
     files = []
@@ -32,7 +33,7 @@ def below(folder: AnyPath, _above: frozenset[str] = frozenset()) -> list[AnyPath
         if path.is_dir():
             if os.path.realpath(path) not in above:
                 files += below(path, above)
-        elif path.suffix.lower() in SUFFIXES and path.is_file():
+        elif path.suffix.lower() in SUFFIXES:
             files.append(path)
     return files
 

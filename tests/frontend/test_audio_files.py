@@ -54,7 +54,7 @@ def test_a_table_that_is_none_is_refused(tmp_path, content, message):
         list(audio_files.rows(tmp_path / 'clips.csv', ('path', 'label')))
 
 
-def test_links_to_folders_are_followed_but_not_in_circles_and_broken_ones_are_passed_over(tmp_path):
+def test_links_to_folders_are_followed_but_not_in_circles_and_broken_ones_are_named(tmp_path):
     for name in ('in/a.wav', 'elsewhere/b.wav'):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
@@ -62,4 +62,4 @@ def test_links_to_folders_are_followed_but_not_in_circles_and_broken_ones_are_pa
     (tmp_path / 'elsewhere/circle').symlink_to(tmp_path / 'in')
     (tmp_path / 'in/broken.wav').symlink_to(tmp_path / 'nothing')
     names = [path.relative_to(tmp_path).as_posix() for path in audio_files.below(tmp_path / 'in')]
-    assert names == ['in/a.wav', 'in/linked/b.wav']
+    assert names == ['in/a.wav', 'in/broken.wav', 'in/linked/b.wav']
