@@ -24,8 +24,8 @@ def listing(folder: AnyPath) -> list[AnyPath]:
 def below(folder: AnyPath, _above: frozenset[str] = frozenset()) -> list[AnyPath]:
     """The WAV and FLAC files below a folder, at any depth, by name; hidden files and folders are passed over.
 
-    Links to folders are followed, but not to one that the link itself lies in. A broken link is among the files: whoever
-    reads it says so.
+    Links to folders are followed, but not to one that the link itself lies in. A broken link is among the files:
+    whoever reads it says so.
     """
     above = _above | {os.path.realpath(folder)}
     files = []
