@@ -107,7 +107,7 @@ class TFLMScore(Score):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Way:
+class Method:
     """How a form is made of the folded model; `ranges` are calibration windows, None for float32."""
 
     norm: str
@@ -115,12 +115,12 @@ class Way:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Tried(Score, Way):
+class Tried(Score, Method):
     """One way, and its score on validation windows."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Made(Way):
+class Made(Method):
     """The way that was chosen, and all that were tried; None: there was no choice."""
 
     tried: tuple[Tried, ...] | None = None
