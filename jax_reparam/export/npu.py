@@ -102,8 +102,7 @@ def compiled(model: bytes, accelerator: str = 'ethos-u55-128', *, timeout: float
 
 def _macs(model: bytes) -> int:
     content = flatbuffer.tree(model)
-    named = zip(flatbuffer.operator_names(content), content.subgraphs[0].operators, strict=True)
-    return sum(cost.macs(content, op, node) for op, node in named)
+    return sum(cost.macs(content, op, node) for op, node in flatbuffer.named_nodes(content))
 
 
 def read(accelerator: str, said: str, summary: str, mac_share: float) -> Placement:

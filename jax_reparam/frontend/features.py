@@ -20,7 +20,7 @@ _BLOCK = 128
 
 
 @dataclasses.dataclass(frozen=True)
-class FrontendConfig:
+class FrontendConfig(schema.Checked):
     """Parameters of the log-mel frontend.
 
     Attributes:
@@ -44,7 +44,7 @@ class FrontendConfig:
     floor: Positive = 1e-7
 
     def __post_init__(self) -> None:
-        schema.check(self)
+        super().__post_init__()
         frame, n_fft, nyquist = self.frame_length, self.n_fft, self.sample_rate / 2
         fits = n_fft >= frame and n_fft.bit_count() == 1
         schema.expect(fits, 'n_fft', f'a power of two of at least a frame of {frame} samples', n_fft)
