@@ -259,6 +259,10 @@ def test_noises_have_their_colours():
         noise = changed(name, samples).astype(np.float64) - samples
         low, high = (power(noise, *band) - decibels(np.sqrt(band[1] - band[0])) for band in ((100, 200), (400, 800)))
         assert (high - low) / 2 == pytest.approx(slope, abs=0.4)
+    # Differences of this noise are white, so that a block's RMS is the envelope.
+    fan = np.diff(changed('environment-20', samples).astype(np.float64) - samples)
+    envelope = np.sqrt(np.mean(fan[: 79 * 1600].reshape(-1, 1600) ** 2, axis=1))
+    assert envelope.std() / envelope.mean() == pytest.approx(0.3 / np.sqrt(2), abs=0.04)
     music = changed('music-20', samples).astype(np.float64) - samples
     for chord in music[: 4 * 8000].reshape(4, 8000):
         spectrum = np.abs(np.fft.rfft(chord))
