@@ -21,9 +21,10 @@ from flax.traverse_util import flatten_dict
 
 from jax_reparam.config import Recipe
 from jax_reparam.errors import InputError, one_line
+from jax_reparam.frontend.inputs import Input
 from jax_reparam.reparam import Params
 
-FORMAT = 1
+FORMAT = 2
 FOLDER = 'checkpoints'
 
 
@@ -34,8 +35,7 @@ class Trained:
     Attributes:
       variables: `{'params': ..., 'batch_stats': ...}`, NumPy arrays.
       recipe: what it was trained with.
-      meta: as it is stored: `config` (the recipe), `labels` (ordered), `mean` and `std` (`[M]`), `split`, `corpus`,
-        `versions`.
+      meta: as it is stored: `config` (the recipe), `labels` (ordered), `input` (`Input`), `split`, `corpus`, `versions`.
       step: the training step.
       path: the folder it was read from.
     """
@@ -52,14 +52,9 @@ class Trained:
         return tuple(self.meta['labels'])
 
     @property
-    def mean(self) -> np.ndarray:
-        """Mean of each mel band over the training speakers, `[M]` float32."""
-        return np.asarray(self.meta['mean'], np.float32)
-
-    @property
-    def std(self) -> np.ndarray:
-        """Standard deviation of each mel band over the training speakers, `[M]` float32."""
-        return np.asarray(self.meta['std'], np.float32)
+    def inputs(self) -> Input:
+        """How audio becomes the model's input, with the statistics of the training speakers."""
+        return Input.from_json(self.meta['input'])
 
 
 class Checkpoints:
@@ -174,6 +169,7 @@ def load(path: str | Path) -> Trained:
         raise InputError(f'{step_dir}: expected checkpoint format {FORMAT}, found {meta.get("format")}')
     try:
         recipe = Recipe.from_json(meta.get('config'))
+        Input.from_json(meta.get('input'))
     except ValueError as error:
         raise InputError(f'{step_dir / "meta"}: {error}') from error
     return Trained(variables, recipe, meta, int(step_dir.name), step_dir)
@@ -221,14 +217,13 @@ def write_checkpoint(path: Path, folded: Params, trained: Trained) -> None:
 
 
 def write_safetensors(path: Path, folded: Params, trained: Trained) -> None:
-    """Writes the leaves under their paths; the file's metadata holds config, labels, mean and std, as JSON texts."""
+    """Writes the leaves under their paths; the file's metadata holds config, labels and input, as JSON texts."""
     from safetensors.numpy import save
 
     metadata = {
         'config': json.dumps(plain_recipe(trained.meta['config'])),
         'labels': json.dumps(list(trained.labels)),
-        'mean': json.dumps(trained.mean.tolist()),
-        'std': json.dumps(trained.std.tolist()),
+        'input': json.dumps(trained.meta['input']),
         'step': str(trained.step),
     }
     # safetensors writes the memory as it lies: a transposed view would come out wrong.

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal, get_args
 from jax_reparam import schema
 from jax_reparam.errors import InputError, known, one_line
 from jax_reparam.frontend.features import FrontendConfig
+from jax_reparam.frontend.voice import VoiceConfig
 from jax_reparam.frontend.windows import WindowConfig
 from jax_reparam.schema import Amount, Count, Positive, Rate, Size
 
@@ -282,6 +283,13 @@ class AugmentConfig(schema.Checked):
       time_mask_frames: largest width of one, in frames.
       stretch: largest change of tempo, as a share: 0.15 plays a window at 0.85 to 1.15 of its speed.
       warp: largest scaling of the mel axis, as a share (vocal tract length perturbation, Jaitly and Hinton 2013).
+      crop: largest share of a clip that is cut off at either end.
+      level_db: largest attenuation, before the floor.
+      equaliser_db: largest gain or attenuation of a random, smooth frequency response.
+      tilt_db: largest gain of one end of the mel axis over the other.
+      noise: share of windows with noise (white, pink, brown, or others' speech) 3 to 40 dB below.
+      room: share of windows in a room (reverberation of 0.2 to 1 s).
+      telephone: share of windows in a telephone's band.
     """
 
     freq_masks: Count = 2
@@ -290,6 +298,13 @@ class AugmentConfig(schema.Checked):
     time_mask_frames: Count = 40
     stretch: Rate = 0.0
     warp: Rate = 0.0
+    crop: Rate = 0.0
+    level_db: Amount = 0.0
+    equaliser_db: Amount = 0.0
+    tilt_db: Amount = 0.0
+    noise: Rate = 0.0
+    room: Rate = 0.0
+    telephone: Rate = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -336,6 +351,7 @@ class Recipe(schema.Checked):
     window: WindowSeconds = WindowSeconds()
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()
+    voice: VoiceConfig = VoiceConfig()
     train: TrainConfig = TrainConfig()
     seed: Count = 0
 

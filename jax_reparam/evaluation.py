@@ -17,27 +17,39 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return np.asarray(exp / exp.sum(axis=-1, keepdims=True))
 
 
-def decide(probabilities: np.ndarray, unit: np.ndarray | None = None, join: str = 'mean') -> np.ndarray:
+def decide(
+    probabilities: np.ndarray, unit: np.ndarray | None = None, join: str = 'mean', units: int | None = None
+) -> np.ndarray:
     """Joins the probabilities of windows into those of their clips, or of clips into those of their speakers.
 
     Args:
       probabilities: `[n, C]`, one row per window or clip.
-      unit: `[n]`, the clip or speaker of each row: 0 to u - 1, each at least once; None: all rows are of one.
+      unit: `[n]`, the clip or speaker of each row, 0 to u - 1; None: all rows are of one.
       join: 'mean': of the probabilities. 'vote': the classes' shares of the rows' decisions, to which the mean is added
         as one more vote: it decides between equals, and nothing else.
+      units: u; None: as many as `unit` names. A unit without rows, in which nobody speaks, has zeros.
 
     Returns:
       `[u, C]` float64.
     """
     unit = np.zeros(len(probabilities), int) if unit is None else unit
-    count = np.bincount(unit)[:, None]
-    mean, votes = np.zeros((2, len(count), probabilities.shape[-1]))
+    units = int(unit.max()) + 1 if units is None else units
+    mean, votes = np.zeros((2, units, probabilities.shape[-1]))
+    # Rows of zeros are of clips in which nobody speaks.
+    spoken = probabilities.any(axis=-1)
+    probabilities, unit = probabilities[spoken], unit[spoken]
+    count = np.bincount(unit, minlength=units)[:, None]
     np.add.at(mean, unit, probabilities)
-    mean /= count
+    mean /= np.maximum(count, 1)
     if join == 'mean':
         return mean
     np.add.at(votes, (unit, probabilities.argmax(axis=-1)), 1)
     return (votes + mean) / (count + 1)
+
+
+def decisions(probabilities: np.ndarray) -> np.ndarray:
+    """The class of each row `[n, C]`, or -1 for a row of zeros: nobody speaks."""
+    return np.where(probabilities.any(axis=-1), probabilities.argmax(axis=-1), -1)
 
 
 def snr_db(signal: float, noise: float) -> float | None:
@@ -59,11 +71,13 @@ def metrics(labels: np.ndarray, probabilities: np.ndarray, names: Sequence[str])
     Returns:
       `uar` (UA: the mean recall over the classes that occur), `wa` (accuracy), `wf1` (F1 weighted by support),
       `macro_f1` (mean F1 over the classes that occur or are predicted), `nll` (mean negative log likelihood), `clips`,
+      `no_speech` (of them, those without a decision, which count as wrong, and in `nll` as undecided between all classes),
       `per_class` (`recall`, `precision`, `f1`, `support` by name) and `confusion` (`[C][C]` counts, row = true class).
     """
     from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
 
-    predicted = probabilities.argmax(axis=-1)
+    predicted = decisions(probabilities)
+    known = np.where(predicted[:, None] < 0, 1 / len(names), probabilities)
     classes = np.arange(len(names))
     precision, recall, f1, support = precision_recall_fscore_support(
         labels, predicted, labels=classes, zero_division=0.0
@@ -73,8 +87,9 @@ def metrics(labels: np.ndarray, probabilities: np.ndarray, names: Sequence[str])
         'wa': float((predicted == labels).mean()),
         'wf1': float(f1_score(labels, predicted, average='weighted', zero_division=0.0)),
         'macro_f1': float(f1_score(labels, predicted, average='macro', zero_division=0.0)),
-        'nll': float(-np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-12)).mean()),
+        'nll': float(-np.log(np.maximum(known[np.arange(len(labels)), labels], 1e-12)).mean()),
         'clips': len(labels),
+        'no_speech': int((predicted < 0).sum()),
         'per_class': {
             name: {'recall': float(r), 'precision': float(p), 'f1': float(f), 'support': int(s)}
             for name, r, p, f, s in zip(names, recall, precision, f1, support, strict=True)
@@ -91,7 +106,7 @@ def standard_error(labels: np.ndarray, probabilities: np.ndarray, names: Sequenc
     if len(labels) < 2:
         return 0.0
     # Decisions of one kind, in truth and in what was decided, leave the same behind.
-    kinds = np.stack([labels, probabilities.argmax(axis=-1)])
+    kinds = np.stack([labels, decisions(probabilities)])
     _, first, count = np.unique(kinds, axis=1, return_index=True, return_counts=True)
     without = np.array(
         [metrics(np.delete(labels, i), np.delete(probabilities, i, axis=0), names)[metric] for i in first]
@@ -105,7 +120,7 @@ class Windows:
     """Windows of n clips.
 
     Attributes:
-      features: standardised log-mel, `[W, frames, n_mels]` float32.
+      features: what the model is given, `[W, frames, n_mels]` float32; only of windows in which somebody speaks.
       clip: the clip of each window, `[W]`, 0 to n - 1.
       truth: the class of each unit, `[u]`.
       unit: the unit of each clip, which is what is decided, `[n]`, 0 to u - 1; None: each clip is one.
@@ -120,8 +135,9 @@ class Windows:
 
     def decide(self, logits: np.ndarray) -> np.ndarray:
         """Probabilities of the units, `[u, C]`, of logits of the windows, `[W, C]`."""
-        probabilities = decide(softmax(logits), self.clip)
-        return probabilities if self.unit is None else decide(probabilities, self.unit, self.join)
+        clips = len(self.truth) if self.unit is None else len(self.unit)
+        probabilities = decide(softmax(logits), self.clip, units=clips)
+        return probabilities if self.unit is None else decide(probabilities, self.unit, self.join, len(self.truth))
 
 
 def evenly(windows: np.ndarray, count: int) -> np.ndarray:

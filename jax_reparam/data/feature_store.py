@@ -1,4 +1,6 @@
-"""Log-mel features of a corpus on disk: computed once, in parallel, and read clip by clip.
+"""Features of a corpus on disk: computed once, in parallel, and read clip by clip.
+
+Of each clip the active span is kept (`speech.active`); beside them, what it tells of its speaker (`voice.Profile`).
 
 They lie in ArrayRecord files of `SHARD` clips each. A file is written under a temporary name and renamed, so that one
 which can be seen is whole: work that was cut off goes on with the files that are missing.
@@ -18,7 +20,7 @@ import numpy as np
 
 from jax_reparam import schema, system, threads
 from jax_reparam.corpora import Corpus
-from jax_reparam.frontend import features
+from jax_reparam.frontend import features, speech, voice
 from jax_reparam.frontend.features import FrontendConfig
 from jax_reparam.progress import Progress
 
@@ -28,16 +30,19 @@ SUFFIX = '.array_record'
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Features:
-    """The features of a corpus's clips, `[T, M]` float32 each, not standardised; each is read when it is asked for.
+    """The features of a corpus's clips, `[T, M]` int8 each (`features.encode`); each is read when it is asked for.
 
     Attributes:
       files: the ArrayRecord files, in order.
       lengths: frames T of each clip, `[n]` int64.
+      voice_sums: `[n, M]`, and `voice_frames`, `[n]`: the profile of each clip's speaker, by that clip alone.
       n_mels: bands M.
     """
 
     files: tuple[str, ...]
     lengths: np.ndarray
+    voice_sums: np.ndarray
+    voice_frames: np.ndarray
     n_mels: int
 
     def __len__(self) -> int:
@@ -46,7 +51,7 @@ class Features:
 
     def __getitem__(self, clip: int | np.integer) -> np.ndarray:
         """Reads one clip's features."""
-        return np.frombuffer(self._records[int(clip)], np.float32).reshape(-1, self.n_mels)
+        return np.frombuffer(self._records[int(clip)], np.int8).reshape(-1, self.n_mels)
 
     @functools.cached_property
     def _records(self) -> Any:
@@ -84,9 +89,16 @@ def corpus_features(corpus: Corpus, frontend: FrontendConfig, cache: Path, *, sh
             missing = [(start, file) for start, file in zip(starts, files, strict=True) if not file.exists()]
             if missing:  # else another process has made them meanwhile
                 _compute(corpus, frontend, missing, show_progress)
-    samples = np.rint(corpus.seconds * frontend.sample_rate).astype(np.int64)
-    lengths = np.array([features.frame_count(int(n), frontend) for n in samples], np.int64)
-    return Features(tuple(map(str, files)), lengths, frontend.n_mels)
+    beside = [np.load(_beside(file)) for file in files]
+    lengths, sums, frames = (np.concatenate([one[name] for one in beside]) for name in _BESIDE)
+    return Features(tuple(map(str, files)), lengths, sums, frames, frontend.n_mels)
+
+
+_BESIDE = ('lengths', 'voice_sums', 'voice_frames')
+
+
+def _beside(file: Path) -> Path:
+    return file.with_suffix('.npz')
 
 
 def _compute(
@@ -107,7 +119,17 @@ def _write(corpus: Corpus, frontend: FrontendConfig, start: int, file: Path) -> 
     temporary = file.with_suffix('.tmp')
     # One record a group: a clip is read without its neighbours.
     writer = array_record_module.ArrayRecordWriter(str(temporary), 'group_size:1,uncompressed')
+    rule, lengths, profiles = speech.Rule.of(frontend), [], []
     for clip in range(start, min(start + SHARD, len(corpus))):
-        writer.write(features.log_mel(corpus.audio(clip), frontend).tobytes())
+        codes = speech.active(features.encode(features.log_mel(corpus.audio(clip), frontend)), rule)
+        writer.write(codes.tobytes())
+        lengths.append(len(codes))
+        profiles.append(voice.of_recording(codes, rule.scan, rule, most=len(codes)))
     writer.close()
+    beside = _beside(file).with_suffix('.npz.tmp')
+    with beside.open('wb') as stream:
+        sums, frames = np.stack([one.sums for one in profiles]), np.array([one.frames for one in profiles])
+        np.savez(stream, **dict(zip(_BESIDE, (np.array(lengths, np.int64), sums, frames), strict=True)))
+    # The records last: where they can be seen, all is there.
+    beside.replace(_beside(file))
     temporary.replace(file)

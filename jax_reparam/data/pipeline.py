@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +15,10 @@ import numpy as np
 from jax_reparam import corpora, evaluation
 from jax_reparam.config import DataConfig, Recipe
 from jax_reparam.data import feature_store, protocols
-from jax_reparam.frontend import windows
+from jax_reparam.errors import InputError
+from jax_reparam.frontend import speech, windows
+from jax_reparam.frontend.inputs import Heard, Input
+from jax_reparam.frontend.voice import Profile
 
 Part = Literal['train', 'validation', 'test']
 
@@ -26,28 +31,19 @@ def cache_dir(configured: str) -> Path:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """A corpus, split, as standardised features.
+    """A corpus, split, as features.
 
     Attributes:
       corpus: the prepared corpus.
       split: clip indices of the three parts.
-      window: length and spacing of windows, in frames.
-      mean: `[M]` float32, over the frames of the training speakers.
-      std: `[M]` float32, likewise.
-      log_mel: one `[T, M]` float32 array a clip, not standardised, read when it is asked for.
+      inputs: how features become a model's input, with the statistics of the training speakers.
+      features: of each clip's active span, `[T, M]` int8, read when they are asked for.
     """
 
     corpus: corpora.Corpus
     split: protocols.Split
-    window: windows.WindowConfig
-    mean: np.ndarray
-    std: np.ndarray
-    log_mel: feature_store.Features
-
-    def standardised(self, clip: int) -> np.ndarray:
-        """A clip's features, `[T, M]`, with the training speakers' mean taken off and divided by their deviation."""
-        features: np.ndarray = (self.log_mel[clip] - self.mean) / self.std
-        return features
+    inputs: Input
+    features: feature_store.Features
 
     def clips(self, part: Part) -> np.ndarray:
         """The clip indices of a part, `[n]`."""
@@ -78,21 +74,64 @@ class Data:
 
     def decide(self, part: Part, probabilities: np.ndarray) -> np.ndarray:
         """From probabilities of a part's clips, `[n, C]`, to those of its units, `[u, C]`."""
-        return evaluation.decide(probabilities, self.units(part)[1], self.split.protocol.join)
+        names, unit = self.units(part)
+        return evaluation.decide(probabilities, unit, self.split.protocol.join, len(names))
 
-    def windows(self, part: Part) -> tuple[np.ndarray, np.ndarray]:
-        """All windows of a part at once, in the order of its clips.
+    def heard(self, part: Part, history: Callable[[int], Profile] | None = None) -> Iterator[tuple[Heard, int]]:
+        """Every window of a part, in the order of its clips, and the position of its clip in `clips(part)`.
 
-        Returns:
-          The windows `[W, frames, M]` and, for each, the position of its clip in `clips(part)`, `[W]`.
+        Args:
+          part: which.
+          history: of a clip's index, what is known of its speaker; None: nothing.
         """
-        return windows.split(map(self.standardised, self.clips(part)), self.window)
+        for position, clip in enumerate(self.clips(part)):
+            profile = None if history is None else history(int(clip))
+            for heard in self.inputs.clip(self.features[clip], profile):
+                yield heard, position
 
-    def window_batches(self, part: Part, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """What `windows` returns, `size` windows at a time (`windows.batches`): `[b, frames, M]` and `[b]`."""
-        return windows.batches(map(self.standardised, self.clips(part)), self.window, size)
+    def window_batches(
+        self, part: Part, size: int | None = None, history: Callable[[int], Profile] | None = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The windows of `heard` in which somebody speaks, `size` at a time or all at once (`windows.batches`).
 
-    def batches(self, *, size: int, seed: int, start: int, shard: tuple[int, int] = (0, 1)) -> Iterator[dict[str, Any]]:
+        Yields:
+          The windows `[b, frames, M]` and the position of the clip of each, `[b]`.
+        """
+        spoken = ((heard.features, clip) for heard, clip in self.heard(part, history) if heard.speech.there)
+        batches = windows.batches(spoken, size)
+        first = next(batches, None)
+        if first is None:
+            raise InputError(f'{self.corpus.name}: expected speech in the {part} clips, found none')
+        yield from itertools.chain([first], batches)
+
+    def windows(
+        self, part: Part, history: Callable[[int], Profile] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What `window_batches` gives, all at once."""
+        [together] = self.window_batches(part, None, history)
+        return together
+
+    def histories(self, clip: int) -> np.ndarray:
+        """The other clips of a clip's speaker, in its part of the split; none where the corpus names no speakers."""
+        return self._others[clip]
+
+    @functools.cached_property
+    def _others(self) -> dict[int, np.ndarray]:
+        others = {}
+        for part in (self.split.train, self.split.validation, self.split.test):
+            speakers = np.array([self.corpus.speaker[clip] for clip in part])
+            for clip, speaker in zip(part, speakers, strict=True):
+                others[int(clip)] = part[(speakers == speaker) & (part != clip)]
+        return others
+
+    def profile(self, clips: np.ndarray) -> Profile:
+        """What some clips of one speaker tell of it."""
+        store = self.features
+        return Profile(store.voice_sums[clips].sum(axis=0, dtype=np.int32), int(store.voice_frames[clips].sum()))
+
+    def batches(
+        self, *, size: int, seed: int, start: int, crop: float = 0.0, shard: tuple[int, int] = (0, 1)
+    ) -> Iterator[dict[str, Any]]:
         """The endless stream of training batches from step `start` on; batch s depends on (seed, s) alone.
 
         A clip longer than a window gives one window at random.
@@ -101,11 +140,14 @@ class Data:
           size: windows in a global batch.
           seed: of the order and the crops.
           start: the step of the first batch.
+          crop: see `AugmentConfig`.
           shard: (index, count) of this process; each yields its block of `size / count` windows of every batch, and
             reads no others.
 
         Yields:
-          `features` `[b, frames, M]` float32, `mask` `[b, frames]` bool and `labels` `[b]` int32.
+          `codes` `[b, frames, M]` int8, of which the first `frames` `[b]` int32 are the clip's; `voice` `[b, M]` float32,
+          the mean of other clips of its speaker, as many as the recipe's `voice.history` says, and `voice_frames` `[b]`,
+          the frames of speech in them; `labels` `[b]` int32.
         """
         import grain
 
@@ -116,19 +158,28 @@ class Data:
             .shuffle()
             .repeat(None)
             # Before the shards are cut, so that a crop depends on the window's place in the whole stream.
-            .random_map(self._example)
+            .random_map(functools.partial(self._example, crop))
             .batch(size // count)[index::count]
         )
         options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
         yield from clips[start:].to_iter_dataset(options)
 
-    def _example(self, clip: np.integer, rng: np.random.Generator) -> dict[str, Any]:
-        clip_features = self.standardised(int(clip))
-        slack = len(clip_features) - self.window.frames
+    def _example(self, crop: float, clip: np.integer, rng: np.random.Generator) -> dict[str, Any]:
+        codes, frames, voice = self.features[clip], self.inputs.window.frames, self.inputs.voice
+        first, last = rng.integers(int(crop * len(codes)) + 1, size=2)
+        codes = codes[first : len(codes) - last]
+        slack = len(codes) - frames
         start = int(rng.integers(slack + 1)) if slack > 0 else 0
+        cut = codes[start : start + frames]
+        others = self.histories(int(clip))
+        known = Profile.empty(codes.shape[1])
+        if len(others) and rng.random() < voice.history:
+            known = self.profile(rng.permutation(others)[: rng.integers(1, len(others) + 1)])
         return {
-            'features': windows.cut(clip_features, start, self.window.frames),
-            'mask': np.ones(self.window.frames, bool),
+            'codes': np.pad(cut, ((0, frames - len(cut)), (0, 0))),
+            'frames': np.int32(len(cut)),
+            'voice': known.mean,
+            'voice_frames': np.int32(known.frames),
             'labels': np.int32(self.corpus.label[clip]),
         }
 
@@ -149,9 +200,16 @@ def load_data(recipe: Recipe, *, show_progress: bool = True) -> Data:
         corpus, protocol=data.protocol, fold=int(data.fold), seed=recipe.seed, turns=data.turns, join=data.join
     )
     cache = cache_dir(data.cache)
-    log_mel = feature_store.corpus_features(corpus, recipe.frontend, cache, show_progress=show_progress)
-    mean, std = statistics(log_mel[clip] for clip in split.train)
-    return Data(corpus, split, recipe.window_config, mean, std, log_mel)
+    features = feature_store.corpus_features(corpus, recipe.frontend, cache, show_progress=show_progress)
+    sums = features.voice_sums[split.train].sum(axis=0, dtype=np.int64)
+    voice_mean = sums / (speech.PARTS * max(1, int(features.voice_frames[split.train].sum())))
+    zero = np.zeros(recipe.frontend.n_mels, np.float32)
+    inputs = Input(
+        recipe.frontend, recipe.window_config, zero, zero + 1, voice_mean.astype(np.float32), recipe.voice
+    )
+    unstandardised = Data(corpus, split, inputs, features)
+    mean, std = statistics(heard.features for heard, _ in unstandardised.heard('train'))
+    return dataclasses.replace(unstandardised, inputs=dataclasses.replace(inputs, mean=mean, std=std))
 
 
 def count_folds(recipe: Recipe, *, show_progress: bool = True) -> int:
@@ -169,18 +227,18 @@ def _corpus(data: DataConfig, show_progress: bool) -> corpora.Corpus:
     )
 
 
-def statistics(clips: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each mel band over all frames of `clips` (each `[T, M]`), as float32 `[M]`.
+def statistics(windows: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each mel band over all frames of `windows` (each `[T, M]`), as float32 `[M]`.
 
-    One pass, a clip at a time: the sums of two sets of frames are joined about the mean of both (Chan, Golub and
+    One pass, a window at a time: the sums of two sets of frames are joined about the mean of both (Chan, Golub and
     LeVeque 1979), which loses nothing where the mean is large beside the deviation.
     """
     count, mean, squares = 0, np.zeros(1), np.zeros(1)
-    for clip in clips:
-        own = clip.mean(axis=0, dtype=np.float64)
-        shift, total = own - mean, count + len(clip)
-        squares = squares + np.square(clip - own).sum(axis=0) + np.square(shift) * (count * len(clip) / total)
-        mean = mean + shift * (len(clip) / total)
+    for window in windows:
+        own = window.mean(axis=0, dtype=np.float64)
+        shift, total = own - mean, count + len(window)
+        squares = squares + np.square(window - own).sum(axis=0) + np.square(shift) * (count * len(window) / total)
+        mean = mean + shift * (len(window) / total)
         count = total
     # A band that never moves would divide by zero.
     return mean.astype(np.float32), np.maximum(np.sqrt(squares / count), 1e-3).astype(np.float32)

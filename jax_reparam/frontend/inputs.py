@@ -1,14 +1,18 @@
-"""How audio becomes a model's input: frontend, window and standardisation, the same in training and on a device."""
+"""How audio becomes a model's input, the same in training and on a device: features, speech, voice, standardisation."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jax_reparam import schema
-from jax_reparam.frontend.features import FrontendConfig, log_mel
+from jax_reparam.frontend import features, speech, windows
+from jax_reparam.frontend.features import FrontendConfig
+from jax_reparam.frontend.speech import Rule, Speech
+from jax_reparam.frontend.voice import Profile, VoiceConfig
 from jax_reparam.frontend.windows import WindowConfig
 from jax_reparam.schema import Positive, Size
 
@@ -23,6 +27,20 @@ class _Written:
     hop_frames: Size
     mean: np.ndarray
     std: np.ndarray
+    voice_mean: np.ndarray
+    voice: VoiceConfig
+
+
+class Heard(NamedTuple):
+    """A window as a model is given it.
+
+    Attributes:
+      features: `[frames, M]` float32, standardised.
+      speech: what of it is speech (`speech.Speech`).
+    """
+
+    features: np.ndarray
+    speech: Speech
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,32 +50,70 @@ class Input:
     Attributes:
       frontend: of the log-mel features.
       window: length and spacing of windows, in frames.
-      mean: `[M]` float32, taken off the features.
-      std: `[M]` float32, the features are then divided by it.
+      mean: `[M]` float32, taken off the windows, in steps (`features.STEP`).
+      std: `[M]` float32, the windows are then divided by it.
+      voice_mean: `[M]` float32, the mean speech of the training speakers, level off.
+      voice: how much of a speaker's difference from it is taken off.
     """
 
     frontend: FrontendConfig
     window: WindowConfig
     mean: np.ndarray
     std: np.ndarray
+    voice_mean: np.ndarray
+    voice: VoiceConfig = VoiceConfig()
 
     def __post_init__(self) -> None:
         bands = self.frontend.n_mels
-        for name in ('mean', 'std'):
+        for name in ('mean', 'std', 'voice_mean'):
             values = getattr(self, name)
             schema.expect(values.shape == (bands,), name, f'{bands} numbers', len(values))
         schema.expect(bool((self.std > 0).all()), 'std', 'numbers above 0', float(self.std.min()))
 
-    def features(self, samples: np.ndarray) -> np.ndarray:
-        """Standardised log-mel features of a recording, `[N]` int16 to `[T, M]`, as training has them."""
-        features: np.ndarray = (log_mel(samples, self.frontend) - self.mean) / self.std
-        return features
+    @property
+    def rule(self) -> Rule:
+        """What is speech."""
+        return Rule.of(self.frontend)
+
+    @property
+    def most_frames(self) -> int:
+        """Frames of speech after which nothing more is learned of a voice."""
+        return round(1000 * self.voice.most_seconds / self.frontend.hop_ms)
+
+    def codes(self, samples: np.ndarray) -> np.ndarray:
+        """Features of a recording, `[N]` int16 to `[T, M]` int8."""
+        return features.encode(features.log_mel(samples, self.frontend))
+
+    def offset(self, profile: Profile | None = None) -> np.ndarray:
+        """What is taken off a window beside its level, `[M]` float32 in steps: `mean`, and what is known of a voice."""
+        if profile is None:
+            return self.mean
+        offset: np.ndarray = self.mean + self.share(profile.frames) * (profile.mean - self.voice_mean)
+        return offset
+
+    def share(self, frames: Any, xp: Any = np) -> Any:
+        """The share of a voice's difference that is taken off after so many frames of speech, 0 to less than 1."""
+        seconds, voice = self.frontend.hop_ms / 1000, self.voice
+        share = xp.float32(frames) / xp.float32(frames + round(voice.half_seconds / seconds))
+        return xp.where(frames * xp.float32(seconds) < voice.after_seconds, xp.float32(0), share)
+
+    def hear(self, codes: np.ndarray, profile: Profile | None = None) -> Heard:
+        """One window of at most `window.frames` frames, `[n, M]` int8, for the model."""
+        missing = self.window.frames - len(codes)
+        off, found = speech.normalise(np.pad(codes, ((0, missing), (0, 0))), len(codes), self.rule)
+        return Heard((off - self.offset(profile)) / self.std, found)
+
+    def clip(self, codes: np.ndarray, profile: Profile | None = None) -> Iterator[Heard]:
+        """The windows of a clip `[T, M]`, laid over its active span."""
+        active = speech.active(codes, self.rule)
+        for start in windows.starts(len(active), self.window):
+            yield self.hear(active[start : start + self.window.frames], profile)
 
     def as_json(self) -> dict[str, Any]:
         """The manifest's `input`."""
         seconds, window = self.frontend.hop_ms / 1000, self.window
         written = _Written(
-            window.frames * seconds, window.hop * seconds, window.frames, window.hop, self.mean, self.std
+            window.frames * seconds, window.hop * seconds, window.frames, window.hop, self.mean, self.std, self.voice_mean, self.voice
         )
         return {**schema.to_json(self.frontend), **schema.to_json(written)}
 
@@ -77,6 +133,7 @@ class Input:
         frontend = schema.from_json(FrontendConfig, {name: content[name] for name in content if name not in own}, key)
         written = schema.from_json(_Written, own, key)
         try:
-            return cls(frontend, WindowConfig(written.frames, written.hop_frames), written.mean, written.std)
+            window = WindowConfig(written.frames, written.hop_frames)
+            return cls(frontend, window, written.mean, written.std, written.voice_mean, written.voice)
         except ValueError as error:
             raise ValueError(f'{key}.{error}') from error

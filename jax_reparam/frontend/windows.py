@@ -47,29 +47,18 @@ def cut(sequence: np.ndarray, start: int, length: int) -> np.ndarray:
 
 
 def batches(
-    clips: Iterable[np.ndarray], config: WindowConfig, size: int | None
+    windows: Iterable[tuple[np.ndarray, int]], size: int | None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """All windows of clips, some at a time; no more than these, and the features of one clip, are in memory.
+    """Windows some at a time; no more than these are in memory.
 
     Args:
-      clips: features of each, `[T, M]`.
-      config: length and spacing of windows.
+      windows: each `[frames, M]`, and the position of its clip.
       size: windows at a time, the last time fewer; None: all at once.
 
     Yields:
       Windows `[W, frames, M]` and, for each, the position of its clip, `[W]`.
     """
-    every = (
-        (cut(features, start, config.frames), position)
-        for position, features in enumerate(clips)
-        for start in starts(len(features), config)
-    )
+    every = iter(windows)
     while batch := list(itertools.islice(every, size)):
-        windows, positions = zip(*batch, strict=True)
-        yield np.stack(windows), np.array(positions)
-
-
-def split(clips: Iterable[np.ndarray], config: WindowConfig) -> tuple[np.ndarray, np.ndarray]:
-    """All windows of clips at once, at least one; see `batches`."""
-    [windows] = batches(clips, config, None)
-    return windows
+        cut, positions = zip(*batch, strict=True)
+        yield np.stack(cut), np.array(positions)

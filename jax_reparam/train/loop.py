@@ -21,13 +21,16 @@ from jax.sharding import PartitionSpec as P
 
 from jax_reparam import evaluation, models
 from jax_reparam.checkpoint import FOLDER, Checkpoints
-from jax_reparam.config import Recipe
+from jax_reparam.config import AugmentConfig, Recipe
 from jax_reparam.data import pipeline
 from jax_reparam.errors import InputError
+from jax_reparam.frontend import speech
+from jax_reparam.frontend.inputs import Input
+from jax_reparam.frontend.voice import Profile
 from jax_reparam.progress import Progress
 from jax_reparam.reparam import Params
 from jax_reparam.train import processes, report
-from jax_reparam.train.augment import augment
+from jax_reparam.train.augment import field, spec_augment
 from jax_reparam.train.optimizer import adamw
 
 Batch = Mapping[str, jax.Array]
@@ -76,29 +79,32 @@ def make_step(
     optimizer: optax.GradientTransformation,
     class_weights: np.ndarray | jax.Array | None,
     seed: int | jax.Array,
+    inputs: Input,
 ) -> StepFn:
     """The training step of a recipe, not yet jitted: `(state, batch) -> (state, metrics)`.
 
     Dropout and augmentation depend on (seed, step) alone.
 
     Args:
-      recipe: its `train` and `augment` are what the step is told.
+      recipe: its `train`, `augment` and `voice` are what the step is told.
       model: maps features and mask to logits.
       optimizer: of `params`.
       class_weights: `[C]`, the weight of a clip by its class; None weighs all alike.
       seed: of all randomness.
+      inputs: of the model; its `mean`, `std` and `voice_mean` may be traced.
     """
     settings = recipe.train
 
     def step(state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
         key_augment, key_dropout = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
-        x = augment(key_augment, batch['features'], recipe.augment)
+        x = varied(key_augment, batch, recipe.augment, inputs)
+        mask = jnp.ones(x.shape[:2], bool)
 
         def loss(params: Params) -> tuple[jax.Array, tuple[jax.Array, Params]]:
             logits, updated = model.apply(
                 {**state.variables, 'params': params},
                 x,
-                batch['mask'],
+                mask,
                 train=True,
                 rngs={'dropout': key_dropout},
                 mutable=['batch_stats'],
@@ -128,6 +134,19 @@ def make_step(
         return State(state.step + 1, variables, averaged, opt_state), metrics
 
     return step
+
+
+def varied(key: jax.Array, batch: Batch, config: AugmentConfig, inputs: Input) -> jax.Array:
+    """A batch (`pipeline.Data.batches`), augmented, as a model is given it: `[B, T, M]` float32, standardised."""
+    key_field, key_mask = jax.random.split(key)
+    codes, frames, colour = field(key_field, batch['codes'], batch['frames'], config, inputs.frontend)
+    rule = inputs.rule
+    x, _ = jax.vmap(lambda codes, frames: speech.normalise(codes, frames, rule, jnp))(codes, frames)
+    # The microphone that was drawn has recorded what is known of the voice, too.
+    colour = colour - colour[:, slice(*rule.level_bands)].mean(axis=1, keepdims=True)
+    share = jax.vmap(lambda frames: inputs.share(frames, jnp))(batch['voice_frames'])
+    x = x - (share[:, None] * (batch['voice'] + colour - inputs.voice_mean))[:, None]
+    return spec_augment(key_mask, (x - inputs.mean) / inputs.std, config)
 
 
 class Predictor:
@@ -174,8 +193,7 @@ def describe(recipe: Recipe, data: pipeline.Data) -> dict[str, Any]:
     return {
         'config': recipe.as_json(),
         'labels': list(data.corpus.labels),
-        'mean': data.mean.tolist(),
-        'std': data.std.tolist(),
+        'input': data.inputs.as_json(),
         'split': data.split.info,
         'corpus': {'name': data.corpus.name, 'key': data.corpus.key, 'synthetic': data.corpus.synthetic},
         'versions': report.versions(),
@@ -215,17 +233,22 @@ def train(recipe: Recipe, workdir: Path, *, show_progress: bool = True) -> dict[
 
 
 def evaluate(
-    predict: Predictor, variables: Params, data: pipeline.Data, part: pipeline.Part
+    predict: Predictor,
+    variables: Params,
+    data: pipeline.Data,
+    part: pipeline.Part,
+    history: Callable[[int], Profile] | None = None,
 ) -> tuple[dict[str, Any], np.ndarray]:
-    """Scores a part of the data, a batch of windows at a time.
+    """Scores a part of the data, a batch of windows at a time; `history` as for `pipeline.Data.heard`.
 
     Returns:
       Metrics (`evaluation.metrics`) over what the protocol decides, clips or speakers, and the probabilities of these,
       `[u, C]`, in the order of `data.units(part)`.
     """
-    batches = [(predict(variables, windows), clip) for windows, clip in data.window_batches(part, predict.batch)]
+    batches = [(predict(variables, windows), clip) for windows, clip in data.window_batches(part, predict.batch, history)]
     logits, clip = map(np.concatenate, zip(*batches, strict=True))
-    probabilities = data.decide(part, evaluation.decide(evaluation.softmax(logits), clip))
+    clips = evaluation.decide(evaluation.softmax(logits), clip, units=len(data.clips(part)))
+    probabilities = data.decide(part, clips)
     return evaluation.metrics(data.truth(part), probabilities, data.corpus.labels), probabilities
 
 
@@ -236,10 +259,10 @@ def _fit(
     settings, meta = recipe.train, describe(recipe, data)
     by_batch, replicated = shardings()
     optimizer = adamw(settings, recipe.hrf.decay)
-    example = jnp.zeros((1, data.window.frames, recipe.frontend.n_mels))
+    example = jnp.zeros((1, recipe.window_config.frames, recipe.frontend.n_mels))
     state = jax.jit(lambda: init_state(model, optimizer, example, recipe.seed), out_shardings=replicated)()
     weights = balanced_weights(data.labels('train'), len(data.corpus.labels)) if settings.class_weights else None
-    step = make_step(recipe, model, optimizer, weights, recipe.seed)
+    step = make_step(recipe, model, optimizer, weights, recipe.seed, data.inputs)
     update = jax.jit(step, in_shardings=(replicated, by_batch), out_shardings=replicated, donate_argnums=0)
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir / FOLDER)))
@@ -247,7 +270,9 @@ def _fit(
         if start:
             state = checkpoints.restore(start, state)
         shard = (jax.process_index(), jax.process_count())
-        batches = data.batches(size=settings.batch_size, seed=recipe.seed, start=start, shard=shard)
+        batches = data.batches(
+            size=settings.batch_size, seed=recipe.seed, start=start, crop=recipe.augment.crop, shard=shard
+        )
         bar = Progress(settings.steps, workdir.name, start=start, unit='step', enabled=show_progress)
         stack.enter_context(contextlib.closing(bar))
         log = stack.enter_context(contextlib.closing(report.Log(workdir, start, enabled=processes.first())))
