@@ -62,6 +62,8 @@ Site = Literal['ffn_in', 'ffn_out', 'attention', 'pointwise']
 SITES: tuple[Site, ...] = get_args(Site)
 # Frames in SpeechFormer's position table.
 POSITIONS = 2000
+# Seconds of a window.
+SHORTEST_WINDOW = 0.5
 
 
 class _Encoder(schema.Checked):
@@ -351,7 +353,7 @@ class Recipe(schema.Checked):
     window: WindowSeconds = WindowSeconds()
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()
-    voice: VoiceConfig = VoiceConfig()
+    voice: VoiceConfig = dataclasses.field(default_factory=VoiceConfig)
     train: TrainConfig = TrainConfig()
     seed: Count = 0
 
@@ -366,7 +368,9 @@ class Recipe(schema.Checked):
     def _check_window(self) -> None:
         seconds, hop, frame = self.window.seconds, self.window.hop_seconds, self.frontend.hop_ms / 1000
         frames, hop_frames = self._frames(seconds), self._frames(hop)
-        schema.expect(frames >= 1, 'window.seconds', f'at least one frame of {frame:g} s', seconds)
+        schema.expect(
+            seconds >= SHORTEST_WINDOW, 'window.seconds', f'at least {SHORTEST_WINDOW} (speech has to fit)', seconds
+        )
         fits = 1 <= hop_frames <= frames
         schema.expect(fits, 'window.hop_seconds', f'{frame:g} (one frame) to {seconds:g} (the window)', hop)
 

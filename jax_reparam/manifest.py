@@ -22,7 +22,7 @@ from jax_reparam.graph.cost import Cost
 from jax_reparam.graph.flatbuffer import Port
 from jax_reparam.schema import Amount, Bound, Count, Positive, Share, Size
 
-FORMAT = 1
+FORMAT = 2
 # The files of the folder.
 FILE = 'manifest.json'
 CHECKPOINT = 'checkpoint'
@@ -422,7 +422,9 @@ def read(folder: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f'{path}: expected an object, found {type(content).__name__}')
     if content.get('format') != FORMAT:
-        raise InputError(f'{path}: format: expected {FORMAT}, found {content.get("format")!r}')
+        raise InputError(
+            f'{path}: expected format {FORMAT} (export it anew with fold.py), found {content.get("format")!r}'
+        )
     return content
 
 

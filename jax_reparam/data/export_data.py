@@ -61,7 +61,7 @@ def export_data(trained: Trained, limit: int | None = None, *, show_progress: bo
     calibration_windows, places = calibration(data)
     clips = data.clips('test')
     return ExportData(
-        inputs=Input(trained.recipe.frontend, data.window, trained.mean, trained.std),
+        inputs=data.inputs,
         calibration=calibration_windows,
         places=places,
         validation=of_part(data, 'validation', VALIDATION_WINDOWS),
@@ -72,7 +72,7 @@ def export_data(trained: Trained, limit: int | None = None, *, show_progress: bo
 
 
 def load_data(trained: Trained, *, show_progress: bool = True) -> pipeline.Data:
-    """The corpus a model was trained on, split as it was, standardised with the checkpoint's statistics.
+    """The corpus a model was trained on, split as it was, with the checkpoint's statistics.
 
     Raises:
       InputError: the corpus is missing, or its split is not that of the training.
@@ -84,7 +84,7 @@ def load_data(trained: Trained, *, show_progress: bool = True) -> pipeline.Data:
             f'{trained.path}: expected the corpus and split that it was trained on, found another '
             f'{data.corpus.name} (key {data.corpus.key[:12]}, trained on {trained.meta["corpus"]["key"][:12]})'
         )
-    return dataclasses.replace(data, mean=trained.mean, std=trained.std)
+    return dataclasses.replace(data, inputs=trained.inputs)
 
 
 def of_part(data: pipeline.Data, part: pipeline.Part, limit: int | None) -> Windows:
@@ -95,14 +95,14 @@ def of_part(data: pipeline.Data, part: pipeline.Part, limit: int | None) -> Wind
     """
     clips, truth = data.clips(part), data.truth(part)
     unit = data.units(part)[1]
-    counts = np.array([len(windows.starts(int(data.log_mel.lengths[clip]), data.window)) for clip in clips])
+    counts = np.array([len(windows.starts(int(length), data.inputs.window)) for length in data.features.lengths[clips]])
     if limit is not None and limit < counts.sum():
         order = np.random.default_rng(SEED).permutation(len(truth))
         total = np.cumsum(np.bincount(unit, weights=counts)[order])
         chosen = np.sort(order[: max(1, int(np.searchsorted(total, limit, side='right')))])
         kept = np.isin(unit, chosen)
         clips, unit, truth = clips[kept], np.searchsorted(chosen, unit[kept]), truth[chosen]
-    features, clip = windows.split(map(data.standardised, clips), data.window)
+    [(features, clip)] = data.spoken(clips)
     protocol = data.split.protocol
     return Windows(features, clip, truth, None if protocol.unit == 'clip' else unit, protocol.join)
 
@@ -112,15 +112,23 @@ def calibration(
 ) -> tuple[np.ndarray, tuple[tuple[str, int], ...]]:
     """Training windows drawn with a fixed seed.
 
+    Where the model gets to know voices, each second window is of a speaker of whom some of the other clips are known.
+
     Returns:
-      Standardised features `[W, frames, n_mels]`, W <= `count`, and for each window its clip's id and its first frame.
+      Features `[W, frames, n_mels]`, W <= `count`, and for each window its clip's id and its first frame in the clip's
+      active span.
     """
+    inputs, rng = data.inputs, np.random.default_rng(SEED)
     places = [
         (int(clip), int(start))
         for clip in data.clips('train')
-        for start in windows.starts(int(data.log_mel.lengths[clip]), data.window)
+        for start in windows.starts(int(data.features.lengths[clip]), inputs.window)
     ]
-    drawn = np.sort(np.random.default_rng(SEED).permutation(len(places))[:count])
-    chosen = [places[index] for index in drawn]
-    features = [windows.cut(data.standardised(clip), start, data.window.frames) for clip, start in chosen]
+    drawn = np.sort(rng.permutation(len(places))[:count])
+    features = []
+    for place, (clip, start) in enumerate(chosen := [places[index] for index in drawn]):
+        known, others = None, data.histories(clip)
+        if inputs.voice.history and place % 2 and len(others):
+            known = data.profile(rng.permutation(others)[: rng.integers(1, len(others) + 1)])
+        features.append(inputs.hear(data.features[clip][start : start + inputs.window.frames], known).features)
     return np.stack(features), tuple((data.corpus.id[clip], start) for clip, start in chosen)

@@ -77,39 +77,38 @@ class Data:
         names, unit = self.units(part)
         return evaluation.decide(probabilities, unit, self.split.protocol.join, len(names))
 
-    def heard(self, part: Part, history: Callable[[int], Profile] | None = None) -> Iterator[tuple[Heard, int]]:
-        """Every window of a part, in the order of its clips, and the position of its clip in `clips(part)`.
+    def heard(
+        self, clips: Iterable[int], history: Callable[[int], Profile] | None = None
+    ) -> Iterator[tuple[Heard, int]]:
+        """Every window of some clips, in their order, and the position of its clip among them.
 
         Args:
-          part: which.
+          clips: their indices.
           history: of a clip's index, what is known of its speaker; None: nothing.
         """
-        for position, clip in enumerate(self.clips(part)):
+        for position, clip in enumerate(clips):
             profile = None if history is None else history(int(clip))
             for heard in self.inputs.clip(self.features[clip], profile):
                 yield heard, position
 
-    def window_batches(
-        self, part: Part, size: int | None = None, history: Callable[[int], Profile] | None = None
+    def spoken(
+        self, clips: Iterable[int], size: int | None = None, history: Callable[[int], Profile] | None = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The windows of `heard` in which somebody speaks, `size` at a time or all at once (`windows.batches`).
 
         Yields:
           The windows `[b, frames, M]` and the position of the clip of each, `[b]`.
+
+        Raises:
+          InputError: nobody speaks in any of the clips.
         """
-        spoken = ((heard.features, clip) for heard, clip in self.heard(part, history) if heard.speech.there)
-        batches = windows.batches(spoken, size)
+        batches = windows.batches(
+            ((heard.features, clip) for heard, clip in self.heard(clips, history) if heard.speech.there), size
+        )
         first = next(batches, None)
         if first is None:
-            raise InputError(f'{self.corpus.name}: expected speech in the {part} clips, found none')
+            raise InputError(f'{self.corpus.name}: expected speech in one of the clips, found none')
         yield from itertools.chain([first], batches)
-
-    def windows(
-        self, part: Part, history: Callable[[int], Profile] | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """What `window_batches` gives, all at once."""
-        [together] = self.window_batches(part, None, history)
-        return together
 
     def histories(self, clip: int) -> np.ndarray:
         """The other clips of a clip's speaker, in its part of the split; none where the corpus names no speakers."""
@@ -204,11 +203,9 @@ def load_data(recipe: Recipe, *, show_progress: bool = True) -> Data:
     sums = features.voice_sums[split.train].sum(axis=0, dtype=np.int64)
     voice_mean = sums / (speech.PARTS * max(1, int(features.voice_frames[split.train].sum())))
     zero = np.zeros(recipe.frontend.n_mels, np.float32)
-    inputs = Input(
-        recipe.frontend, recipe.window_config, zero, zero + 1, voice_mean.astype(np.float32), recipe.voice
-    )
+    inputs = Input(recipe.frontend, recipe.window_config, zero, zero + 1, voice_mean.astype(np.float32), recipe.voice)
     unstandardised = Data(corpus, split, inputs, features)
-    mean, std = statistics(heard.features for heard, _ in unstandardised.heard('train'))
+    mean, std = statistics(heard.features for heard, _ in unstandardised.heard(split.train))
     return dataclasses.replace(unstandardised, inputs=dataclasses.replace(inputs, mean=mean, std=std))
 
 

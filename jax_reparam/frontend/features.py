@@ -19,7 +19,7 @@ from jax_reparam.schema import Amount, Positive, Size
 
 # Part of the key of features on disk: another number, and they are computed anew.
 VERSION = 3
-# Nats in a step of `encode`, and the code of 0 nat: -20.7 nats, the logarithm of the floor, to 4.8, more than speech has.
+# Nats in a step of `encode`, and the code of 0 nat. int8 then spans -20.7 nats, the logarithm of the floor, to 4.8.
 STEP, ZERO = 0.1, 79
 
 # Frames that are transformed together: more of them would leave the processor's cache.

@@ -61,7 +61,7 @@ class Input:
     mean: np.ndarray
     std: np.ndarray
     voice_mean: np.ndarray
-    voice: VoiceConfig = VoiceConfig()
+    voice: VoiceConfig = dataclasses.field(default_factory=VoiceConfig)
 
     def __post_init__(self) -> None:
         bands = self.frontend.n_mels
@@ -113,7 +113,14 @@ class Input:
         """The manifest's `input`."""
         seconds, window = self.frontend.hop_ms / 1000, self.window
         written = _Written(
-            window.frames * seconds, window.hop * seconds, window.frames, window.hop, self.mean, self.std, self.voice_mean, self.voice
+            window.frames * seconds,
+            window.hop * seconds,
+            window.frames,
+            window.hop,
+            self.mean,
+            self.std,
+            self.voice_mean,
+            self.voice,
         )
         return {**schema.to_json(self.frontend), **schema.to_json(written)}
 

@@ -112,8 +112,8 @@ def detect(codes: Any, frames: Any, rule: Rule, xp: Any = np) -> Speech:
 
     A frame is speech if its energy stands `RISE_DB` above the background (the 5th percentile) and is not further than
     `BELOW_DB` below the loud part (the 95th). The loud part is looked for twice, the second time in the active span
-    alone: silence around would else move it. There is speech if it lasts `SHORTEST_SECONDS`, if background and loud part
-    are `RISE_DB` apart, too, and if speech itself varies by `SPREAD_DB` (its 5th to its 95th percentile).
+    alone: silence around would else move it. There is speech if it lasts `SHORTEST_SECONDS`, if background and loud
+    part are `RISE_DB` apart, too, and if speech itself varies by `SPREAD_DB` (its 5th to its 95th percentile).
 
     Args:
       codes: `[T, M]`, the window's features (`features.encode`), integers of any type.

@@ -46,9 +46,7 @@ def cut(sequence: np.ndarray, start: int, length: int) -> np.ndarray:
     return sequence[(start + np.arange(length)) % len(sequence)]
 
 
-def batches(
-    windows: Iterable[tuple[np.ndarray, int]], size: int | None
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def batches(windows: Iterable[tuple[np.ndarray, int]], size: int | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Windows some at a time; no more than these are in memory.
 
     Args:

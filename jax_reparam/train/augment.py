@@ -53,7 +53,9 @@ def field(
     # Babble is what others of the batch say, two at a time.
     unit = power / jnp.maximum((power * _widths(frontend)).sum(axis=-1).mean(axis=-1), 1e-12)[:, None, None]
     others = (jnp.roll(unit, 1, axis=0) + jnp.roll(unit, 2, axis=0)) / 2
-    power = jax.vmap(functools.partial(_room_and_noise, config=config, frontend=frontend))(keys[2], power, others, frames)
+    power = jax.vmap(functools.partial(_room_and_noise, config=config, frontend=frontend))(
+        keys[2], power, others, frames
+    )
     steps = jnp.rint(jnp.log(power + frontend.floor) / STEP) + ZERO
     return jnp.clip(steps, -128, 127), frames, colour / STEP
 

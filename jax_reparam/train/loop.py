@@ -239,13 +239,15 @@ def evaluate(
     part: pipeline.Part,
     history: Callable[[int], Profile] | None = None,
 ) -> tuple[dict[str, Any], np.ndarray]:
-    """Scores a part of the data, a batch of windows at a time; `history` as for `pipeline.Data.heard`.
+    """Scores a part of the data, a batch of windows at a time; `history` as for `pipeline.Data.spoken`.
 
     Returns:
       Metrics (`evaluation.metrics`) over what the protocol decides, clips or speakers, and the probabilities of these,
       `[u, C]`, in the order of `data.units(part)`.
     """
-    batches = [(predict(variables, windows), clip) for windows, clip in data.window_batches(part, predict.batch, history)]
+    batches = [
+        (predict(variables, windows), clip) for windows, clip in data.spoken(data.clips(part), predict.batch, history)
+    ]
     logits, clip = map(np.concatenate, zip(*batches, strict=True))
     clips = evaluation.decide(evaluation.softmax(logits), clip, units=len(data.clips(part)))
     probabilities = data.decide(part, clips)
