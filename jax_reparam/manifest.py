@@ -161,10 +161,14 @@ class Form(File):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FrontendCheck:
-    """`frontend.tflite` on some frames: largest difference from training's log-mel, and TFLM's arena, 64-bit host."""
+    """`frontend.tflite` on some frames: TFLM's arena, 64-bit host, and what differs from training.
+
+    That is the largest difference of log-mel in nats, and the share of codes that differ.
+    """
 
     frames: Count
     max_abs_diff: Amount
+    differing_codes: Share
     arena_bytes: Count
 
 

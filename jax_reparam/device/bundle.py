@@ -13,7 +13,7 @@ import numpy as np
 from jax_reparam import evaluation, manifest
 from jax_reparam.deploy import convert
 from jax_reparam.device import firmware, frontend, metadata, registrations, waveform
-from jax_reparam.frontend import features, windows
+from jax_reparam.frontend import features
 from jax_reparam.frontend.inputs import Input
 from jax_reparam.graph import flatbuffer
 from jax_reparam.manifest import Device, Failed, Frontend, FrontendCheck, Waveform, WaveformCheck
@@ -86,11 +86,15 @@ def write(
 
 
 def _frontend(labels: Sequence[str], inputs: Input, clips: Sequence[np.ndarray]) -> tuple[bytes, FrontendCheck]:
-    model = metadata.attach(frontend.build(inputs), labels, inputs)
-    frames, arena = frontend.frames_in_tflm(model, clips, inputs)
-    expected = np.concatenate([features.log_mel(clip, inputs.frontend) for clip in clips])
-    difference = float(np.abs(np.concatenate(frames) * inputs.std + inputs.mean - expected).max())
-    return model, FrontendCheck(frames=len(expected), max_abs_diff=difference, arena_bytes=arena)
+    model = metadata.attach(frontend.build(inputs.frontend), labels, inputs)
+    frames, arena = frontend.frames_in_tflm(model, clips, inputs.frontend)
+    found, expected = np.concatenate(frames), np.concatenate([features.log_mel(clip, inputs.frontend) for clip in clips])
+    return model, FrontendCheck(
+        frames=len(expected),
+        max_abs_diff=float(np.abs(found - expected).max()),
+        differing_codes=float((features.encode(found) != features.encode(expected)).mean()),
+        arena_bytes=arena,
+    )
 
 
 def _waveform(
@@ -98,11 +102,13 @@ def _waveform(
 ) -> tuple[bytes, WaveformCheck]:
     model = metadata.attach(waveform.build(logits, inputs), labels, inputs)
     count = waveform.samples(inputs)
-    pcm = np.stack([windows.cut(clip, 0, count) for clip in clips])
-    probabilities = litert.load(model)(pcm.astype(np.float32) / 32768)
+    pcm = np.stack([waveform.pcm(clip, inputs) for clip in clips])
+    probabilities = litert.load(model)(pcm)
+    heard = [inputs.hear(inputs.codes(np.rint(32768 * samples).astype(np.int16))) for samples in pcm]
     apply = jax.jit(logits)
     with jax.default_matmul_precision('highest'):
-        expected = evaluation.softmax(np.concatenate([apply(inputs.features(clip)[None]) for clip in pcm]))
+        expected = evaluation.softmax(np.concatenate([apply(window.features[None]) for window in heard]))
+    expected *= np.array([[window.speech.there] for window in heard])
     difference = float(np.abs(probabilities - expected).max())
     ops = flatbuffer.graph(model).ops
     return model, WaveformCheck(ops=ops, samples=count, windows=len(pcm), max_abs_diff=difference)

@@ -5,6 +5,7 @@ The classes are in `sources/`, copied as they are; what depends on the model is 
 
 from __future__ import annotations
 
+import hashlib
 import importlib.resources
 import json
 from collections.abc import Iterable, Sequence
@@ -14,7 +15,9 @@ import numpy as np
 
 from jax_reparam import manifest
 from jax_reparam.device import golden, registrations
+from jax_reparam.frontend import features, speech
 from jax_reparam.frontend.inputs import Input
+from jax_reparam.frontend.voice import Profile
 from jax_reparam.graph import flatbuffer
 from jax_reparam.runtime import tflm
 
@@ -46,7 +49,7 @@ def write(
       place: the exported folder.
       form: name of the form that goes to the device; its input is int8 or int16.
       model: its .tflite file.
-      frontend: likewise, of the same features.
+      frontend: likewise, of the same log-mel.
       labels: class names in the order of the logits.
       inputs: how audio becomes the model's input.
 
@@ -58,7 +61,7 @@ def write(
     calls = {'Model': registrations.registrations(model), 'Frontend': registrations.registrations(frontend)}
     arenas = {
         'model': _arena(model, np.zeros(graph.input.shape, np.float32)),
-        'frontend': _arena(frontend, np.zeros((1, inputs.frontend.frame_length), np.int16)),
+        'frontend': _arena(frontend, np.zeros((1, inputs.frontend.frame_length), np.float32)),
     }
     vectors = golden.make(model, frontend, inputs)
 
@@ -66,17 +69,22 @@ def write(
     (folder / 'golden').mkdir(parents=True)
     for name in SOURCES:
         (folder / name).write_text(_source(name))
-    (folder / 'README.md').write_text(_readme(inputs, arenas, len(model) + len(frontend), graph.input.dtype))
+    (folder / 'README.md').write_text(_readme(inputs, arenas, len(model) + len(frontend)))
     (folder / 'model_data.h').write_text(_model_header(graph, labels, inputs, arenas))
     # JSON's escapes are C's, but for what is not ASCII, which stays as UTF-8.
     texts = ', '.join(json.dumps(label, ensure_ascii=False) for label in labels)
     names = f'const char* const kLabels[kClasses] = {{{texts}}};\n\n'
+    names += ''.join(
+        f'const float {name}[kBands] = {{\n{_floats(values)}}};\n\n'
+        for name, values in (('kMean', inputs.mean), ('kStd', inputs.std), ('kVoiceMean', inputs.voice_mean))
+    )
+    names += f'const std::uint8_t kModelDigest[32] = {{\n{_numbers(digest(model))}}};\n\n'
     (folder / 'model_data.cc').write_text(_array_file('kModel', model, names))
     (folder / 'frontend_data.cc').write_text(_array_file('kFrontend', frontend))
     (folder / 'op_resolver.h').write_text(resolver(calls))
     (folder / 'golden_data.h').write_text(_golden_header(vectors))
-    (folder / 'golden_data.cc').write_text(_golden_source(vectors))
-    for name in ('pcm', 'features', 'logits', 'starts', 'stream_logits'):
+    (folder / 'golden_data.cc').write_text(_golden_source(vectors, saved(vectors.profile, model)))
+    for name in ('pcm', 'codes', 'logits', 'known_logits', 'starts', 'stream_logits', 'speech', 'learned'):
         np.save(folder / 'golden' / f'{name}.npy', getattr(vectors, name))
     return manifest.Firmware(
         folder=manifest.FIRMWARE,
@@ -86,18 +94,33 @@ def write(
     )
 
 
+def digest(model: bytes) -> bytes:
+    """What binds a profile to a model: SHA-256 of its .tflite file."""
+    return hashlib.sha256(model).digest()
+
+
+def saved(profile: Profile, model: bytes) -> bytes:
+    """A profile as `Profile::Save` writes it: the model's digest, the frames, the sums; 32 bits, the lowest first."""
+    return digest(model) + np.array([profile.frames, *profile.sums], '<i4').tobytes()
+
+
 def _source(name: str) -> str:
     return importlib.resources.files(__package__).joinpath('sources', name).read_text(encoding='utf-8')
 
 
-def _readme(inputs: Input, arenas: dict[str, manifest.Arena], flash: int, dtype: str) -> str:
-    seconds, width = inputs.frontend.hop_ms / 1000, np.dtype(dtype).itemsize
+def _readme(inputs: Input, arenas: dict[str, manifest.Arena], flash: int) -> str:
+    seconds, frames = inputs.frontend.hop_ms / 1000, inputs.window.frames
     values = {
         'window_seconds': f'{inputs.window.frames * seconds:g}',
         'hop_seconds': f'{inputs.window.hop * seconds:g}',
         'model_arena': f'{arenas["model"].reserved:,}',
         'frontend_arena': f'{arenas["frontend"].reserved:,}',
-        'ring': f'{inputs.window.frames * inputs.frontend.n_mels * width:,}',
+        'ring': f'{frames * inputs.frontend.n_mels:,}',
+        'beside': f'{10 * frames:,}',
+        'profile': f'{len(saved(Profile.empty(inputs.frontend.n_mels), b"")):,}',
+        'most_seconds': f'{inputs.voice.most_seconds:g}',
+        'adapts': 'on' if inputs.voice.history else 'off',
+        'clipped_one_in': f'{speech.CLIPPED_ONE_IN:,}',
         'pcm': f'{2 * inputs.frontend.frame_length:,}',
         'flash': f'{flash:,}',
     }
@@ -110,7 +133,10 @@ def _readme(inputs: Input, arenas: dict[str, manifest.Arena], flash: int, dtype:
 def _model_header(
     graph: flatbuffer.Graph, labels: Sequence[str], inputs: Input, arenas: dict[str, manifest.Arena]
 ) -> str:
-    config, model, frontend = inputs.frontend, arenas['model'], arenas['frontend']
+    config, model, frontend, rule = inputs.frontend, arenas['model'], arenas['frontend'], inputs.rule
+    # The first count of frames whose share is not 0; one that is never reached stands for none.
+    most = inputs.most_frames
+    after = next((frames for frames in range(1, most + 1) if inputs.share(frames) > 0), most + 1)
     return f"""// What one model fixes: lengths, labels, arenas. Written by fold.py.
 #ifndef EMOTION_MODEL_DATA_H_
 #define EMOTION_MODEL_DATA_H_
@@ -123,10 +149,41 @@ namespace emotion {{
 constexpr int kSampleRate = {config.sample_rate};    // samples per second, 16-bit mono
 constexpr int kFrameLength = {config.frame_length};     // samples in a frame
 constexpr int kHopLength = {config.hop_length};       // samples between two frames
-constexpr int kBands = {config.n_mels};            // features of a frame
+constexpr int kBands = {config.n_mels};            // mel bands of a frame
 constexpr int kWindowFrames = {inputs.window.frames};    // frames in a window
 constexpr int kWindowHop = {inputs.window.hop};       // frames between two windows
 constexpr int kClasses = {len(labels)};
+
+// Log-mel in steps: rint(log-mel * kStepsPerNat) + kZeroCode.
+constexpr float kStepsPerNat = {_float(1 / features.STEP)};
+constexpr int kZeroCode = {features.ZERO};
+constexpr int kParts = {speech.PARTS};  // of a step, in which levels and profiles are stated
+
+// What is speech (jax_reparam/frontend/speech.py): bands of its energy and of its level, as [first, end); percentiles of
+// the background and of the loud part; how far above and below them speech is, how much it varies, at least, in steps
+// summed over the bands; its frames, at least; the steps below the level at which log-mel ends.
+constexpr int kEnergyFirst = {rule.bands[0]}, kEnergyEnd = {rule.bands[1]};
+constexpr int kLevelFirst = {rule.level_bands[0]}, kLevelEnd = {rule.level_bands[1]};
+constexpr int kQuietPercent = {speech.QUIET}, kLoudPercent = {speech.LOUD};
+constexpr std::int32_t kRise = {rule.rise}, kBelow = {rule.below}, kSpread = {rule.spread};
+constexpr int kShortestSpeech = {rule.shortest};
+constexpr int kClamp = {rule.clamp};
+constexpr int kQuietestLevel = {speech.quietest(rule)};  // in steps; speech below it is too quiet
+constexpr int kFullScale = {features.FULL_SCALE};  // of a sample
+constexpr int kClippedOneIn = {speech.CLIPPED_ONE_IN};
+
+// The voice (jax_reparam/frontend/voice.py), in frames of speech: after which half of its difference is taken off, from
+// which any is, and after which no more is learned.
+constexpr std::int32_t kProfileHalfFrames = {inputs.half_frames};
+constexpr std::int32_t kProfileAfterFrames = {after};
+constexpr std::int32_t kProfileMostFrames = {most};
+constexpr bool kAdapts = {'true' if inputs.voice.history else 'false'};  // whether the model was trained to know voices
+extern const float kVoiceMean[kBands];  // the training speakers', in steps
+extern const std::uint8_t kModelDigest[32];  // SHA-256 of kModel: a profile is of one model
+
+// Taken off a window, and then its divisor, in steps.
+extern const float kMean[kBands];
+extern const float kStd[kBands];
 
 using Feature = {_TYPES[graph.input.dtype]};  // of the model's input
 using Logit = {_TYPES[graph.output.dtype]};  // and of its output
@@ -164,6 +221,14 @@ def _array_file(name: str, content: bytes, before: str = '') -> str:
 def _numbers(values: Iterable[int], width: int = 24) -> str:
     texts = [str(int(value)) for value in values]
     return ''.join(f'    {",".join(texts[at : at + width])},\n' for at in range(0, len(texts), width))
+
+
+def _float(value: float) -> str:
+    return f'{np.float32(value):.9e}f'
+
+
+def _floats(values: np.ndarray) -> str:
+    return ''.join(f'    {", ".join(map(_float, values[at : at + 6]))},\n' for at in range(0, len(values), 6))
 
 
 def resolver(registrations: dict[str, list[str]]) -> str:
@@ -213,20 +278,26 @@ def _golden_header(vectors: golden.Golden) -> str:
 
 #include <cstdint>
 
-#include "model_data.h"
+#include "emotion_recognizer.h"
 
 namespace emotion {{
 
 constexpr int kGoldenSamples = {len(vectors.pcm)};
-constexpr int kGoldenFrames = {len(vectors.features)};    // of the PCM heard once
-constexpr int kGoldenRepeats = {vectors.repeats};    // of the PCM, as a stream
+constexpr int kGoldenFrames = {len(vectors.codes)};    // of the PCM heard once
+// A stream: the PCM so often, so many zeros, and the PCM so often again; its speaker is learned.
+constexpr int kGoldenRepeats = {vectors.repeats};
+constexpr int kGoldenSilence = {vectors.silence};
 constexpr int kGoldenWindows = {len(vectors.starts)};    // of that stream, the one that ends with it included
 
 extern const std::int16_t kGoldenPcm[kGoldenSamples];
-extern const Feature kGoldenFeatures[kGoldenFrames * kBands];
-extern const Logit kGoldenLogits[kClasses];  // over kGoldenFeatures, repeated to a window
+extern const std::int8_t kGoldenCodes[kGoldenFrames * kBands];
+extern const Logit kGoldenLogits[kClasses];       // over the window of kGoldenCodes, of an unknown speaker
+extern const Logit kGoldenKnownLogits[kClasses];  // and of the speaker of kGoldenProfile
 extern const std::uint32_t kGoldenStarts[kGoldenWindows];
 extern const Logit kGoldenStreamLogits[kGoldenWindows][kClasses];
+extern const std::int32_t kGoldenSpeech[kGoldenWindows];   // frames of speech; 0: nobody speaks
+extern const std::int32_t kGoldenLearned[kGoldenWindows];  // frames in the profile after the window
+extern const std::uint8_t kGoldenProfile[Profile::kBytes];  // what the stream leaves
 
 }}  // namespace emotion
 
@@ -234,14 +305,21 @@ extern const Logit kGoldenStreamLogits[kGoldenWindows][kClasses];
 """
 
 
-def _golden_source(vectors: golden.Golden) -> str:
+def _golden_source(vectors: golden.Golden, profile: bytes) -> str:
     rows = ''.join(f'    {{{", ".join(map(str, row.tolist()))}}},\n' for row in vectors.stream_logits)
+    arrays: list[tuple[str, str, Iterable[int]]] = [
+        ('std::int16_t', 'Pcm[kGoldenSamples]', vectors.pcm),
+        ('std::int8_t', 'Codes[kGoldenFrames * kBands]', vectors.codes.flat),
+        ('Logit', 'Logits[kClasses]', vectors.logits),
+        ('Logit', 'KnownLogits[kClasses]', vectors.known_logits),
+        ('std::uint32_t', 'Starts[kGoldenWindows]', vectors.starts),
+        ('std::int32_t', 'Speech[kGoldenWindows]', vectors.speech),
+        ('std::int32_t', 'Learned[kGoldenWindows]', vectors.learned),
+        ('std::uint8_t', 'Profile[Profile::kBytes]', profile),
+    ]
     return (
         '#include "golden_data.h"\n\nnamespace emotion {\n\n'
-        f'const std::int16_t kGoldenPcm[kGoldenSamples] = {{\n{_numbers(vectors.pcm)}}};\n\n'
-        f'const Feature kGoldenFeatures[kGoldenFrames * kBands] = {{\n{_numbers(vectors.features.flat)}}};\n\n'
-        f'const Logit kGoldenLogits[kClasses] = {{\n{_numbers(vectors.logits)}}};\n\n'
-        f'const std::uint32_t kGoldenStarts[kGoldenWindows] = {{\n{_numbers(vectors.starts)}}};\n\n'
-        f'const Logit kGoldenStreamLogits[kGoldenWindows][kClasses] = {{\n{rows}}};\n\n'
-        '}  // namespace emotion\n'
+        + ''.join(f'const {kind} kGolden{name} = {{\n{_numbers(values)}}};\n\n' for kind, name, values in arrays)
+        + f'const Logit kGoldenStreamLogits[kGoldenWindows][kClasses] = {{\n{rows}}};\n\n'
+        + '}  // namespace emotion\n'
     )

@@ -1,12 +1,12 @@
-"""frontend.tflite: one frame of PCM to one frame of standardised log-mel features, inside TFLM.
+"""frontend.tflite: one frame of samples to one frame of log-mel, inside TFLM.
 
-The graph is `features.log_mel` for one frame, then the standardisation of training, with TFLM's own Fourier transform:
+The graph is `features.log_mel` for one frame, with TFLM's own Fourier transform:
 
-    PCM [1, frame] int16 -> MUL window -> SignalRfft -> MUL with itself -> SLICE, FULLY_CONNECTED a group of bands
-    -> CONCATENATION -> LOG -> SUB mean -> DIV std -> features [1, M] float32
+    frame [1, frame] float32, steps of int16, its mean off (`features.frames`) -> MUL window / 32768 -> SignalRfft
+    -> MUL with itself -> SLICE, FULLY_CONNECTED a group of bands -> CONCATENATION -> LOG -> log-mel [1, M] float32
 
-Training's transform is the device's, bit for bit (`fourier`); what is left are the roundings of the mel matrix's sums
-and of the logarithm.
+The mean is taken off outside, where a sum of integers is exact and costs little. TFLM's transform rounds otherwise than
+NumPy's; `bundle` says how far the two are apart. `features.encode` gives the device's codes.
 
 The mel matrix is banded, so each group of neighbouring bands reads its own slice of the spectrum: fewer bytes and
 products than one matrix, and the same sums. Squares of real and imaginary parts lie beside one another and
@@ -20,9 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from jax_reparam.frontend import stream
-from jax_reparam.frontend.features import mel_matrix, window
-from jax_reparam.frontend.inputs import Input
+from jax_reparam.frontend import features
+from jax_reparam.frontend.features import FrontendConfig, mel_matrix, window
 from jax_reparam.graph import flatbuffer
 from jax_reparam.runtime import tflm
 
@@ -32,18 +31,14 @@ BANDS_IN_GROUP = 8
 MOST_GROUPS = 10
 
 
-def build(inputs: Input) -> bytes:
-    """Makes the frontend for one model's features, `[1, frame]` int16 to `[1, M]` float32."""
-    from ai_edge_litert.schema_py_generated import TensorType
-
-    config = inputs.frontend
+def build(config: FrontendConfig) -> bytes:
+    """Makes the frontend, `[1, frame]` float32 to `[1, M]` float32."""
     graph, mel, samples = _Graph(), mel_matrix(config), config.frame_length
     bins, group = 2 * mel.shape[1], max(BANDS_IN_GROUP, -(-config.n_mels // MOST_GROUPS))
-    pcm = graph.tensor([1, samples], dtype=TensorType.INT16)
+    pcm = graph.tensor([1, samples])
     # A power of two: taking it into the window rounds nothing.
     scaled_window = graph.constant(window(config)[None] / np.float32(32768))
-    frame = graph.node('CAST', [pcm], [1, samples])
-    frame = graph.node('MUL', [frame, scaled_window], [1, samples])
+    frame = graph.node('MUL', [pcm, scaled_window], [1, samples])
     spectrum = graph.custom('SignalRfft', [frame], [1, bins], _rfft_options(config.n_fft))
     squares = graph.node('MUL', [spectrum, spectrum], [1, bins])
     groups = []
@@ -59,30 +54,23 @@ def build(inputs: Input) -> bytes:
         groups.append(graph.node('FULLY_CONNECTED', [part, weights, floor], [1, len(rows)]))
     shape = [1, config.n_mels]
     power = graph.node('CONCATENATION', groups, shape, axis=1)
-    features = graph.node('LOG', [power], shape)
-    features = graph.node('SUB', [features, graph.constant(inputs.mean[None])], shape)
-    features = graph.node('DIV', [features, graph.constant(inputs.std[None])], shape)
-    return graph.pack(pcm, features)
+    return graph.pack(pcm, graph.node('LOG', [power], shape))
 
 
-def frames_in_tflm(model: bytes, recordings: Sequence[np.ndarray], inputs: Input) -> tuple[list[np.ndarray], int]:
+def frames_in_tflm(
+    model: bytes, recordings: Sequence[np.ndarray], config: FrontendConfig
+) -> tuple[list[np.ndarray], int]:
     """Runs a frontend in TFLM over whole recordings, `[N]` int16 each.
 
     Returns:
-      Standardised features of each, `[T, n_mels]` float32, and the arena in bytes.
+      Log-mel of each, `[T, M]` float32, and the arena in bytes.
 
     Raises:
       TFLMError: TFLM could not run it.
     """
-    cut = [frames(samples, inputs) for samples in recordings]
+    cut = [features.frames(samples, config) for samples in recordings]
     outcome = tflm.run(model, np.concatenate(cut))
     return np.split(outcome.logits, np.cumsum([len(one) for one in cut])[:-1]), outcome.arena_bytes
-
-
-def frames(samples: np.ndarray, inputs: Input) -> np.ndarray:
-    """The samples of each frame of a recording, `[T, frame]` int16; one shorter than a frame is padded with zeros."""
-    cutter = stream.FrameCutter(inputs.frontend)
-    return np.stack([*cutter.feed(samples), *cutter.finish()])
 
 
 def _rfft_options(length: int) -> bytes:
@@ -109,10 +97,10 @@ class _Graph:
         self._model.buffers, self._model.operatorCodes = [schema.BufferT()], []  # buffer 0 stands for "none"
         self._subgraph.tensors, self._subgraph.operators = [], []
 
-    def tensor(self, shape: Sequence[int], *, dtype: int = 0) -> int:
-        """The index of a new tensor, float32 by default."""
+    def tensor(self, shape: Sequence[int]) -> int:
+        """The index of a new float32 tensor."""
         tensor = self._schema.TensorT()
-        tensor.shape, tensor.type, tensor.buffer = np.array(shape, np.int32), dtype, 0
+        tensor.shape, tensor.buffer = np.array(shape, np.int32), 0
         self._subgraph.tensors.append(tensor)
         return len(self._subgraph.tensors) - 1
 
@@ -137,5 +125,5 @@ class _Graph:
     def pack(self, source: int, sink: int) -> bytes:
         """The file, with one input and one output."""
         self._subgraph.inputs, self._subgraph.outputs = np.array([source], np.int32), np.array([sink], np.int32)
-        self._subgraph.tensors[source].name, self._subgraph.tensors[sink].name = 'pcm', 'features'
+        self._subgraph.tensors[source].name, self._subgraph.tensors[sink].name = 'frame', 'log_mel'
         return flatbuffer.pack(self._model)

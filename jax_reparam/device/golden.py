@@ -1,4 +1,4 @@
-"""Golden vectors: a made signal, and what TFLM's Python interpreter makes of it, for checking a port to a device."""
+"""Golden vectors: a made signal, and what Python makes of it with TFLM's interpreter, for checking a port to a device."""
 
 from __future__ import annotations
 
@@ -6,34 +6,53 @@ import dataclasses
 
 import numpy as np
 
-from jax_reparam.device import frontend
-from jax_reparam.frontend import windows
+from jax_reparam.frontend import features, stream
 from jax_reparam.frontend.inputs import Input
+from jax_reparam.frontend.voice import Profile
 from jax_reparam.graph import flatbuffer
 from jax_reparam.runtime import tflm
 
 SECONDS = 0.75
+# Of the signal, so that quiet frames lie between loud ones.
+SYLLABLES_A_SECOND = 5
 
 
 @dataclasses.dataclass(frozen=True)
 class Golden:
     """What goes in and what must come out.
 
+    The stream is the PCM `repeats` times, zeros, and the PCM as often again, while its speaker is learned.
+
     Attributes:
       pcm: `[N]` int16.
-      features: of its frames, `[T, M]` in the model's input type.
-      logits: over the frames repeated to one window, `[C]` in the model's output type.
-      repeats: how often the PCM is fed for the stream.
-      starts: first frame of each window of that stream, `[W]`.
-      stream_logits: of those windows, `[W, C]`.
+      codes: of its frames, `[T, M]` int8.
+      logits: over the window that they are, of a speaker whom nobody knows, `[C]` in the model's output type.
+      known_logits: the same with the profile that the stream leaves.
+      repeats: how often the PCM is fed before the zeros, and after them.
+      silence: number of zeros.
+      starts: first frame of each window of the stream, `[W]`.
+      stream_logits: of those windows, `[W, C]`; zeros where nobody speaks.
+      speech: frames of speech in them, `[W]`; 0: nobody speaks.
+      learned: frames in the profile after each of them, `[W]`.
+      profile: what the stream leaves.
     """
 
     pcm: np.ndarray
-    features: np.ndarray
+    codes: np.ndarray
     logits: np.ndarray
+    known_logits: np.ndarray
     repeats: int
+    silence: int
     starts: np.ndarray
     stream_logits: np.ndarray
+    speech: np.ndarray
+    learned: np.ndarray
+    profile: Profile
+
+    def stream(self) -> np.ndarray:
+        """The stream's samples."""
+        speech = np.tile(self.pcm, self.repeats)
+        return np.concatenate([speech, np.zeros(self.silence, np.int16), speech])
 
 
 def signal(sample_rate: int, seconds: float = SECONDS) -> np.ndarray:
@@ -51,7 +70,8 @@ def signal(sample_rate: int, seconds: float = SECONDS) -> np.ndarray:
     )
     noise = np.random.default_rng(0).uniform(-1, 1, len(time))
     loudness = np.exp(-4 * (time / seconds - 0.4) ** 2)
-    mixed = loudness * (0.25 * chirp + 0.3 * vowel + 0.02 * noise)
+    syllables = 0.01 + np.sin(np.pi * SYLLABLES_A_SECOND * time) ** 2
+    mixed = loudness * (syllables * (0.25 * chirp + 0.3 * vowel) + 0.002 * noise)
     pcm: np.ndarray = np.rint(20000 * mixed / np.abs(mixed).max()).astype(np.int16)
     return pcm
 
@@ -62,18 +82,44 @@ def make(model: bytes, front: bytes, inputs: Input) -> Golden:
     Raises:
       tflm.TFLMError: TFLM could not run one of them.
     """
-    graph = flatbuffer.graph(model)
-    # Shorter than a window, so that it is also heard repeated.
-    window = inputs.window.frames * inputs.frontend.hop_ms / 1000
-    pcm = signal(inputs.frontend.sample_rate, min(SECONDS, 0.8 * window))
-    whole = inputs.window.frames * inputs.frontend.hop_length
+    graph, config, window = flatbuffer.graph(model), inputs.frontend, inputs.window
+    # Shorter than a window, so that it is also heard as one that is not full; whole hops, so that frames come again.
+    hops = min(int(1000 * SECONDS), 8 * window.frames * config.hop_ms // 10) // config.hop_ms
+    pcm = signal(config.sample_rate, hops * config.hop_ms / 1000)
     # Two windows and a part of a hop: the ring goes round, and the last window is one that the end moves back.
-    repeats = -(-(whole + inputs.window.hop * inputs.frontend.hop_length) // len(pcm)) + 1
+    repeats = -(-(window.frames + window.hop) // hops) + 1
+    silence = (window.frames + 2 * window.hop) * config.hop_length  # one window is zeros alone, at least
 
-    once, stream = (frontend.frames(samples, inputs) for samples in (pcm, np.tile(pcm, repeats)))
-    features, stream_features = np.split(tflm.run(front, np.concatenate([once, stream])).logits, [len(once)])
-    repeated = windows.cut(features, 0, inputs.window.frames)
-    heard = np.stack([repeated, *windows.split([stream_features], inputs.window)[0]])
-    logits = graph.output.encode(tflm.run(model, heard).logits)
-    starts = windows.starts(len(stream), inputs.window)
-    return Golden(pcm, graph.input.encode(features), logits[0], repeats, starts, logits[1:])
+    given = Golden(pcm, *[np.zeros(0)] * 3, repeats, silence, *[np.zeros(0)] * 4, Profile.empty(config.n_mels))
+    once, streamed = (features.frames(samples, config) for samples in (pcm, given.stream()))
+    # Most frames come several times.
+    distinct, place = np.unique(np.concatenate([once, streamed]), axis=0, return_inverse=True)
+    codes = features.encode(tflm.run(front, distinct).logits)[place.reshape(-1)]
+    codes, following = codes[: len(once)], iter(codes[len(once) :])
+
+    profile, heard, learned = Profile.empty(config.n_mels), [], []
+    listener = stream.Stream(inputs, lambda frame: next(following))
+    windows = [*listener.feed(given.stream()), *listener.finish()]
+    for each in windows:
+        heard.append(inputs.hear(each.codes, profile))
+        profile = profile.learn(
+            each.codes, heard[-1].speech, inputs.rule, new=each.new, most=inputs.most_frames
+        )
+        learned.append(profile.frames)
+    there = np.array([bool(each.speech.there) for each in heard])
+    given_features = [inputs.hear(codes, known).features for known in (None, profile)]
+    given_features += [each.features for each in heard if each.speech.there]
+    logits = graph.output.encode(tflm.run(model, np.stack(given_features)).logits)
+    stream_logits = np.zeros((len(windows), logits.shape[-1]), logits.dtype)
+    stream_logits[there] = logits[2:]
+    return dataclasses.replace(
+        given,
+        codes=codes,
+        logits=logits[0],
+        known_logits=logits[1],
+        starts=np.array([each.start for each in windows]),
+        stream_logits=stream_logits,
+        speech=np.array([each.speech.mask.sum() if each.speech.there else 0 for each in heard]),
+        learned=np.array(learned),
+        profile=profile,
+    )

@@ -80,6 +80,11 @@ class Input:
         """Frames of speech after which nothing more is learned of a voice."""
         return round(1000 * self.voice.most_seconds / self.frontend.hop_ms)
 
+    @property
+    def half_frames(self) -> int:
+        """Frames of speech after which half of a voice's difference is taken off."""
+        return round(1000 * self.voice.half_seconds / self.frontend.hop_ms)
+
     def codes(self, samples: np.ndarray) -> np.ndarray:
         """Features of a recording, `[N]` int16 to `[T, M]` int8."""
         return features.encode(features.log_mel(samples, self.frontend))
@@ -93,9 +98,9 @@ class Input:
 
     def share(self, frames: Any, xp: Any = np) -> Any:
         """The share of a voice's difference that is taken off after so many frames of speech, 0 to less than 1."""
-        seconds, voice = self.frontend.hop_ms / 1000, self.voice
-        share = xp.float32(frames) / xp.float32(frames + round(voice.half_seconds / seconds))
-        return xp.where(frames * xp.float32(seconds) < voice.after_seconds, xp.float32(0), share)
+        seconds = self.frontend.hop_ms / 1000
+        share = xp.float32(frames) / xp.float32(frames + self.half_frames)
+        return xp.where(frames * xp.float32(seconds) < self.voice.after_seconds, xp.float32(0), share)
 
     def hear(self, codes: np.ndarray, profile: Profile | None = None) -> Heard:
         """One window of at most `window.frames` frames, `[n, M]` int8, for the model."""

@@ -17,6 +17,7 @@ from jax_reparam import deploy, manifest, models
 from jax_reparam.device import firmware, frontend, metadata
 from jax_reparam.frontend.features import FrontendConfig
 from jax_reparam.frontend.inputs import Input
+from jax_reparam.frontend.voice import VoiceConfig
 from jax_reparam.frontend.windows import WindowConfig
 from jax_reparam.graph import flatbuffer
 from jax_reparam.runtime import tflm
@@ -26,10 +27,13 @@ LABELS = ('anger', 'Überraschung', 'neutral')
 
 @pytest.fixture(scope='session')
 def fresh_inputs():
-    """Windows of 24 frames every 10, of 12 bands; every band has a mean and a deviation of its own."""
+    """Windows of 48 frames every 20, of 12 bands, each of which has statistics of its own; it gets to know voices."""
     rng = np.random.default_rng(2)
-    mean, std = rng.uniform(-8, -5, 12), rng.uniform(1.5, 4, 12)
-    return Input(FrontendConfig(n_mels=12), WindowConfig(24, 10), mean.astype(np.float32), std.astype(np.float32))
+    statistics = rng.uniform(-40, -5, 12), rng.uniform(15, 40, 12), rng.uniform(-30, 10, 12)
+    mean, std, voice_mean = (values.astype(np.float32) for values in statistics)
+    # Learning ends within a window of the golden stream, and has an effect before.
+    voice = VoiceConfig(history=0.5, half_seconds=0.3, after_seconds=0.2, most_seconds=1.2)
+    return Input(FrontendConfig(n_mels=12), WindowConfig(48, 20), mean, std, voice_mean, voice)
 
 
 @pytest.fixture(scope='session')
@@ -38,13 +42,13 @@ def convert(fresh_inputs):
 
     `int8`, `int16` or `int8_npu`; or int8 with all 16 bits that it may have, `wide`, or without any, `narrow`.
     """
-    windows = 3 * np.random.default_rng(0).standard_normal((8, 24, 12)).astype(np.float32)
+    windows = 3 * np.random.default_rng(0).standard_normal((8, 48, 12)).astype(np.float32)
     tiny = dataclasses.replace(TINY, layers=1)
     plain = models.build(tiny, n_classes=len(LABELS))
     rng = np.random.default_rng(1)
     fresh = jax.jit(plain.init)(jax.random.key(0), windows[:1])
     variables = jax.tree.map(lambda leaf: np.float32(leaf + 0.1 * np.abs(rng.standard_normal(leaf.shape))), fresh)
-    params = jax.tree.map(np.asarray, deploy.prepare(tiny, variables, 24))
+    params = jax.tree.map(np.asarray, deploy.prepare(tiny, variables, 48))
 
     def run(form):
         function = lambda features, norm: deploy.apply(tiny, params, features, norm=norm)
@@ -64,7 +68,7 @@ def model(convert):
 @pytest.fixture(scope='session')
 def front(fresh_inputs):
     """The frontend's .tflite file."""
-    return frontend.build(fresh_inputs)
+    return frontend.build(fresh_inputs.frontend)
 
 
 @pytest.fixture(scope='session')

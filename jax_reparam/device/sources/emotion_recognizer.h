@@ -1,7 +1,8 @@
 // Emotions of a stream of speech: PCM of any chunk size in, probabilities of a window every hop out.
 //
-// Frames of samples become features once (frontend.tflite), the features of the last window stay in a ring, and the model
-// runs over the ring whenever a window is complete. No heap: everything lies inside the object, so make it static.
+// Frames of samples become log-mel once (frontend.tflite), in steps of 0.1 nat, and the last window of them stays in a
+// ring. Whenever a window is complete, its speech is looked for. Where somebody speaks, the speech's level and what is
+// known of the voice are taken off, and the model runs. No heap: everything lies inside the object, so make it static.
 #ifndef EMOTION_RECOGNIZER_H_
 #define EMOTION_RECOGNIZER_H_
 
@@ -18,9 +19,51 @@ namespace emotion {
 struct Result {
   std::uint32_t start_frame;  // first frame of the window since the stream began
   int frames;                 // frames of the stream in it; fewer than kWindowFrames if the stream was shorter
-  int label;                  // the most probable class
+  int label;                  // the most probable class; -1: nobody speaks, the model did not run, all below is 0
   Logit logits[kClasses];
   float probabilities[kClasses];
+  bool speech;            // somebody speaks
+  float speech_share;     // of the window's frames
+  bool too_quiet;         // the speech is so quiet that log-mel's floor cuts it off: some -50 dBFS RMS
+  bool clipping;          // more than one in kClippedOneIn samples of the speech is at full scale
+  float learned_seconds;  // of the speaker's speech in the profile, what this window taught it included
+};
+
+// What is known of one speaker's voice: the mean of the speech so far, without its level. It holds no speech, but it is
+// personal data all the same, and it fits one person only: forget it (Reset), or load another, when the user changes.
+class Profile {
+ public:
+  static constexpr std::size_t kBytes = sizeof(kModelDigest) + 4 * (kBands + 1);
+
+  Profile() { Reset(); }
+
+  // Forgets the voice, and learns from now on.
+  void Reset();
+
+  // A frozen profile is used, but learns nothing more. It freezes itself at kProfileMostFrames.
+  void Freeze(bool frozen = true) { frozen_ = frozen; }
+  bool frozen() const { return frozen_ || frames_ >= kProfileMostFrames; }
+
+  float learned_seconds() const;
+
+  // Writes kBytes, the same on every processor.
+  void Save(std::uint8_t* bytes) const;
+
+  // Takes what Save() wrote; learns on unless frozen. False, and nothing changes: not so many bytes, of another model,
+  // or numbers that no speech gives.
+  bool Load(const std::uint8_t* bytes, std::size_t count);
+
+  // What is taken off a window beside its level, kBands numbers in steps: the training speakers' mean, and with a
+  // profile the share of this voice's difference that it is sure of.
+  void Offset(bool known, float* offset) const;
+
+  // Learns one frame of speech, with its level in parts of a step.
+  void Learn(const std::int8_t* codes, int level);
+
+ private:
+  std::int32_t sums_[kBands];  // in parts of a step
+  std::int32_t frames_;
+  bool frozen_;
 };
 
 class EmotionRecognizer {
@@ -41,26 +84,55 @@ class EmotionRecognizer {
   bool Feed(const std::int16_t* samples, std::size_t count, OnResult on_result, void* context);
 
   // Ends the stream, as the end of a recording does, and starts a new one: gives the window that ends with it, unless
-  // that one has come already. A stream shorter than a window is repeated until it fills one. Never needed by a device
-  // that listens on and on.
+  // that one has come already. Never needed by a device that listens on and on. The profile stays.
   bool Finish(OnResult on_result, void* context);
 
-  // Forgets the stream.
+  // Forgets the stream. The profile stays: it is the speaker's, not the stream's.
   void Reset();
 
-  // The two halves, for checking a port against the golden vectors. `samples` are kFrameLength, `features` kBands.
-  bool ComputeFrame(const std::int16_t* samples, Feature* features);
-  // `features` are `frames` times kBands; fewer than kWindowFrames are repeated.
-  bool ComputeWindow(const Feature* features, int frames, Result* result);
+  // The profile of the one who speaks. Nothing but ResetProfile() and Profile's own calls forget it: the next user is
+  // heard as the last one unless you call it.
+  Profile& profile() { return profile_; }
+  void ResetProfile() { profile_.Reset(); }
+
+  // Whether windows teach the profile, and are heard with it; from the start, as the model was trained (kAdapts).
+  void set_adapting(bool adapting) { adapting_ = adapting; }
+  bool adapting() const { return adapting_; }
+
+  // The two halves, for checking a port against the golden vectors. `samples` are kFrameLength, `codes` kBands: log-mel
+  // in steps.
+  bool ComputeFrame(const std::int16_t* samples, std::int8_t* codes);
+  // `codes` are `frames` times kBands, at most kWindowFrames. Hears them with the profile, if adapting; learns nothing.
+  bool ComputeWindow(const std::int8_t* codes, int frames, Result* result);
 
   // What the interpreters took of their arenas, in bytes; valid after Begin().
   std::size_t model_arena_used() const { return model_.arena_used_bytes(); }
   std::size_t frontend_arena_used() const { return frontend_.arena_used_bytes(); }
 
  private:
+  // A window: frames of a ring of kWindowFrames, from `first` on.
+  struct Window {
+    const std::int8_t* ring;
+    int first;
+    int frames;
+    int Place(int frame) const { return (first + frame) % kWindowFrames; }
+    const std::int8_t* operator[](int frame) const { return ring + Place(frame) * kBands; }
+  };
+  // What of a window is speech: the frames with at least `least` of energy; all where there is none.
+  struct Speech {
+    bool there;
+    std::int32_t least;
+    int count;  // of these frames
+    int first;  // first and last of them
+    int last;
+    int level;  // their mean, in parts of a step
+  };
+
   bool PushFrame();
   bool Emit(OnResult on_result, void* context);
-  bool Classify(const Feature* ring, int first, int frames, Result* result);
+  Speech Detect(const Window& window);
+  std::int32_t Percentile(int percent, int first, int last, std::int32_t least);
+  bool Classify(const Window& window, const Speech& speech, Result* result);
 
   alignas(16) std::uint8_t model_arena_[kModelArenaBytes];
   alignas(16) std::uint8_t frontend_arena_[kFrontendArenaBytes];
@@ -71,12 +143,18 @@ class EmotionRecognizer {
 
   std::int16_t pcm_[kFrameLength];
   int pcm_count_;
-  Feature ring_[kWindowFrames * kBands];
-  int next_;              // place of the next frame in the ring
-  int filled_;            // frames in the ring, at most kWindowFrames
-  int until_window_;      // frames that the next window still needs
-  bool complete_;         // the last frame completed a window
-  std::uint32_t seen_;    // frames since the stream began
+  std::int8_t ring_[kWindowFrames * kBands];
+  std::uint16_t full_scale_[kWindowFrames];  // samples at full scale in each frame of the ring
+  std::int32_t energy_[kWindowFrames];       // of the window in hand
+  std::int32_t sorted_[kWindowFrames];
+  int next_;            // place of the next frame in the ring
+  int filled_;          // frames in the ring, at most kWindowFrames
+  int until_window_;    // frames that the next window still needs
+  int new_;             // frames that no window held
+  bool complete_;       // the last frame completed a window
+  std::uint32_t seen_;  // frames since the stream began
+  Profile profile_;
+  bool adapting_;
 };
 
 }  // namespace emotion

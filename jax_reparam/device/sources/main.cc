@@ -22,7 +22,12 @@ void Print(const emotion::Result& result, void*) {
   const unsigned milliseconds =
       static_cast<unsigned>(static_cast<std::uint64_t>(result.start_frame) * emotion::kHopLength * 1000 /
                             static_cast<std::uint64_t>(emotion::kSampleRate));
-  std::printf("%u ms: %s", milliseconds, emotion::kLabels[result.label]);
+  if (!result.speech) {
+    std::printf("%u ms: no speech\n", milliseconds);
+    return;
+  }
+  std::printf("%u ms: %s%s%s", milliseconds, emotion::kLabels[result.label], result.too_quiet ? " (too quiet)" : "",
+              result.clipping ? " (clipping)" : "");
   for (int c = 0; c < emotion::kClasses; ++c) {
     std::printf(" %s=%d", emotion::kLabels[c], static_cast<int>(1000.0f * result.probabilities[c] + 0.5f));
   }
