@@ -20,8 +20,10 @@ from jax_reparam.manifest import Device, Failed, Frontend, FrontendCheck, Wavefo
 from jax_reparam.runtime import gates, litert, tflm
 
 _Make: TypeAlias = Callable[[], tuple[bytes, FrontendCheck | WaveformCheck]]
-# Largest difference of the frontend's log-mel from training's.
-FRONTEND_TOLERANCE = 1e-5
+# Largest difference of the frontend's log-mel from training's, in nats; TFLM's Fourier transform rounds otherwise than
+# NumPy's. Measured on EMO-DB: 5.6e-4, and 1 code in 100,000 differs. Half a step of int8's input is some 0.03 nat, eight
+# steps of int16's 0.0018.
+FRONTEND_TOLERANCE = 1.5e-3
 
 
 def write(

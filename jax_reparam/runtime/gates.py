@@ -16,7 +16,8 @@ from jax_reparam.manifest import Score
 FOLD_TOLERANCE = 1e-5
 # Largest difference of float32 logits from JAX's.
 FLOAT_TOLERANCE = 1e-4
-# Largest difference of the waveform model's probabilities.
+# Largest difference of the waveform model's probabilities. Measured on 500 windows each of EMO-DB and RAVDESS: 7e-6 and
+# 2.8e-5; of a tenth of the windows a code or more is a step away (1 in 250,000), as float32 rounds otherwise.
 WAVEFORM_TOLERANCE = 1e-4
 # Share of windows in which a quantised form must decide as the model did, and UAR that it may lose. One window may
 # always differ, whatever UAR makes of it: in some the trained model itself is undecided, of fewer than 100 windows one

@@ -32,7 +32,7 @@ def fresh_inputs():
     statistics = rng.uniform(-40, -5, 12), rng.uniform(15, 40, 12), rng.uniform(-30, 10, 12)
     mean, std, voice_mean = (values.astype(np.float32) for values in statistics)
     # Learning ends within a window of the golden stream, and has an effect before.
-    voice = VoiceConfig(history=0.5, half_seconds=0.3, after_seconds=0.2, most_seconds=1.2)
+    voice = VoiceConfig(history=0.5, half_seconds=0.3, after_seconds=0.2, most_seconds=1.1)
     return Input(FrontendConfig(n_mels=12), WindowConfig(48, 20), mean, std, voice_mean, voice)
 
 

@@ -1,10 +1,13 @@
 // The firmware's stream on a host, with made-up models in the interpreters' place.
 //
-//   host CHUNK [finish] < samples      prints, for each window: start, frames, label, probabilities, and its frames
+//   host CHUNK [finish [reset]] < samples      prints, for each window: start, frames, label or -, share of speech, whether
+//                                              it is too quiet, whether it clips, frames learned, probabilities, its input
 //
-// The frontend gives feature b = (sample (7 b) mod kFrameLength of the frame) / 1000, the model's input has scale 0.25
-// and zero point 3 (an int16 one 1/1024 and 0), and logit c is feature c of the window's first frame: enough to see any frame that is not where it
-// should be. As in TFLM, a model's input is overwritten while it runs.
+// With `finish` the stream comes twice; with `reset` the profile is forgotten between.
+//
+// The frontend gives log-mel b = (value (7 b) mod kFrameLength of the frame) / 2000 - 5, the model's input has scale 1/16
+// and zero point 3 (an int16 one 1/2048 and 0), and logit c is feature c of the window's first frame: enough to see any
+// frame that is not where it should be. As in TFLM, a model's input is overwritten while it runs.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -47,8 +50,8 @@ TfLiteStatus MicroInterpreter::AllocateTensors() {
   TfLiteTensor& out = Of(rest_).out;
   in.data.data = Of(rest_).arena;
   if (model_ == tflite::GetModel(emotion::kFrontend)) {
-    in.type = kTfLiteInt16;
-    in.bytes = emotion::kFrameLength * sizeof(std::int16_t);
+    in.type = kTfLiteFloat32;
+    in.bytes = emotion::kFrameLength * sizeof(float);
     out.type = kTfLiteFloat32;
     out.bytes = emotion::kBands * sizeof(float);
   } else {
@@ -56,8 +59,8 @@ TfLiteStatus MicroInterpreter::AllocateTensors() {
     out.type = sizeof(emotion::Logit) == 1 ? kTfLiteInt8 : kTfLiteInt16;
     in.bytes = sizeof(last_input);
     out.bytes = emotion::kClasses * sizeof(emotion::Logit);
-    in.params = sizeof(emotion::Feature) == 1 ? TfLiteQuantizationParams{0.25f, 3}
-                                              : TfLiteQuantizationParams{1.0f / 1024, 0};
+    in.params = sizeof(emotion::Feature) == 1 ? TfLiteQuantizationParams{1.0f / 16, 3}
+                                              : TfLiteQuantizationParams{1.0f / 2048, 0};
     out.params = {0.125f, -5};
   }
   out.data.data = Of(rest_).arena + (in.bytes + 15) / 16 * 16;
@@ -67,9 +70,9 @@ TfLiteStatus MicroInterpreter::AllocateTensors() {
 TfLiteStatus MicroInterpreter::Invoke() {
   TfLiteTensor& in = Of(rest_).in;
   TfLiteTensor& out = Of(rest_).out;
-  if (in.type == kTfLiteInt16 && out.type == kTfLiteFloat32) {
+  if (out.type == kTfLiteFloat32) {
     for (int b = 0; b < emotion::kBands; ++b) {
-      out.data.f[b] = static_cast<float>(in.data.i16[7 * b % emotion::kFrameLength]) / 1000.0f;
+      out.data.f[b] = in.data.f[7 * b % emotion::kFrameLength] / 2000.0f - 5.0f;
     }
   } else {
     std::memcpy(last_input, in.data.data, sizeof(last_input));
@@ -89,10 +92,14 @@ namespace {
 emotion::EmotionRecognizer recognizer;
 
 void Print(const emotion::Result& result, void*) {
-  std::printf("%u %d %s", static_cast<unsigned>(result.start_frame), result.frames, emotion::kLabels[result.label]);
+  std::printf("%u %d %s", static_cast<unsigned>(result.start_frame), result.frames,
+              result.label < 0 ? "-" : emotion::kLabels[result.label]);
+  std::printf(" %.7f %d %d %.2f", static_cast<double>(result.speech_share), result.too_quiet, result.clipping,
+              static_cast<double>(result.learned_seconds));
   for (float p : result.probabilities) std::printf(" %.7f", static_cast<double>(p));
   for (emotion::Feature value : last_input) std::printf(" %d", value);
   std::printf("\n");
+  std::memset(last_input, 0, sizeof(last_input));  // the model does not always run
 }
 
 }  // namespace
@@ -102,12 +109,13 @@ int main(int count, char** arguments) {
   const std::size_t all = std::fread(samples, sizeof(*samples), sizeof(samples) / sizeof(*samples), stdin);
   const std::size_t chunk = static_cast<std::size_t>(std::atoi(arguments[1]));
   if (!recognizer.Begin()) return 1;
-  // Twice: what the first stream leaves behind must not be seen in the second.
+  // Twice: what the first stream leaves behind must not be seen in the second, but for the profile.
   for (int stream = 0; stream < (count > 2 ? 2 : 1); ++stream) {
     for (std::size_t at = 0; at < all; at += chunk) {
       if (!recognizer.Feed(samples + at, all - at < chunk ? all - at : chunk, Print, nullptr)) return 1;
     }
     if (count > 2 && !recognizer.Finish(Print, nullptr)) return 1;
+    if (count > 3) recognizer.ResetProfile();
   }
   return 0;
 }

@@ -14,7 +14,8 @@ import pytest
 from helpers import needs_tflm
 from jax_reparam.device import firmware, registrations
 from jax_reparam.evaluation import softmax
-from jax_reparam.frontend import stream
+from jax_reparam.frontend import features, speech, stream
+from jax_reparam.frontend.voice import Profile
 from jax_reparam.graph.flatbuffer import Port
 from jax_reparam.runtime import tflm
 
@@ -23,8 +24,8 @@ pytestmark = pytest.mark.slow
 # Compiled only: the C library's headers are musl's, any other would do.
 HERE = Path(__file__).parent
 PORTS = {  # of host.cc
-    'int8': Port((1, 24, 12), 'int8', scale=0.25, zero_point=3),
-    'int16': Port((1, 24, 12), 'int16', scale=1 / 1024, zero_point=0),
+    'int8': Port((1, 48, 12), 'int8', scale=1 / 16, zero_point=3),
+    'int16': Port((1, 48, 12), 'int16', scale=1 / 2048, zero_point=0),
 }
 CORTEX_M4 = ['-target', 'thumb-linux-musleabihf', '-mcpu=cortex_m4', '-Os', '-fno-unwind-tables']
 # QEMU's boards, their processors, and where their large memory is.
@@ -95,44 +96,65 @@ def board(request, folder, flags, tmp_path):
     return run
 
 
-def expected(samples, inputs, form, labels, *, finish):
-    """The lines of host.cc by Python's own stream, with its models written in NumPy."""
-    config, port = inputs.frontend, PORTS[form]
+def expected(samples, inputs, form, labels, *, finish, profile=None):
+    """The lines of host.cc by Python's own stream, with its models written in NumPy; and the profile at the end."""
+    config, port, rule = inputs.frontend, PORTS[form], inputs.rule
     bands = 7 * np.arange(config.n_mels) % config.frame_length
-    cutter = stream.Stream(inputs, lambda frame: port.encode(frame[bands].astype(np.float32) / np.float32(1000)))
-    found = [*cutter.feed(samples), *(cutter.finish() if finish else [])]
+
+    def codes(frame):
+        [centred] = features.frames(frame, config)
+        return features.encode(centred[bands] / np.float32(2000) - np.float32(5))
+
+    cutter, profile = stream.Stream(inputs, codes), profile or Profile.empty(config.n_mels)
     lines = []
-    for window in found:
-        logits = window.features[0, : len(labels)].astype(np.float32)
-        shown = [f'{p:.7f}' for p in softmax(logits[None] * np.float32(0.125))[0]]
-        head = [window.start, window.frames, labels[int(np.argmax(logits))], *shown]
-        lines.append((head, window.features.ravel().tolist()))
-    return lines
+    for window in (*cutter.feed(samples), *(cutter.finish() if finish else [])):
+        heard, found = inputs.hear(window.codes, profile)
+        profile = profile.learn(window.codes, found, rule, new=window.new, most=inputs.most_frames)
+        label, shown, given, share = '-', np.zeros(len(labels)), np.zeros((inputs.window.frames, config.n_mels), int), 0.0
+        if found.there:
+            given = port.encode(heard)
+            logits = given[0, : len(labels)].astype(np.float32)
+            label, [shown] = labels[int(np.argmax(logits))], softmax(logits[None] * np.float32(0.125))
+            share = float(np.float32(found.mask.sum() / window.frames))
+        flags = speech.too_quiet(found, rule), speech.clipping(found, window.full_scale, config)
+        head = [window.start, window.frames, label, share, *map(int, flags), profile.frames / 100, *shown]
+        lines.append((head, given.ravel().tolist()))
+    return lines, profile
 
 
 def parsed(lines, classes):
     found = []
     for line in lines:
         words = line.split()
-        head = [int(words[0]), int(words[1]), *words[2 : 3 + classes]]
-        found.append((head, [int(word) for word in words[3 + classes :]]))
+        head = [int(words[0]), int(words[1]), words[2], *map(float, words[3 : 7 + classes])]
+        found.append((head, [int(word) for word in words[7 + classes :]]))
     return found
 
 
 def assert_equal(found, wanted):
     assert len(found) == len(wanted)
-    for (head, features), (wanted_head, wanted_features) in zip(found, wanted, strict=True):
+    for (head, given), (wanted_head, wanted_given) in zip(found, wanted, strict=True):
         assert head[:3] == wanted_head[:3]
-        np.testing.assert_allclose([float(p) for p in head[3:]], [float(p) for p in wanted_head[3:]], atol=1e-6)
-        assert features == wanted_features
+        np.testing.assert_allclose(head[3:], wanted_head[3:], atol=1e-6)
+        assert given == wanted_given
+
+
+def babble(loud, rng):
+    """Samples that host.cc's frontend hears as so loud in each hop, with noise, and some halfway between two steps."""
+    halves = np.repeat(np.stack([loud, -loud], axis=1).ravel(), 80)
+    samples = halves + rng.integers(-5000, 5000, len(halves))
+    return np.where(rng.random(len(samples)) < 0.3, samples // 100 * 100, samples)
 
 
 @pytest.fixture(scope='module')
 def noise():
-    """Some seconds of samples of every size, and of those that lie halfway between two int8 steps."""
+    """What is heard as speech, nobody, the same quieter, and with a part that clips; 2.5 s."""
     rng = np.random.default_rng(3)
-    samples = rng.integers(-32768, 32768, 24000).astype(np.int16)
-    return np.where(rng.random(24000) < 0.3, samples // 125 * 125, samples).astype(np.int16)
+    samples = babble(rng.integers(4000, 14000, 250), rng)
+    samples[9000:20000] = 7  # a microphone's DC
+    samples[20000:30000] //= 2
+    samples[31000:31100] = 32767
+    return samples.astype(np.int16)
 
 
 @pytest.fixture
@@ -143,23 +165,42 @@ def labels():
 def test_the_size_of_chunks_does_not_matter(host, noise, fresh_inputs, form, labels):
     first, *others = [host(noise, chunk) for chunk in (1, 160, 399, 1000, len(noise))]
     assert all(other == first for other in others)
-    assert_equal(parsed(first, 3), expected(noise, fresh_inputs, form, labels, finish=False))
-    # The ring, of 24 frames, goes round several times.
-    assert len(first) == 13
+    wanted, profile = expected(noise, fresh_inputs, form, labels, finish=False)
+    assert_equal(parsed(first, 3), wanted)
+    # The ring, of 48 frames, goes round several times; somebody speaks, in parts, or nobody; it clips, or not.
+    assert len(first) == 11
+    kinds = [{head[place] for head, _ in wanted} for place in range(2, 7)]
+    assert [len(kind) > 1 for kind in kinds] == [True, True, False, True, True]
+    assert '-' in kinds[0]
+    # Learning has ended.
+    assert profile.frames == fresh_inputs.most_frames
 
 
-@pytest.mark.parametrize('samples', [0, 1, 399, 400, 559, 560, 4079, 4080, 4081, 4240, 5680, 5840, 9999])
+@pytest.mark.parametrize('samples', [0, 1, 399, 400, 559, 560, 7919, 7920, 7921, 8080, 11120, 11280, 24321])
 def test_the_end_of_a_stream_is_that_of_a_recording(host, noise, fresh_inputs, form, labels, samples):
-    """And the stream after it knows nothing of it."""
-    wanted = expected(noise[:samples], fresh_inputs, form, labels, finish=True)
+    """And the stream after it knows nothing of it, but its speaker."""
+    first, profile = expected(noise[:samples], fresh_inputs, form, labels, finish=True)
+    second, _ = expected(noise[:samples], fresh_inputs, form, labels, finish=True, profile=profile)
     for chunk in (399, 1000):
-        assert_equal(parsed(host(noise[:samples], chunk, 'finish'), 3), 2 * wanted)
+        assert_equal(parsed(host(noise[:samples], chunk, 'finish'), 3), first + second)
+    assert_equal(parsed(host(noise[:samples], 399, 'finish', 'reset'), 3), first + first)
+    if samples > 7000:
+        assert first != second
 
 
 def test_emulated_processors_stream_alike(board, noise, fresh_inputs, form, labels):
-    for samples in (300, 5680):
-        wanted = expected(noise[:samples], fresh_inputs, form, labels, finish=True)
-        assert_equal(parsed(board(noise[:samples], 399, 'finish'), 3), 2 * wanted)
+    for samples in (300, 24321):
+        wanted, _ = expected(noise[:samples], fresh_inputs, form, labels, finish=True)
+        assert_equal(parsed(board(noise[:samples], 399, 'finish', 'reset'), 3), 2 * wanted)
+
+
+@pytest.mark.parametrize(('loud', 'too_quiet'), [(-20000, 0), (-24000, 1)])
+def test_speech_that_is_too_quiet_is_said_to_be(host, fresh_inputs, form, labels, loud, too_quiet):
+    rng = np.random.default_rng(0)
+    samples = babble(rng.integers(loud, loud + 5000, 60), rng).clip(-32768, 32767).astype(np.int16)
+    wanted, _ = expected(samples, fresh_inputs, form, labels, finish=False)
+    assert_equal(parsed(host(samples, 399), 3), wanted)
+    assert [(head[2] == '-', head[4]) for head, _ in wanted] == [(False, too_quiet)]
 
 
 # TFLM from its first version with SignalRfft to the newest; see stubs/tensorflow/lite/micro/micro_common.h.
@@ -212,7 +253,7 @@ def test_kernels_for_one_type_are_registered_where_tflm_has_them(written_narrow,
     taken = {name for mangled in symbols(output.read_bytes()) for name in re.findall(r'Register_(\w+)Ev$', mangled)}
     generic = {'BATCH_MATMUL', 'TRANSPOSE'} if version == '2023' else set()
     model = {'ADD', 'BATCH_MATMUL', 'CONV_2D', 'DEPTHWISE_CONV_2D', 'FULLY_CONNECTED', 'SOFTMAX', 'TRANSPOSE'}
-    frontend = {'CAST', 'CONCATENATION', 'DIV', 'FULLY_CONNECTED', 'LOG', 'MUL', 'SLICE', 'SUB', 'RFFT'}
+    frontend = {'CONCATENATION', 'FULLY_CONNECTED', 'LOG', 'MUL', 'SLICE', 'RFFT'}
     one_type = {f'{name}_INT8' for name in model - generic}
     assert taken == one_type | generic | frontend | {'L2_NORMALIZATION', 'RESHAPE'}
 
@@ -259,15 +300,20 @@ def test_arenas_are_what_tflm_took_and_a_margin(written, model):
         assert sizes.reserved % 16 == 0
         assert sizes.reserved >= 1.15 * sizes.measured + 1000
         assert f'k{name.title()}ArenaBytes = {sizes.reserved};' in (folder / 'model_data.h').read_text()
-    taken = tflm.run(model, np.zeros((1, 24, 12), np.float32)).arena_bytes
+    taken = tflm.run(model, np.zeros((1, 48, 12), np.float32)).arena_bytes
     assert entry.arena_bytes['model'].measured == taken
 
 
-def test_what_a_model_fixes_is_in_the_header(written):
+def test_what_a_model_fixes_is_in_the_header(written, fresh_inputs):
     text = (written[1] / 'model_data.h').read_text()
-    facts = {'SampleRate': 16000, 'FrameLength': 400, 'HopLength': 160, 'Bands': 12, 'WindowFrames': 24}
-    for name, value in {**facts, 'WindowHop': 10, 'Classes': 3}.items():
+    facts = {'SampleRate': 16000, 'FrameLength': 400, 'HopLength': 160, 'Bands': 12, 'WindowFrames': 48}
+    for name, value in {**facts, 'WindowHop': 20, 'Classes': 3, 'Clamp': 80, 'QuietestLevel': -48}.items():
         assert f'constexpr int k{name} = {value};' in text
+    after = int(re.search(r'kProfileAfterFrames = (\d+);', text)[1])
+    assert fresh_inputs.share(after - 1) == 0 < fresh_inputs.share(after)
+    for name, value in {'Half': 30, 'Most': 110}.items():
+        assert f'constexpr std::int32_t kProfile{name}Frames = {value};' in text
+    assert 'constexpr bool kAdapts = true;' in text
     assert 'using Feature = std::int8_t;' in text
     assert 'using Logit = std::int16_t;' in text
     assert '{"anger", "Überraschung", "neutral"}' in (written[1] / 'model_data.cc').read_text()
@@ -284,7 +330,7 @@ def test_the_resolver_holds_the_models_operators_and_no_more(written):
 def test_no_place_in_the_readme_is_left_open(written):
     text = (written[1] / 'README.md').read_text()
     assert not re.search(r'\{[a-z_]+\}', text)
-    assert 'complete after 0.24 s and one comes every 0.1 s' in text
+    assert 'complete after 0.48 s and one comes every 0.2 s' in text
     made = ['README.md', 'model_data.h', 'model_data.cc', 'frontend_data.cc', 'op_resolver.h', 'golden']
     made += ['golden_data.h', 'golden_data.cc']
     assert {path.name for path in written[1].iterdir()} == {*firmware.SOURCES, *made}

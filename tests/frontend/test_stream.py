@@ -12,7 +12,7 @@ from jax_reparam.frontend.windows import WindowConfig
 
 # Frames of 64 samples every 16; windows of 5 frames every 2.
 CONFIG = FrontendConfig(n_mels=4, frame_ms=4, hop_ms=1, n_fft=64)
-INPUTS = Input(CONFIG, WindowConfig(5, 2), np.zeros(4, np.float32), np.ones(4, np.float32))
+INPUTS = Input(CONFIG, WindowConfig(5, 2), *np.ones((3, 4), np.float32))
 
 
 def recording(samples):
@@ -60,20 +60,34 @@ def test_windows_are_those_of_the_recording(samples, size):
     audio = recording(samples)
     frames = np.stack(cut(audio, len(audio)))
     found = listen(audio, size)
-    np.testing.assert_array_equal([window.start for window in found], windows.starts(len(frames), INPUTS.window))
-    np.testing.assert_array_equal([window.features for window in found], windows.split([frames], INPUTS.window)[0])
-    assert {window.frames for window in found} == {min(5, len(frames))}
+    starts = windows.starts(len(frames), INPUTS.window)
+    np.testing.assert_array_equal([window.start for window in found], starts)
+    for window in found:
+        assert window.frames == len(window.codes) == min(5, len(frames))
+        np.testing.assert_array_equal(window.codes, frames[window.start : window.start + 5])
+    # Each frame is new once, in the first window that holds it.
+    new = [frame for window in found for frame in window.codes[window.frames - window.new :]]
+    np.testing.assert_array_equal(new, frames)
 
 
-def test_features_of_a_stream_are_those_of_training(rng):
-    config = FrontendConfig()
-    inputs = Input(config, WindowConfig(20, 10), np.zeros(64, np.float32), np.ones(64, np.float32))
+def test_samples_at_full_scale_are_counted_in_each_frame(rng):
+    audio = np.where(rng.random(303) < 0.1, rng.choice([-32768, -32767, 32767], 303), 32766).astype(np.int16)
+    found = listen(audio, 50)
+    counts = (np.abs(np.stack(cut(audio, 303)).astype(int)) >= 32767).sum(axis=1)
+    np.testing.assert_array_equal(features.full_scale(audio, CONFIG), counts)
+    for window in found:
+        np.testing.assert_array_equal(window.full_scale, counts[window.start : window.start + 5])
+    assert len(np.unique(counts)) > 3
+
+
+def test_codes_of_a_stream_are_those_of_the_recording(rng):
+    inputs = Input(FrontendConfig(), WindowConfig(20, 10), *np.ones((3, 64), np.float32))
     audio = (3000 * rng.standard_normal(9000)).astype(np.int16)
-    cutter = stream.Stream(inputs, lambda frame: features.log_mel(frame, config)[0])
-    found = [window.features for chunk in chunks(audio, 777) for window in cutter.feed(chunk)]
-    found += [window.features for window in cutter.finish()]
-    expected = windows.split([features.log_mel(audio, config)], inputs.window)[0]
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    cutter = stream.Stream(inputs, lambda frame: inputs.codes(frame)[0])
+    found = [window for chunk in chunks(audio, 777) for window in cutter.feed(chunk)] + list(cutter.finish())
+    codes = inputs.codes(audio)
+    for window in found:
+        np.testing.assert_array_equal(window.codes, codes[window.start : window.start + 20])
 
 
 def test_a_frame_is_computed_once():
