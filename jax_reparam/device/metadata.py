@@ -21,7 +21,7 @@ NAME = 'jax_reparam'
 def attach(model: bytes, labels: Sequence[str], inputs: Input) -> bytes:
     """The same model with the class names, in the order of its outputs, and what its features are.
 
-    Mean and standard deviation of the bands are left out: they are constants of `frontend.tflite`, and fill kilobytes.
+    The statistics are left out: they are constants of the firmware and of the waveform model, and fill kilobytes.
 
     Raises:
       ValueError: not a .tflite file.

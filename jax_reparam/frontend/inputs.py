@@ -83,7 +83,7 @@ class Input:
     @property
     def half_frames(self) -> int:
         """Frames of speech after which half of a voice's difference is taken off."""
-        return round(1000 * self.voice.half_seconds / self.frontend.hop_ms)
+        return max(1, round(1000 * self.voice.half_seconds / self.frontend.hop_ms))
 
     def codes(self, samples: np.ndarray) -> np.ndarray:
         """Features of a recording, `[N]` int16 to `[T, M]` int8."""

@@ -47,7 +47,7 @@ def last(fresh_inputs):
     return lambda samples: run(waveform.pcm(samples.astype(np.int16), fresh_inputs)[None])[0]
 
 
-@pytest.mark.parametrize('samples', [9000, 7920, 5000, 2000])
+@pytest.mark.parametrize('samples', [9000, 7920, 6000, 2000])
 @pytest.mark.parametrize('dc', [0, 1500])
 def test_speech_level_and_statistics_are_inside(last, fresh_inputs, samples, dc):
     audio = np.tile(golden.signal(16000, 0.6), 2)[:samples].astype(int) + dc
