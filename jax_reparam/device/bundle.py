@@ -21,8 +21,8 @@ from jax_reparam.runtime import gates, litert, tflm
 
 _Make: TypeAlias = Callable[[], tuple[bytes, FrontendCheck | WaveformCheck]]
 # Largest difference of the frontend's log-mel from training's, in nats; TFLM's Fourier transform rounds otherwise than
-# NumPy's. Measured on EMO-DB: 5.6e-4, and 1 code in 100,000 differs. Half a step of int8's input is some 0.03 nat, eight
-# steps of int16's 0.0018.
+# NumPy's. Measured on EMO-DB: 5.6e-4, and 1 code in 100,000 differs. Half a step of int8's input is some 0.03 nat,
+# eight steps of int16's 0.0018.
 FRONTEND_TOLERANCE = 1.5e-3
 
 
@@ -90,7 +90,10 @@ def write(
 def _frontend(labels: Sequence[str], inputs: Input, clips: Sequence[np.ndarray]) -> tuple[bytes, FrontendCheck]:
     model = metadata.attach(frontend.build(inputs.frontend), labels, inputs)
     frames, arena = frontend.frames_in_tflm(model, clips, inputs.frontend)
-    found, expected = np.concatenate(frames), np.concatenate([features.log_mel(clip, inputs.frontend) for clip in clips])
+    found, expected = (
+        np.concatenate(frames),
+        np.concatenate([features.log_mel(clip, inputs.frontend) for clip in clips]),
+    )
     return model, FrontendCheck(
         frames=len(expected),
         max_abs_diff=float(np.abs(found - expected).max()),

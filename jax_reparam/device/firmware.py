@@ -159,8 +159,8 @@ constexpr float kStepsPerNat = {_float(1 / features.STEP)};
 constexpr int kZeroCode = {features.ZERO};
 constexpr int kParts = {speech.PARTS};  // of a step, in which levels and profiles are stated
 
-// What is speech (jax_reparam/frontend/speech.py): bands of its energy and of its level, as [first, end); percentiles of
-// the background and of the loud part; how far above and below them speech is, how much it varies, at least, in steps
+// What is speech (jax_reparam/frontend/speech.py): bands of its energy and of its level, as [first, end); percentiles
+// of the background and of the loud part; how far above and below them speech is, how much it varies, at least, in steps
 // summed over the bands; its frames, at least; the steps below the level at which log-mel ends.
 constexpr int kEnergyFirst = {rule.bands[0]}, kEnergyEnd = {rule.bands[1]};
 constexpr int kLevelFirst = {rule.level_bands[0]}, kLevelEnd = {rule.level_bands[1]};

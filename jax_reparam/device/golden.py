@@ -1,4 +1,4 @@
-"""Golden vectors: a made signal, and what Python makes of it with TFLM's interpreter, for checking a port to a device."""
+"""Golden vectors: a made signal, and what Python with TFLM's interpreter makes of it, for checking a port."""
 
 from __future__ import annotations
 
@@ -49,11 +49,6 @@ class Golden:
     learned: np.ndarray
     profile: Profile
 
-    def stream(self) -> np.ndarray:
-        """The stream's samples."""
-        speech = np.tile(self.pcm, self.repeats)
-        return np.concatenate([speech, np.zeros(self.silence, np.int16), speech])
-
 
 def signal(sample_rate: int, seconds: float = SECONDS) -> np.ndarray:
     """A chirp, a hummed vowel and noise, `[N]` int16: made by a formula, so that it holds nobody's voice.
@@ -90,33 +85,34 @@ def make(model: bytes, front: bytes, inputs: Input) -> Golden:
     repeats = -(-(window.frames + window.hop) // hops) + 1
     silence = (window.frames + 2 * window.hop) * config.hop_length  # one window is zeros alone, at least
 
-    given = Golden(pcm, *[np.zeros(0)] * 3, repeats, silence, *[np.zeros(0)] * 4, Profile.empty(config.n_mels))
-    once, streamed = (features.frames(samples, config) for samples in (pcm, given.stream()))
+    speech = np.tile(pcm, repeats)
+    samples = np.concatenate([speech, np.zeros(silence, np.int16), speech])
+    once, streamed = features.frames(pcm, config), features.frames(samples, config)
     # Most frames come several times.
     distinct, place = np.unique(np.concatenate([once, streamed]), axis=0, return_inverse=True)
     codes = features.encode(tflm.run(front, distinct).logits)[place.reshape(-1)]
     codes, following = codes[: len(once)], iter(codes[len(once) :])
 
     profile, heard, learned = Profile.empty(config.n_mels), [], []
-    listener = stream.Stream(inputs, lambda frame: next(following))
-    windows = [*listener.feed(given.stream()), *listener.finish()]
+    listener = stream.Stream(inputs, lambda _: next(following))
+    windows = [*listener.feed(samples), *listener.finish()]
     for each in windows:
         heard.append(inputs.hear(each.codes, profile))
-        profile = profile.learn(
-            each.codes, heard[-1].speech, inputs.rule, new=each.new, most=inputs.most_frames
-        )
+        profile = profile.learn(each.codes, heard[-1].speech, inputs.rule, new=each.new, most=inputs.most_frames)
         learned.append(profile.frames)
     there = np.array([bool(each.speech.there) for each in heard])
-    given_features = [inputs.hear(codes, known).features for known in (None, profile)]
-    given_features += [each.features for each in heard if each.speech.there]
-    logits = graph.output.encode(tflm.run(model, np.stack(given_features)).logits)
+    given = [inputs.hear(codes, known).features for known in (None, profile)]
+    given += [each.features for each in heard if each.speech.there]
+    logits = graph.output.encode(tflm.run(model, np.stack(given)).logits)
     stream_logits = np.zeros((len(windows), logits.shape[-1]), logits.dtype)
     stream_logits[there] = logits[2:]
-    return dataclasses.replace(
-        given,
+    return Golden(
+        pcm=pcm,
         codes=codes,
         logits=logits[0],
         known_logits=logits[1],
+        repeats=repeats,
+        silence=silence,
         starts=np.array([each.start for each in windows]),
         stream_logits=stream_logits,
         speech=np.array([each.speech.mask.sum() if each.speech.there else 0 for each in heard]),

@@ -126,7 +126,8 @@ def frames(samples: np.ndarray, config: FrontendConfig) -> np.ndarray:
 def full_scale(samples: np.ndarray, config: FrontendConfig) -> np.ndarray:
     """How many samples of each frame are at full scale, `[T]` of `[N]` int16: see `speech.clipping`."""
     full = (samples <= -FULL_SCALE) | (samples >= FULL_SCALE)
-    return _cut(full, config).sum(axis=1)
+    counts: np.ndarray = _cut(full, config).sum(axis=1)
+    return counts
 
 
 def _cut(samples: np.ndarray, config: FrontendConfig) -> np.ndarray:

@@ -110,7 +110,12 @@ def expected(samples, inputs, form, labels, *, finish, profile=None):
     for window in (*cutter.feed(samples), *(cutter.finish() if finish else [])):
         heard, found = inputs.hear(window.codes, profile)
         profile = profile.learn(window.codes, found, rule, new=window.new, most=inputs.most_frames)
-        label, shown, given, share = '-', np.zeros(len(labels)), np.zeros((inputs.window.frames, config.n_mels), int), 0.0
+        label, shown, given, share = (
+            '-',
+            np.zeros(len(labels)),
+            np.zeros((inputs.window.frames, config.n_mels), int),
+            0.0,
+        )
         if found.there:
             given = port.encode(heard)
             logits = given[0, : len(labels)].astype(np.float32)

@@ -91,9 +91,24 @@ def test_the_golden_vectors_pass_in_tflm_itself(request, golden_test, fixture):
         ('emotion_recognizer.cc', '!AddFrontendOps(frontend_ops_)', 'false', 'the models do not load'),
         # What a port may get wrong.
         ('emotion_recognizer.cc', 'kMean[band] + off', 'kMean[band] - off', 'failed'),
-        ('emotion_recognizer.cc', 'LevelOff(codes[band], speech.level)', 'LevelOff(codes[band], 2 * speech.level)', 'failed'),
-        ('emotion_recognizer.cc', 'kParts * code - level, -kParts * kClamp)', 'kParts * code - level, -100000)', 'failed'),
-        ('emotion_recognizer.cc', 'Learn(window[frame], speech.level)', 'Learn(window[frame], 2 * speech.level)', 'failed'),
+        (
+            'emotion_recognizer.cc',
+            'LevelOff(codes[band], speech.level)',
+            'LevelOff(codes[band], 2 * speech.level)',
+            'failed',
+        ),
+        (
+            'emotion_recognizer.cc',
+            'kParts * code - level, -kParts * kClamp)',
+            'kParts * code - level, -100000)',
+            'failed',
+        ),
+        (
+            'emotion_recognizer.cc',
+            'Learn(window[frame], speech.level)',
+            'Learn(window[frame], 2 * speech.level)',
+            'failed',
+        ),
         ('emotion_recognizer.cc', 'adapting_ && speech.there', 'adapting_', 'failed'),
         ('emotion_recognizer.cc', 'frame = filled_ - new_;', 'frame = 0;', 'failed'),
         ('emotion_recognizer.cc', 'if (frozen()) return;', '', 'failed'),
