@@ -160,8 +160,8 @@ constexpr int kZeroCode = {features.ZERO};
 constexpr int kParts = {speech.PARTS};  // of a step, in which levels and profiles are stated
 
 // What is speech (jax_reparam/frontend/speech.py): bands of its energy and of its level, as [first, end); percentiles
-// of the background and of the loud part; how far above and below them speech is, how much it varies, at least, in steps
-// summed over the bands; its frames, at least; the steps below the level at which log-mel ends.
+// of the background and of the loud part; how far above and below them speech is, and how much it varies, at least, in
+// steps summed over the bands; its frames, at least; the steps below the level at which log-mel ends.
 constexpr int kEnergyFirst = {rule.bands[0]}, kEnergyEnd = {rule.bands[1]};
 constexpr int kLevelFirst = {rule.level_bands[0]}, kLevelEnd = {rule.level_bands[1]};
 constexpr int kQuietPercent = {speech.QUIET}, kLoudPercent = {speech.LOUD};

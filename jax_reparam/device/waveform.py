@@ -75,7 +75,8 @@ def build(logits: Callable[[jax.Array], jax.Array], inputs: Input) -> bytes:
         codes = encode(log_mel(pcm[0], inputs.frontend))
         off, found = speech.normalise(codes, inputs.window.frames, inputs.rule, jnp)
         features = (off - inputs.mean[None]) / inputs.std[None]
-        return jax.nn.softmax(logits(features[None])) * found.there
+        probabilities: jax.Array = jax.nn.softmax(logits(features[None])) * found.there
+        return probabilities
 
     content = flatbuffer.tree(convert.to_float32(function, (1, samples(inputs))))
     subgraph = content.subgraphs[0]
