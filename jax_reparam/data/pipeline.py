@@ -144,8 +144,8 @@ class Data:
             reads no others.
 
         Yields:
-          `codes` `[b, frames, M]` int8, the first `frames` `[b]` int32 of which are the clip's; `voice` `[b, M]` float32
-          and `voice_frames` `[b]`, the mean speech and its frames in other clips of the speaker, where the recipe's
+          `codes` `[b, frames, M]` int8, of which the first `frames` `[b]` are the clip's; `voice` `[b, M]` float32 and
+          `voice_frames` `[b]`, the mean speech and its frames in other clips of the speaker, where the recipe's
           `voice.history` gives some; `labels` `[b]` int32.
         """
         import grain
