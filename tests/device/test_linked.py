@@ -112,6 +112,8 @@ def test_the_golden_vectors_pass_in_tflm_itself(request, golden_test, fixture):
         ('emotion_recognizer.cc', 'adapting_ && speech.there', 'adapting_', 'failed'),
         ('emotion_recognizer.cc', 'frame = filled_ - new_;', 'frame = 0;', 'failed'),
         ('emotion_recognizer.cc', 'if (frozen()) return;', '', 'failed'),
+        ('emotion_recognizer.cc', 'if (frozen()) return;', 'if (frames_ >= kProfileMostFrames) return;', 'failed'),
+        ('emotion_recognizer.cc', 'if (frozen()) return;', 'if (frozen_) return;', 'failed'),
         ('emotion_recognizer.cc', 'if (!speech.there) return true;', '', 'failed'),
         ('emotion_recognizer.cc', 'Percentile(kLoudPercent, first, last, kAll)', 'loud', 'failed'),
         ('emotion_recognizer.cc', 'input - span * kBands', 'input - kBands', 'failed'),

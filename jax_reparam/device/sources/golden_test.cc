@@ -103,6 +103,17 @@ bool Loads() {
   return right && recognizer.profile().Load(bytes, sizeof(bytes));
 }
 
+// A frozen profile learns nothing, until it is freed.
+bool Freezes() {
+  emotion::Profile profile;
+  profile.Freeze();
+  profile.Learn(emotion::kGoldenCodes, 0);
+  const bool still = profile.learned_seconds() == 0.0f;
+  profile.Freeze(false);
+  profile.Learn(emotion::kGoldenCodes, 0);
+  return still && profile.learned_seconds() > 0.0f;
+}
+
 }  // namespace
 
 int GoldenTest() {
@@ -148,7 +159,7 @@ int GoldenTest() {
               static_cast<unsigned>(recognizer.frontend_arena_used()), static_cast<unsigned>(kFrontendArenaBytes));
   // Where codes differ at all, other sums are right.
   const bool passed = far == 0 && 1000 * different <= kMostDifferent * codes && wrong_logits == 0 && wrong_known == 0 &&
-                      stream.windows == kGoldenWindows && stream.wrong == 0 && loads &&
+                      stream.windows == kGoldenWindows && stream.wrong == 0 && loads && Freezes() &&
                       (wrong_bytes == 0 || different > 0);
   std::printf("golden vectors: %s\n", passed ? "passed" : "failed");
   return passed ? 0 : 1;
