@@ -34,6 +34,10 @@ RISE_DB, BELOW_DB, SPREAD_DB = 5.0, 17.0, 3.0
 SHORTEST_SECONDS = 0.25
 # Log-mel ends so far below the level: what is quieter is the room's, or the rounding of samples.
 CLAMP_NATS = 8.0
+# Speech is too quiet where the floor of int8 lies so far above the clamp: what is left of it is the floor's.
+QUIET_NATS = 1.0
+# Samples at full scale, more than this share: the recording clips.
+CLIPPED_SHARE = 0.001
 # Windows in which a recording is searched, and the distance between their starts.
 SCAN_SECONDS = (4.0, 2.0)
 # Parts of a step in which a level is stated, so that sums of what is left are integers.
@@ -52,6 +56,7 @@ class Rule:
       spread: `SPREAD_DB`, likewise.
       shortest: frames of speech, at least.
       clamp: steps below the level at which log-mel ends.
+      quiet: speech of a lower level, in steps, is too quiet.
       scan: windows in which a whole recording is searched.
     """
 
@@ -62,6 +67,7 @@ class Rule:
     spread: int
     shortest: int
     clamp: int
+    quiet: int
     scan: WindowConfig
 
     @classmethod
@@ -85,6 +91,7 @@ class Rule:
             steps(SPREAD_DB),
             frames(SHORTEST_SECONDS),
             round(CLAMP_NATS / STEP),
+            -128 + round((CLAMP_NATS - QUIET_NATS) / STEP),
             WindowConfig(*map(frames, SCAN_SECONDS)),
         )
 
@@ -171,7 +178,12 @@ def level_off(codes: Any, level: Any, rule: Rule, xp: Any = np) -> Any:
 
 
 def active(codes: np.ndarray, rule: Rule) -> np.ndarray:
-    """A clip `[T, M]` from its first speech to its last; all of it where there is none.
+    """A clip `[T, M]` from its first speech to its last (`active_span`); all of it where there is none."""
+    return codes[active_span(codes, rule)]
+
+
+def active_span(codes: np.ndarray, rule: Rule) -> slice:
+    """The frames of a clip `[T, M]` from its first speech to its last; all of them where there is none.
 
     Windows are laid over it as over a stream, and each finds its own, so that a word in a minute of silence is found.
     """
@@ -181,8 +193,8 @@ def active(codes: np.ndarray, rule: Rule) -> np.ndarray:
         if speech.there
     ]
     if not found:
-        return codes
-    return codes[min(first for first, _ in found) : max(end for _, end in found)]
+        return slice(0, len(codes))
+    return slice(min(first for first, _ in found), max(end for _, end in found))
 
 
 def windows_of(codes: np.ndarray, window: WindowConfig, rule: Rule) -> Iterator[tuple[int, Speech]]:
@@ -190,3 +202,22 @@ def windows_of(codes: np.ndarray, window: WindowConfig, rule: Rule) -> Iterator[
     for start in windows.starts(len(codes), window):
         cut = codes[start : start + window.frames]
         yield int(start), detect(cut, len(cut), rule)
+
+
+def share(codes: np.ndarray, window: WindowConfig, rule: Rule) -> float:
+    """The share of a recording's frames `[T, M]` that are speech, in any window of it as a stream."""
+    spoken = np.zeros(len(codes), bool)
+    for start, found in windows_of(codes, window, rule):
+        if found.there:
+            spoken[start : start + len(found.mask)] |= found.mask
+    return float(spoken.mean())
+
+
+def too_quiet(found: Speech, rule: Rule) -> bool:
+    """Whether what is speech of a window drowns in the floor of its features."""
+    return bool(found.there) and bool(found.level < rule.quiet)
+
+
+def clips(samples: np.ndarray) -> bool:
+    """Whether samples `[N]` int16 reach full scale so often that the recording was too loud."""
+    return int(np.sum((samples == 32767) | (samples == -32768))) > CLIPPED_SHARE * len(samples)

@@ -1,8 +1,8 @@
 """From samples as they come to windows as they fill: each frame is computed once, each window shares those it can.
 
 The same rules as for a recording (docs/windows.md): windows start every `hop` frames; at the end of a stream the last
-one is moved back to end with it, and a stream shorter than a window is repeated until it fills one. `Stream` is to the
-sample what `firmware/emotion_recognizer.cc` does on a device.
+one is moved back to end with it, and a stream shorter than a window gives one window of all its frames. `Stream` is to
+the sample what `firmware/emotion_recognizer.cc` does on a device.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ class Window:
     Attributes:
       start: its first frame, counted from the beginning of the stream.
       frames: how many frames of the stream are in it; fewer than a window where the stream is shorter.
-      features: `[window, M]`, in the stream's order.
+      new: how many of them, at its end, no earlier window held.
+      codes: `[frames, M]` int8, in the stream's order.
     """
 
     start: int
     frames: int
-    features: np.ndarray
+    new: int
+    codes: np.ndarray
 
 
 class FrameCutter:
@@ -61,18 +63,18 @@ class FrameCutter:
 
 
 class Stream:
-    """Keeps the features of the last window of frames, and yields windows."""
+    """Keeps the codes of the last window of frames, and yields windows."""
 
-    def __init__(self, inputs: Input, frame_features: Callable[[np.ndarray], np.ndarray]) -> None:
+    def __init__(self, inputs: Input, frame_codes: Callable[[np.ndarray], np.ndarray]) -> None:
         """Starts with nothing: no window comes before the stream fills one.
 
         Args:
           inputs: lengths of frames and windows.
-          frame_features: the features `[M]` of one frame's samples `[frame]` int16.
+          frame_codes: the codes `[M]` int8 (`features.encode`) of one frame's samples `[frame]` int16.
         """
-        self._cutter, self._window, self._features = FrameCutter(inputs.frontend), inputs.window, frame_features
+        self._cutter, self._window, self._codes = FrameCutter(inputs.frontend), inputs.window, frame_codes
         self._ring: np.ndarray | None = None
-        self._seen = 0
+        self._seen = self._given = 0
         self._next_end = self._window.frames  # frames that complete the next window
 
     def feed(self, samples: np.ndarray) -> Iterator[Window]:
@@ -87,20 +89,18 @@ class Stream:
         """Ends the stream; yields the window that ends with it, unless that one has come already."""
         for frame in self._cutter.finish():
             self._push(frame)
-        came = self._seen >= self._window.frames and self._seen == self._next_end - self._window.hop
-        if self._seen and not came:
+        if self._seen > self._given:
             yield self._cut()
 
     def _push(self, samples: np.ndarray) -> None:
-        features = self._features(samples)
+        codes = self._codes(samples)
         if self._ring is None:
-            self._ring = np.zeros((self._window.frames, *features.shape), features.dtype)
-        self._ring[self._seen % self._window.frames] = features
+            self._ring = np.zeros((self._window.frames, *codes.shape), codes.dtype)
+        self._ring[self._seen % self._window.frames] = codes
         self._seen += 1
 
     def _cut(self) -> Window:
         assert self._ring is not None
-        frames = min(self._seen, self._window.frames)
-        start = self._seen - frames
-        last = windows.cut(self._ring, start, frames)
-        return Window(start, frames, windows.cut(last, 0, self._window.frames))
+        frames, new = min(self._seen, self._window.frames), self._seen - self._given
+        self._given, start = self._seen, self._seen - frames
+        return Window(start, frames, new, windows.cut(self._ring, start, frames))
