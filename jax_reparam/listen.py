@@ -53,7 +53,7 @@ class Heard:
       smoothed: `[C]`, with those of the windows before it in which somebody spoke; zeros before the first.
       speech_share: the share of the window's frames that are speech.
       too_quiet: whether its speech drowns in the floor of the features.
-      clipping: whether the samples since the window before were too loud.
+      clipping: whether it is too loud for the microphone (`speech.clipping`).
       profile: what is known of the voice after the window.
     """
 
@@ -93,11 +93,9 @@ def decisions(
     stream, frontend, rule = Stream(inputs, frame_codes), inputs.frontend, inputs.rule
     heard, seconds, smoothed = 0, frontend.hop_ms / 1000, np.zeros(classes)
     known = Profile.empty(frontend.n_mels) if profile is None else profile
-    # Samples that no window has held yet, and where they start.
-    recent, since = np.zeros(0, np.int16), 0
 
     def decide(window: Window) -> Heard:
-        nonlocal smoothed, known, recent, since
+        nonlocal smoothed, known
         window_features, found = inputs.hear(window.codes, known)
         probabilities, share = np.zeros(classes), 0.0
         if found.there:
@@ -106,8 +104,6 @@ def decisions(
             share = float(found.mask.sum() / window.frames)
         if learn:
             known = known.learn(window.codes, found, rule, new=window.new, most=inputs.most_frames)
-        ends = (window.start + window.frames - 1) * frontend.hop_length + frontend.frame_length
-        clipping, recent, since = speech.clips(recent[: ends - since]), recent[ends - since :], ends
         return Heard(
             window.start * seconds,
             min((window.start + inputs.window.frames) * seconds, heard / frontend.sample_rate),
@@ -115,13 +111,12 @@ def decisions(
             smoothed,
             share,
             speech.too_quiet(found, rule),
-            clipping,
+            speech.clipping(found, window.full_scale, frontend),
             known,
         )
 
     for chunk in chunks:
         heard += len(chunk)
-        recent = np.concatenate([recent, chunk])
         yield from map(decide, stream.feed(chunk))
     yield from map(decide, stream.finish())
 

@@ -26,7 +26,7 @@ import numpy as np
 
 from jax_reparam.errors import InputError, one_line, run
 from jax_reparam.evaluation import decide, softmax
-from jax_reparam.frontend import audio, audio_files, speech, voice, windows
+from jax_reparam.frontend import audio, audio_files, features, speech, voice, windows
 from jax_reparam.frontend.inputs import Heard, Input
 from jax_reparam.frontend.voice import Profile
 from jax_reparam.manifest import FORM_FILES, Manifest, Protocol, open_form
@@ -146,24 +146,14 @@ class Recognizer:
         inputs = self.manifest.input
         profile = self.profile if profile is None else profile
         codes, frames, hop = inputs.codes(samples), inputs.window.frames, inputs.frontend.hop_ms / 1000
+        seconds = len(samples) / inputs.frontend.sample_rate
         # One window at a time: all of a long recording take more memory than the recording.
-        rows, quiet = [], []
-        for heard in inputs.clip(codes, profile):
-            rows.append(self._decide(heard))
-            quiet += [speech.too_quiet(heard.speech, inputs.rule)] if heard.speech.there else []
+        probabilities = decide(np.stack([self._decide(heard) for heard in inputs.clip(codes, profile)]))[0]
         parts = []
         for start in windows.starts(len(codes), inputs.window) if over_time else ():
-            end = min((start + frames) * hop, len(samples) / inputs.frontend.sample_rate)
             row = self._decide(inputs.hear(codes[start : start + frames], profile))
-            parts.append(Part(float(start * hop), float(end), row))
-        return Prediction(
-            decide(np.stack(rows))[0],
-            len(samples) / inputs.frontend.sample_rate,
-            speech.share(codes, inputs.window, inputs.rule),
-            bool(quiet) and all(quiet),
-            speech.clips(samples),
-            tuple(parts),
-        )
+            parts.append(Part(float(start * hop), min(float((start + frames) * hop), seconds), row))
+        return Prediction(probabilities, seconds, *_told(samples, codes, inputs), over_time=tuple(parts))
 
     def _decide(self, heard: Heard) -> np.ndarray:
         """Probabilities of a window, `[C]`; the model does not run where nobody speaks."""
@@ -171,6 +161,19 @@ class Recognizer:
             return np.zeros(len(self.manifest.labels))
         row: np.ndarray = softmax(self.logits(heard.features[None]))[0]
         return row
+
+
+def _told(samples: np.ndarray, codes: np.ndarray, inputs: Input) -> tuple[float, bool, bool]:
+    """The share of a recording's frames that are speech; whether all of it is too quiet; whether any of it clips."""
+    full_scale = features.full_scale(samples, inputs.frontend)
+    spoken, quiet, clipping = np.zeros(len(codes), bool), [], []
+    for start, found in speech.windows_of(codes, inputs.window, inputs.rule):
+        end = start + len(found.mask)
+        clipping.append(speech.clipping(found, full_scale[start:end], inputs.frontend))
+        if found.there:
+            spoken[start:end] |= found.mask
+            quiet.append(speech.too_quiet(found, inputs.rule))
+    return float(spoken.mean()), bool(quiet) and all(quiet), any(clipping)
 
 
 def together(predictions: Sequence[Prediction], protocol: Protocol) -> tuple[np.ndarray, int]:

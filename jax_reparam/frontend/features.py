@@ -22,6 +22,8 @@ VERSION = 3
 # Nats in a step of `encode`, and the code of 0 nat. int8 then spans -20.7 nats, the logarithm of the floor, to 4.8.
 STEP, ZERO = 0.1, 79
 
+# Samples of at least this size are at full scale.
+FULL_SCALE = 32767
 # Frames that are transformed together: more of them would leave the processor's cache.
 _BLOCK = 128
 
@@ -115,13 +117,23 @@ def frames(samples: np.ndarray, config: FrontendConfig) -> np.ndarray:
     Returns:
       `[T, frame]` float32 in steps of int16, with T = 1 + (max(N, frame) - frame) // hop.
     """
+    cut = _cut(samples, config)
+    mean = cut.sum(axis=1, dtype=np.int32, keepdims=True).astype(np.float32) / np.float32(config.frame_length)
+    centred: np.ndarray = cut - mean
+    return centred
+
+
+def full_scale(samples: np.ndarray, config: FrontendConfig) -> np.ndarray:
+    """How many samples of each frame are at full scale, `[T]` of `[N]` int16: see `speech.clipping`."""
+    full = (samples <= -FULL_SCALE) | (samples >= FULL_SCALE)
+    return _cut(full, config).sum(axis=1)
+
+
+def _cut(samples: np.ndarray, config: FrontendConfig) -> np.ndarray:
     length = config.frame_length
     if len(samples) < length:
         samples = np.pad(samples, (0, length - len(samples)))
-    cut = np.lib.stride_tricks.sliding_window_view(samples, length)[:: config.hop_length]
-    mean = cut.sum(axis=1, dtype=np.int32, keepdims=True).astype(np.float32) / np.float32(length)
-    centred: np.ndarray = cut - mean
-    return centred
+    return np.lib.stride_tricks.sliding_window_view(samples, length)[:: config.hop_length]
 
 
 def log_mel(samples: np.ndarray, config: FrontendConfig) -> np.ndarray:

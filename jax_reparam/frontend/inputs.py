@@ -83,6 +83,11 @@ class Input:
         """Frames of speech after which nothing more is learned of a voice."""
         return round(1000 * self.voice.most_seconds / self.frontend.hop_ms)
 
+    @property
+    def half_frames(self) -> int:
+        """Frames of speech after which half of a voice's difference is taken off."""
+        return round(1000 * self.voice.half_seconds / self.frontend.hop_ms)
+
     @functools.cached_property
     def digest(self) -> str:
         """A digest of all of it, in hexadecimal: what was learned of a voice by one is not for another."""
@@ -92,13 +97,13 @@ class Input:
         """How long so many frames of speech are."""
         return frames * self.frontend.hop_ms / 1000
 
-    def codes(self, samples: np.ndarray) -> np.ndarray:
-        """Features of a recording, `[N]` int16 to `[T, M]` int8."""
-        return features.encode(features.log_mel(samples, self.frontend))
-
     def learned(self, codes: np.ndarray, profile: Profile | None = None) -> Profile:
         """What is known of a voice after a recording `[T, M]`, heard as a stream; `profile` is what was before."""
         return voice.of_recording(codes, self.window, self.rule, most=self.most_frames, known=profile)
+
+    def codes(self, samples: np.ndarray) -> np.ndarray:
+        """Features of a recording, `[N]` int16 to `[T, M]` int8."""
+        return features.encode(features.log_mel(samples, self.frontend))
 
     def offset(self, profile: Profile | None = None) -> np.ndarray:
         """What is taken off a window beside its level, `[M]` float32 in steps: `mean`, and what is known of a voice."""
@@ -109,9 +114,9 @@ class Input:
 
     def share(self, frames: Any, xp: Any = np) -> Any:
         """The share of a voice's difference that is taken off after so many frames of speech, 0 to less than 1."""
-        seconds, voice = self.frontend.hop_ms / 1000, self.voice
-        share = xp.float32(frames) / xp.float32(frames + round(voice.half_seconds / seconds))
-        return xp.where(frames * xp.float32(seconds) < voice.after_seconds, xp.float32(0), share)
+        seconds = self.frontend.hop_ms / 1000
+        share = xp.float32(frames) / xp.float32(frames + self.half_frames)
+        return xp.where(frames * xp.float32(seconds) < self.voice.after_seconds, xp.float32(0), share)
 
     def hear(self, codes: np.ndarray, profile: Profile | None = None) -> Heard:
         """One window of at most `window.frames` frames, `[n, M]` int8, for the model."""

@@ -1,8 +1,9 @@
 """From samples as they come to windows as they fill: each frame is computed once, each window shares those it can.
 
 The same rules as for a recording (docs/windows.md): windows start every `hop` frames; at the end of a stream the last
-one is moved back to end with it, and a stream shorter than a window gives one window of all its frames. `Stream` is to
-the sample what `firmware/emotion_recognizer.cc` does on a device.
+one is moved back to end with it, and a stream shorter than a window has one that is not full. What of a window is
+speech, its level, and the voice are found window by window (`Input.hear`). `Stream` is to the sample what
+`firmware/emotion_recognizer.cc` does on a device.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from jax_reparam.frontend import windows
+from jax_reparam.frontend import features, windows
 from jax_reparam.frontend.features import FrontendConfig
 from jax_reparam.frontend.inputs import Input
 
@@ -23,15 +24,17 @@ class Window:
 
     Attributes:
       start: its first frame, counted from the beginning of the stream.
-      frames: how many frames of the stream are in it; fewer than a window where the stream is shorter.
-      new: how many of them, at its end, no earlier window held.
-      codes: `[frames, M]` int8, in the stream's order.
+      frames: how many frames n of the stream are in it; fewer than a window where the stream is shorter.
+      new: how many of them, at its end, no earlier window held: those that a profile learns from.
+      codes: `[n, M]` int8, in the stream's order (`features.encode`).
+      full_scale: samples at full scale in each frame, `[n]` (`features.full_scale`).
     """
 
     start: int
     frames: int
     new: int
     codes: np.ndarray
+    full_scale: np.ndarray
 
 
 class FrameCutter:
@@ -70,11 +73,13 @@ class Stream:
 
         Args:
           inputs: lengths of frames and windows.
-          frame_codes: the codes `[M]` int8 (`features.encode`) of one frame's samples `[frame]` int16.
+          frame_codes: the codes `[M]` int8 of one frame's samples `[frame]` int16.
         """
         self._cutter, self._window, self._codes = FrameCutter(inputs.frontend), inputs.window, frame_codes
+        self._frontend = inputs.frontend
         self._ring: np.ndarray | None = None
-        self._seen = self._given = 0
+        self._full_scale = np.zeros(self._window.frames, int)
+        self._seen = self._came = 0  # frames, and those that windows held
         self._next_end = self._window.frames  # frames that complete the next window
 
     def feed(self, samples: np.ndarray) -> Iterator[Window]:
@@ -89,18 +94,20 @@ class Stream:
         """Ends the stream; yields the window that ends with it, unless that one has come already."""
         for frame in self._cutter.finish():
             self._push(frame)
-        if self._seen > self._given:
+        if self._seen > self._came:
             yield self._cut()
 
     def _push(self, samples: np.ndarray) -> None:
-        codes = self._codes(samples)
+        codes, place = self._codes(samples), self._seen % self._window.frames
         if self._ring is None:
             self._ring = np.zeros((self._window.frames, *codes.shape), codes.dtype)
-        self._ring[self._seen % self._window.frames] = codes
+        self._ring[place] = codes
+        self._full_scale[place] = features.full_scale(samples, self._frontend)[0]
         self._seen += 1
 
     def _cut(self) -> Window:
         assert self._ring is not None
-        frames, new = min(self._seen, self._window.frames), self._seen - self._given
-        self._given, start = self._seen, self._seen - frames
-        return Window(start, frames, new, windows.cut(self._ring, start, frames))
+        frames, new = min(self._seen, self._window.frames), self._seen - self._came
+        self._came, start = self._seen, self._seen - frames
+        last = (windows.cut(kept, start, frames) for kept in (self._ring, self._full_scale))
+        return Window(start, frames, new, *last)
