@@ -181,12 +181,12 @@ def microphone(device: str | None, sample_rate: int) -> Iterator[np.ndarray]:
 
 
 def as_json(labels: Sequence[str], heard: Heard, inputs: Input) -> dict[str, Any]:
-    """A window's line in the output of `--json`."""
+    """A window's line in the output of `--json`; `smoothed` is null before the first speech."""
     return {
         'start': round(heard.start, 3),
         'end': round(heard.end, 3),
         **decision(labels, heard.probabilities),
-        'smoothed': decision(labels, heard.smoothed),
+        'smoothed': decision(labels, heard.smoothed) if heard.smoothed.any() else None,
         'speech_share': round(heard.speech_share, 3),
         'too_quiet': heard.too_quiet,
         'clipping': heard.clipping,
