@@ -19,7 +19,7 @@ from jax_reparam.frontend.inputs import Input
 from jax_reparam.frontend.voice import Profile
 from jax_reparam.progress import Progress
 from jax_reparam.table import aligned
-from jax_reparam.verify.field import CHANGES, SILENCES, Change, Silence
+from jax_reparam.verify.field import BABBLE_VOICES, CHANGES, SILENCES, Change, Silence
 from jax_reparam.verify.recordings import Recordings
 
 SEED = 0
@@ -268,13 +268,14 @@ def _in_threads(
 
 
 def _others(recordings: Recordings, clip: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """A recording of each of some other speakers; other recordings where nobody says who speaks."""
+    """A recording of each of some other speakers; where they are few or nobody says who speaks, others beside them."""
     speaker = recordings.speaker
-    order = rng.permutation(len(recordings.samples))
-    if speaker is None:
-        chosen = [other for other in order if other != clip]
-    else:
+    order = [int(other) for other in rng.permutation(len(recordings.samples)) if other != clip]
+    chosen: list[int] = []
+    if speaker is not None:
         chosen = list({speaker[other]: other for other in order if speaker[other] != speaker[clip]}.values())
+    if len(chosen) < BABBLE_VOICES:
+        chosen += [other for other in order if other not in chosen][: BABBLE_VOICES - len(chosen)]
     return [recordings.samples[other] for other in chosen[:OTHERS]]
 
 
