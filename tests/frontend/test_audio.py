@@ -61,13 +61,13 @@ def test_channels_are_averaged(tmp_path):
 @pytest.mark.parametrize('kind', ['int16', 'float32'])
 @pytest.mark.parametrize('sample_rate', [16000, 48000])
 def test_silent_channels_are_left_out_of_the_mean(kind, sample_rate):
-    """A voice in 5.1 is as loud as alone; two of six channels are averaged; it may begin in a later piece."""
+    """A voice in 5.1 is as loud as alone; two of six channels are averaged; it may begin and end in the middle."""
     voice = noise(20000 / sample_rate, sample_rate)
-    voice[:9000] = 0
+    voice[:9000], voice[15000:] = 0, 0
     scale = 1 if kind == 'int16' else np.float32(1 / 32768)
     channels = np.zeros((len(voice), 6), kind)
     channels[:, 2] = voice * scale
-    mix = lambda samples: audio.mono([samples[:8000], samples[8000:]], sample_rate, 'a')
+    mix = lambda samples: audio.mono([samples[:8000], samples[8000:16000], samples[16000:]], sample_rate, 'a')
     alone = mix(channels[:, 2:3])
     # The sixth of a sample is rounded in float32 before the resampler, where there is one.
     np.testing.assert_allclose(mix(channels), alone, atol=0 if sample_rate == 16000 else 1, rtol=0)

@@ -148,6 +148,8 @@ def test_the_card_s_rows_are_of_few_windows(recordings, monkeypatch):
     assert around.kept == 1
     assert 2 <= around.clips < 9
     assert np.sort(windows)[: around.clips].sum() <= 9
+    monkeypatch.setattr(field_test, 'SUMMARY_WINDOWS', int(windows.sum()))
+    assert field_test.summary(ENGINES, recordings, LABELS, show_progress=False)[1].clips == 9
 
 
 def test_windows_of_silence_that_are_called_speech_are_counted_but_for_those_of_the_onset():
