@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from helpers import syllables
+from helpers import ROOT, syllables
 from jax_reparam.evaluation import decide, decisions, softmax
 from jax_reparam.frontend.features import FrontendConfig
 from jax_reparam.frontend.inputs import Input
@@ -209,3 +209,12 @@ def test_what_is_known_of_a_voice_are_other_clips_of_it(recordings):
 def test_without_speakers_nothing_is_known(recordings):
     alone = dataclasses.replace(recordings, speaker=None)
     assert field_test.known(ENGINES, alone, LABELS, show_progress=False) == []
+
+
+def test_the_documentation_has_every_change_as_it_is():
+    text = (ROOT / 'docs' / 'verification.md').read_text()
+    for one in field.CHANGES:
+        keep = '' if one.keep is None else f'{100 * one.keep:.0f} %'
+        loss = '' if one.uar_loss is None else f'{100 * one.uar_loss:.0f} points'
+        assert f'| `{one.name}` | {one.description} | {keep} | {loss} |' in text
+    assert all(f'| `{one.name}` | {one.description} |' in text for one in field.SILENCES)
