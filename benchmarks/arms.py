@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import functools
 import json
 import math
@@ -44,7 +45,7 @@ from jax_reparam.train.optimizer import adamw
 
 CHUNK = 100  # steps a call
 NOISE_DB = 36.0  # of the order of int8's (docs/export.md)
-SECTIONS = ('model', 'hrf', 'augment', 'train')  # what an arm may change
+SECTIONS = ('model', 'hrf', 'augment', 'voice', 'train')  # what an arm may change
 
 
 def convolve(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **how: Any) -> jax.Array:
@@ -84,44 +85,56 @@ def with_changes(recipe: Recipe, arm: str) -> Recipe:
         raise SystemExit(f'--arm: {error}') from error
 
 
-def draw(data: pipeline.Data, steps: int, batch: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Clips `[steps, batch]` to train on and the frame at which the window of each starts."""
+def draw(data: pipeline.Data, recipe: Recipe, seed: int) -> dict[str, np.ndarray]:
+    """What a run trains on, each `[steps, batch, ...]`: clips, first frames, frames, what is known of voices."""
     rng = np.random.default_rng(seed)
-    clips = data.clips('train')
-    epochs = -(-steps * batch // len(clips))
-    order = np.concatenate([rng.permutation(clips) for _ in range(epochs)])[: steps * batch]
-    slack = np.maximum(data.log_mel.lengths[order] - data.window.frames, 0)
-    return order.reshape(steps, batch), rng.integers(slack + 1).reshape(steps, batch)
+    clips, shape = data.clips('train'), (recipe.train.steps, recipe.train.batch_size)
+    epochs = -(-math.prod(shape) // len(clips))
+    order = np.concatenate([rng.permutation(clips) for _ in range(epochs)])[: math.prod(shape)]
+    starts, frames, known = zip(*(data.draw(int(clip), recipe.augment.crop, rng) for clip in order), strict=True)
+    drawn = {
+        'clip': order,
+        'start': np.array(starts),
+        'frames': np.array(frames),
+        'voice_frames': np.array([profile.frames for profile in known]),
+    }
+    of_clips = {name: values.astype(np.int32).reshape(shape) for name, values in drawn.items()}
+    return {**of_clips, 'voice': np.stack([profile.mean for profile in known]).reshape(*shape, -1)}
 
 
 @flax.struct.dataclass
 class Bank:
     """The features of a corpus on the device."""
 
-    clips: jax.Array  # [n, T, M], each clip repeated so that a window never runs over its end
+    clips: jax.Array  # [n, T, M] int8, each clip repeated so that a window never runs over its end
     label: jax.Array  # [n] int32
     mean: jax.Array  # [folds, M], of the training speakers
     std: jax.Array  # likewise
+    voice_mean: jax.Array  # likewise
     frames: int = flax.struct.field(pytree_node=False)  # length of a window
 
     @classmethod
     def load(cls, folds: list[pipeline.Data]) -> Bank:
         """Of the folds of one corpus."""
         data = folds[0]
-        longest = max(data.window.frames, int(data.log_mel.lengths.max()))
+        frames = data.inputs.window.frames
+        longest = frames + int(data.features.lengths.max())
+        of_folds = lambda name: jnp.asarray(np.stack([getattr(fold.inputs, name) for fold in folds]))
         return cls(
-            clips=jnp.asarray(np.stack([windows.cut(data.log_mel[i], 0, longest) for i in range(len(data.corpus))])),
+            clips=jnp.asarray(np.stack([windows.cut(data.features[i], 0, longest) for i in range(len(data.corpus))])),
             label=jnp.asarray(data.corpus.label.astype(np.int32)),
-            mean=jnp.asarray(np.stack([fold.mean for fold in folds])),
-            std=jnp.asarray(np.stack([fold.std for fold in folds])),
-            frames=data.window.frames,
+            mean=of_folds('mean'),
+            std=of_folds('std'),
+            voice_mean=of_folds('voice_mean'),
+            frames=frames,
         )
 
-    def read(self, fold: jax.Array, clips: jax.Array, starts: jax.Array) -> jax.Array:
-        """Standardised windows `[b, frames, M]`."""
+    def batch(self, drawn: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """A training batch of what was drawn for a step (`draw`)."""
         size = (self.frames, self.clips.shape[-1])
         cut = lambda clip, start: jax.lax.dynamic_slice(self.clips[clip], (start, 0), size)
-        return (jax.vmap(cut)(clips, starts) - self.mean[fold]) / self.std[fold]
+        codes = jax.vmap(cut)(drawn['clip'], drawn['start'])
+        return {**drawn, 'codes': codes, 'labels': self.label[drawn['clip']]}
 
 
 def train(recipe: Recipe, bank: Bank, folds: list[pipeline.Data], seeds: int, say: Any) -> tuple[Any, Any]:
@@ -131,8 +144,8 @@ def train(recipe: Recipe, bank: Bank, folds: list[pipeline.Data], seeds: int, sa
     optimizer = adamw(settings, recipe.hrf.decay)
     fold = jnp.tile(jnp.arange(len(folds)), seeds)
     seed = jnp.repeat(jnp.arange(seeds), len(folds))
-    drawn = [draw(data, settings.steps, settings.batch_size, s) for s in range(seeds) for data in folds]
-    clips, starts = (jnp.asarray(np.stack(part), jnp.int32) for part in zip(*drawn, strict=True))
+    each = [draw(data, recipe, s) for s in range(seeds) for data in folds]
+    drawn = {name: np.stack([run[name] for run in each]) for name in each[0]}
     weights = None
     if settings.class_weights:
         of = [loop.balanced_weights(data.labels('train'), len(data.corpus.labels)) for data in folds]
@@ -141,21 +154,17 @@ def train(recipe: Recipe, bank: Bank, folds: list[pipeline.Data], seeds: int, sa
     def init(seed: jax.Array) -> loop.State:
         return loop.init_state(model, optimizer, jnp.zeros((1, bank.frames, bank.clips.shape[-1])), seed)
 
-    def steps(bank: Bank, state: Any, seed: Any, fold: Any, weights: Any, clips: Any, starts: Any) -> Any:
-        step = loop.make_step(recipe, model, optimizer, weights, seed)
-
-        def one(state: Any, what: Any) -> Any:
-            x, labels = bank.read(fold, *what), bank.label[what[0]]
-            return step(state, {'features': x, 'mask': jnp.ones(x.shape[:2], bool), 'labels': labels})
-
-        state, metrics = jax.lax.scan(one, state, (clips, starts))
+    def steps(bank: Bank, state: Any, seed: Any, fold: Any, weights: Any, drawn: Any) -> Any:
+        of_fold = {name: getattr(bank, name)[fold] for name in ('mean', 'std', 'voice_mean')}
+        step = loop.make_step(recipe, model, optimizer, weights, seed, dataclasses.replace(folds[0].inputs, **of_fold))
+        state, metrics = jax.lax.scan(lambda state, drawn: step(state, bank.batch(drawn)), state, drawn)
         return state, metrics['loss'].mean()
 
     state = jax.jit(jax.vmap(init))(seed)
-    run = jax.jit(jax.vmap(steps, in_axes=(None, 0, 0, 0, 0, 0, 0)), donate_argnums=1)
+    run = jax.jit(jax.vmap(steps, in_axes=(None, 0, 0, 0, 0, 0)), donate_argnums=1)
     for first in range(0, settings.steps, CHUNK):
-        part = slice(first, first + CHUNK)
-        state, loss = run(bank, state, seed, fold, weights, clips[:, part], starts[:, part])
+        part = {name: jnp.asarray(values[:, first : first + CHUNK]) for name, values in drawn.items()}
+        state, loss = run(bank, state, seed, fold, weights, part)
         say(f'step {min(first + CHUNK, settings.steps)}/{settings.steps}, loss {float(loss.mean()):.3f}')
     return state.average, model
 
@@ -178,6 +187,7 @@ def measure(
 ) -> dict[str, Any]:
     """Trains an arm and scores it on `parts`; with a `folder`, keeps its runs there."""
     start = time.monotonic()
+    folds = [dataclasses.replace(data, inputs=dataclasses.replace(data.inputs, voice=recipe.voice)) for data in folds]
     variables, model = train(recipe, bank, folds, seeds, say)
     variables = jax.device_get(variables)
     of_run = lambda run: jax.tree.map(operator.itemgetter(run), variables)
@@ -187,9 +197,10 @@ def measure(
         scores, flipped = [], []
         for run in range(seeds * len(folds)):
             data = folds[run % len(folds)]
-            features, clip = data.windows(part)
+            clips = data.clips(part)
+            [(features, clip)] = data.spoken(clips)
             logits = predict(of_run(run), features)
-            probabilities = data.decide(part, evaluation.decide(evaluation.softmax(logits), clip))
+            probabilities = data.decide(part, evaluation.decide(evaluation.softmax(logits), clip, units=len(clips)))
             scores.append(evaluation.metrics(data.truth(part), probabilities, data.corpus.labels))
             flipped.append(flips(logits))
         uar = 100 * np.array([score['uar'] for score in scores]).reshape(seeds, -1)

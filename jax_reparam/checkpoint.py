@@ -35,7 +35,8 @@ class Trained:
     Attributes:
       variables: `{'params': ..., 'batch_stats': ...}`, NumPy arrays.
       recipe: what it was trained with.
-      meta: as it is stored: `config` (the recipe), `labels` (ordered), `input` (`Input`), `split`, `corpus`, `versions`.
+      meta: as it is stored: `config` (the recipe), `labels` (ordered), `input` (`Input`), `split`, `corpus`,
+        `versions`.
       step: the training step.
       path: the folder it was read from.
     """

@@ -71,7 +71,7 @@ def metrics(labels: np.ndarray, probabilities: np.ndarray, names: Sequence[str])
     Returns:
       `uar` (UA: the mean recall over the classes that occur), `wa` (accuracy), `wf1` (F1 weighted by support),
       `macro_f1` (mean F1 over the classes that occur or are predicted), `nll` (mean negative log likelihood), `clips`,
-      `no_speech` (of them, those without a decision, which count as wrong, and in `nll` as undecided between all classes),
+      `no_speech` (of them, those without a decision: they count as wrong, and in `nll` as undecided between all),
       `per_class` (`recall`, `precision`, `f1`, `support` by name) and `confusion` (`[C][C]` counts, row = true class).
     """
     from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support

@@ -129,7 +129,7 @@ def _write(corpus: Corpus, frontend: FrontendConfig, start: int, file: Path) -> 
     beside = _beside(file).with_suffix('.npz.tmp')
     with beside.open('wb') as stream:
         sums, frames = np.stack([one.sums for one in profiles]), np.array([one.frames for one in profiles])
-        np.savez(stream, **dict(zip(_BESIDE, (np.array(lengths, np.int64), sums, frames), strict=True)))
+        np.savez(stream, lengths=np.array(lengths, np.int64), voice_sums=sums, voice_frames=frames)
     # The records last: where they can be seen, all is there.
     beside.replace(_beside(file))
     temporary.replace(file)

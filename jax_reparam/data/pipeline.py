@@ -144,9 +144,9 @@ class Data:
             reads no others.
 
         Yields:
-          `codes` `[b, frames, M]` int8, of which the first `frames` `[b]` int32 are the clip's; `voice` `[b, M]` float32,
-          the mean of other clips of its speaker, as many as the recipe's `voice.history` says, and `voice_frames` `[b]`,
-          the frames of speech in them; `labels` `[b]` int32.
+          `codes` `[b, frames, M]` int8, of which the first `frames` `[b]` are the clip's; `voice` `[b, M]` float32 and
+          `voice_frames` `[b]`, the mean speech and its frames in other clips of the speaker, where the recipe's
+          `voice.history` gives some; `labels` `[b]` int32.
         """
         import grain
 
@@ -163,20 +163,30 @@ class Data:
         options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
         yield from clips[start:].to_iter_dataset(options)
 
+    def draw(self, clip: int, crop: float, rng: np.random.Generator) -> tuple[int, int, Profile]:
+        """What a training window of a clip is: its first frame, its frames, and what is known of the speaker."""
+        length, window = int(self.features.lengths[clip]), self.inputs.window.frames
+        first, after = (int(cut) for cut in rng.integers(int(crop * length) + 1, size=2))
+        slack = length - first - after - window
+        first += int(rng.integers(slack + 1)) if slack > 0 else 0
+        return first, min(length - first - after, window), self.draw_history(clip, rng)
+
+    def draw_history(self, clip: int, rng: np.random.Generator) -> Profile:
+        """What is known of a clip's speaker in training, as the recipe's `voice` says."""
+        others, voice = self.histories(clip), self.inputs.voice
+        if not len(others) or rng.random() >= voice.history:
+            return Profile.empty(self.features.n_mels)
+        others = rng.permutation(others)
+        if rng.random() < voice.one_class:
+            others = others[self.corpus.label[others] == self.corpus.label[others[0]]]
+        return self.profile(others[: rng.integers(1, len(others) + 1)])
+
     def _example(self, crop: float, clip: np.integer, rng: np.random.Generator) -> dict[str, Any]:
-        codes, frames, voice = self.features[clip], self.inputs.window.frames, self.inputs.voice
-        first, last = rng.integers(int(crop * len(codes)) + 1, size=2)
-        codes = codes[first : len(codes) - last]
-        slack = len(codes) - frames
-        start = int(rng.integers(slack + 1)) if slack > 0 else 0
-        cut = codes[start : start + frames]
-        others = self.histories(int(clip))
-        known = Profile.empty(codes.shape[1])
-        if len(others) and rng.random() < voice.history:
-            known = self.profile(rng.permutation(others)[: rng.integers(1, len(others) + 1)])
+        first, frames, known = self.draw(int(clip), crop, rng)
+        codes = self.features[clip][first : first + frames]
         return {
-            'codes': np.pad(cut, ((0, frames - len(cut)), (0, 0))),
-            'frames': np.int32(len(cut)),
+            'codes': np.pad(codes, ((0, self.inputs.window.frames - frames), (0, 0))),
+            'frames': np.int32(frames),
             'voice': known.mean,
             'voice_frames': np.int32(known.frames),
             'labels': np.int32(self.corpus.label[clip]),

@@ -71,7 +71,8 @@ class Input:
         for name in ('mean', 'std', 'voice_mean'):
             values = getattr(self, name)
             schema.expect(values.shape == (bands,), name, f'{bands} numbers', len(values))
-        schema.expect(bool((self.std > 0).all()), 'std', 'numbers above 0', float(self.std.min()))
+        if isinstance(self.std, np.ndarray):  # in training it may be traced
+            schema.expect(bool((self.std > 0).all()), 'std', 'numbers above 0', float(self.std.min()))
 
     @property
     def rule(self) -> Rule:
@@ -86,7 +87,7 @@ class Input:
     @property
     def half_frames(self) -> int:
         """Frames of speech after which half of a voice's difference is taken off."""
-        return round(1000 * self.voice.half_seconds / self.frontend.hop_ms)
+        return max(1, round(1000 * self.voice.half_seconds / self.frontend.hop_ms))
 
     @functools.cached_property
     def digest(self) -> str:

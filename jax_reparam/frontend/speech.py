@@ -78,8 +78,13 @@ class Rule:
             return (int(inside[0]), int(inside[-1]) + 1) if len(inside) else (0, config.n_mels)
 
         bands = within(BAND)
-        steps = lambda db: round((bands[1] - bands[0]) * db * math.log(10) / 10 / STEP)
-        frames = lambda seconds: max(1, round(1000 * seconds / config.hop_ms))
+
+        def steps(db: float) -> int:
+            return round((bands[1] - bands[0]) * db * math.log(10) / 10 / STEP)
+
+        def frames(seconds: float) -> int:
+            return max(1, round(1000 * seconds / config.hop_ms))
+
         return cls(
             bands,
             within(LEVEL_BAND),
@@ -140,9 +145,9 @@ def detect(codes: Any, frames: Any, rule: Rule, xp: Any = np) -> Speech:
 
     real = place < frames
     quiet, loud = percentile(real, QUIET), percentile(real, LOUD)
-    speech = lambda loud: real & (energy >= xp.maximum(quiet + rule.rise, loud - rule.below))
-    first, last = span(speech(loud))
-    mask = speech(percentile((place >= first) & (place <= last), LOUD))
+    first, last = span(real & (energy >= xp.maximum(quiet + rule.rise, loud - rule.below)))
+    loud_in_span = percentile((place >= first) & (place <= last), LOUD)
+    mask = real & (energy >= xp.maximum(quiet + rule.rise, loud_in_span - rule.below))
     varies = percentile(mask, LOUD) - percentile(mask, QUIET)
     there = (loud - quiet >= rule.rise) & (varies >= rule.spread) & (mask.sum() >= rule.shortest)
     mask = xp.where(there, mask, real)
