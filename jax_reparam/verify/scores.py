@@ -14,6 +14,7 @@ from jax_reparam import schema
 from jax_reparam.device import frontend
 from jax_reparam.errors import InputError
 from jax_reparam.evaluation import Windows, softmax
+from jax_reparam.frontend import features
 from jax_reparam.graph import flatbuffer
 from jax_reparam.manifest import CHECKPOINT, Frontend, Manifest, Score, Waveform, read_file
 from jax_reparam.runtime import gates, litert, tflm
@@ -155,8 +156,8 @@ def _behind_the_frontend(
         'ops': sum(sum(flatbuffer.graph(file).ops.values()) for file in (front, model)),
     }
     try:
-        codes, front_arena = frontend.frames_in_tflm(front, recordings.samples, recordings.inputs)
-        outcome = tflm.run(model, recordings.windows(codes).features)
+        log_mel, front_arena = frontend.frames_in_tflm(front, recordings.samples, recordings.inputs.frontend)
+        outcome = tflm.run(model, recordings.windows([features.encode(one) for one in log_mel]).features)
     except tflm.TFLMError as error:
         return Row(name, 'TFLM', None, **facts), [f'{name}: {error}']
     score = gates.score(reference, outcome.logits, windows)
