@@ -130,9 +130,7 @@ def test_a_frontend_that_is_not_training_s_fails_behind_it(out, table_of_clips, 
     content = manifest.read(path)
     inputs = manifest.load(path).input
     # Of other bands.
-    (path / 'frontend.tflite').write_bytes(
-        frontend.build(dataclasses.replace(inputs, frontend=dataclasses.replace(inputs.frontend, fmax=4000.0)))
-    )
+    (path / 'frontend.tflite').write_bytes(frontend.build(dataclasses.replace(inputs.frontend, fmax=4000.0)))
     command = [str(path), '--clips', str(table_of_clips)]
     with pytest.raises(InputError, match=r'frontend\.tflite: expected the file that was verified'):
         verify.main(command)
