@@ -57,10 +57,6 @@ def heard(capsys, *arguments):
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
-# TFLM's features are another step of int8 in one of a thousand values.
-STEPS = 0.01
-
-
 @needs_tflm
 @pytest.mark.parametrize('form', ['int8', 'float32'])
 def test_a_file_gives_window_by_window_what_prediction_gives(exported, clips, capsys, form):
@@ -74,7 +70,7 @@ def test_a_file_gives_window_by_window_what_prediction_gives(exported, clips, ca
                 assert [window[key] for key in ('start', 'end')] == [part[key] for key in ('start', 'end')]
                 assert (window['label'], window['speech']) == (part['label'], part['speech'])
                 if part['speech']:
-                    assert window['probabilities'] == pytest.approx(part['probabilities'], abs=STEPS)
+                    assert window['probabilities'] == pytest.approx(part['probabilities'], abs=2e-6)
                 spoken += part['speech']
             counts.append(len(found))
     assert counts == [1, 1, 1, 4, 7]
