@@ -2,7 +2,9 @@
 
 Hears the microphone, or a recording as if it came from one. TFLM makes the features of each frame once
 (`frontend.tflite`), a ring keeps those of the last window, and TFLM runs the model whenever a window is full: what
-`firmware/` does on a device. A line comes for each window. Neither TensorFlow nor JAX is imported.
+`firmware/` does on a device. A line comes for each window; where nobody speaks in it, it says so and no model runs.
+With --learn, the default of a model that was trained for it, the average of the voice is learned meanwhile: first a
+window is decided, then it is learned. Neither TensorFlow nor JAX is imported.
 
 Exit code 0: the recording has ended. 130: Ctrl-C, which is how listening to a microphone ends. 2: bad input, or
 something that is missing here.
@@ -25,9 +27,11 @@ import numpy as np
 from jax_reparam import manifest
 from jax_reparam.errors import InputError, run
 from jax_reparam.evaluation import softmax
-from jax_reparam.frontend import audio, stream
+from jax_reparam.frontend import audio, features, speech, voice
 from jax_reparam.frontend.inputs import Input
-from jax_reparam.predict import decision
+from jax_reparam.frontend.stream import Stream, Window
+from jax_reparam.frontend.voice import Profile
+from jax_reparam.predict import FLAGS, NO_SPEECH, add_voice_arguments, decision, known_voice
 from jax_reparam.runtime import tflm
 from jax_reparam.table import aligned
 
@@ -45,54 +49,83 @@ class Heard:
     Attributes:
       start: where the window starts, in seconds.
       end: where it ends; not behind the end of the stream.
-      probabilities: `[C]`, of the window alone.
-      smoothed: `[C]`, with those of the windows before it.
+      probabilities: `[C]`, of the window alone; zeros where nobody speaks.
+      smoothed: `[C]`, with those of the windows before it in which somebody spoke; zeros before the first.
+      speech_share: the share of the window's frames that are speech.
+      too_quiet: whether its speech drowns in the floor of the features.
+      clipping: whether it is too loud for the microphone (`speech.clipping`).
+      profile: what is known of the voice after the window.
     """
 
     start: float
     end: float
     probabilities: np.ndarray
     smoothed: np.ndarray
+    speech_share: float
+    too_quiet: bool
+    clipping: bool
+    profile: Profile
 
 
 def decisions(
     chunks: Iterable[np.ndarray],
     inputs: Input,
     *,
-    frame_features: Callable[[np.ndarray], np.ndarray],
+    frame_codes: Callable[[np.ndarray], np.ndarray],
     logits: Callable[[np.ndarray], np.ndarray],
+    classes: int,
     smoothing: float = 0.0,
+    profile: Profile | None = None,
+    learn: bool = False,
 ) -> Iterator[Heard]:
     """Decides on each window of a stream as soon as it is full; at the stream's end on what is left.
 
     Args:
       chunks: the stream, `[N]` int16 with any N.
       inputs: how audio becomes the model's input.
-      frame_features: standardised features `[M]` of a frame's samples `[frame]` int16.
+      frame_codes: the codes `[M]` int8 of a frame's samples `[frame]` int16.
       logits: `[C]` of a window `[frames, M]`.
+      classes: C.
       smoothing: weight of the smoothed probabilities so far, 0 to less than 1; the window's own have the rest.
+      profile: what is known of the voice before; None: nothing.
+      learn: learn from each window after it was decided.
     """
-    windows, frontend = stream.Stream(inputs, frame_features), inputs.frontend
-    heard, smoothed, seconds = 0, None, frontend.hop_ms / 1000
+    stream, frontend, rule = Stream(inputs, frame_codes), inputs.frontend, inputs.rule
+    heard, seconds, smoothed = 0, frontend.hop_ms / 1000, np.zeros(classes)
+    known = Profile.empty(frontend.n_mels) if profile is None else profile
 
-    def decide(window: stream.Window) -> Heard:
-        nonlocal smoothed
-        probabilities = softmax(logits(window.features)[None])[0]
-        smoothed = probabilities if smoothed is None else smoothing * smoothed + (1 - smoothing) * probabilities
-        end = min((window.start + inputs.window.frames) * seconds, heard / frontend.sample_rate)
-        return Heard(window.start * seconds, end, probabilities, smoothed)
+    def decide(window: Window) -> Heard:
+        nonlocal smoothed, known
+        window_features, found = inputs.hear(window.codes, known)
+        probabilities, share = np.zeros(classes), 0.0
+        if found.there:
+            probabilities = softmax(logits(window_features)[None])[0]
+            smoothed = smoothing * smoothed + (1 - smoothing) * probabilities if smoothed.any() else probabilities
+            share = float(found.mask.sum() / window.frames)
+        if learn:
+            known = known.learn(window.codes, found, rule, new=window.new, most=inputs.most_frames)
+        return Heard(
+            window.start * seconds,
+            min((window.start + inputs.window.frames) * seconds, heard / frontend.sample_rate),
+            probabilities,
+            smoothed,
+            share,
+            speech.too_quiet(found, rule),
+            speech.clipping(found, window.full_scale, frontend),
+            known,
+        )
 
     for chunk in chunks:
         heard += len(chunk)
-        yield from map(decide, windows.feed(chunk))
-    yield from map(decide, windows.finish())
+        yield from map(decide, stream.feed(chunk))
+    yield from map(decide, stream.finish())
 
 
 def recording(path: str, sample_rate: int, *, real_time: bool = False) -> Iterator[np.ndarray]:
     """The samples of a WAV or FLAC file in chunks, as fast as they are taken or as fast as they were spoken.
 
     Raises:
-      InputError: no file with sound in it.
+      InputError: no file that can be heard.
     """
     samples = audio.read(path, sample_rate)
     audio.check(samples, path, sample_rate)
@@ -147,28 +180,36 @@ def microphone(device: str | None, sample_rate: int) -> Iterator[np.ndarray]:
         ) from error
 
 
-def as_json(labels: Sequence[str], heard: Heard) -> dict[str, Any]:
-    """A window's line in the output of `--json`."""
+def as_json(labels: Sequence[str], heard: Heard, inputs: Input) -> dict[str, Any]:
+    """A window's line in the output of `--json`; `smoothed` is null before the first speech."""
     return {
         'start': round(heard.start, 3),
         'end': round(heard.end, 3),
         **decision(labels, heard.probabilities),
-        'smoothed': decision(labels, heard.smoothed),
+        'smoothed': decision(labels, heard.smoothed) if heard.smoothed.any() else None,
+        'speech_share': round(heard.speech_share, 3),
+        'too_quiet': heard.too_quiet,
+        'clipping': heard.clipping,
+        'learned_seconds': round(inputs.seconds(heard.profile.frames), 2),
     }
 
 
 def row(cells: Sequence[str], labels: Sequence[str]) -> str:
-    """A line of text: seconds, the window's own label, the smoothed one, and a column for each class."""
-    width = max(len('smoothed'), *map(len, labels))
-    [line] = aligned([cells], left=(1, 2), widths=(16, width, width, *(max(5, len(label)) for label in labels)))
+    """A line of text: seconds, the window's own label, the smoothed one, a column for each class, and flags."""
+    width = max(len(NO_SPEECH), *map(len, labels))
+    widths = (16, width, width, *(max(5, len(label)) for label in labels), 0)
+    [line] = aligned([cells], left=(1, 2, len(widths) - 1), widths=widths)
     return line
 
 
 def as_row(labels: Sequence[str], heard: Heard) -> str:
     """A window's line of text, with the smoothed probabilities in percent."""
-    own, smoothed = (labels[int(values.argmax())] for values in (heard.probabilities, heard.smoothed))
-    numbers = [f'{100 * p:.1f}' for p in heard.smoothed]
-    return row([f'{heard.start:.1f} - {heard.end:.1f} s', own, smoothed, *numbers], labels)
+    own, smoothed = (
+        labels[int(values.argmax())] if values.any() else NO_SPEECH for values in (heard.probabilities, heard.smoothed)
+    )
+    numbers = [f'{100 * p:.1f}' if heard.smoothed.any() else '' for p in heard.smoothed]
+    flags = ', '.join(flag.replace('_', ' ') for flag in FLAGS if getattr(heard, flag))
+    return row([f'{heard.start:.1f} - {heard.end:.1f} s', own, smoothed, *numbers, flags], labels)
 
 
 def smoothing(text: str) -> float:
@@ -200,6 +241,12 @@ def parser() -> argparse.ArgumentParser:
         help=f'smoothed = S x smoothed before + (1 - S) x window; default {SMOOTHING}, 0: none',
     )
     command.add_argument('--json', action='store_true', help='print a JSON object for each window instead of a row')
+    command.add_argument(
+        '--learn',
+        action=argparse.BooleanOptionalAction,
+        help='learn the average of the voice while it is heard; default: if the model was trained for it',
+    )
+    add_voice_arguments(command)
     return command
 
 
@@ -212,6 +259,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     exported, form, model_file = manifest.open_form(args.folder, args.form)
     labels, inputs = exported.labels, exported.input
     rate = inputs.frontend.sample_rate
+    learn = inputs.voice.history > 0 if args.learn is None else args.learn
+    profile = known_voice(inputs, args) or Profile.empty(inputs.frontend.n_mels)
     heard = 0
     try:
         with tflm.started(frontend(args.folder, exported)) as front, tflm.started(model_file) as model:
@@ -222,19 +271,31 @@ def main(argv: Sequence[str] | None = None) -> int:
             # Of a source that cannot be used nothing is said but the error.
             chunks = itertools.chain([next(chunks)], chunks)
             if not args.json:
-                print(opening(form, inputs, args.smoothing), file=sys.stderr)
-                print(row(['seconds', 'window', 'smoothed', *labels], labels), flush=True)
+                print(opening(form, inputs, args.smoothing, learn=learn), file=sys.stderr)
+                print(row(['seconds', 'window', 'smoothed', *labels, ''], labels), flush=True)
             for window in decisions(
-                chunks, inputs, frame_features=front.run, logits=model.run, smoothing=args.smoothing
+                chunks,
+                inputs,
+                frame_codes=lambda samples: features.encode(front.run(features.frames(samples, inputs.frontend)[0])),
+                logits=model.run,
+                classes=len(labels),
+                smoothing=args.smoothing,
+                profile=profile,
+                learn=learn,
             ):
                 heard += 1  # before its line: whoever saw the line can end this at once
-                line = json.dumps(as_json(labels, window), ensure_ascii=False) if args.json else as_row(labels, window)
-                print(line, flush=True)
+                profile = window.profile
+                found = as_json(labels, window, inputs)
+                print(json.dumps(found, ensure_ascii=False) if args.json else as_row(labels, window), flush=True)
     except tflm.TFLMError as error:
         raise InputError(f'{args.folder}: expected models that TFLM runs, found: {error}') from error
     except KeyboardInterrupt:
         print(f'ended by Ctrl-C, windows: {heard}', file=sys.stderr)
         return 130
+    finally:
+        # Not of a source that could not be used.
+        if args.save_profile is not None and heard:
+            voice.save(args.save_profile, profile, inputs)
     return 0
 
 
@@ -251,12 +312,13 @@ def frontend(folder: str, exported: manifest.Manifest) -> bytes:
     return manifest.read_file(folder, device.frontend)
 
 
-def opening(form: str, inputs: Input, smoothing: float) -> str:
+def opening(form: str, inputs: Input, smoothing: float, *, learn: bool) -> str:
     """What is running and when to expect lines, in one line."""
     window, seconds = inputs.window, inputs.frontend.hop_ms / 1000
     return (
         f'{form} in TFLM; a line after {window.frames * seconds:g} s and then every {window.hop * seconds:g} s; '
-        f'smoothed = {smoothing:g} x smoothed before + {1 - smoothing:g} x window; Ctrl-C ends'
+        f'smoothed = {smoothing:g} x smoothed before + {1 - smoothing:g} x window; '
+        f'{"learns the voice" if learn else "learns nothing"}; Ctrl-C ends'
     )
 
 

@@ -1,5 +1,8 @@
 """Emotions of recordings, by an exported model: python -m jax_reparam.predict OUT CLIP_OR_FOLDER ... [--json].
 
+A recording in which nobody speaks has no label: that is a result. --speaker names recordings of the same voice, without
+labels, from which its average is learned first; nothing is learned of the recordings that are decided.
+
 With --together each CLIP_OR_FOLDER gets one decision over all its recordings, as a model that decides by speaker (on
 DAIC-WOZ: a participant) was scored.
 
@@ -23,10 +26,30 @@ import numpy as np
 
 from jax_reparam.errors import InputError, one_line, run
 from jax_reparam.evaluation import decide, softmax
-from jax_reparam.frontend import audio, audio_files, windows
+from jax_reparam.frontend import audio, audio_files, features, speech, voice, windows
+from jax_reparam.frontend.inputs import Heard, Input
+from jax_reparam.frontend.voice import Profile
 from jax_reparam.manifest import FORM_FILES, Manifest, Protocol, open_form
 from jax_reparam.runtime import litert, tflm
 from jax_reparam.table import aligned
+
+# What a table says instead of a label, and the flags of a recording or window in JSON.
+NO_SPEECH, FLAGS = 'no speech', ('too_quiet', 'clipping')
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """The decision on one window of a recording that is heard as a stream.
+
+    Attributes:
+      start: where it starts, in seconds.
+      end: where it ends; not behind the end of the recording.
+      probabilities: `[C]`; zeros where nobody speaks.
+    """
+
+    start: float
+    end: float
+    probabilities: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,25 +57,43 @@ class Prediction:
     """The decision on one recording.
 
     Attributes:
-      probabilities: `[C]`, the mean over its windows.
-      starts: start of each window, `[W]`, in seconds.
-      ends: end of each window, `[W]`, in seconds; not behind the end of the recording.
-      over_time: probabilities of each window, `[W, C]`.
+      probabilities: `[C]`, the mean over the windows of its active span in which somebody speaks; zeros where there is
+        none.
+      seconds: length of the recording.
+      speech_share: the share of its frames that are speech.
+      too_quiet: whether its speech drowns in the floor of the features.
+      clipping: whether it was recorded too loud.
+      over_time: every window of the whole recording, where it was asked for.
     """
 
     probabilities: np.ndarray
-    starts: np.ndarray
-    ends: np.ndarray
-    over_time: np.ndarray
+    seconds: float
+    speech_share: float
+    too_quiet: bool
+    clipping: bool
+    over_time: tuple[Part, ...] = ()
+
+    @property
+    def speech(self) -> bool:
+        """Whether somebody speaks."""
+        return bool(self.probabilities.any())
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Recognizer:
-    """A form of an exported model; `logits` maps windows `[W, frames, n_mels]` to logits `[W, C]`."""
+    """A form of an exported model.
+
+    Attributes:
+      manifest: of the export.
+      form: its name.
+      logits: maps windows `[W, frames, n_mels]` to logits `[W, C]`.
+      profile: what is known of the speaker; `adapt` and the user change it, `predict` does not.
+    """
 
     manifest: Manifest
     form: str
     logits: Callable[[np.ndarray], np.ndarray]
+    profile: Profile | None = None
 
     @classmethod
     def load(cls, folder: str | Path, form: str | None = None) -> Recognizer:
@@ -80,28 +121,73 @@ class Recognizer:
         except tflm.TFLMError as error:
             raise InputError(f'{folder}: expected a model that TFLM runs, found: {error}') from error
 
-    def predict(self, samples: np.ndarray) -> Prediction:
-        """Decides on one recording, `[N]` int16 at the frontend's sample rate."""
+    @property
+    def learned_seconds(self) -> float:
+        """Seconds of the speaker's speech that are known."""
+        return 0.0 if self.profile is None else self.manifest.input.seconds(self.profile.frames)
+
+    def adapt(self, samples: np.ndarray) -> float:
+        """Learns from one recording of the speaker, `[N]` int16; returns `learned_seconds`.
+
+        It ends after `VoiceConfig.most_seconds` of speech. `profile = None` forgets.
+        """
         inputs = self.manifest.input
-        frontend, window, frames = inputs.frontend, inputs.window, inputs.features(samples)
-        starts = windows.starts(len(frames), window)
-        # One at a time: all windows of a long recording take more memory than the recording.
-        over_time = np.concatenate([softmax(self.logits(one)) for one, _ in windows.batches([frames], window, 1)])
-        seconds = frontend.hop_ms / 1000
-        ends = np.minimum((starts + window.frames) * seconds, len(samples) / frontend.sample_rate)
-        return Prediction(decide(over_time)[0], starts * seconds, ends, over_time)
+        self.profile = inputs.learned(inputs.codes(samples), self.profile)
+        return self.learned_seconds
+
+    def predict(self, samples: np.ndarray, profile: Profile | None = None, *, over_time: bool = False) -> Prediction:
+        """Decides on one recording.
+
+        Args:
+          samples: `[N]` int16 at the frontend's sample rate.
+          profile: what is known of its speaker; None: what `adapt` has learned.
+          over_time: also for each window of the recording, as it would be heard live.
+        """
+        inputs = self.manifest.input
+        profile = self.profile if profile is None else profile
+        codes, frames, hop = inputs.codes(samples), inputs.window.frames, inputs.frontend.hop_ms / 1000
+        seconds = len(samples) / inputs.frontend.sample_rate
+        # One window at a time: all of a long recording take more memory than the recording.
+        probabilities = decide(np.stack([self._decide(heard) for heard in inputs.clip(codes, profile)]))[0]
+        parts = []
+        for start in windows.starts(len(codes), inputs.window) if over_time else ():
+            row = self._decide(inputs.hear(codes[start : start + frames], profile))
+            parts.append(Part(float(start * hop), min(float((start + frames) * hop), seconds), row))
+        return Prediction(probabilities, seconds, *_told(samples, codes, inputs), over_time=tuple(parts))
+
+    def _decide(self, heard: Heard) -> np.ndarray:
+        """Probabilities of a window, `[C]`; the model does not run where nobody speaks."""
+        if not heard.speech.there:
+            return np.zeros(len(self.manifest.labels))
+        row: np.ndarray = softmax(self.logits(heard.features[None]))[0]
+        return row
+
+
+def _told(samples: np.ndarray, codes: np.ndarray, inputs: Input) -> tuple[float, bool, bool]:
+    """The share of a recording's frames that are speech; whether all of it is too quiet; whether any of it clips."""
+    full_scale = features.full_scale(samples, inputs.frontend)
+    spoken, quiet, clipping = np.zeros(len(codes), bool), [], []
+    for start, found in speech.windows_of(codes, inputs.window, inputs.rule):
+        end = start + len(found.mask)
+        clipping.append(speech.clipping(found, full_scale[start:end], inputs.frontend))
+        if found.there:
+            spoken[start:end] |= found.mask
+            quiet.append(speech.too_quiet(found, inputs.rule))
+    return float(spoken.mean()), bool(quiet) and all(quiet), any(clipping)
 
 
 def together(predictions: Sequence[Prediction], protocol: Protocol) -> tuple[np.ndarray, int]:
     """One decision over all recordings of a speaker, as the model's protocol makes it.
 
     Returns:
-      `[C]`, and the number of recordings that were used: the longest.
+      `[C]`, zeros where nobody speaks in any; and the number of recordings that were used: the longest of those in
+      which somebody speaks.
     """
-    order = sorted(range(len(predictions)), key=lambda i: -float(predictions[i].ends[-1]))
+    spoken = [one for one in predictions if one.speech]
+    order = sorted(range(len(spoken)), key=lambda i: -spoken[i].seconds)
     used = sorted(order[: protocol.turns or None])
-    rows = np.stack([predictions[i].probabilities for i in used])
-    return decide(rows, join=protocol.join)[0], len(used)
+    rows = [spoken[i].probabilities for i in used] or [predictions[0].probabilities]
+    return decide(np.stack(rows), join=protocol.join)[0], len(used)
 
 
 def recordings(paths: Sequence[str | Path]) -> Iterator[Path | InputError]:
@@ -125,35 +211,47 @@ def recordings(paths: Sequence[str | Path]) -> Iterator[Path | InputError]:
 
 def as_json(name: str, labels: Sequence[str], prediction: Prediction, *, over_time: bool) -> dict[str, Any]:
     """One recording's entry in the output of `--json`."""
-    entry: dict[str, Any] = {'file': name, **decision(labels, prediction.probabilities)}
+    entry: dict[str, Any] = {
+        'file': name,
+        **decision(labels, prediction.probabilities),
+        'speech_share': round(prediction.speech_share, 3),
+        'too_quiet': prediction.too_quiet,
+        'clipping': prediction.clipping,
+    }
     if over_time:
         entry['over_time'] = [
-            {'start': round(float(start), 3), 'end': round(float(end), 3), **decision(labels, row)}
-            for start, end, row in zip(prediction.starts, prediction.ends, prediction.over_time, strict=True)
+            {'start': round(part.start, 3), 'end': round(part.end, 3), **decision(labels, part.probabilities)}
+            for part in prediction.over_time
         ]
     return entry
 
 
 def decision(labels: Sequence[str], probabilities: np.ndarray) -> dict[str, Any]:
-    """The most probable class and the probability of each, by name."""
+    """The most probable class and the probability of each, by name; null where nobody speaks (zeros)."""
+    if not probabilities.any():
+        return {'label': None, 'speech': False, 'probabilities': None}
     return {
         'label': labels[int(probabilities.argmax())],
+        'speech': True,
         'probabilities': {label: round(float(p), 6) for label, p in zip(labels, probabilities, strict=True)},
     }
 
 
 def table(entries: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> list[str]:
-    """The entries as lines of text: decision, then the probability of each class in percent."""
-    rows = [['', 'decision', *labels]]
+    """The entries as lines of text: decision, then the probability of each class in percent, then flags."""
+    rows = [['', 'decision', *labels, '']]
     for entry in entries:
-        rows.append(_row(entry['file'], entry))
+        rows.append(_row(entry['file'], entry, labels))
         for part in entry.get('over_time', ()):
-            rows.append(_row(f'  {part["start"]:.1f} - {part["end"]:.1f} s', part))
-    return aligned(rows, left=(0, 1))
+            rows.append(_row(f'  {part["start"]:.1f} - {part["end"]:.1f} s', part, labels))
+    return aligned(rows, left=(0, 1, 2 + len(labels)))
 
 
-def _row(name: str, entry: Mapping[str, Any]) -> list[str]:
-    return [name, entry['label'], *(f'{100 * p:.1f}' for p in entry['probabilities'].values())]
+def _row(name: str, entry: Mapping[str, Any], labels: Sequence[str]) -> list[str]:
+    flags = ', '.join(flag.replace('_', ' ') for flag in FLAGS if entry.get(flag))
+    if not entry['speech']:
+        return [name, NO_SPEECH, *('' for _ in labels), flags]
+    return [name, entry['label'], *(f'{100 * p:.1f}' for p in entry['probabilities'].values()), flags]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -170,7 +268,38 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument('--tflm', action='store_true', help='run the model in TFLM, as a device does')
     command.add_argument('--over-time', action='store_true', help='also for each window, with its times in seconds')
+    add_voice_arguments(command)
     return command
+
+
+def add_voice_arguments(command: argparse.ArgumentParser) -> None:
+    """Adds what `known_voice` reads."""
+    command.add_argument(
+        '--speaker',
+        metavar='CLIP',
+        action='append',
+        default=[],
+        help="recording of the speaker's voice, or a folder of them, to learn its average from (may be repeated)",
+    )
+    command.add_argument('--profile', metavar='FILE', help='what --save-profile wrote: known before anything is heard')
+    command.add_argument('--save-profile', metavar='FILE', help='write what is known of the voice in the end')
+
+
+def known_voice(inputs: Input, args: argparse.Namespace) -> Profile | None:
+    """What the arguments tell of a voice; None: nothing.
+
+    Raises:
+      InputError: a profile or recording that cannot be used.
+    """
+    rate = inputs.frontend.sample_rate
+    profile = None if args.profile is None else voice.load(args.profile, inputs)
+    for path in recordings(args.speaker):
+        if isinstance(path, InputError):
+            raise path
+        samples = audio.read(path, rate)
+        audio.check(samples, str(path), rate)
+        profile = inputs.learned(inputs.codes(samples), profile)
+    return profile
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -179,6 +308,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = command.parse_args(argv)
     if args.together and args.over_time:
         command.error('--together is over all recordings: expected no --over-time beside it')
+    if args.save_profile is not None and not args.speaker:
+        command.error('--save-profile: expected recordings of the voice (--speaker)')
     if args.tflm:
         with Recognizer.in_tflm(args.folder, args.form) as recognizer:
             return _decide(recognizer, args)
@@ -186,7 +317,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _decide(recognizer: Recognizer, args: argparse.Namespace) -> int:
-    labels, rate = recognizer.manifest.labels, recognizer.manifest.input.frontend.sample_rate
+    inputs, labels = recognizer.manifest.input, recognizer.manifest.labels
+    rate = inputs.frontend.sample_rate
+    recognizer.profile = known_voice(inputs, args)
     entries, errors = [], []
     for given in args.paths:
         predictions = []
@@ -200,16 +333,28 @@ def _decide(recognizer: Recognizer, args: argparse.Namespace) -> int:
                 errors.append({'error': one_line(error)})
                 print(f'error: {one_line(error)}', file=sys.stderr)
                 continue
-            predictions.append(recognizer.predict(samples))
+            predictions.append(recognizer.predict(samples, over_time=args.over_time))
             if not args.together:
                 entries.append(as_json(str(path), labels, predictions[-1], over_time=args.over_time))
         if args.together and predictions:
             row, used = together(predictions, recognizer.manifest.protocol)
             entries.append({'file': given, 'recordings': used, **decision(labels, row)})
+    if args.save_profile is not None:
+        assert recognizer.profile is not None
+        voice.save(args.save_profile, recognizer.profile, inputs)
+    learned = round(recognizer.learned_seconds, 2)
     if args.json:
-        content = {'form': recognizer.form, 'labels': labels, 'clips': entries, 'errors': errors}
+        content = {
+            'form': recognizer.form,
+            'labels': labels,
+            'learned_seconds': learned,
+            'clips': entries,
+            'errors': errors,
+        }
         print(json.dumps(content, indent=2, ensure_ascii=False))
     elif entries:
+        if recognizer.profile is not None:
+            print(f'learned: {learned:g} s of speech', file=sys.stderr)
         print('\n'.join(table(entries, labels)))
     return 1 if errors else 0
 

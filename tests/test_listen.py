@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -16,21 +17,25 @@ import numpy as np
 import pytest
 import soundfile
 
-from helpers import needs_tflm, run_without
+from helpers import needs_tflm, run_without, syllables
 from jax_reparam import listen, manifest, predict
 from jax_reparam.errors import InputError
-from jax_reparam.frontend import audio
+from jax_reparam.evaluation import softmax
+from jax_reparam.frontend import audio, features, voice
 from jax_reparam.frontend.features import FrontendConfig
 from jax_reparam.frontend.inputs import Input
+from jax_reparam.frontend.voice import Profile, VoiceConfig
 from jax_reparam.frontend.windows import WindowConfig
 from jax_reparam.runtime import tflm
 
-# Frames of 64 samples every 16; windows of 5 frames, 5 ms, every 2.
-SMALL = Input(
-    FrontendConfig(n_mels=4, frame_ms=4, hop_ms=1, n_fft=64),
-    WindowConfig(5, 2),
-    np.zeros(4, np.float32),
-    np.ones(4, np.float32),
+# Windows of 0.8 s, every 0.3 s; 3 s of a voice are learned at most.
+INPUTS = Input(
+    FrontendConfig(n_mels=12),
+    WindowConfig(80, 30),
+    np.linspace(-60, -20, 12, dtype=np.float32),
+    np.linspace(10, 30, 12, dtype=np.float32),
+    np.linspace(-30, -60, 12, dtype=np.float32),
+    VoiceConfig(half_seconds=1.0, most_seconds=3.0),
 )
 
 
@@ -39,7 +44,9 @@ def clips(tmp_path_factory):
     """Clips of 0.1 s, of 0.5 s, of exactly one window (64 frames), and of 1.5 and 2.5 s."""
     folder, rng, paths = tmp_path_factory.mktemp('clips'), np.random.default_rng(0), []
     for pitch, samples in ((1500, 1700), (1500, 8000), (300, 63 * 160 + 400), (300, 24000), (700, 40001)):
-        sound = np.sin(2 * np.pi * pitch * np.arange(samples) / 16000) + rng.standard_normal(samples)
+        time = np.arange(samples) / 16000
+        sound = np.sin(2 * np.pi * pitch * time) + rng.standard_normal(samples)
+        sound *= 0.1 + 0.9 * np.abs(np.sin(2 * np.pi * 2 * time))
         paths.append(str(folder / f'{samples}.wav'))
         soundfile.write(paths[-1], sound / 8, 16000)
     return paths
@@ -53,19 +60,21 @@ def heard(capsys, *arguments):
 @needs_tflm
 @pytest.mark.parametrize('form', ['int8', 'float32'])
 def test_a_file_gives_window_by_window_what_prediction_gives(exported, clips, capsys, form):
-    counts = []
+    counts, spoken = [], 0
     with predict.Recognizer.in_tflm(exported.path, form) as recognizer:
         for path in clips:
             found = heard(capsys, exported.path, '--file', path, '--form', form, '--json')
-            entry = predict.as_json(
-                path, recognizer.manifest.labels, recognizer.predict(audio.read(path)), over_time=True
-            )
+            prediction = recognizer.predict(audio.read(path), over_time=True)
+            entry = predict.as_json(path, recognizer.manifest.labels, prediction, over_time=True)
             for window, part in zip(found, entry['over_time'], strict=True):
                 assert [window[key] for key in ('start', 'end')] == [part[key] for key in ('start', 'end')]
-                assert window['label'] == part['label']
-                assert window['probabilities'] == pytest.approx(part['probabilities'], abs=2e-6)
+                assert (window['label'], window['speech']) == (part['label'], part['speech'])
+                if part['speech']:
+                    assert window['probabilities'] == pytest.approx(part['probabilities'], abs=2e-6)
+                spoken += part['speech']
             counts.append(len(found))
     assert counts == [1, 1, 1, 4, 7]
+    assert spoken > 10
 
 
 @needs_tflm
@@ -74,7 +83,7 @@ def test_the_recommended_form_is_heard_and_told(exported, clips, capsys):
     out, err = capsys.readouterr()
     assert err.splitlines() == [
         'int8 in TFLM; a line after 0.64 s and then every 0.32 s; smoothed = 0.5 x smoothed before + 0.5 x window; '
-        'Ctrl-C ends'
+        'learns nothing; Ctrl-C ends'
     ]
     header, *rows = out.splitlines()
     assert header.split() == ['seconds', 'window', 'smoothed', 'high', 'low']
@@ -96,21 +105,101 @@ def test_smoothing_is_of_the_windows_heard(exported, clips, capsys):
     assert np.ptp(own, axis=0).max() > 0.01
 
 
-@pytest.mark.parametrize('size', [1, 13, 1000])
-def test_decisions_come_as_windows_fill(size):
-    samples = np.arange(1, 193, dtype=np.int16)
-    chunks = [samples[at : at + size] for at in range(0, 192, size)]
-    seen = []
+def logits_of(window):
+    """Of a window `[80, 12]`: such that its place, and each of its values, matter."""
+    return 0.1 * (window * np.linspace(1, 2, 12)).sum(axis=1)[[3, 40, 70]]
 
+
+def spoken_and_silent():
+    """Speech of a voice, 1.1 s of zeros, loud noise, DC of 0.05, speech that clips; 7.3 s and some samples."""
+    rng = np.random.default_rng(3)
+    clipping = np.clip(syllables(1.5, 5).astype(int) * 20, -32768, 32767)
+    pieces = [syllables(2, 1), np.zeros(17600), 3000 * rng.standard_normal(8000), syllables(2.2, 2) + 1638, clipping]
+    return np.concatenate([*pieces, np.zeros(77)]).clip(-32768, 32767).astype(np.int16)
+
+
+def straight(samples, inputs, known, *, learn, smoothing):
+    """What `decisions` must give, from the recording as a whole: (start, frames, probabilities, smoothed, profile)."""
+    codes, heard, smoothed, rows = inputs.codes(samples), 0, None, []
+    starts = [*range(0, len(codes) - 80, 30), max(0, len(codes) - 80)]
+    for start in starts:
+        cut = codes[start : start + 80]
+        standardised, found = inputs.hear(cut, known)
+        probabilities = np.zeros(3)
+        if found.there:
+            probabilities = softmax(logits_of(standardised))
+            smoothed = probabilities if smoothed is None else smoothing * smoothed + (1 - smoothing) * probabilities
+        if learn:
+            new = start + len(cut) - heard
+            known = known.learn(cut, found, inputs.rule, new=new, most=inputs.most_frames)
+            heard = start + len(cut)
+        rows.append((start, probabilities, np.zeros(3) if smoothed is None else smoothed, known))
+    return rows
+
+
+@pytest.mark.parametrize('size', [37, 1600, 200000])
+@pytest.mark.parametrize('learn', [False, True])
+@pytest.mark.parametrize('before', [0, 40])
+def test_streaming_equals_batch(size, learn, before):
+    """Window by window the decisions, smoothed ones and profiles of the whole recording, in chunks of any size."""
+    samples = spoken_and_silent()
+    known = Profile(np.arange(-12, 0, dtype=np.int32) * 16 * 40 * bool(before), before)
+    expected = straight(samples, INPUTS, known, learn=learn, smoothing=0.3)
+    found = list(
+        listen.decisions(
+            [samples[at : at + size] for at in range(0, len(samples), size)],
+            INPUTS,
+            frame_codes=lambda frame: INPUTS.codes(frame)[0],
+            logits=logits_of,
+            classes=3,
+            smoothing=0.3,
+            profile=known if before else None,
+            learn=learn,
+        )
+    )
+    assert [round(one.start * 100) for one in found] == [start for start, *_ in expected]
+    for one, (_, probabilities, smoothed, profile) in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one.probabilities, probabilities, rtol=1e-12)
+        np.testing.assert_allclose(one.smoothed, smoothed, rtol=1e-12)
+        np.testing.assert_array_equal(one.profile.sums, profile.sums)
+        assert one.profile.frames == profile.frames
+    spoken = [one.probabilities.any() for one in found]
+    assert spoken[0]
+    assert spoken[-1]
+    assert not all(spoken)
+    # While nobody speaks, smoothing and profile hold.
+    for last, one in itertools.pairwise(found):
+        if not one.probabilities.any():
+            assert one.smoothed is last.smoothed
+            assert one.profile is last.profile
+            assert one.speech_share == 0
+    assert found[-1].profile.frames == (300 if learn else before)
+    assert [one.clipping for one in found] == [one.end > 5.8 for one in found]
+
+
+def test_no_model_runs_where_nobody_speaks():
     def logits(window):
-        seen.append(window[:, 0].tolist())
-        return np.log([1 + len(seen), 1])
+        raise AssertionError
 
-    found = list(listen.decisions(chunks, SMALL, frame_features=lambda frame: frame[:4], logits=logits, smoothing=0.5))
-    assert [(round(one.start, 3), round(one.end, 3)) for one in found] == [(0, 0.005), (0.002, 0.007), (0.004, 0.009)]
-    assert seen == [[1 + 16 * frame for frame in range(first, first + 5)] for first in (0, 2, 4)]
-    np.testing.assert_allclose([one.probabilities[0] for one in found], [2 / 3, 3 / 4, 4 / 5])
-    np.testing.assert_allclose([one.smoothed[0] for one in found], [2 / 3, 17 / 24, 181 / 240])
+    chunks = [np.zeros(48000, np.int16)]
+    codes = lambda frame: INPUTS.codes(frame)[0]
+    found = list(listen.decisions(chunks, INPUTS, frame_codes=codes, logits=logits, classes=3, learn=True))
+    assert len(found) == 9
+    assert not any(one.probabilities.any() or one.smoothed.any() or one.profile.frames for one in found)
+    printed = listen.as_json('abc', found[0], INPUTS)
+    assert printed == {
+        'start': 0.0,
+        'end': 0.8,
+        'label': None,
+        'speech': False,
+        'probabilities': None,
+        'smoothed': None,
+        'speech_share': 0.0,
+        'too_quiet': False,
+        'clipping': False,
+        'learned_seconds': 0.0,
+    }
+    assert listen.as_row('abc', found[0]).split() == ['0.0', '-', '0.8', 's', 'no', 'speech', 'no', 'speech']
 
 
 def test_real_time_is_as_fast_as_it_was_spoken(clips, monkeypatch):
@@ -241,10 +330,35 @@ def test_a_folder_that_cannot_listen_is_named(exported, clips, tmp_path, damage,
 
 @needs_tflm
 def test_a_clip_that_cannot_be_heard_is_all_that_is_said(exported, tmp_path, capsys):
-    soundfile.write(tmp_path / 'silence.wav', np.zeros(16000), 16000)
-    with pytest.raises(InputError, match=r'silence\.wav: expected sound, found silence$'):
-        listen.main([str(exported.path), '--file', str(tmp_path / 'silence.wav')])
+    soundfile.write(tmp_path / 'short.wav', np.ones(1000), 16000)
+    kept = tmp_path / 'p.json'
+    with pytest.raises(InputError, match=r'short\.wav: expected at least 0\.1 s, found 0\.062 s$'):
+        listen.main([str(exported.path), '--file', str(tmp_path / 'short.wav'), '--save-profile', str(kept)])
     assert capsys.readouterr() == ('', '')
+    assert not kept.exists()
+
+
+@needs_tflm
+def test_a_voice_is_learned_while_it_is_heard_and_kept(exported, inputs, tmp_path, capsys):
+    """Off by default in a model that was not trained for it; `--profile` goes on with what was learned."""
+    clip, kept = tmp_path / 'a.wav', tmp_path / 'p.json'
+    soundfile.write(clip, syllables(3), 16000)
+    seconds = lambda found: [window['learned_seconds'] for window in found]
+    assert inputs.voice.history == 0
+    command = [exported.path, '--file', clip, '--json']
+    assert set(seconds(heard(capsys, *command))) == {0}
+    learned = heard(capsys, *command, '--learn', '--save-profile', kept)
+    assert all(np.diff([0, *seconds(learned)]) > 0)
+    with tflm.started((exported.path / manifest.FRONTEND).read_bytes()) as front:
+        frames = features.frames(audio.read(clip), inputs.frontend)
+        codes = features.encode(np.stack([front.run(frame) for frame in frames]))
+    expected = inputs.learned(codes)
+    found = voice.load(kept, inputs)
+    assert found.frames == expected.frames == round(100 * seconds(learned)[-1])
+    np.testing.assert_array_equal(found.sums, expected.sums)
+    again = heard(capsys, *command, '--profile', kept, '--no-learn')
+    assert set(seconds(again)) == {seconds(learned)[-1]}
+    assert seconds(heard(capsys, *command, '--speaker', clip))[0] == pytest.approx(seconds(learned)[-1], abs=0.1)
 
 
 def test_tflm_missing_is_said(exported, clips, monkeypatch):

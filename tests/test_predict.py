@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from helpers import needs_tflm, run_without
+from helpers import needs_tflm, run_without, syllables, windows_of
 from jax_reparam import evaluation, predict
 from jax_reparam.errors import InputError
-from jax_reparam.frontend import audio, features, windows
+from jax_reparam.frontend import audio, voice
+from jax_reparam.frontend.voice import Profile
 from jax_reparam.runtime import litert, tflm
 
 
@@ -25,6 +26,7 @@ def clips(tmp_path):
     for name, pitch, seconds in (('high.wav', 1500, 0.5), ('deeper/low.FLAC', 300, 1.5)):
         time = np.arange(int(16000 * seconds)) / 16000
         sound = np.sin(2 * np.pi * pitch * time) + np.random.default_rng(0).standard_normal(len(time))
+        sound *= 0.1 + 0.9 * np.abs(np.sin(2 * np.pi * 2 * time))
         soundfile.write(folder / name, sound / 8, 16000, format=name.split('.')[1].upper())
     (folder / 'notes.txt').write_text('not audio')
     (folder / '._high.wav').write_text('what macOS leaves beside high.wav')
@@ -35,12 +37,11 @@ def clips(tmp_path):
 def test_predicts_what_evaluation_scored(exported, data, form):
     recognizer = predict.Recognizer.load(exported.path, form)
     model = litert.load((exported.path / f'model_{form}.tflite').read_bytes())
-    windows, clip = data.windows('test')
-    expected = evaluation.decide(evaluation.softmax(model(windows)), clip)
+    cut, clip = windows_of(data, 'test')
+    expected = evaluation.decide(evaluation.softmax(model(cut)), clip, units=len(data.clips('test')))
+    assert expected.any(axis=1).all()
     for index, row in zip(data.clips('test'), expected, strict=True):
-        found = recognizer.predict(data.corpus.audio(index))
-        np.testing.assert_allclose(found.probabilities, row, atol=1e-6)
-        assert len(found.over_time) == len(found.starts) == (clip == list(data.clips('test')).index(index)).sum()
+        np.testing.assert_allclose(recognizer.predict(data.corpus.audio(index)).probabilities, row, atol=1e-6)
 
 
 def test_json(exported, clips, capsys):
@@ -55,8 +56,9 @@ def test_json(exported, clips, capsys):
     # 0.64 s windows, 0.32 s apart, the last one ending with the clip's last frame.
     assert [part['start'] for part in low['over_time']] == pytest.approx([0, 0.32, 0.64, 0.84])
     assert [part['end'] for part in low['over_time']] == pytest.approx([0.64, 0.96, 1.28, 1.48])
-    mean = np.mean([list(part['probabilities'].values()) for part in low['over_time']], axis=0)
-    np.testing.assert_allclose(list(low['probabilities'].values()), mean, atol=1e-5)
+    assert {part['label'] for part in low['over_time']} == {'low'}
+    assert (low['speech'], low['too_quiet'], low['clipping'], found['learned_seconds']) == (True, False, False, 0)
+    assert 0.5 < low['speech_share'] <= 1
     # A clip shorter than a window is one window, which ends where the clip does.
     assert [(part['start'], part['end']) for part in high['over_time']] == [(0, 0.5)]
 
@@ -73,6 +75,8 @@ def test_table(exported, clips, capsys):
 def test_together_decides_once_for_each_path(exported, clips, capsys):
     recognizer = predict.Recognizer.load(exported.path)
     rows = [recognizer.predict(audio.read(clips / name)).probabilities for name in ('deeper/low.FLAC', 'high.wav')]
+    # One more in which nobody speaks is left out.
+    soundfile.write(clips / 'silence.wav', np.zeros(64000), 16000)
     paths = [str(clips), str(clips / 'high.wav')]
     assert predict.main([str(exported.path), *paths, '--together', '--json']) == 0
     both, one = json.loads(capsys.readouterr().out)['clips']
@@ -95,13 +99,15 @@ def test_together_decides_once_for_each_path(exported, clips, capsys):
 def test_together_joins_as_the_protocol_says(exported, join, turns, expected, used):
     protocol = dataclasses.replace(exported.manifest.protocol, join=join, turns=turns)
     predictions = [
-        predict.Prediction(np.array([p, 1 - p]), np.array([0.0]), np.array([seconds]), np.array([[p, 1 - p]]))
-        for p, seconds in ((0.6, 1.0), (0.55, 3.0), (0.05, 2.0))
+        predict.Prediction(np.array(row), seconds, 0.5, too_quiet=False, clipping=False)
+        for row, seconds in (([0.6, 0.4], 1.0), ([0, 0], 9.0), ([0.55, 0.45], 3.0), ([0.05, 0.95], 2.0))
     ]
     row, count = predict.together(predictions, protocol)
     assert count == used
     np.testing.assert_allclose(row, expected, atol=1e-9)
     assert row.argmax() == np.argmax(expected)
+    row, count = predict.together(predictions[1:2], protocol)
+    assert (count, row.tolist()) == (0, [0, 0])
 
 
 def test_together_is_not_over_time(exported, clips, capsys):
@@ -113,8 +119,8 @@ def test_together_is_not_over_time(exported, clips, capsys):
 def test_bad_clips_are_named_and_the_others_done(exported, clips, tmp_path, capsys):
     (tmp_path / 'empty').mkdir()
     (tmp_path / 'text.wav').write_text('this is no audio')
-    soundfile.write(tmp_path / 'silence.wav', np.zeros(16000), 16000)
-    bad = ['missing.wav', 'text.wav', 'silence.wav', 'empty']
+    soundfile.write(tmp_path / 'short.wav', np.ones(1000), 16000)
+    bad = ['missing.wav', 'text.wav', 'short.wav', 'empty']
     paths = [str(tmp_path / name) for name in bad]
     assert predict.main([str(exported.path), *paths[:2], str(clips), *paths[2:], '--json']) == 1
     out, err = capsys.readouterr()
@@ -138,7 +144,7 @@ def test_neither_tensorflow_nor_jax_is_imported(exported, clips):
         (lambda folder: (folder / 'model_int8.tflite').write_bytes(b'x'), 'expected the file that was verified'),
         (
             lambda folder: (folder / 'manifest.json').write_text('{"format": 1, "forms": {}}'),
-            'manifest.json: model: expected a value, found none',
+            r'manifest.json: expected format 2 \(export it anew with fold.py\), found 1',
         ),
     ],
 )
@@ -161,7 +167,9 @@ def test_a_form_that_is_not_there_is_refused(exported, tmp_path):
 
 def test_audio_of_another_rate_is_resampled(exported, clips, tmp_path):
     time = np.arange(44100) / 44100
-    soundfile.write(tmp_path / 'high.wav', 0.3 * np.sin(2 * np.pi * 1500 * time)[:, None].repeat(2, 1), 44100)
+    sound = np.sin(2 * np.pi * 1500 * time) + np.random.default_rng(0).standard_normal(44100)
+    sound *= 0.1 + 0.9 * np.abs(np.sin(2 * np.pi * 2 * time))
+    soundfile.write(tmp_path / 'high.wav', 0.1 * sound[:, None].repeat(2, 1), 44100)
     recognizer = predict.Recognizer.load(exported.path)
     found = recognizer.predict(audio.read(tmp_path / 'high.wav'))
     assert recognizer.manifest.labels[found.probabilities.argmax()] == 'high'
@@ -180,13 +188,179 @@ def test_in_tflm(exported, clips, capsys):
     with predict.Recognizer.in_tflm(exported.path, 'int8') as recognizer:
         model = (exported.path / 'model_int8.tflite').read_bytes()
         inputs = recognizer.manifest.input
-        frames = (features.log_mel(samples, inputs.frontend) - inputs.mean) / inputs.std
-        cut = windows.split([frames], inputs.window)[0]
+        cut = np.stack([heard.features for heard in inputs.clip(inputs.codes(samples)) if heard.speech.there])
         expected = evaluation.softmax(tflm.run(model, cut).logits)
-        np.testing.assert_array_equal(recognizer.predict(samples).over_time, expected)
+        np.testing.assert_array_equal(recognizer.predict(samples).probabilities, expected.mean(axis=0))
 
 
 def test_without_tflm_it_is_named(exported, clips, monkeypatch):
     monkeypatch.setattr(tflm, 'missing', lambda: 'not verified: not here')
     with pytest.raises(InputError, match=r'^--tflm: expected TFLM, found: not here$'):
         predict.main([str(exported.path), str(clips), '--tflm'])
+
+
+@pytest.fixture
+def recognizer(inputs, exported):
+    """One whose logits tell windows apart, and that fails where it is asked about silence."""
+
+    def logits(cut):
+        assert np.abs(cut).max() > 0.1
+        return np.stack([0.5 * cut[:, :, :4].mean(axis=(1, 2)), 0.5 * cut[:, ::2, 4:].mean(axis=(1, 2))], axis=1)
+
+    return predict.Recognizer(exported.manifest, 'float32', logits)
+
+
+def around(samples, seconds):
+    """With zeros before and after it."""
+    return np.pad(samples, round(16000 * seconds))
+
+
+@pytest.mark.parametrize('sound', [np.zeros(48000, np.int16), np.full(48000, 200, np.int16), None])
+def test_nobody_speaks_is_a_result(exported, tmp_path, capsys, sound):
+    """Zeros, nothing but DC, and noise: exit code 0, and no label."""
+    if sound is None:
+        sound = (500 * np.random.default_rng(0).standard_normal(48000)).astype(np.int16)
+    soundfile.write(tmp_path / 'a.wav', sound, 16000)
+    command = [str(exported.path), str(tmp_path / 'a.wav'), '--over-time']
+    assert predict.main([*command, '--json']) == 0
+    [found] = json.loads(capsys.readouterr().out)['clips']
+    nothing = {'label': None, 'speech': False, 'probabilities': None}
+    assert nothing.items() <= found.items()
+    assert (found['speech_share'], found['too_quiet'], found['clipping']) == (0, False, False)
+    assert len(found['over_time']) > 4
+    assert all(nothing.items() <= part.items() for part in found['over_time'])
+    assert predict.main(command) == 0
+    assert all(line.endswith('no speech') for line in capsys.readouterr().out.splitlines()[1:])
+
+
+def test_silence_around_changes_a_clip_s_decision_nowhere_and_is_seen_over_time(recognizer):
+    samples = syllables(1.2)
+    alone, within = recognizer.predict(samples), recognizer.predict(around(samples, 2), over_time=True)
+    assert alone.speech
+    # Two seconds are a whole number of frames.
+    np.testing.assert_array_equal(within.probabilities, alone.probabilities)
+    spoken = [part.probabilities.any() for part in within.over_time]
+    assert not any(spoken[:3])
+    assert any(spoken)
+    assert not any(spoken[-3:])
+    assert within.speech_share == pytest.approx(alone.speech_share * 1.2 / 5.2, rel=0.1)
+    with_hole = recognizer.predict(np.concatenate([samples, np.zeros(32000, np.int16), samples]))
+    assert with_hole.speech  # windows in which nobody speaks are left out of the mean
+
+
+@pytest.mark.parametrize('gain', [0.05, 0.3])
+def test_a_gain_changes_nothing(recognizer, gain):
+    samples = syllables(1.5)
+    expected = recognizer.predict(samples).probabilities
+    found = recognizer.predict(np.rint(gain * samples).astype(np.int16)).probabilities
+    # Rounding to 16 bits and to steps of 0.1 nat leaves 0.0004 at most.
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    assert np.ptp(expected) > 0.1
+
+
+def test_flags(recognizer):
+    samples = syllables(1.5)
+    flags = lambda sound: (lambda found: (found.too_quiet, found.clipping))(recognizer.predict(sound))
+    assert flags(samples) == (False, False)
+    assert flags(np.rint(samples / 10**2.5).astype(np.int16)) == (True, False)
+    assert flags(np.clip(samples.astype(int) * 20, -32768, 32767).astype(np.int16)) == (False, True)
+
+
+def test_a_voice_is_learned_from_its_recordings_and_from_nothing_else(recognizer, exported, inputs, tmp_path, capsys):
+    voices = [syllables(2, seed, voice=(1, 0.1, 0.3)) for seed in range(3)]
+    for name, samples in zip(('b', 'c', 'a'), voices, strict=True):
+        soundfile.write(tmp_path / f'{name}.wav', samples, 16000)
+    expected = Profile.empty(12)
+    for samples in (voices[2], voices[0], voices[1]):
+        expected = inputs.learned(inputs.codes(samples), expected)
+    assert recognizer.learned_seconds == 0
+    seconds = [recognizer.adapt(samples) for samples in (voices[2], voices[0], voices[1])]
+    assert np.all(np.diff([0, *seconds]) > 0.5)
+    assert recognizer.learned_seconds == seconds[-1] == expected.frames / 100
+    np.testing.assert_array_equal(recognizer.profile.sums, expected.sums)
+    # Predicting learns nothing, and takes off what is known.
+    clip = syllables(1.5, 9, voice=(1, 0.1, 0.3))
+    known = recognizer.predict(clip)
+    assert recognizer.learned_seconds == seconds[-1]
+    recognizer.profile = None
+    plain = recognizer.predict(clip)
+    assert np.abs(known.probabilities - plain.probabilities).max() > 0.01
+    np.testing.assert_array_equal(recognizer.predict(clip, expected).probabilities, known.probabilities)
+
+    soundfile.write(tmp_path / 'clip.flac', clip, 16000)
+    command = [str(exported.path), str(tmp_path / 'clip.flac'), '--json', '--form', 'float32']
+
+    def printed(*more):
+        assert predict.main([*command, *map(str, more)]) == 0
+        found = json.loads(capsys.readouterr().out)
+        return found['learned_seconds'], found['clips'][0]['probabilities']
+
+    (tmp_path / 'clip.flac').rename(tmp_path / 'clip')  # not among the folder's recordings
+    command[1] = str(tmp_path / 'clip')
+    first = printed('--speaker', tmp_path, '--save-profile', tmp_path / 'p.json')
+    assert first[0] == pytest.approx(expected.frames / 100)
+    assert printed('--profile', tmp_path / 'p.json') == first
+    assert printed()[1] != first[1]
+    loaded = voice.load(tmp_path / 'p.json', inputs)
+    assert loaded.frames == expected.frames
+    np.testing.assert_array_equal(loaded.sums, expected.sums)
+    assert not (tmp_path / 'p.json.tmp').exists()
+
+
+def test_what_was_learned_of_one_clip_is_not_known_of_the_next(exported, tmp_path, capsys):
+    for name, seed in (('a', 1), ('b', 2)):
+        soundfile.write(tmp_path / f'{name}.wav', syllables(3, seed), 16000)
+    read = lambda *names: [
+        predict.main([str(exported.path), *(str(tmp_path / f'{name}.wav') for name in names), '--json'])
+    ]
+    read('a', 'b')
+    both = json.loads(capsys.readouterr().out)['clips']
+    read('b')
+    [alone] = json.loads(capsys.readouterr().out)['clips']
+    assert both[1] == alone
+
+
+def damaged(**changes):
+    return lambda content: {**content, **changes}
+
+
+@pytest.mark.parametrize(
+    ('damage', 'message'),
+    [
+        (damaged(digest='0' * 64), r'expected a profile learned with this model \([0-9a-f]{12}\), found 000000000000'),
+        (damaged(sums=[1] * 11), 'expected 12 sums, found 11'),
+        (damaged(sums=[1] * 11 + ['x']), r'expected the profile of a voice in JSON, found: sums'),
+        (damaged(frames=-1), 'in JSON, found: frames: expected at least 0'),
+        (damaged(frames=6001), 'expected sums over at most 6000 frames of speech, found others'),
+        (damaged(frames=0), 'found others'),
+        (damaged(sums=[2**40] * 12), 'found others'),
+        (lambda content: [content], 'in JSON, found: '),
+        (lambda content: None, 'in JSON, found: '),
+    ],
+)
+def test_a_profile_that_is_damaged_or_another_s_is_refused(inputs, tmp_path, damage, message):
+    path = tmp_path / 'p.json'
+    voice.save(path, Profile(np.full(12, 5, np.int32), 3), inputs)
+    assert voice.load(path, inputs).frames == 3
+    path.write_text(json.dumps(damage(json.loads(path.read_text()))))
+    with pytest.raises(InputError, match=message) as error:
+        voice.load(path, inputs)
+    assert str(error.value).startswith(f'{path}: ')
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_profile_of_another_model_is_refused(inputs, tmp_path):
+    voice.save(tmp_path / 'p.json', Profile.empty(12), dataclasses.replace(inputs, mean=inputs.mean + np.float32(1)))
+    with pytest.raises(InputError, match='expected a profile learned with this model'):
+        voice.load(tmp_path / 'p.json', inputs)
+    with pytest.raises(InputError, match='found: No such file'):
+        voice.load(tmp_path / 'q.json', inputs)
+    # A digest is of what is written: reading it changes nothing.
+    assert type(inputs).from_json(json.loads(json.dumps(inputs.as_json()))).digest == inputs.digest
+
+
+def test_a_recording_of_the_speaker_that_cannot_be_used_is_refused(exported, clips, tmp_path):
+    with pytest.raises(InputError, match=r'nobody\.wav: expected a WAV or FLAC file, found nothing there'):
+        predict.main([str(exported.path), str(clips), '--speaker', str(tmp_path / 'nobody.wav')])
+    with pytest.raises(SystemExit, match='2'):
+        predict.main([str(exported.path), str(clips), '--save-profile', str(tmp_path / 'p.json')])

@@ -85,7 +85,7 @@ def measure(samples: np.ndarray | audio.AudioError, name: str) -> Measured:
     if isinstance(samples, audio.AudioError):
         return Measured(error=str(samples).removeprefix(f'{name}: '), decoded=False)
     try:
-        audio.check(samples, name)
+        audio.check(samples, name, sound=True)
         error = ''
     except audio.AudioError as problem:
         error = str(problem).removeprefix(f'{name}: ')

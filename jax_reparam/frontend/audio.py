@@ -46,7 +46,8 @@ def read(path: str | os.PathLike[str], sample_rate: int = SAMPLE_RATE) -> np.nda
       sample_rate: samples per second of the result; other rates are resampled (soxr, high quality).
 
     Returns:
-      `[N]` int16, the mean of the channels. 16-bit mono at `sample_rate` comes back bit for bit.
+      `[N]` int16, the mean of the channels in which there is anything. 16-bit mono at `sample_rate` comes back bit for
+      bit.
 
     Raises:
       AudioError: the file is missing, unreadable, not WAV or FLAC, shorter than its header says, empty, or holds NaN or
@@ -131,7 +132,8 @@ def mono(blocks: Iterable[np.ndarray], rate: int, name: str, sample_rate: int = 
       sample_rate: samples per second of the result.
 
     Returns:
-      `[M]` int16, the mean of the channels.
+      `[M]` int16, the mean of the channels, without those that hold nothing but zeros: a voice in one channel of 5.1
+      would else lose 15.6 dB.
 
     Raises:
       AudioError: no sample, a rate that no recording has, or samples that are not finite.
@@ -142,9 +144,11 @@ def mono(blocks: Iterable[np.ndarray], rate: int, name: str, sample_rate: int = 
         raise AudioError(f'{name}: expected a sample rate of {_RATES[0]:,} to {_RATES[1]:,} Hz, found {rate:,}')
     # As soxr.resample gives it, bit for bit, but in pieces that stay in the processor's cache.
     stream = None if rate == sample_rate else soxr.ResampleStream(rate, sample_rate, 1)
-    done, count, bad = [], 0, 0
+    done: list[np.ndarray] = []
+    count, bad, used = 0, 0, np.zeros(1, bool)
     for block in blocks:
         count += len(block)
+        used = used | block.any(axis=0)
         if block.dtype == np.int16:
             if block.shape[1] == 1 and stream is None:
                 done.append(block[:, 0])
@@ -157,14 +161,16 @@ def mono(blocks: Iterable[np.ndarray], rate: int, name: str, sample_rate: int = 
         if block.shape[1] > 1:
             # As block.mean(axis=1), which takes longer than the resampling: its axis is short.
             mixed = sum(block.T[1:], start=mixed) / block.shape[1]
-        done.append(_pcm(mixed if stream is None else stream.resample_chunk(mixed)))
+        done.append(mixed if stream is None else stream.resample_chunk(mixed))
     if not count:
         raise AudioError(f'{name}: expected audio, found 0 samples')
     if bad:
         raise AudioError(f'{name}: expected finite samples, found {bad:,} that are NaN or infinite')
     if stream is not None:
-        done.append(_pcm(stream.resample_chunk(np.zeros(0, np.float32), last=True)))
-    return np.concatenate(done)
+        done.append(stream.resample_chunk(np.zeros(0, np.float32), last=True))
+    # Which channels are silent is known at the end alone.
+    gain = np.float32(len(used) / max(1, used.sum()))
+    return np.concatenate([piece if piece.dtype == np.int16 else _pcm(piece, gain) for piece in done])
 
 
 def _blocks(file: SoundFile, count: float = float('inf')) -> Iterator[np.ndarray]:
@@ -178,27 +184,28 @@ def _blocks(file: SoundFile, count: float = float('inf')) -> Iterator[np.ndarray
             yield samples[start : start + _BLOCK]
 
 
-def _pcm(samples: np.ndarray) -> np.ndarray:
-    scaled = np.rint(samples * np.float32(32768))
+def _pcm(samples: np.ndarray, gain: np.float32) -> np.ndarray:
+    scaled = np.rint(samples * (gain * np.float32(32768)))
     return np.clip(scaled, -32768, 32767, out=scaled).astype(np.int16)
 
 
-def check(audio: np.ndarray, name: str, sample_rate: int = SAMPLE_RATE) -> None:
-    """Refuses a clip in which there is nothing to hear.
+def check(audio: np.ndarray, name: str, sample_rate: int = SAMPLE_RATE, *, sound: bool = False) -> None:
+    """Refuses a clip that is too short to be heard.
 
     Args:
       audio: `[N]` int16.
       name: what to call the clip in the error.
       sample_rate: samples per second.
+      sound: also refuse silence, which nobody can have labelled: all samples within two steps of one another.
 
     Raises:
-      AudioError: no sample, less than 0.1 s, or silence (all samples within two steps of one another).
+      AudioError: no sample, less than 0.1 s, or silence where sound is asked for.
     """
     if not len(audio):
         raise AudioError(f'{name}: expected audio, found 0 samples')
     if len(audio) < SHORTEST_SECONDS * sample_rate:
         raise AudioError(f'{name}: expected at least {SHORTEST_SECONDS} s, found {len(audio) / sample_rate:.3f} s')
-    if int(audio.max()) - int(audio.min()) <= SILENT_SPAN:
+    if sound and int(audio.max()) - int(audio.min()) <= SILENT_SPAN:
         raise AudioError(f'{name}: expected sound, found silence')
 
 

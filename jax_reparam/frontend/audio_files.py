@@ -38,16 +38,20 @@ def below(folder: AnyPath, _above: frozenset[str] = frozenset()) -> list[AnyPath
     return files
 
 
-def rows(table: Path, columns: Sequence[str], *, plain: bool = False) -> Iterator[tuple[int, list[str]]]:
+def rows(
+    table: Path, columns: Sequence[str], *, optional: Sequence[str] = (), plain: bool = False
+) -> Iterator[tuple[int, list[str]]]:
     """Reads a table: UTF-8, a line of column names first, with commas, semicolons or tabs between cells.
 
     Args:
       table: the file.
       columns: those that are read; others are ignored.
+      optional: columns that are read, too, if they are there.
       plain: whether quotation marks are text like any other, and damaged UTF-8 is read as far as it goes.
 
     Yields:
-      The number of a row's last line, from 1, and its cells of `columns` without blanks around, '' where it has none.
+      The number of a row's last line, from 1, and its cells of `columns` and `optional` without blanks around, '' where
+      it has none.
 
     Raises:
       InputError: another encoding, a column that is missing, or a line that is none of a table.
@@ -71,6 +75,6 @@ def rows(table: Path, columns: Sequence[str], *, plain: bool = False) -> Iterato
                     f'found no {column!r} in {", ".join(there) or "it"}'
                 )
         for row in reader:
-            yield reader.line_num, [(row[column] or '').strip() for column in columns]
+            yield reader.line_num, [(row.get(column) or '').strip() for column in (*columns, *optional)]
     except csv.Error as error:
         raise InputError(f'{table}: line {reader.reader.line_num}: expected a row of a table, found: {error}') from None

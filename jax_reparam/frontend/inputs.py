@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
+import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jax_reparam import schema
-from jax_reparam.frontend import features, speech, windows
+from jax_reparam.frontend import features, speech, voice, windows
 from jax_reparam.frontend.features import FrontendConfig
 from jax_reparam.frontend.speech import Rule, Speech
 from jax_reparam.frontend.voice import Profile, VoiceConfig
@@ -85,6 +88,19 @@ class Input:
     def half_frames(self) -> int:
         """Frames of speech after which half of a voice's difference is taken off."""
         return max(1, round(1000 * self.voice.half_seconds / self.frontend.hop_ms))
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """A digest of all of it, in hexadecimal: what was learned of a voice by one is not for another."""
+        return hashlib.sha256(json.dumps(self.as_json(), sort_keys=True).encode()).hexdigest()
+
+    def seconds(self, frames: int) -> float:
+        """How long so many frames of speech are."""
+        return frames * self.frontend.hop_ms / 1000
+
+    def learned(self, codes: np.ndarray, profile: Profile | None = None) -> Profile:
+        """What is known of a voice after a recording `[T, M]`, heard as a stream; `profile` is what was before."""
+        return voice.of_recording(codes, self.window, self.rule, most=self.most_frames, known=profile)
 
     def codes(self, samples: np.ndarray) -> np.ndarray:
         """Features of a recording, `[N]` int16 to `[T, M]` int8."""

@@ -205,7 +205,12 @@ def clipping(found: Speech, full_scale: np.ndarray, config: FrontendConfig) -> b
 
 
 def active(codes: np.ndarray, rule: Rule) -> np.ndarray:
-    """A clip `[T, M]` from its first speech to its last; all of it where there is none.
+    """A clip `[T, M]` from its first speech to its last; all of it where there is none."""
+    return codes[active_span(codes, rule)]
+
+
+def active_span(codes: np.ndarray, rule: Rule) -> slice:
+    """The frames of a clip `[T, M]` from its first speech to its last; all of them where there is none.
 
     Windows are laid over it as over a stream, and each finds its own, so that a word in a minute of silence is found.
     """
@@ -215,8 +220,8 @@ def active(codes: np.ndarray, rule: Rule) -> np.ndarray:
         if speech.there
     ]
     if not found:
-        return codes
-    return codes[min(first for first, _ in found) : max(end for _, end in found)]
+        return slice(0, len(codes))
+    return slice(min(first for first, _ in found), max(end for _, end in found))
 
 
 def windows_of(codes: np.ndarray, window: WindowConfig, rule: Rule) -> Iterator[tuple[int, Speech]]:

@@ -9,14 +9,21 @@ turn minutes of anger into "neutral".
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jax_reparam import schema
+from jax_reparam.errors import InputError
 from jax_reparam.frontend import speech
 from jax_reparam.frontend.speech import PARTS, Rule, Speech
 from jax_reparam.frontend.windows import WindowConfig
-from jax_reparam.schema import Amount, Positive, Share
+from jax_reparam.schema import Amount, Count, Positive, Share
+
+if TYPE_CHECKING:
+    from jax_reparam.frontend.inputs import Input
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +86,48 @@ class Profile:
             return self
         off = speech.level_off(codes[taken], found.level, rule)
         return Profile(self.sums + (PARTS * off).astype(np.int32).sum(axis=0, dtype=np.int32), self.frames + len(taken))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Written:
+    """What the file of a profile holds; `digest` is that of the model's `Input`."""
+
+    digest: str
+    frames: Count
+    sums: tuple[int, ...]
+
+
+def save(path: str | Path, profile: Profile, inputs: Input) -> None:
+    """Writes a profile as JSON; another that is there is replaced at once or not at all."""
+    content = schema.to_json(_Written(inputs.digest, profile.frames, tuple(profile.sums.tolist())))
+    temporary = Path(f'{path}.tmp')
+    temporary.write_text(json.dumps(content) + '\n')
+    temporary.replace(path)
+
+
+def load(path: str | Path, inputs: Input) -> Profile:
+    """Reads what `save` wrote.
+
+    Raises:
+      InputError: nothing there, no profile, or one that was learned with another model.
+    """
+    try:
+        found = schema.from_json(_Written, json.loads(Path(path).read_text()))
+    except OSError as error:
+        raise InputError(f'{path}: expected the profile of a voice, found: {error.strerror}') from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f'{path}: expected the profile of a voice in JSON, found: {error}') from error
+    if found.digest != inputs.digest:
+        raise InputError(
+            f'{path}: expected a profile learned with this model ({inputs.digest[:12]}), found {found.digest[:12]}'
+        )
+    if len(found.sums) != inputs.frontend.n_mels:
+        raise InputError(f'{path}: expected {inputs.frontend.n_mels} sums, found {len(found.sums)}')
+    # No frame can add more than the span of int8 and a level within it.
+    largest = 256 * PARTS * found.frames
+    if found.frames > inputs.most_frames or any(abs(value) > largest for value in found.sums):
+        raise InputError(f'{path}: expected sums over at most {inputs.most_frames} frames of speech, found others')
+    return Profile(np.array(found.sums, np.int32), found.frames)
 
 
 def of_recording(

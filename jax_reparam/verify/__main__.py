@@ -1,27 +1,39 @@
 """Scores every form of an exported model on labelled clips: python -m jax_reparam.verify OUT --clips CLIPS.
 
+With --field also what is left of the decisions where microphone, room, line and voice are others (`field_test`); that
+is reported, and no gate.
+
 Exit code 0: every gate passed. 1: one failed (a line each on standard error). 2: bad input.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jax_reparam import manifest
+import numpy as np
+
+from jax_reparam import errors, manifest, threads
 from jax_reparam.errors import run
-from jax_reparam.verify import recordings, scores
+from jax_reparam.manifest import Manifest
+from jax_reparam.runtime import litert, tflm
+from jax_reparam.verify import field_test, recordings, scores
+from jax_reparam.verify.recordings import Recordings
+
+# Of `--fail-under`, for the rows of the field test.
+KEPT = 'kept'
 
 
 def limit(text: str) -> tuple[str, float]:
     """An argument `NAME=VALUE`, for `argparse`'s `type`."""
     name, _, value = text.partition('=')
-    if name not in scores.LIMITS:
-        raise argparse.ArgumentTypeError(f'expected one of {", ".join(scores.LIMITS)}, found {name!r}')
+    if name not in (*scores.LIMITS, KEPT):
+        raise argparse.ArgumentTypeError(f'expected one of {", ".join((*scores.LIMITS, KEPT))}, found {name!r}')
     try:
         least = float(value)
     except ValueError:
@@ -38,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument('folder', metavar='OUT', help='folder that fold.py wrote')
     command.add_argument(
-        '--clips', required=True, help='folder LABEL/clip.wav, or a table with the columns path, label'
+        '--clips', required=True, help='folder LABEL/clip.wav, or a table with the columns path, label (and speaker)'
     )
     command.add_argument('--checkpoint', metavar='W', help='training folder or checkpoint: scored, and the reference')
     command.add_argument(
@@ -48,7 +60,18 @@ def parser() -> argparse.ArgumentParser:
         action='extend',
         type=limit,
         default=[],
-        help='least agreement (0 to 1), uar (0 to 1) or snr (dB) of every form, beside the gates',
+        help='least agreement (0 to 1), uar (0 to 1) or snr (dB) of every form, beside the gates; kept (0 to 1) in '
+        'every row of the field test',
+    )
+    command.add_argument('--field', action='store_true', help='also the field test, of one form and of float32')
+    command.add_argument(
+        '--form', choices=list(manifest.FORM_FILES), help='that of the field test; default: the one that OUT recommends'
+    )
+    command.add_argument(
+        '--field-tflm',
+        metavar='N',
+        type=errors.count,
+        help='the form of the field test also in TFLM, on N of the clips',
     )
     command.add_argument('--json', action='store_true', help='print one JSON object instead of a table')
     return command
@@ -56,21 +79,70 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints a row a form and runtime; every gate that failed is named on standard error."""
-    args = parser().parse_args(argv)
+    command = parser()
+    args = command.parse_args(argv)
+    limits = dict(args.fail_under)
+    kept = limits.pop(KEPT, None)
+    for flag, value in (('--form', args.form), ('--field-tflm', args.field_tflm), (f'--fail-under {KEPT}', kept)):
+        if value is not None and not args.field:
+            command.error(f'{flag} is of the field test: expected --field')
     out = Path(args.folder)
     exported = manifest.load(out)
     labelled = recordings.load(recordings.listed(args.clips, exported.labels), exported.input)
-    result = scores.score(out, exported, labelled, trained=args.checkpoint, limits=dict(args.fail_under))
+    result = scores.score(out, exported, labelled, trained=args.checkpoint, limits=limits)
+    failures = list(result.failures)
+    field = None
+    if args.field:
+        field = in_the_field(out, exported, labelled, args.form, args.field_tflm)
+        failures += [] if kept is None else field_test.below(field.changes, kept)
     if args.json:
-        print(json.dumps(dataclasses.asdict(result), indent=2, allow_nan=False))
+        content = {**dataclasses.asdict(result), 'failures': failures}
+        if field is not None:
+            content['field'] = dataclasses.asdict(field)
+        print(json.dumps(content, indent=2, allow_nan=False))
     else:
-        print(f'{result.clips} clips, {result.windows} windows, against {result.reference}')
+        silent = f', {result.no_speech} without speech' if result.no_speech else ''
+        print(f'{result.clips} clips{silent}, {result.windows} windows, against {result.reference}')
         print('\n'.join(scores.table(result)))
+        if field is not None:
+            print('\n'.join(['', *field_test.table(field)]))
     for note in result.notes:
         print(note, file=sys.stderr)
-    for reason in result.failures:
+    for reason in failures:
         print(f'failed: {reason}', file=sys.stderr)
-    return 1 if result.failures else 0
+    return 1 if failures else 0
+
+
+def in_the_field(
+    out: Path, exported: Manifest, labelled: Recordings, form: str | None = None, in_tflm: int | None = None
+) -> field_test.Field:
+    """The field test of a form and of float32 in LiteRT, and of the form in TFLM on `in_tflm` of the recordings.
+
+    Raises:
+      InputError: no such form, or TFLM is wanted and not there.
+    """
+    _, name, model = manifest.open_form(out, form)
+    models = {name: model}
+    if 'float32' in exported.forms:
+        models['float32'] = manifest.read_file(out, exported.forms['float32'])
+    labels, workers = exported.labels, threads.cores(len(labelled.samples))
+    engines = [{name: litert.load(content) for name, content in models.items()} for _ in range(workers)]
+    rows = field_test.run(engines, labelled, labels)
+    if in_tflm is not None:
+        tflm.need('--field-tflm')
+        count = len(labelled.samples)
+        chosen = field_test.some(
+            labelled, np.unique(np.linspace(0, count - 1, min(in_tflm, count)).round().astype(int))
+        )
+        with contextlib.ExitStack() as stack:
+            sessions = [stack.enter_context(tflm.started(model)) for _ in range(workers)]
+            engines_tflm = [{f'{name} in TFLM': _in_tflm(session)} for session in sessions]
+            rows += field_test.run(engines_tflm, chosen, labels)
+    return field_test.Field(rows, field_test.silences(exported.input), field_test.known(engines, labelled, labels))
+
+
+def _in_tflm(session: tflm.Session) -> field_test.Logits:
+    return lambda windows: np.stack([session.run(window) for window in windows])
 
 
 if __name__ == '__main__':

@@ -277,7 +277,7 @@ CHANGES: tuple[Change, ...] = (
     *_group(
         'level',
         ('step', 'the second half is lowered by 10 dB, at once', _plain(_step)),
-        ('surround', 'mono in 5.1: the voice in the centre of six channels, averaged, -15.6 dB', _plain(_surround)),
+        ('surround', 'mono in 5.1: the voice in the centre of six channels, the others silent', _plain(_surround)),
         ('dc', '0.05 of full scale added to every sample', _plain(lambda x: _saturated(x + 0.05 * FULL_SCALE))),
     ),
     *_group(

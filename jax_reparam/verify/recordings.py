@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from jax_reparam import threads
 from jax_reparam.errors import InputError
 from jax_reparam.evaluation import Windows
-from jax_reparam.frontend import audio, audio_files, features, windows
-from jax_reparam.frontend.inputs import Input
+from jax_reparam.frontend import audio, audio_files, features, speech, windows
+from jax_reparam.frontend.inputs import Heard, Input
 from jax_reparam.progress import Progress
 
-COLUMNS = ('path', 'label')
+COLUMNS, SPEAKER = ('path', 'label'), 'speaker'
 
 
-def listed(source: str | Path, labels: Sequence[str]) -> list[tuple[Path, int]]:
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """A recording on disk, its class, and who speaks ('': nobody says)."""
+
+    path: Path
+    label: int
+    speaker: str = ''
+
+
+def listed(source: str | Path, labels: Sequence[str]) -> list[Clip]:
     """The clips of a folder or table, with the class of each.
 
     Args:
       source: a folder `LABEL/.../clip.wav`, or a table with the columns path and label, as the corpus `folder` takes
-        it, less its speakers.
+        it; it may have the column speaker, too.
       labels: the model's, in the order of its logits.
 
     Raises:
@@ -37,10 +48,10 @@ def listed(source: str | Path, labels: Sequence[str]) -> list[tuple[Path, int]]:
         raise InputError(f'{source}: expected a folder LABEL/clip.wav or a table of path, label, found nothing')
     if not clips:
         raise InputError(f'{source}: expected WAV or FLAC files, found none')
-    for file, label in clips:
+    for file, label, _ in clips:
         if label not in labels:
             raise InputError(f'{file}: expected a label of the model ({", ".join(labels)}), found {label!r}')
-    return [(file, list(labels).index(label)) for file, label in clips]
+    return [Clip(file, list(labels).index(label), speaker) for file, label, speaker in clips]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,28 +62,72 @@ class Recordings:
       samples: of each, `[N]` int16 at the frontend's sample rate.
       truth: the class of each, `[n]`.
       inputs: the manifest's `input`.
+      speaker: of each, '' where nobody says; None: of none.
     """
 
     samples: Sequence[np.ndarray]
     truth: np.ndarray
     inputs: Input
+    speaker: Sequence[str] | None = None
 
-    def windows(self, frames: Sequence[np.ndarray] | None = None) -> Windows:
-        """All windows: of `frames`, standardised features `[T, n_mels]` of each recording; None takes training's."""
-        features, clip = windows.split(frames or map(self.inputs.features, self.samples), self.inputs.window)
-        return Windows(features.astype(np.float32), clip, self.truth)
+    @functools.cached_property
+    def codes(self) -> list[np.ndarray]:
+        """Of each, `[T, M]` int8."""
+        features.mel_matrix(self.inputs.frontend)  # before the threads, which would each make it
+        return list(threads.in_order(self.inputs.codes, self.samples, threads.cores(len(self.samples))))
 
-    def pcm(self, length: int) -> np.ndarray:
-        """The samples of the same windows, `[W, length]` int16; of a recording that is too short, repeated."""
-        frontend, cut = self.inputs.frontend, []
-        for samples in self.samples:
+    def windows(self, codes: Sequence[np.ndarray] | None = None) -> Windows:
+        """The windows of the clips' active spans in which somebody speaks.
+
+        Args:
+          codes: of each recording, `[T, M]` int8, as a device makes them; where speech is, the training's codes say all
+            the same, so that the windows are the same. None: the training's.
+
+        Raises:
+          InputError: nobody speaks in any.
+        """
+        found, inputs = [], self.inputs
+        for clip, own in enumerate(self.codes):
+            span, given = speech.active_span(own, inputs.rule), own if codes is None else codes[clip]
+            for start in windows.starts(span.stop - span.start, inputs.window):
+                cut = slice(span.start + start, min(span.start + start + inputs.window.frames, span.stop))
+                heard = inputs.hear(own[cut])
+                if heard.speech.there:
+                    found.append((heard if codes is None else inputs.hear(given[cut]), clip))
+        return self._windows(found)
+
+    def pcm(self, length: int) -> tuple[np.ndarray, Windows]:
+        """The recordings cut into windows of samples as a stream is, without those in which nobody speaks.
+
+        Args:
+          length: samples of a window; of a recording that is too short they are repeated.
+
+        Returns:
+          `[W, length]` int16, and the windows that these samples are to the model.
+
+        Raises:
+          InputError: nobody speaks in any.
+        """
+        frontend, cut, found = self.inputs.frontend, [], []
+        for clip, samples in enumerate(self.samples):
             count = features.frame_count(len(samples), frontend)
-            starts = windows.starts(count, self.inputs.window) * frontend.hop_length
-            cut += [windows.cut(samples, start, length) for start in starts]
-        return np.stack(cut)
+            for start in windows.starts(count, self.inputs.window) * frontend.hop_length:
+                window = windows.cut(samples, start, length)
+                heard = self.inputs.hear(self.inputs.codes(window))
+                if heard.speech.there:
+                    cut.append(window)
+                    found.append((heard, clip))
+        made = self._windows(found)
+        return np.stack(cut), made
+
+    def _windows(self, found: Sequence[tuple[Heard, int]]) -> Windows:
+        if not found:
+            raise InputError('clips: expected speech in one of them, found none')
+        heard, clip = zip(*found, strict=True)
+        return Windows(np.stack([one.features for one in heard]), np.array(clip), self.truth)
 
 
-def load(clips: Sequence[tuple[Path, int]], inputs: Input, *, show_progress: bool = True) -> Recordings:
+def load(clips: Sequence[Clip], inputs: Input, *, show_progress: bool = True) -> Recordings:
     """Reads the clips that `listed` gave.
 
     Raises:
@@ -81,28 +136,29 @@ def load(clips: Sequence[tuple[Path, int]], inputs: Input, *, show_progress: boo
     recordings, rate = [], inputs.frontend.sample_rate
     bar = Progress(len(clips), 'reading clips', unit='clip', enabled=show_progress)
     try:
-        for path, _ in clips:
-            samples = audio.read(path, rate)
-            audio.check(samples, str(path), rate)
+        for clip in clips:
+            samples = audio.read(clip.path, rate)
+            audio.check(samples, str(clip.path), rate)
             recordings.append(samples)
             bar.update()
     finally:
         bar.close()
-    return Recordings(recordings, np.array([label for _, label in clips]), inputs)
+    truth, speaker = np.array([clip.label for clip in clips]), [clip.speaker for clip in clips]
+    return Recordings(recordings, truth, inputs, speaker if any(speaker) else None)
 
 
-def _in_folder(top: Path) -> list[tuple[Path, str]]:
+def _in_folder(top: Path) -> list[tuple[Path, str, str]]:
     files = audio_files.below(top)
     for file in files:
         if file.parent == top:
             raise InputError(f'{file}: expected it in a folder of its label, {top}/LABEL/{file.name}')
-    return [(file, file.relative_to(top).parts[0]) for file in files]
+    return [(file, file.relative_to(top).parts[0], '') for file in files]
 
 
-def _in_table(table: Path) -> list[tuple[Path, str]]:
+def _in_table(table: Path) -> list[tuple[Path, str, str]]:
     clips = []
-    for line, (path, label) in audio_files.rows(table, COLUMNS):
+    for line, (path, label, speaker) in audio_files.rows(table, COLUMNS, optional=(SPEAKER,)):
         if not (path and label):
             raise InputError(f'{table}: line {line}: expected path and label, found {path or "no path"!r}')
-        clips.append((table.parent / path, label))
+        clips.append((table.parent / path, label, speaker))
     return clips

@@ -14,6 +14,7 @@ from jax_reparam import schema
 from jax_reparam.device import frontend
 from jax_reparam.errors import InputError
 from jax_reparam.evaluation import Windows, softmax
+from jax_reparam.frontend import features
 from jax_reparam.graph import flatbuffer
 from jax_reparam.manifest import CHECKPOINT, Frontend, Manifest, Score, Waveform, read_file
 from jax_reparam.runtime import gates, litert, tflm
@@ -54,10 +55,14 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What `--json` prints: rows, held against `reference`, what failed, and what was not verified, a line each."""
+    """What `--json` prints: rows, held against `reference`, what failed, and what was not verified, a line each.
+
+    `no_speech` of the clips have no window: nobody speaks there. They count as wrong.
+    """
 
     reference: str
     clips: int
+    no_speech: int
     windows: int
     rows: list[Row]
     failures: list[str]
@@ -127,11 +132,12 @@ def score(
         rows.append(row)
         failures += reasons
     if device.waveform is not None and 'float32' in files:
-        row, reasons = _waveform(out, device.waveform, litert.load(files['float32']), windows, recordings)
+        row, reasons = _waveform(out, device.waveform, litert.load(files['float32']), recordings)
         rows.append(row)
         failures += reasons
     failures += [line for row in rows for line in below(row, limits or {})]
-    return Result(reference_name, len(recordings.truth), len(windows.features), rows, failures, notes)
+    clips, spoken = len(recordings.truth), len(np.unique(windows.clip))
+    return Result(reference_name, clips, clips - spoken, len(windows.features), rows, failures, notes)
 
 
 def _behind_the_frontend(
@@ -150,8 +156,8 @@ def _behind_the_frontend(
         'ops': sum(sum(flatbuffer.graph(file).ops.values()) for file in (front, model)),
     }
     try:
-        frames, front_arena = frontend.frames_in_tflm(front, recordings.samples, recordings.inputs)
-        outcome = tflm.run(model, recordings.windows(frames).features)
+        log_mel, front_arena = frontend.frames_in_tflm(front, recordings.samples, recordings.inputs.frontend)
+        outcome = tflm.run(model, recordings.windows([features.encode(one) for one in log_mel]).features)
     except tflm.TFLMError as error:
         return Row(name, 'TFLM', None, **facts), [f'{name}: {error}']
     score = gates.score(reference, outcome.logits, windows)
@@ -159,18 +165,15 @@ def _behind_the_frontend(
     return Row(name, 'TFLM', score, arena=front_arena + outcome.arena_bytes, **facts), failures
 
 
-def _waveform(
-    out: Path, entry: Waveform, float32: Logits, windows: Windows, recordings: Recordings
-) -> tuple[Row, list[str]]:
-    """The waveform model on the samples of the windows, against the float32 form on the features of the same samples.
+def _waveform(out: Path, entry: Waveform, float32: Logits, recordings: Recordings) -> tuple[Row, list[str]]:
+    """The waveform model on the samples of windows, against the float32 form on the features of the same samples.
 
-    Of a recording shorter than a window these are repeated, where the other forms repeat frames.
+    The recordings are cut as streams are; of one that is shorter than a window the samples are repeated.
     """
     model = read_file(out, entry)
     run = litert.load(model)
-    pcm = recordings.pcm(entry.samples)
-    features = dataclasses.replace(recordings, samples=list(pcm)).windows().features
-    expected, samples = softmax(float32(features)), pcm.astype(np.float32) / 32768
+    pcm, windows = recordings.pcm(entry.samples)
+    expected, samples = softmax(float32(windows.features)), pcm.astype(np.float32) / 32768
     probabilities = run(samples)
     # Of logits, probabilities leave the differences.
     tiny = np.finfo(np.float32).tiny
@@ -234,7 +237,7 @@ def _in_jax(
         for name, source in sources.items():
             own = checkpoint.load(source)
             same = (own.labels, own.recipe.model, own.step) == (manifest.labels, manifest.architecture, manifest.step)
-            if not (same and np.allclose(own.mean, inputs.mean) and np.allclose(own.std, inputs.std)):
+            if not (same and own.inputs.digest == inputs.digest):
                 raise InputError(
                     f'{source}: expected the checkpoint that was exported (step {manifest.step}), found another'
                 )

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from helpers import needs_tflm, recipe, tones
+from helpers import needs_tflm, recipe, tones, windows_of
 from jax_reparam import checkpoint, manifest
 from jax_reparam.data import export_data
 from jax_reparam.device import frontend
@@ -24,7 +24,7 @@ from jax_reparam.graph import flatbuffer
 from jax_reparam.runtime import litert
 from jax_reparam.train import loop
 from jax_reparam.verify import __main__ as verify
-from jax_reparam.verify import recordings, scores
+from jax_reparam.verify import field, field_test, recordings, scores
 
 pytestmark = pytest.mark.slow
 
@@ -129,8 +129,8 @@ def test_a_frontend_that_is_not_training_s_fails_behind_it(out, table_of_clips, 
     shutil.copytree(out, path)
     content = manifest.read(path)
     inputs = manifest.load(path).input
-    # Standardised by another mean.
-    (path / 'frontend.tflite').write_bytes(frontend.build(dataclasses.replace(inputs, mean=inputs.mean + 8)))
+    # Of other bands.
+    (path / 'frontend.tflite').write_bytes(frontend.build(dataclasses.replace(inputs.frontend, fmax=4000.0)))
     command = [str(path), '--clips', str(table_of_clips)]
     with pytest.raises(InputError, match=r'frontend\.tflite: expected the file that was verified'):
         verify.main(command)
@@ -141,13 +141,11 @@ def test_a_frontend_that_is_not_training_s_fails_behind_it(out, table_of_clips, 
     assert 'failed: frontend, int8 in TFLM: expected the same decision' in capsys.readouterr().err
 
 
-def test_the_waveform_model_on_whole_windows_is_the_model(out, trained):
-    """Of a recording that fills its windows, no sample is repeated: they are the frames' own."""
-    exported = manifest.load(out)
-    files = [file for file, _ in recordings.listed(trained[0], exported.labels) if soundfile.info(file).frames > 20000]
-    labelled = recordings.load([(file, 0) for file in files[:3]], exported.input, show_progress=False)
-    windows, entry = labelled.windows(), exported.device.waveform
-    pcm = labelled.pcm(entry.samples)
+def test_the_waveform_model_is_the_model_on_the_samples_of_windows(out, trained):
+    inputs, entry = manifest.load(out).input, manifest.load(out).device.waveform
+    files = sorted((trained[0] / 'low' / 's1').glob('*.wav'))
+    labelled = recordings.load([recordings.Clip(file, 1) for file in files], inputs, show_progress=False)
+    pcm, windows = labelled.pcm(entry.samples)
     assert pcm.shape == (len(windows.features), entry.samples)
     expected = litert.load((out / 'model_float32.tflite').read_bytes())(windows.features)
     found = litert.load((out / entry.file).read_bytes())(pcm.astype(np.float32) / 32768)
@@ -207,7 +205,8 @@ def test_a_limit_that_is_none_is_bad_input(out, text, capsys):
 def test_another_checkpoint_is_refused(out, trained, table_of_clips, tmp_path):
     found = checkpoint.load(trained[1])
     other = checkpoint.Checkpoints(tmp_path / 'w' / checkpoint.FOLDER)
-    meta = {**found.meta, 'mean': [value + 1 for value in found.meta['mean']]}
+    own = found.meta['input']
+    meta = {**found.meta, 'input': {**own, 'voice_mean': [value + 1 for value in own['voice_mean']]}}
     variables = jax.tree.map(np.asarray, found.variables)
     other.save(found.step, variables=variables, state={'step': np.asarray(1)}, meta=meta, score=0.5, error=0.1)
     other.close()
@@ -221,7 +220,7 @@ def test_another_checkpoint_is_refused(out, trained, table_of_clips, tmp_path):
         ({}, 'expected WAV or FLAC files, found none'),
         ({'joy/1.wav': 1.0}, r"joy/1\.wav: expected a label of the model \(high, low\), found 'joy'"),
         ({'1.wav': 1.0}, 'expected it in a folder of its label'),
-        ({'low/1.wav': 0.0}, 'expected sound, found silence'),
+        ({'low/1.wav': 0.0}, r'clips: expected speech in one of them, found none'),
     ],
 )
 def test_bad_clips_are_refused(out, tmp_path, files, message):
@@ -249,11 +248,78 @@ def test_bad_tables_are_refused(out, tmp_path, text, message):
 def test_clips_become_the_windows_of_training(out, trained):
     inputs = manifest.load(out).input
     data = export_data.load_data(checkpoint.load(trained[1]), show_progress=False)
-    index = int(data.clips('test')[0])
-    file = trained[0] / data.corpus.id[index]
-    labelled = recordings.load([(file, 1)], inputs, show_progress=False)
+    file = trained[0] / data.corpus.id[int(data.clips('test')[0])]
+    labelled = recordings.load([recordings.Clip(file, 1)], inputs, show_progress=False)
     found = labelled.windows()
-    np.testing.assert_allclose(found.features, data.windows('test')[0][: len(found.features)], atol=1e-6)
-    other = labelled.windows([np.ones((64, 12))])
-    assert (other.features.shape, other.truth.tolist()) == ((1, 64, 12), [1])
-    assert (other.features == 1).all()
+    features, clip = windows_of(data, 'test')
+    np.testing.assert_array_equal(found.features, features[clip == 0])
+    assert (found.clip.tolist(), found.truth.tolist()) == ([0] * len(found.features), [1])
+    # A device's codes are cut where the training's say: one that hears no speech has the same windows, of other values.
+    other = labelled.windows([np.zeros_like(labelled.codes[0])])
+    assert other.features.shape == found.features.shape
+    assert not np.allclose(other.features, found.features)
+
+
+def silence_and(files, tmp_path):
+    """A table of these files and of two recordings in which nobody speaks."""
+    soundfile.write(tmp_path / 'silence.wav', np.zeros(16000), 16000)
+    noise = 0.01 * np.random.default_rng(0).standard_normal(16000)
+    soundfile.write(tmp_path / 'noise.wav', noise, 16000)
+    rows = [(file, file.parts[-3], file.parts[-2]) for file in files]
+    rows += [(tmp_path / 'silence.wav', 'low', 'x'), (tmp_path / 'noise.wav', 'low', 'x')]
+    path = tmp_path / 'clips.csv'
+    path.write_text('path,label,speaker\n' + ''.join(f'{file},{label},{speaker}\n' for file, label, speaker in rows))
+    return path
+
+
+def test_clips_without_speech_count_as_wrong_and_are_counted(out, trained, tmp_path, capsys):
+    files = sorted((trained[0] / 'low' / 's0').glob('*.wav'))[:2] + sorted((trained[0] / 'high' / 's0').glob('*.wav'))
+    uar = []
+    for path in (silence_and(files, tmp_path), trained[0]):
+        listed = recordings.listed(path, ('high', 'low'))
+        chosen = listed if path != trained[0] else [clip for clip in listed if clip.path in files]
+        labelled = recordings.load(chosen, manifest.load(out).input, show_progress=False)
+        result = scores.score(out, manifest.load(out), labelled, show_progress=False)
+        row = next(row for row in result.rows if row.form == 'float32')
+        uar.append(row.score.uar)
+        assert (result.clips, result.no_speech) == (len(chosen), len(chosen) - 5)
+        capsys.readouterr()
+    # Half of the clips of one of two classes.
+    assert uar[1] == 1
+    assert uar[0] == 0.75
+
+
+@needs_tflm
+def test_the_field_test_is_a_table_and_json_and_no_gate(out, trained, tmp_path, capsys, monkeypatch):
+    kinds = {'level-30', 'zeros-around', 'white-10'}
+    changes = tuple(change for change in field.CHANGES if change.name in kinds)
+    monkeypatch.setattr(field_test.run, '__kwdefaults__', {**field_test.run.__kwdefaults__, 'changes': changes})
+    monkeypatch.setattr(field_test.silences, '__defaults__', (field.SILENCES[:2],))
+    files = [file for label in ('low', 'high') for file in sorted((trained[0] / label).glob('s[01]/[01].wav'))]
+    command = [str(out), '--clips', str(silence_and(files, tmp_path)), '--field']
+    assert verify.main([*command, '--json', '--field-tflm', '3', '--form', 'int16']) == 0
+    found = json.loads(capsys.readouterr().out)['field']
+    rows = {(row['change'], row['model']): row for row in found['changes']}
+    assert list(rows) == [
+        *((name, form) for name in ('level-30', 'zeros-around', 'white-10') for form in ('int16', 'float32')),
+        *((name, 'int16 in TFLM') for name in ('level-30', 'zeros-around', 'white-10')),
+    ]
+    assert rows['zeros-around', 'int16']['kept'] == 1
+    assert rows['zeros-around', 'int16']['no_speech'] == 2
+    assert rows['zeros-around', 'int16 in TFLM']['clips'] == 3
+    # Silence has no level.
+    assert (rows['level-30', 'int16']['clips'], rows['level-30', 'int16']['skipped']) == (9, 1)
+    assert [row['called_speech'] for row in found['silences']] == [0, 0]
+    assert {row['history'] for row in found['voice']} == {'random'}
+    assert verify.main([*command, '--fail-under', 'kept=1.0']) == int(rows['white-10', 'float32']['kept'] < 1)
+    out_, err = capsys.readouterr()
+    assert 'zeros-around' in out_
+    assert 'voice known from' in out_
+    assert 'field test: ' in err
+
+
+def test_what_is_of_the_field_test_needs_it(out, capsys):
+    for more in (['--form', 'int8'], ['--field-tflm', '2'], ['--fail-under', 'kept=0.9']):
+        with pytest.raises(SystemExit, match='2'):
+            verify.main([str(out), '--clips', 'x', *more])
+        assert 'is of the field test: expected --field' in capsys.readouterr().err
