@@ -137,17 +137,45 @@ QUICK = {
 
 
 def tones(folder, *, labels=('high', 'low'), speakers=5, clips=3):
-    """Makes `folder/LABEL/SPEAKER/n.wav`: noisy tones, the pitch being the label, of 0.3 to 1.5 s; returns it."""
+    """Makes `folder/LABEL/SPEAKER/n.wav`: noisy tones, the pitch being the label, of 0.4 to 1.5 s; returns it.
+
+    They swell as syllables do: what does not is no speech.
+    """
     rng = np.random.default_rng(0)
     for pitch, label in zip((1500, 300, 700), labels, strict=False):
         for speaker in range(speakers):
             for clip in range(clips):
-                time = np.arange(rng.integers(4800, 24000)) / 16000
+                time = np.arange(rng.integers(6400, 24000)) / 16000
                 sound = np.sin(2 * np.pi * pitch * (1 + speaker / 20) * time) + rng.standard_normal(len(time))
+                sound *= 0.1 + 0.9 * np.abs(np.sin(2 * np.pi * 2 * time))
                 path = folder / label / f's{speaker}' / f'{clip}.wav'
                 path.parent.mkdir(parents=True, exist_ok=True)
                 soundfile.write(path, (8000 * sound / 2).astype(np.int16), 16000)
     return folder
+
+
+def syllables(seconds, seed=0, *, loud=0.1, voice=None):
+    """Something that counts as speech: a buzz of 120 Hz in a formant or two, in syllables; `[N]` int16.
+
+    Args:
+      seconds: how long.
+      seed: of the noise in it.
+      loud: RMS, full scale being 1.
+      voice: gains of three bands of it; None: all alike.
+    """
+    rng, time = np.random.default_rng(seed), np.arange(round(16000 * seconds)) / 16000
+    sound = 0.02 * rng.standard_normal(len(time))
+    for gain, pitches in zip(voice or (1, 1, 1), (range(1, 8), range(8, 16), range(16, 40)), strict=True):
+        for k in pitches:
+            sound += gain * np.sin(2 * np.pi * 120 * k * time + k * k) / k
+    sound *= 0.02 + 0.98 * np.sin(2 * np.pi * 1.7 * time + seed) ** 2
+    return np.rint(32767 * loud * sound / sound.std()).clip(-32768, 32767).astype(np.int16)
+
+
+def windows_of(data, part):
+    """All windows of a part in which somebody speaks, and the position of the clip of each."""
+    [(windows, clip)] = data.spoken(data.clips(part))
+    return windows, clip
 
 
 def recipe(source, cache, **changes):
@@ -212,8 +240,7 @@ def save(workdir, recipe, variables, data):
     meta = {
         'config': recipe.as_json(),
         'labels': list(data.corpus.labels),
-        'mean': data.mean.tolist(),
-        'std': data.std.tolist(),
+        'input': data.inputs.as_json(),
         'split': data.split.info,
         'corpus': {'name': data.corpus.name, 'key': data.corpus.key, 'synthetic': False},
         'versions': {},

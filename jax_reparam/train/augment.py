@@ -74,7 +74,8 @@ def _tempo(key: jax.Array, x: jax.Array, frames: jax.Array, config: AugmentConfi
         frames = jnp.clip(jnp.floor((frames - 1) / rate).astype(jnp.int32) + 1, 1, len(x))
     if config.warp:
         x = _resample(x.T, 1 + _between(warp, -config.warp, config.warp), x.shape[1] - 1).T
-    return x, frames
+    # Repeated where nothing is: what comes after the real frames is others' babble, too.
+    return x[jnp.arange(len(x)) % frames], frames
 
 
 def _colour(key: jax.Array, config: AugmentConfig, frontend: FrontendConfig) -> jax.Array:
@@ -90,7 +91,7 @@ def _colour(key: jax.Array, config: AugmentConfig, frontend: FrontendConfig) -> 
         beyond = jnp.maximum(jnp.log2(_between(low, *_LOW)) - octaves, octaves - jnp.log2(_between(high, *_HIGH)))
         cut = jnp.minimum(_between(slope, *_SLOPE_DB) * jnp.maximum(beyond, 0), 60)
         db -= jnp.where(jax.random.bernoulli(phone, config.telephone), cut, 0)
-    return db * _DB
+    return jnp.asarray(db * _DB)
 
 
 def _room_and_noise(
@@ -142,7 +143,8 @@ def noises(frontend: FrontendConfig, frames: int) -> np.ndarray:
 
 def _widths(frontend: FrontendConfig) -> np.ndarray:
     """Hz of each band, `[M]`: bands are normalised by it, so their power sums to a signal's with these weights."""
-    return np.gradient(features.mel_centres(frontend)).astype(np.float32)
+    widths: np.ndarray = np.gradient(features.mel_centres(frontend)).astype(np.float32)
+    return widths
 
 
 def _masked(key: jax.Array, x: jax.Array, config: AugmentConfig) -> jax.Array:
