@@ -238,6 +238,15 @@ def test_the_background_has_to_lie_below(quiet, there):
     assert found.mask.sum() == (100 if there else 200)
 
 
+@pytest.mark.parametrize(('loud', 'there'), [(40, False), (60, True)])
+def test_speech_is_more_than_a_twentieth_of_a_window(loud, there):
+    """Of a long one that is more than the shortest speech; less does not move the 95th percentile."""
+    energies = np.zeros(1000, int)
+    energies[:loud] = np.where(np.arange(loud) % 2, 40, 60)
+    assert loud > RULE.shortest
+    assert speech.detect(ramp(energies), 1000, RULE).there == there
+
+
 def test_speech_lies_within_17_db_of_the_loud_part():
     energies = np.full(300, -100)
     energies[100:200] = 60
