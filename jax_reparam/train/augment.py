@@ -51,7 +51,7 @@ def field(
     colour = jax.vmap(functools.partial(_colour, config=config, frontend=frontend))(keys[1])
     power = power * jnp.exp(colour)[:, None]
     # Babble is what others of the batch say, two at a time.
-    unit = power / jnp.maximum((power * _widths(frontend)).sum(axis=-1).mean(axis=-1), 1e-12)[:, None, None]
+    unit = power / jnp.maximum((power @ _widths(frontend)).mean(axis=-1), 1e-12)[:, None, None]
     others = (jnp.roll(unit, 1, axis=0) + jnp.roll(unit, 2, axis=0)) / 2
     power = jax.vmap(functools.partial(_room_and_noise, config=config, frontend=frontend))(
         keys[2], power, others, frames
@@ -119,8 +119,8 @@ def _room_and_noise(
         begin = jax.random.randint(start, (), 0, bank.shape[1] - len(power) + 1)
         noise = jax.lax.dynamic_slice(jnp.asarray(bank), (drawn % bank.shape[0], begin, 0), (1, *power.shape))[0]
         noise = jnp.where(drawn == bank.shape[0], others, noise)
-        real = (jnp.arange(len(power)) < frames)[:, None]
-        total = jnp.where(real, power * _widths(frontend), 0).sum() / frames
+        real = jnp.arange(len(power)) < frames
+        total = jnp.where(real, power @ _widths(frontend), 0).sum() / frames
         loudness = total * 10 ** (-_between(snr, *_SNR_DB) / 10)
         power = jnp.where(jax.random.bernoulli(noisy, config.noise), power + loudness * noise, power)
     return power
@@ -137,7 +137,7 @@ def noises(frontend: FrontendConfig, frames: int) -> np.ndarray:
         wave = np.fft.irfft(spectrum, samples)
         pcm = np.rint(wave * 3000 / wave.std()).astype(np.int16)
         power = np.exp(features.log_mel(pcm, frontend)) - frontend.floor
-        rows.append(power / (power * _widths(frontend)).sum(axis=1).mean())
+        rows.append(power / (power @ _widths(frontend)).mean())
     return np.stack(rows).astype(np.float32)
 
 

@@ -146,8 +146,8 @@ def varied(key: jax.Array, batch: Batch, config: AugmentConfig, inputs: Input) -
     colour = colour - colour[:, slice(*rule.level_bands)].mean(axis=1, keepdims=True)
     share = jax.vmap(lambda frames: inputs.share(frames, jnp))(batch['voice_frames'])
     voice = jnp.maximum(batch['voice'] + colour, -rule.clamp)  # no frame of it could be lower
-    x = x - (share[:, None] * (voice - inputs.voice_mean))[:, None]
-    return spec_augment(key_mask, (x - inputs.mean) / inputs.std, config)
+    x = x - (share[:, None] * (voice - inputs.voice_mean[None]))[:, None]
+    return spec_augment(key_mask, (x - inputs.mean[None, None]) / inputs.std[None, None], config)
 
 
 class Predictor:
