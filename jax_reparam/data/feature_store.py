@@ -65,7 +65,7 @@ class Features:
 
 
 def key(corpus: Corpus, frontend: FrontendConfig) -> str:
-    """A digest of all that decides them: the corpus, the frontend, what counts as speech, and the version of the code."""
+    """A digest of all that decides them: corpus, frontend, what counts as speech, and the version of the code."""
     parameters = schema.to_json(frontend), schema.to_json(speech.Rule.of(frontend))
     what = json.dumps([features.VERSION, SHARD, corpus.key, *parameters], sort_keys=True)
     return hashlib.sha256(what.encode()).hexdigest()

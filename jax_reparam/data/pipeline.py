@@ -144,9 +144,9 @@ class Data:
             reads no others.
 
         Yields:
-          `codes` `[b, frames, M]` int8, of which the first `frames` `[b]` int32 are the clip's; `voice` `[b, M]` float32,
-          the mean of other clips of its speaker, where the recipe's `voice.history` gives it some, and `voice_frames`
-          `[b]`, the frames of speech in them; `labels` `[b]` int32.
+          `codes` `[b, frames, M]` int8, of which the first `frames` `[b]` int32 are the clip's; `voice` `[b, M]`
+          float32, the mean of other clips of its speaker, where the recipe's `voice.history` gives it some, and
+          `voice_frames` `[b]`, the frames of speech in them; `labels` `[b]` int32.
         """
         import grain
 

@@ -78,9 +78,7 @@ def test_windows_come_with_what_is_known_of_the_speaker(data):
     clips = data.clips('test')
     history = lambda clip: data.profile(data.histories(clip))
     [(known, _)] = data.spoken(clips, history=history)
-    expected = [
-        heard.features for clip in clips for heard in data.inputs.windows(data.features[clip], history(clip))
-    ]
+    expected = [heard.features for clip in clips for heard in data.inputs.windows(data.features[clip], history(clip))]
     np.testing.assert_array_equal(known, expected)
     assert not np.allclose(known, windows_of(data, 'test')[0])
 

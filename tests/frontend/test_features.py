@@ -39,9 +39,7 @@ def test_equals_librosa(rng, n_mels):
     audio = (rng.standard_normal(24000) * np.geomspace(1, 9000, 24000)).astype(np.int16)
     # Frames end to end, so that each can lose its mean before librosa cuts them, in the middle of its transform.
     cut = np.pad(frames(audio, config) / 32768, ((0, 0), ((config.n_fft - 400) // 2, (config.n_fft - 400) // 2)))
-    spectrum = librosa.stft(
-        cut.ravel(), n_fft=config.n_fft, hop_length=config.n_fft, win_length=400, center=False
-    )
+    spectrum = librosa.stft(cut.ravel(), n_fft=config.n_fft, hop_length=config.n_fft, win_length=400, center=False)
     expected = np.log(mel_matrix(config) @ np.abs(spectrum) ** 2 + np.float32(config.floor)).T
     np.testing.assert_allclose(log_mel(audio, config), expected, atol=4e-6)
 
