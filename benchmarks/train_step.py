@@ -21,6 +21,7 @@ import numpy as np
 
 from jax_reparam import models
 from jax_reparam.config import Recipe, load_recipe
+from jax_reparam.frontend.inputs import Input
 from jax_reparam.train import loop
 from jax_reparam.train.optimizer import adamw
 
@@ -36,8 +37,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def compile_step(recipe: Recipe, batch: loop.Batch) -> tuple[Any, loop.State]:
     model = models.build(recipe.model, recipe.hrf, n_classes=CLASSES)
     optimizer = adamw(recipe.train, recipe.hrf.decay)
-    step = loop.make_step(recipe, model, optimizer, None, recipe.seed)
-    state = jax.jit(lambda: loop.init_state(model, optimizer, batch['features'][:1], 0))()
+    zero = np.zeros(recipe.frontend.n_mels, np.float32)
+    inputs = Input(recipe.frontend, recipe.window_config, zero, zero + 1, zero)
+    step = loop.make_step(recipe, model, optimizer, None, recipe.seed, inputs)
+    state = jax.jit(lambda: loop.init_state(model, optimizer, batch['codes'][:1].astype(np.float32), 0))()
     return jax.jit(step, donate_argnums=0).lower(state, batch).compile(), state
 
 
@@ -45,8 +48,10 @@ def random_batch(recipe: Recipe) -> dict[str, jax.Array]:
     size, frames = recipe.train.batch_size, recipe.window_config.frames
     rng = np.random.default_rng(0)
     batch = {
-        'features': rng.standard_normal((size, frames, recipe.frontend.n_mels)).astype(np.float32),
-        'mask': np.ones((size, frames), bool),
+        'codes': rng.integers(-128, 128, (size, frames, recipe.frontend.n_mels)).astype(np.int8),
+        'frames': np.full(size, frames, np.int32),
+        'voice': np.zeros((size, recipe.frontend.n_mels), np.float32),
+        'voice_frames': np.zeros(size, np.int32),
         'labels': rng.integers(CLASSES, size=size).astype(np.int32),
     }
     placed: dict[str, jax.Array] = jax.device_put(batch)

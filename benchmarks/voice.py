@@ -3,7 +3,9 @@
 Scores the last step of trained runs (`train.py --workdir RUN`), so that no checkpoint is chosen, before the model knows
 a speaker and after 5, 10, 30 and 60 seconds of its speech: clips of the same speaker and part, without labels, drawn at
 random, or drawn from the neutral ones alone, until they hold so much. The clip that is decided is never among them. One
-line of JSON a run; a run that is in FILE is left out.
+line of JSON a run; a run that is in FILE is left out. Runs lie in ARM/CORPUS-RECIPE-SEED/fold_K: with --against ARM the
+lines of FILE become a table of paired differences from that arm without a history, each with its standard error over
+folds and seeds.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ import numpy as np
 from jax_reparam import checkpoint, evaluation, models
 from jax_reparam.data import export_data, pipeline
 from jax_reparam.frontend.voice import Profile
+from jax_reparam.table import aligned
 from jax_reparam.train import loop
 
 SECONDS = (5, 10, 30, 60)
@@ -68,14 +71,44 @@ def measure(run: Path, parts: list[pipeline.Part], seed: int) -> dict[str, Any]:
     return row
 
 
+def place(run: str) -> tuple[str, tuple[str, str]]:
+    """The arm of a run, and what its pair in another arm shares: corpus, recipe and seed, and the fold."""
+    *_, arm, what, fold = Path(run).parts
+    return arm, (what, fold)
+
+
+def table(rows: Sequence[Mapping[str, Any]], against: str, part: str) -> list[str]:
+    """Mean UAR of each arm and history, and its paired difference from `against` without a history."""
+    scores: dict[tuple[str, str, str], dict[tuple[str, str], float]] = {}
+    for row in rows:
+        arm, pair = place(row['run'])
+        corpus = pair[0].rpartition('-')[0]
+        for name, score in row[part].items():
+            if name != 'truth':
+                scores.setdefault((corpus, arm, name), {})[pair] = 100 * score['uar']
+    lines = [['corpus and recipe', 'arm', 'history', 'runs', 'UAR', f'less {against}', '+-']]
+    for (corpus, arm, name), own in sorted(scores.items()):
+        base = scores.get((corpus, against, 'none'), {})
+        pairs = np.array([own[pair] - base[pair] for pair in own if pair in base])
+        error = f'{pairs.std(ddof=1) / np.sqrt(len(pairs)):.1f}' if len(pairs) > 1 else ''
+        difference = f'{pairs.mean():+.1f}' if len(pairs) else ''
+        lines.append([corpus, arm, name, str(len(own)), f'{np.mean(list(own.values())):.1f}', difference, error])
+    return aligned(lines, left=(0, 1, 2))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('runs', nargs='+', type=Path, metavar='RUN')
+    parser.add_argument('runs', nargs='*', type=Path, metavar='RUN')
     parser.add_argument('--out', required=True, type=Path, help='lines are added to this file')
     parser.add_argument('--parts', nargs='+', default=['validation', 'test'], choices=['validation', 'test'])
     parser.add_argument('--seed', type=int, default=0, help='of the drawn histories')
+    parser.add_argument('--against', metavar='ARM', help='print the lines of FILE as a table')
     args = parser.parse_args()
-    had = {json.loads(line)['run'] for line in args.out.read_text().splitlines()} if args.out.exists() else set()
+    lines = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
+    if args.against:
+        for part in args.parts:
+            print(part, *table([line for line in lines if part in line], args.against, part), sep='\n')
+    had = {line['run'] for line in lines}
     for run in args.runs:
         if str(run) in had:
             continue

@@ -17,7 +17,7 @@ from jax_reparam.errors import InputError, known, one_line
 from jax_reparam.frontend.features import FrontendConfig
 from jax_reparam.frontend.voice import VoiceConfig
 from jax_reparam.frontend.windows import WindowConfig
-from jax_reparam.schema import Amount, Bound, Count, Positive, Rate, Size
+from jax_reparam.schema import Amount, Bound, Count, Positive, Rate, Share, Size
 
 # What a corpus changes in a recipe; `configs/NAME.py:emodb` picks one.
 CORPORA: Mapping[str, Mapping[str, Any]] = {
@@ -288,12 +288,13 @@ class AugmentConfig(schema.Checked):
       stretch: largest change of tempo, as a share: 0.15 plays a window at 0.85 to 1.15 of its speed.
       warp: largest scaling of the mel axis, as a share (vocal tract length perturbation, Jaitly and Hinton 2013).
       crop: largest share of a clip that is cut off at either end.
+      field: share of windows that come from another microphone or room; what follows varies these alone.
       level_db: largest attenuation, before the floor.
       equaliser_db: largest gain or attenuation of a random, smooth frequency response.
       tilt_db: largest gain of one end of the mel axis over the other.
-      noise: share of windows with noise (white, pink, brown, or others' speech) 3 to 40 dB below.
-      room: share of windows in a room (reverberation of 0.2 to 1 s).
-      telephone: share of windows in a telephone's band.
+      noise: share of them with noise (white, pink, brown, or others' speech) 5 to 40 dB below.
+      room: share of them in a room (reverberation of 0.2 to 1 s).
+      telephone: share of them in a telephone's band.
     """
 
     freq_masks: Count = 2
@@ -303,12 +304,13 @@ class AugmentConfig(schema.Checked):
     stretch: Rate = 0.0
     warp: Rate = 0.0
     crop: Crop = 0.0
-    level_db: Amount = 0.0
-    equaliser_db: Amount = 0.0
-    tilt_db: Amount = 0.0
-    noise: Rate = 0.0
-    room: Rate = 0.0
-    telephone: Rate = 0.0
+    field: Share = 0.0
+    level_db: Amount = 20.0
+    equaliser_db: Amount = 6.0
+    tilt_db: Amount = 6.0
+    noise: Share = 0.5
+    room: Share = 0.0
+    telephone: Share = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -112,7 +112,7 @@ def calibration(
 ) -> tuple[np.ndarray, tuple[tuple[str, int], ...]]:
     """Training windows drawn with a fixed seed.
 
-    Where the model gets to know voices, each second window is of a speaker of whom some of the other clips are known.
+    What is known of the speakers is drawn as in training.
 
     Returns:
       Features `[W, frames, n_mels]`, W <= `count`, and for each window its clip's id and its first frame in the clip's
@@ -126,9 +126,7 @@ def calibration(
     ]
     drawn = np.sort(rng.permutation(len(places))[:count])
     features = []
-    for place, (clip, start) in enumerate(chosen := [places[index] for index in drawn]):
-        known, others = None, data.histories(clip)
-        if inputs.voice.history and place % 2 and len(others):
-            known = data.profile(rng.permutation(others)[: rng.integers(1, len(others) + 1)])
-        features.append(inputs.hear(data.features[clip][start : start + inputs.window.frames], known).features)
+    for clip, start in (chosen := [places[index] for index in drawn]):
+        codes = data.features[clip][start : start + inputs.window.frames]
+        features.append(inputs.hear(codes, data.draw_history(clip, rng)).features)
     return np.stack(features), tuple((data.corpus.id[clip], start) for clip, start in chosen)

@@ -144,9 +144,9 @@ class Data:
             reads no others.
 
         Yields:
-          `codes` `[b, frames, M]` int8, of which the first `frames` `[b]` int32 are the clip's; `voice` `[b, M]`
-          float32, the mean of other clips of its speaker, where the recipe's `voice.history` gives it some, and
-          `voice_frames` `[b]`, the frames of speech in them; `labels` `[b]` int32.
+          `codes` `[b, frames, M]` int8, of which the first `frames` `[b]` are the clip's; `voice` `[b, M]` float32 and
+          `voice_frames` `[b]`, the mean speech and its frames in other clips of the speaker, where the recipe's
+          `voice.history` gives some; `labels` `[b]` int32.
         """
         import grain
 
@@ -169,10 +169,17 @@ class Data:
         first, after = (int(cut) for cut in rng.integers(int(crop * length) + 1, size=2))
         slack = length - first - after - window
         first += int(rng.integers(slack + 1)) if slack > 0 else 0
-        others, known = self.histories(clip), Profile.empty(self.features.n_mels)
-        if len(others) and rng.random() < self.inputs.voice.history:
-            known = self.profile(rng.permutation(others)[: rng.integers(1, len(others) + 1)])
-        return first, min(length - first - after, window), known
+        return first, min(length - first - after, window), self.draw_history(clip, rng)
+
+    def draw_history(self, clip: int, rng: np.random.Generator) -> Profile:
+        """What is known of a clip's speaker in training, as the recipe's `voice` says."""
+        others, voice = self.histories(clip), self.inputs.voice
+        if not len(others) or rng.random() >= voice.history:
+            return Profile.empty(self.features.n_mels)
+        others = rng.permutation(others)
+        if rng.random() < voice.one_class:
+            others = others[self.corpus.label[others] == self.corpus.label[others[0]]]
+        return self.profile(others[: rng.integers(1, len(others) + 1)])
 
     def _example(self, crop: float, clip: np.integer, rng: np.random.Generator) -> dict[str, Any]:
         first, frames, known = self.draw(int(clip), crop, rng)

@@ -74,13 +74,14 @@ class Rule:
             inside = np.flatnonzero((centres >= band[0]) & (centres <= band[1]))
             return (int(inside[0]), int(inside[-1]) + 1) if len(inside) else (0, config.n_mels)
 
+        bands = within(BAND)
+
         def steps(db: float) -> int:
             return round((bands[1] - bands[0]) * db * math.log(10) / 10 / STEP)
 
         def frames(seconds: float) -> int:
             return max(1, round(1000 * seconds / config.hop_ms))
 
-        bands = within(BAND)
         return cls(
             bands,
             within(LEVEL_BAND),
@@ -139,13 +140,11 @@ def detect(codes: Any, frames: Any, rule: Rule, xp: Any = np) -> Speech:
     def span(mask: Any) -> tuple[Any, Any]:
         return mask.argmax(), len(codes) - 1 - mask[::-1].argmax()
 
-    def speech(loud: Any) -> Any:
-        return real & (energy >= xp.maximum(quiet + rule.rise, loud - rule.below))
-
     real = place < frames
     quiet, loud = percentile(real, QUIET), percentile(real, LOUD)
-    first, last = span(speech(loud))
-    mask = speech(percentile((place >= first) & (place <= last), LOUD))
+    first, last = span(real & (energy >= xp.maximum(quiet + rule.rise, loud - rule.below)))
+    loud_in_span = percentile((place >= first) & (place <= last), LOUD)
+    mask = real & (energy >= xp.maximum(quiet + rule.rise, loud_in_span - rule.below))
     varies = percentile(mask, LOUD) - percentile(mask, QUIET)
     there = (loud - quiet >= rule.rise) & (varies >= rule.spread) & (mask.sum() >= rule.shortest)
     mask = xp.where(there, mask, real)

@@ -1,6 +1,6 @@
 """From samples as they come to windows as they fill: each frame is computed once, each window shares those it can.
 
-The same rules as for a recording (docs/windows.md): windows start every `hop` frames; at the end of a stream the last
+The same rules as for a recording (docs/frontend.md): windows start every `hop` frames; at the end of a stream the last
 one is moved back to end with it, and a stream shorter than a window is repeated until it fills one. `Stream` is to the
 sample what `firmware/emotion_recognizer.cc` does on a device.
 """

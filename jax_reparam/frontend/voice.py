@@ -26,12 +26,14 @@ class VoiceConfig(schema.Checked):
     Attributes:
       history: share of training windows that come with a history of 1 to all other clips of their speaker; a model with
         some adapts by default.
+      one_class: share of these histories whose clips are all of one class: a user has said little but neutral things.
       half_seconds: seconds of speech (n0) after which half of the difference is taken off.
       after_seconds: less speech than this counts as none.
       most_seconds: after so much speech nothing more is learned.
     """
 
     history: Share = 0.0
+    one_class: Share = 0.0
     half_seconds: Positive = 5.0
     after_seconds: Amount = 0.0
     most_seconds: Positive = 60.0

@@ -3,7 +3,7 @@
 A window is `frames` feature frames (400 frames at a 10 ms hop: 4 s). A longer clip becomes overlapping windows
 `hop` frames apart, the last one moved back so that it ends with the clip. A shorter clip is *repeated* from its start
 until the window is full, so every frame of every window is a real frame: a mask would be true everywhere, and a graph
-that has no mask input computes the very function that training and evaluation computed. See docs/windows.md.
+that has no mask input computes the very function that training and evaluation computed. See docs/frontend.md.
 """
 
 from __future__ import annotations

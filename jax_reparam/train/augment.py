@@ -20,7 +20,7 @@ from jax_reparam.frontend.features import STEP, ZERO, FrontendConfig
 # Points on the mel axis at which an equaliser is drawn.
 _KNOTS = 8
 # dB of the signal over the noise, drawn between them.
-_SNR_DB = (3.0, 40.0)
+_SNR_DB = (5.0, 40.0)
 # Reverberation times in seconds, and dB of the direct sound over the reverberant one.
 _RT60, _DIRECT_DB = (0.2, 1.0), (-3.0, 12.0)
 # Lower and upper edge of a telephone's band in Hz, and dB per octave beyond them.
@@ -44,20 +44,29 @@ def field(
       Codes `[B, T, M]` float32, and `[B]` frames; and in steps, `[B, M]`, what the microphone adds to all of a
       recording, so that it can be added to what is known of the voice.
     """
-    keys = jax.random.split(key, (3, len(codes)))
+    keys = jax.random.split(key, (4, len(codes)))
     x = (codes.astype(jnp.float32) - ZERO) * STEP
     x, frames = jax.vmap(functools.partial(_tempo, config=config))(keys[0], x, frames)
+    if not config.field:
+        return _codes(x), frames, jnp.zeros((len(codes), frontend.n_mels))
+    elsewhere = jax.vmap(lambda key: jax.random.bernoulli(key, config.field))(keys[3])
     power = jnp.maximum(jnp.exp(x) - frontend.floor, 0)
     colour = jax.vmap(functools.partial(_colour, config=config, frontend=frontend))(keys[1])
+    colour = jnp.where(elsewhere[:, None], colour, 0)
     power = power * jnp.exp(colour)[:, None]
     # Babble is what others of the batch say, two at a time.
     unit = power / jnp.maximum((power @ _widths(frontend)).mean(axis=-1), 1e-12)[:, None, None]
     others = (jnp.roll(unit, 1, axis=0) + jnp.roll(unit, 2, axis=0)) / 2
-    power = jax.vmap(functools.partial(_room_and_noise, config=config, frontend=frontend))(
+    there = jax.vmap(functools.partial(_room_and_noise, config=config, frontend=frontend))(
         keys[2], power, others, frames
     )
-    steps = jnp.rint(jnp.log(power + frontend.floor) / STEP) + ZERO
-    return jnp.clip(steps, -128, 127), frames, colour / STEP
+    power = jnp.where(elsewhere[:, None, None], there, power)
+    return _codes(jnp.log(power + frontend.floor)), frames, colour / STEP
+
+
+def _codes(x: jax.Array) -> jax.Array:
+    """`features.encode`, as float32."""
+    return jnp.clip(jnp.rint(x / STEP) + ZERO, -128, 127)
 
 
 def spec_augment(key: jax.Array, x: jax.Array, config: AugmentConfig) -> jax.Array:
@@ -91,7 +100,8 @@ def _colour(key: jax.Array, config: AugmentConfig, frontend: FrontendConfig) -> 
         beyond = jnp.maximum(jnp.log2(_between(low, *_LOW)) - octaves, octaves - jnp.log2(_between(high, *_HIGH)))
         cut = jnp.minimum(_between(slope, *_SLOPE_DB) * jnp.maximum(beyond, 0), 60)
         db -= jnp.where(jax.random.bernoulli(phone, config.telephone), cut, 0)
-    return jnp.asarray(db * _DB)
+    nats: jax.Array = db * _DB
+    return nats
 
 
 def _room_and_noise(

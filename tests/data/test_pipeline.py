@@ -172,6 +172,20 @@ def test_a_history_is_of_other_clips_of_the_speaker_in_the_same_part(data):
             assert set(data.histories(clip).tolist()) == others
 
 
+def test_a_history_may_be_of_one_class(data):
+    with_history = changed(data, history=1.0, one_class=1.0, features=told(data))
+    rng, label, found = np.random.default_rng(0), data.corpus.label, set()
+    clip = int(data.split.train[0])
+    for _ in range(60):
+        drawn = members(with_history.draw_history(clip, rng).frames, data)
+        assert drawn <= set(data.histories(clip).tolist())
+        [one] = {int(label[other]) for other in drawn}
+        found.add((one, len(drawn)))
+    assert {one for one, _ in found} == {0, 1}
+    assert {count for one, count in found if one != label[clip]} == {1, 2, 3}
+    assert {count for one, count in found if one == label[clip]} == {1, 2}
+
+
 def test_nothing_of_other_parts_or_of_labels_reaches_a_training_batch(data):
     others = np.concatenate([data.split.validation, data.split.test])
     sums, frames = data.features.voice_sums.copy(), data.features.voice_frames.copy()

@@ -22,7 +22,7 @@ CONFIG = FrontendConfig(n_mels=12, fmin=50.0)
 @pytest.fixture
 def inputs(rng):
     mean, std, voice_mean = rng.standard_normal((3, 12)).astype(np.float32)
-    voice = VoiceConfig(0.5, 7.0, 20.0, 90.0)
+    voice = VoiceConfig(0.5, 0.25, 7.0, 20.0, 90.0)
     return Input(CONFIG, WindowConfig(100, 50), mean, np.abs(std) + 1, voice_mean, voice)
 
 
@@ -39,7 +39,13 @@ def test_it_comes_back(inputs):
         assert getattr(read, name).dtype == np.float32
     assert content['window_seconds'] == pytest.approx(1.0)
     assert content['window_hop_seconds'] == pytest.approx(0.5)
-    assert content['voice'] == {'history': 0.5, 'half_seconds': 7.0, 'after_seconds': 20.0, 'most_seconds': 90.0}
+    assert content['voice'] == {
+        'history': 0.5,
+        'one_class': 0.25,
+        'half_seconds': 7.0,
+        'after_seconds': 20.0,
+        'most_seconds': 90.0,
+    }
     assert (content['floor'], content['sample_rate']) == (1e-9, 16000)
 
 

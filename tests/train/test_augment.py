@@ -24,10 +24,11 @@ from jax_reparam.train.loop import varied
 OFF = AugmentConfig(freq_masks=0, time_masks=0)
 FRONTEND = FrontendConfig()
 CENTRES = features.mel_centres(FRONTEND)
-# Nearly always: a share is less than 1.
-ALWAYS = 0.9999999
+# All windows are from elsewhere, where nothing is else.
+FIELD = dataclasses.replace(OFF, field=1.0, level_db=0, equaliser_db=0, tilt_db=0, noise=0)
+ALWAYS = 1.0
 ALL = dataclasses.replace(
-    OFF, stretch=0.2, warp=0.1, level_db=20, equaliser_db=9, tilt_db=9, noise=0.5, room=0.5, telephone=0.3
+    FIELD, stretch=0.2, warp=0.1, level_db=20, equaliser_db=9, tilt_db=9, noise=0.5, room=0.5, telephone=0.3
 )
 DB = np.log(10)  # steps in a dB
 
@@ -59,15 +60,16 @@ def power(codes):
     return np.exp((codes.astype(np.float64) - features.ZERO) * features.STEP) - 1e-9
 
 
-def test_off_changes_nothing():
+@pytest.mark.parametrize('off', [OFF, FIELD])
+def test_off_changes_nothing(off):
     codes = np.arange(-128, 128).astype(np.int8).reshape(1, 4, 64)
-    got, frames, colour = run(OFF, np.repeat(codes, 3, axis=0), [4, 2, 1])
+    got, frames, colour = run(off, np.repeat(codes, 3, axis=0), [4, 2, 1])
     assert frames.tolist() == [4, 2, 1]
     for window, n in zip(got, frames, strict=True):
         np.testing.assert_array_equal(window[:n], codes[0, :n])
     assert (colour == 0).all()
     x = np.random.default_rng(0).standard_normal((3, 20, 8)).astype(np.float32)
-    np.testing.assert_array_equal(spec_augment(jax.random.key(0), x, OFF), x)
+    np.testing.assert_array_equal(spec_augment(jax.random.key(0), x, off), x)
 
 
 def test_all_depends_on_the_key_and_windows_differ(rng):
@@ -78,6 +80,15 @@ def test_all_depends_on_the_key_and_windows_differ(rng):
     assert not np.array_equal(first[0], other[0])
     assert len({window.tobytes() for window in first[0]}) == 16
     assert len({colour.tobytes() for colour in first[2]}) == 16
+
+
+def test_the_share_that_is_not_from_elsewhere_is_as_it_was(rng):
+    codes = loud(rng, 100)
+    config = dataclasses.replace(FIELD, field=0.3, level_db=20, equaliser_db=9, tilt_db=9, noise=1, room=1, telephone=1)
+    got, _, colour = run(config, codes)
+    same = (got == codes).all(axis=(1, 2))
+    assert 55 <= same.sum() <= 85
+    np.testing.assert_array_equal((colour == 0).all(axis=1), same)
 
 
 def test_what_comes_out_are_codes(rng):
@@ -132,7 +143,7 @@ def test_a_stretched_clip_is_all_of_the_clip():
 
 def test_a_level_moves_all_codes_by_one_number_and_nothing_else(rng):
     codes = loud(rng)
-    got, _, colour = run(dataclasses.replace(OFF, level_db=15), codes)
+    got, _, colour = run(dataclasses.replace(FIELD, level_db=15), codes)
     moved = got - codes
     assert (moved == moved[:, :1, :1]).all()
     assert moved.min() >= -35
@@ -140,7 +151,7 @@ def test_a_level_moves_all_codes_by_one_number_and_nothing_else(rng):
     np.testing.assert_array_equal(moved[:, 0], np.rint(colour))
     # So what a model is given stays as it is, to the bit.
     spoken = np.clip(features.encode(features.log_mel(syllables(1), FRONTEND)), 0, 127)[None].repeat(8, axis=0)
-    quiet, frames, _ = run(dataclasses.replace(OFF, level_db=15), spoken)
+    quiet, frames, _ = run(dataclasses.replace(FIELD, level_db=15), spoken)
     rule = speech.Rule.of(FRONTEND)
     expected, found = speech.normalise(spoken[0], len(spoken[0]), rule)
     assert found.there
@@ -150,13 +161,13 @@ def test_a_level_moves_all_codes_by_one_number_and_nothing_else(rng):
 
 def test_what_is_far_down_reaches_the_floor():
     codes = np.full((8, 20, 64), -100, np.int8)
-    got, _, _ = run(dataclasses.replace(OFF, level_db=100), codes)
+    got, _, _ = run(dataclasses.replace(FIELD, level_db=100), codes)
     assert got.min() == -128
 
 
 def test_an_equaliser_is_smooth_and_bounded(rng):
     codes = loud(rng, 64)
-    got, _, colour = run(dataclasses.replace(OFF, equaliser_db=6), codes)
+    got, _, colour = run(dataclasses.replace(FIELD, equaliser_db=6), codes)
     np.testing.assert_allclose(got - codes, np.broadcast_to(colour[:, None], got.shape), atol=0.51)
     assert 4 * DB < np.abs(colour).max() <= 6 * DB
     assert np.abs(colour.mean()) < DB  # it adds as often as it takes
@@ -167,7 +178,7 @@ def test_an_equaliser_is_smooth_and_bounded(rng):
 
 def test_a_tilt_is_a_straight_line(rng):
     codes = loud(rng, 64)
-    got, _, colour = run(dataclasses.replace(OFF, tilt_db=8), codes)
+    got, _, colour = run(dataclasses.replace(FIELD, tilt_db=8), codes)
     np.testing.assert_allclose(got - codes, np.broadcast_to(colour[:, None], got.shape), atol=0.51)
     np.testing.assert_allclose(np.diff(colour, 2, axis=1), 0, atol=1e-3)
     ends = colour[:, -1] - colour[:, 0]
@@ -177,20 +188,20 @@ def test_a_tilt_is_a_straight_line(rng):
 
 
 def test_a_telephone_leaves_what_is_within_its_band(rng):
-    _, _, colour = run(dataclasses.replace(OFF, telephone=ALWAYS), loud(rng, 64))
+    _, _, colour = run(dataclasses.replace(FIELD, telephone=ALWAYS), loud(rng, 64))
     within = (CENTRES > 400) & (CENTRES < 3000)
     assert (colour[:, within] == 0).all()
     assert colour[:, CENTRES < 75].max() < -20 * DB
     assert colour[:, CENTRES > 7500].max() < -20 * DB
     assert colour.min() >= -60 * DB - 1e-3
-    _, _, sometimes = run(dataclasses.replace(OFF, telephone=0.3), loud(rng, 100))
+    _, _, sometimes = run(dataclasses.replace(FIELD, telephone=0.3), loud(rng, 100))
     assert 15 <= (sometimes != 0).any(axis=1).sum() <= 45
 
 
 def test_a_room_prolongs_what_ends():
     codes = np.full((32, 150, 64), -128, np.int8)
     codes[:, 20] = 60
-    got, _, _ = run(dataclasses.replace(OFF, room=ALWAYS), codes)
+    got, _, _ = run(dataclasses.replace(FIELD, room=ALWAYS), codes)
     assert (got[:, :20] == -128).all()
     assert (got[:, 20] >= 60).all()
     db = got[:, 21:81, 0] / DB
@@ -203,7 +214,7 @@ def test_a_room_prolongs_what_ends():
     tail = (power(got[:, 21:, 0]).sum(axis=1) + power(got[:, 20, 0]) - power(codes[:, 20, 0])) / power(codes[:, 20, 0])
     assert -12.5 < 10 * np.log10(tail.min()) < -9
     assert 0 < 10 * np.log10(tail.max()) < 3.5
-    some, _, _ = run(dataclasses.replace(OFF, room=0.3), np.repeat(codes[:1], 100, axis=0))
+    some, _, _ = run(dataclasses.replace(FIELD, room=0.3), np.repeat(codes[:1], 100, axis=0))
     assert 15 <= (some != codes[:1]).any(axis=(1, 2)).sum() <= 45
 
 
@@ -211,14 +222,14 @@ def test_a_room_prolongs_what_ends():
 def test_noise_lies_as_far_below_as_is_drawn(rng, monkeypatch, snr):
     monkeypatch.setattr(augment, '_SNR_DB', (snr, snr))
     codes, frames = loud(rng, 24), np.full(24, 60)
-    got, _, colour = run(dataclasses.replace(OFF, noise=ALWAYS), codes, frames)
+    got, _, colour = run(dataclasses.replace(FIELD, noise=ALWAYS), codes, frames)
     widths = np.gradient(CENTRES)
     signal = (power(codes[:, :60]) @ widths).sum(axis=1)
     added = ((power(got[:, :60]) - power(codes[:, :60])) @ widths).sum(axis=1)
     # Its loudness over the frames drawn is not that of all of it.
     np.testing.assert_allclose(10 * np.log10(signal / added), snr, atol=1.2)
     assert (colour == 0).all()
-    quieter, _, _ = run(dataclasses.replace(OFF, noise=0.3), np.repeat(codes, 4, axis=0))
+    quieter, _, _ = run(dataclasses.replace(FIELD, noise=0.3), np.repeat(codes, 4, axis=0))
     assert 15 <= (quieter != np.repeat(codes, 4, axis=0)).any(axis=(1, 2)).sum() <= 45
 
 
@@ -231,7 +242,7 @@ def test_babble_is_what_other_windows_say(rng, monkeypatch):
         codes[k, :, 10 * k : 10 * k + 10] = rng.integers(40, 60, (50, 10))
     heard = np.zeros((6, 6), int)
     for key in range(12):
-        got, _, _ = run(dataclasses.replace(OFF, noise=ALWAYS), codes, key=key)
+        got, _, _ = run(dataclasses.replace(FIELD, noise=ALWAYS), codes, key=key)
         for k in range(6):
             heard[k] += [(got[k, :, 10 * j : 10 * j + 10] > -100).any() for j in range(6)]
     assert (np.diag(heard) == 12).all()
@@ -276,7 +287,7 @@ def coloured(rng, config, *, known, window=100):
     return np.asarray(step(jax.random.key(0), batch)), batch, inputs
 
 
-MICROPHONE = dataclasses.replace(OFF, equaliser_db=9, tilt_db=9, level_db=9)
+MICROPHONE = dataclasses.replace(FIELD, equaliser_db=9, tilt_db=9, level_db=9)
 
 
 def test_a_microphone_that_also_recorded_the_history_is_not_heard(rng):
@@ -298,7 +309,7 @@ def test_a_microphone_is_heard_where_nobody_is_known(rng):
 
 
 def test_a_history_over_the_telephone_is_no_lower_than_the_clamp(rng):
-    got, _, _ = coloured(rng, dataclasses.replace(OFF, telephone=ALWAYS), known=10_000_000)
+    got, _, _ = coloured(rng, dataclasses.replace(FIELD, telephone=ALWAYS), known=10_000_000)
     # A frame and its voice, both at most `clamp` below: all of what is left is within it.
     assert got.max() < 50
 
