@@ -81,6 +81,11 @@ class Input:
         """Frames of speech after which nothing more is learned of a voice."""
         return self._frames(self.voice.most_seconds)
 
+    @property
+    def half_frames(self) -> int:
+        """Frames of speech after which half of a voice's difference is taken off."""
+        return max(1, self._frames(self.voice.half_seconds))
+
     def codes(self, samples: np.ndarray) -> np.ndarray:
         """Features of a recording, `[N]` int16 to `[T, M]` int8."""
         return features.encode(features.log_mel(samples, self.frontend))
@@ -94,7 +99,7 @@ class Input:
 
     def share(self, frames: Any, xp: Any = np) -> Any:
         """The share of a voice's difference that is taken off after so many frames of speech, 0 to less than 1."""
-        share = xp.float32(frames) / xp.float32(frames + max(1, self._frames(self.voice.half_seconds)))
+        share = xp.float32(frames) / xp.float32(frames + self.half_frames)
         return xp.where(frames < self._frames(self.voice.after_seconds), xp.float32(0), share)
 
     def _frames(self, seconds: float) -> int:
