@@ -10,14 +10,14 @@ import importlib.util
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from jax_reparam import schema
 from jax_reparam.errors import InputError, known, one_line
 from jax_reparam.frontend.features import FrontendConfig
 from jax_reparam.frontend.voice import VoiceConfig
 from jax_reparam.frontend.windows import WindowConfig
-from jax_reparam.schema import Amount, Count, Positive, Rate, Share, Size
+from jax_reparam.schema import Amount, Bound, Count, Positive, Rate, Share, Size
 
 # What a corpus changes in a recipe; `configs/NAME.py:emodb` picks one.
 CORPORA: Mapping[str, Mapping[str, Any]] = {
@@ -62,6 +62,8 @@ Site = Literal['ffn_in', 'ffn_out', 'attention', 'pointwise']
 SITES: tuple[Site, ...] = get_args(Site)
 # Frames in SpeechFormer's position table.
 POSITIONS = 2000
+# Of both ends of a clip so much may go that something stays.
+Crop = Annotated[float, Bound('0 or more and less than 0.5', lambda value: 0 <= value < 0.5)]
 # Seconds of a window.
 SHORTEST_WINDOW = 0.5
 
@@ -301,7 +303,7 @@ class AugmentConfig(schema.Checked):
     time_mask_frames: Count = 40
     stretch: Rate = 0.0
     warp: Rate = 0.0
-    crop: Rate = 0.0
+    crop: Crop = 0.0
     field: Share = 0.0
     level_db: Amount = 20.0
     equaliser_db: Amount = 6.0

@@ -74,7 +74,7 @@ def metrics(labels: np.ndarray, probabilities: np.ndarray, names: Sequence[str])
       `no_speech` (of them, those without a decision: they count as wrong, and in `nll` as undecided between all),
       `per_class` (`recall`, `precision`, `f1`, `support` by name) and `confusion` (`[C][C]` counts, row = true class).
     """
-    from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
     predicted = decisions(probabilities)
     known = np.where(predicted[:, None] < 0, 1 / len(names), probabilities)
@@ -85,8 +85,8 @@ def metrics(labels: np.ndarray, probabilities: np.ndarray, names: Sequence[str])
     return {
         'uar': float(recall[support > 0].mean()),
         'wa': float((predicted == labels).mean()),
-        'wf1': float(f1_score(labels, predicted, average='weighted', zero_division=0.0)),
-        'macro_f1': float(f1_score(labels, predicted, average='macro', zero_division=0.0)),
+        'wf1': float(f1 @ support / len(labels)),
+        'macro_f1': float(f1[(support > 0) | np.isin(classes, predicted)].mean()),
         'nll': float(-np.log(np.maximum(known[np.arange(len(labels)), labels], 1e-12)).mean()),
         'clips': len(labels),
         'no_speech': int((predicted < 0).sum()),

@@ -410,8 +410,8 @@ def recommended(forms: Mapping[str, Form], prefer: str | None = None) -> str | N
     return min(names, key=lambda name: (forms[name].accepted is not None, name != prefer), default=None)
 
 
-def read(folder: str | Path) -> dict[str, Any]:
-    """Reads manifest.json of a folder, and no more of it than that it is one.
+def read(folder: str | Path, *, older: bool = False) -> dict[str, Any]:
+    """Reads manifest.json of a folder, and no more of it than that it is one; with `older`, of an earlier format too.
 
     Raises:
       InputError: none there, no JSON, or of another format.
@@ -425,10 +425,9 @@ def read(folder: str | Path) -> dict[str, Any]:
         raise InputError(f'{path}: expected a manifest in JSON, found: {error}') from error
     if not isinstance(content, dict):
         raise InputError(f'{path}: expected an object, found {type(content).__name__}')
-    if content.get('format') != FORMAT:
-        raise InputError(
-            f'{path}: expected format {FORMAT} (export it anew with fold.py), found {content.get("format")!r}'
-        )
+    found = content.get('format')
+    if found != FORMAT and not (older and found in range(1, FORMAT)):
+        raise InputError(f'{path}: expected format {FORMAT} (export it anew with fold.py), found {found!r}')
     return content
 
 

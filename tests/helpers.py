@@ -30,6 +30,7 @@ from jax_reparam.config import (
 from jax_reparam.deploy import convert
 from jax_reparam.evaluation import Windows
 from jax_reparam.frontend.features import FrontendConfig
+from jax_reparam.frontend.inputs import Input
 from jax_reparam.graph import flatbuffer
 from jax_reparam.quantise import forms, mixed_precision, ranges
 from jax_reparam.quantise.regions import Regions
@@ -170,6 +171,24 @@ def syllables(seconds, seed=0, *, loud=0.1, voice=None):
             sound += gain * np.sin(2 * np.pi * 120 * k * time + k * k) / k
     sound *= 0.02 + 0.98 * np.sin(2 * np.pi * 1.7 * time + seed) ** 2
     return np.rint(32767 * loud * sound / sound.std()).clip(-32768, 32767).astype(np.int16)
+
+
+def plain_inputs(recipe):
+    """What a recipe's model is given, with statistics that change nothing."""
+    zero = np.zeros(recipe.frontend.n_mels, np.float32)
+    return Input(recipe.frontend, recipe.window_config, zero, zero + 1, zero, recipe.voice)
+
+
+def batch(rng, labels, frames=32, n_mels=12):
+    """A training batch of random codes (`pipeline.Data.batches`)."""
+    n = len(labels)
+    return {
+        'codes': rng.integers(-60, 60, (n, frames, n_mels)).astype(np.int8),
+        'frames': np.full(n, frames, np.int32),
+        'voice': np.zeros((n, n_mels), np.float32),
+        'voice_frames': np.zeros(n, np.int32),
+        'labels': np.array(labels, np.int32),
+    }
 
 
 def windows_of(data, part):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import re
 import resource
 import shutil
 
@@ -10,14 +12,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from helpers import RECIPE
+from helpers import RECIPE, plain_inputs
 from jax_reparam import checkpoint
 from jax_reparam.checkpoint import Checkpoints
 from jax_reparam.errors import InputError
 
-META = {'config': RECIPE.as_json(), 'labels': ['a', 'b'], 'mean': [0.0], 'std': [1.0]}
+META = {'config': RECIPE.as_json(), 'labels': ['a', 'b'], 'input': plain_inputs(RECIPE).as_json()}
+
+
+MISSING = object()
 
 
 def save(checkpoints, step, score, error=0.1):
@@ -142,9 +148,31 @@ def test_damage_is_named(workdir, damage):
 
 
 def test_another_format_is_refused(workdir, monkeypatch):
-    monkeypatch.setattr(checkpoint, 'FORMAT', 2)
-    with pytest.raises(InputError, match='expected checkpoint format 2, found 1'):
+    monkeypatch.setattr(checkpoint, 'FORMAT', 3)
+    with pytest.raises(InputError, match='expected checkpoint format 3, found 2'):
         checkpoint.load(workdir)
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'input': MISSING}, 'input: expected an object, found None'),
+        ({'input': {**META['input'], 'mean': [0.0]}}, 'input.mean: expected 12 numbers, found 1'),
+        ({'config': {**META['config'], 'seed': -1}}, 'seed: expected at least 0, found -1'),
+    ],
+)
+def test_what_is_wrong_in_the_meta_is_named(tmp_path, change, message):
+    meta = {key: value for key, value in (META | change).items() if value is not MISSING}
+    with contextlib.closing(Checkpoints(tmp_path / 'w' / 'checkpoints')) as checkpoints:
+        checkpoints.save(7, variables={'params': {'a': jnp.ones(3)}}, state=None, meta=meta, score=0.5, error=0.0)
+    with pytest.raises(InputError, match=rf'checkpoints/7/meta: {re.escape(message)}$'):
+        checkpoint.load(tmp_path / 'w')
+
+
+def test_inputs_come_back(workdir):
+    inputs = checkpoint.load(workdir).inputs
+    assert inputs.as_json() == META['input']
+    assert inputs.window == RECIPE.window_config
 
 
 def test_the_same_model_gives_the_same_safetensors(workdir, tmp_path):
@@ -155,5 +183,9 @@ def test_the_same_model_gives_the_same_safetensors(workdir, tmp_path):
         checkpoint.write_safetensors(tmp_path / f'{place}', trained.variables, trained)
         contents.add((tmp_path / f'{place}').read_bytes())
     assert len(contents) == 1
+    with safe_open(tmp_path / '0', 'numpy') as file:
+        metadata = file.metadata()
+    assert json.loads(metadata['input']) == META['input']
+    assert set(metadata) == {'config', 'labels', 'input', 'step'}
     (kernel,) = load_file(tmp_path / '0').values()
     np.testing.assert_array_equal(kernel, trained.variables['params']['dense']['kernel'])

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from helpers import RECIPE, ROOT, TINY, TINY_MODELS, pattern
+from helpers import RECIPE, ROOT, TINY, TINY_MODELS, batch, pattern, plain_inputs
 from jax_reparam import checkpoint, config, corpora, models, reparam
 from jax_reparam.config import (
     SITES,
@@ -33,6 +33,8 @@ from jax_reparam.config import (
 )
 from jax_reparam.errors import InputError
 from jax_reparam.frontend.features import FrontendConfig
+from jax_reparam.frontend.speech import Rule
+from jax_reparam.frontend.voice import VoiceConfig
 from jax_reparam.frontend.windows import WindowConfig
 from jax_reparam.train import loop
 from jax_reparam.train.optimizer import adamw
@@ -83,16 +85,14 @@ def test_recipes_train_a_step_and_fold(rng, name):
     recipe = load_recipe(RECIPES[0].with_name(f'{name}.py'))
     model = dataclasses.replace(recipe.model, layers=jax.tree.map(lambda _: 1, recipe.model.layers))
     trained, plain = (models.build(model, form, n_classes=4) for form in (HRFConfig(sites=SITES), None))
-    batch = {
-        'features': rng.standard_normal((2, 40, recipe.frontend.n_mels)).astype(np.float32),
-        'mask': np.ones((2, 40), bool),
-        'labels': np.array([1, 3], np.int32),
-    }
+    data = batch(rng, [1, 3], 40, recipe.frontend.n_mels)
+    x = rng.standard_normal(data['codes'].shape).astype(np.float32)
+    inputs = dataclasses.replace(plain_inputs(recipe), std=np.full(recipe.frontend.n_mels, 40, np.float32))
     # The first step of a warm-up has rate 0.
     optimizer = adamw(dataclasses.replace(recipe.train, warmup_steps=0), recipe.hrf.decay)
-    state = jax.jit(functools.partial(loop.init_state, trained, optimizer, seed=0))(batch['features'])
-    step = loop.make_step(recipe, trained, optimizer, None, recipe.seed)
-    after, metrics = jax.jit(step)(state, batch)
+    state = jax.jit(functools.partial(loop.init_state, trained, optimizer, seed=0))(x)
+    step = loop.make_step(recipe, trained, optimizer, None, recipe.seed, inputs)
+    after, metrics = jax.jit(step)(state, data)
     assert np.isfinite(metrics['loss'])
     still = [
         name
@@ -103,9 +103,9 @@ def test_recipes_train_a_step_and_fold(rng, name):
     ]
     # A key's bias moves all logits of a query alike.
     assert [name for name in still if not name.endswith(('key/bias', 'key/hrf/bias_u', 'key/hrf/bias_v'))] == []
-    logits = jax.jit(trained.apply)(after.variables, batch['features'])
+    logits = jax.jit(trained.apply)(after.variables, x)
     folded = reparam.dehrf(after.variables, strict=True)
-    got = jax.jit(plain.apply)(folded, batch['features'])
+    got = jax.jit(plain.apply)(folded, x)
     np.testing.assert_allclose(got, logits, atol=1e-5 * max(1, np.abs(logits).max()))
 
 
@@ -140,7 +140,6 @@ def test_corpora_of_recipes_are_those_that_can_be_prepared():
         (lambda: FrontendConfig(fmax=8001), 'fmax: expected at most half the sample rate, 8000, found 8001.0'),
         (lambda: FrontendConfig(fmin=8000), 'fmin: expected less than fmax, 8000, found 8000.0'),
         (lambda: FrontendConfig(fmin=-1), 'fmin: expected at least 0, found -1'),
-        (lambda: FrontendConfig(floor=0), 'floor: expected more than 0, found 0'),
         (lambda: WindowSeconds(0), 'seconds: expected more than 0, found 0'),
         (lambda: WindowSeconds(hop_seconds=float('inf')), 'hop_seconds: expected a number, found inf'),
         (lambda: DataConfig('emod'), 'corpus: expected one of synth, emodb, '),
@@ -156,6 +155,22 @@ def test_corpora_of_recipes_are_those_that_can_be_prepared():
             (functools.partial(AugmentConfig, **{name: 1.0}), f'{name}: expected 0 or more and less than 1')
             for name in ('stretch', 'warp')
         ),
+        *(
+            (functools.partial(AugmentConfig, **{name: -0.1}), f'{name}: expected at least 0, found -0.1')
+            for name in ('level_db', 'equaliser_db', 'tilt_db')
+        ),
+        (lambda: AugmentConfig(crop=0.5), 'crop: expected 0 or more and less than 0.5, found 0.5'),
+        *(
+            (functools.partial(AugmentConfig, **{name: 1.1}), f'{name}: expected 0 to 1, found 1.1')
+            for name in ('field', 'noise', 'room', 'telephone')
+        ),
+        (lambda: VoiceConfig(one_class=-0.1), 'one_class: expected 0 to 1, found -0.1'),
+        (lambda: AugmentConfig(level_db=float('inf')), 'level_db: expected a number, found inf'),
+        (lambda: VoiceConfig(history=1.1), 'history: expected 0 to 1, found 1.1'),
+        (lambda: VoiceConfig(history='half'), "history: expected a number, found 'half'"),
+        (lambda: VoiceConfig(half_seconds=0), 'half_seconds: expected more than 0, found 0'),
+        (lambda: VoiceConfig(after_seconds=-1), 'after_seconds: expected at least 0, found -1'),
+        (lambda: VoiceConfig(most_seconds=0), 'most_seconds: expected more than 0, found 0'),
         *(
             (functools.partial(TrainConfig, **{name: 0}), f'{name}: expected at least 1, found 0')
             for name in ('steps', 'batch_size', 'eval_every')
@@ -181,7 +196,8 @@ def test_bounds(make, message):
 @pytest.mark.parametrize(
     ('recipe', 'changes', 'message'),
     [
-        (RECIPE, {'window.seconds': 0.001}, 'window.seconds: expected at least one frame of 0.01 s, found 0.001'),
+        (RECIPE, {'window.seconds': 0.49}, 'window.seconds: expected at least 0.5 (speech has to fit), found 0.49'),
+        (RECIPE, {'window.seconds': 0.001}, 'window.seconds: expected at least 0.5 (speech has to fit), found 0.001'),
         (RECIPE, {'window.hop_seconds': 0.65}, 'window.hop_seconds: expected 0.01 (one frame) to 0.64 (the window)'),
         (RECIPE, {'window.hop_seconds': 0.001}, 'window.hop_seconds: expected 0.01 (one frame) to 0.64 (the window)'),
         (FORMER, {'model.hop_ms': 20}, "model.hop_ms: expected the frontend's, 10, found 20"),
@@ -199,6 +215,11 @@ def test_what_belongs_together(recipe, changes, message):
     with pytest.raises(ValueError, match='expected') as caught:
         recipe.with_changes(changes)
     assert re.match(pattern(message), str(caught.value))
+
+
+def test_the_shortest_window_holds_speech():
+    recipe = RECIPE.with_changes({'window.seconds': 0.5})
+    assert recipe.window_config.frames == 50 > 2 * Rule.of(recipe.frontend).shortest - 1
 
 
 def test_a_speech_former_takes_as_many_frames_as_it_has_positions():
@@ -254,8 +275,16 @@ def test_sites_are_in_their_own_order_and_once():
 
 def test_changes_are_read_as_flags():
     recipe = RECIPE.with_changes(
-        {'train.steps': '300', 'hrf.sites': 'attention,ffn_in', 'seed': '7', 'data.fold': 'all'}
+        {
+            'train.steps': '300',
+            'hrf.sites': 'attention,ffn_in',
+            'seed': '7',
+            'data.fold': 'all',
+            'augment.room': '0.25',
+            'voice.history': '0.5',
+        }
     )
+    assert (recipe.augment.room, recipe.voice) == (0.25, VoiceConfig(history=0.5))
     assert (recipe.train.steps, recipe.seed, recipe.data.fold) == (300, 7, 'all')
     assert recipe.hrf.sites == ('ffn_in', 'attention')
     assert recipe.train == dataclasses.replace(RECIPE.train, steps=300)
@@ -280,6 +309,11 @@ def test_the_hop_of_a_speech_former_follows_its_frontend():
         ('train', "train: expected TrainConfig, found '1'"),
         ('model.name', "model: expected one of .*, found 'name'"),
         ('frontend.sample_rate', "frontend: expected one of .*, found 'sample_rate'"),
+        ('frontend.floor', "frontend: expected one of .*, found 'floor'"),
+        ('augment.equalizer_db', "augment: expected one of .*, found 'equalizer_db'; did you mean 'equaliser_db'?"),
+        ('augment.noises', "augment: expected one of .*, found 'noises'; did you mean 'noise'?"),
+        ('voice.histroy', "voice: expected one of .*, found 'histroy'; did you mean 'history'?"),
+        ('voices.history', "recipe: expected one of .*, found 'voices'; did you mean 'voice'?"),
     ],
 )
 def test_keys_that_are_none(key, message):
@@ -290,9 +324,9 @@ def test_keys_that_are_none(key, message):
 
 def test_a_recipe_in_json_has_the_layout_of_every_run():
     values = RECIPE.as_json()
-    assert list(values) == ['model', 'hrf', 'frontend', 'window', 'data', 'augment', 'train', 'seed']
+    assert list(values) == ['model', 'hrf', 'frontend', 'window', 'data', 'augment', 'voice', 'train', 'seed']
     assert next(iter(values['model'].items())) == ('name', 'conv_transformer')
-    assert values['frontend']['sample_rate'] == 16000
+    assert (values['frontend']['sample_rate'], values['frontend']['floor']) == (16000, 1e-9)
     assert values['hrf']['sites'] == ['ffn_in']
 
 
@@ -306,6 +340,10 @@ def test_recipes_of_earlier_runs_are_read():
     ('section', 'change', 'message'),
     [
         ('frontend', {'sample_rate': 8000}, 'frontend.sample_rate: expected 16000, found 8000'),
+        ('frontend', {'floor': 1e-7}, 'frontend.floor: expected 1e-09, found 1e-07'),
+        ('voice', {'history': 2}, 'voice.history: expected 0 to 1, found 2'),
+        ('voice', {'past': 2}, "voice: expected one of .*, found 'past'"),
+        ('augment', {'crop': 0.6}, 'augment.crop: expected 0 or more and less than 0.5, found 0.6'),
         ('model', {'name': 'lstm'}, "model.name: expected one of 'conv_transformer', 'conformer', 'speech_former', fo"),
         ('model', {'widht': 3}, "model: expected one of .*, found 'widht'; did you mean 'width'?"),
         ('model', {'kernel': 3}, "model: expected one of .*, found 'kernel'"),

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import hashlib
 import json
 import re
 import shutil
 
-import numpy as np
 import pytest
 
 from helpers import pattern
 from jax_reparam import errors, listen, manifest, predict
 from jax_reparam.errors import InputError
-from jax_reparam.frontend.features import FrontendConfig
-from jax_reparam.frontend.inputs import Input
-from jax_reparam.frontend.windows import WindowConfig
 from jax_reparam.verify import __main__ as verify
 
 
@@ -154,9 +149,10 @@ def of(kind, entry):
         (['device', 'firmware', 'folder'], '..', "device.firmware.folder: expected a path in the folder, found '..'"),
         (['device', 'frontend', 'sha256'], 'abc', "device.frontend.sha256: expected 64 hexadecimal digits"),
         # Another format.
-        (['format'], 2, 'format: expected 1, found 2'),
-        (['format'], MISSING, 'format: expected 1, found None'),
-        (['format'], True, 'format: expected a whole number, found True'),
+        (['format'], 1, 'expected format 2 (export it anew with fold.py), found 1'),
+        (['format'], MISSING, 'expected format 2 (export it anew with fold.py), found None'),
+        (['format'], True, 'expected format 2 (export it anew with fold.py), found True'),
+        (['format'], 2.0, 'format: expected a whole number, found 2.0'),
     ],
 )  # fmt: skip
 def test_damage_is_one_line_that_names_file_and_key(damaged, path, value, message):
@@ -181,7 +177,8 @@ def test_a_form_of_another_name_is_refused(damaged, exported):
         ('{"format": 1', 'manifest.json: expected a manifest in JSON, found: '),
         ('[' * 100_000, 'manifest.json: expected a manifest in JSON, found: '),
         ('[]', 'manifest.json: expected an object, found list'),
-        ('{"format": 9}', 'manifest.json: format: expected 1, found 9'),
+        ('{"format": 9}', 'manifest.json: expected format 2 (export it anew with fold.py), found 9'),
+        ('{"format": 1}', 'manifest.json: expected format 2 (export it anew with fold.py), found 1'),
     ],
 )
 def test_what_is_no_manifest_is_refused(tmp_path, text, message):
@@ -247,14 +244,3 @@ def test_what_passed_is_recommended_before_what_was_accepted(exported, names, ac
     form = exported.manifest.forms['int8']
     forms = {name: dataclasses.replace(form, accepted=('x',) if name in accepted else None) for name in names}
     assert manifest.recommended(forms, prefer) == expected
-
-
-def test_input_comes_back(rng):
-    mean, std = rng.standard_normal((2, 64)).astype(np.float32)
-    written = Input(FrontendConfig(fmin=50.0), WindowConfig(300, 150), mean, np.abs(std))
-    content = json.loads(json.dumps(written.as_json()))
-    read = Input.from_json(copy.deepcopy(content))
-    assert (read.frontend, read.window) == (written.frontend, written.window)
-    np.testing.assert_array_equal(read.mean, mean)
-    np.testing.assert_array_equal(read.std, np.abs(std))
-    assert content['window_seconds'] == pytest.approx(3.0)

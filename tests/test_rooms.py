@@ -49,7 +49,6 @@ LIGHT = {
 STILL = {
     ('evaluation.py', 'sklearn'),
     ('frontend/features.py', 'librosa'),
-    ('frontend/fourier.py', 'numba'),
 }
 
 

@@ -68,7 +68,7 @@ def write_export(folder, age=0, *, model=MODEL, int8=True, arena=6789, failed=No
     content = manifest.Manifest(
         model=json.loads(json.dumps(model)),
         labels=('a', 'b'),
-        input=Input(FrontendConfig(n_mels=n_mels), WindowConfig(frames, frames), ones, ones),
+        input=Input(FrontendConfig(n_mels=n_mels), WindowConfig(frames, frames), ones, ones, ones),
         params=manifest.ParamCount(training=2, folded=1),
         fold=manifest.Fold(sites=1, windows=1, max_abs_diff=0.0, argmax_agreement=1.0),
         forms=forms,
@@ -233,8 +233,8 @@ def test_an_arena_that_was_not_measured_is_missing(here, recipe, capsys):
     ('text', 'message'),
     [
         ('{', 'expected a manifest in JSON'),
-        ('{"format": 9}', 'format: expected 1, found 9'),
-        ('{"format": 1}', 'model: expected a value, found none'),
+        ('{"format": 1}', r'expected format 2 \(export it anew with fold\.py\), found 1'),
+        ('{"format": 2}', 'model: expected a value, found none'),
     ],
 )
 def test_a_damaged_export_is_an_error_where_it_was_named(here, recipe, capsys, text, message):

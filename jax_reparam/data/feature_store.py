@@ -65,8 +65,9 @@ class Features:
 
 
 def key(corpus: Corpus, frontend: FrontendConfig) -> str:
-    """A digest of all that decides the features: the corpus, the frontend, and the version of the code."""
-    what = json.dumps([features.VERSION, SHARD, corpus.key, schema.to_json(frontend)], sort_keys=True)
+    """A digest of all that decides them: corpus, frontend, what counts as speech, and the version of the code."""
+    parameters = schema.to_json(frontend), schema.to_json(speech.Rule.of(frontend))
+    what = json.dumps([features.VERSION, SHARD, corpus.key, *parameters], sort_keys=True)
     return hashlib.sha256(what.encode()).hexdigest()
 
 
@@ -89,12 +90,14 @@ def corpus_features(corpus: Corpus, frontend: FrontendConfig, cache: Path, *, sh
             missing = [(start, file) for start, file in zip(starts, files, strict=True) if not file.exists()]
             if missing:  # else another process has made them meanwhile
                 _compute(corpus, frontend, missing, show_progress)
-    beside = [np.load(_beside(file)) for file in files]
-    lengths, sums, frames = (np.concatenate([one[name] for one in beside]) for name in _BESIDE)
+    beside = [_numbers(file) for file in files]
+    lengths, sums, frames = (np.concatenate(arrays) for arrays in zip(*beside, strict=True))
     return Features(tuple(map(str, files)), lengths, sums, frames, frontend.n_mels)
 
 
-_BESIDE = ('lengths', 'voice_sums', 'voice_frames')
+def _numbers(file: Path) -> list[np.ndarray]:
+    with np.load(_beside(file)) as beside:
+        return [beside[name] for name in ('lengths', 'voice_sums', 'voice_frames')]
 
 
 def _beside(file: Path) -> Path:

@@ -88,7 +88,7 @@ class Data:
         """
         for position, clip in enumerate(clips):
             profile = None if history is None else history(int(clip))
-            for heard in self.inputs.clip(self.features[clip], profile):
+            for heard in self.inputs.windows(self.features[clip], profile):
                 yield heard, position
 
     def spoken(
@@ -120,7 +120,7 @@ class Data:
         for part in (self.split.train, self.split.validation, self.split.test):
             speakers = np.array([self.corpus.speaker[clip] for clip in part])
             for clip, speaker in zip(part, speakers, strict=True):
-                others[int(clip)] = part[(speakers == speaker) & (part != clip)]
+                others[int(clip)] = part[(speakers == speaker) & (part != clip) & (speakers != '')]
         return others
 
     def profile(self, clips: np.ndarray) -> Profile:

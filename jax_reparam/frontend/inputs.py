@@ -82,12 +82,12 @@ class Input:
     @property
     def most_frames(self) -> int:
         """Frames of speech after which nothing more is learned of a voice."""
-        return round(1000 * self.voice.most_seconds / self.frontend.hop_ms)
+        return self._frames(self.voice.most_seconds)
 
     @property
     def half_frames(self) -> int:
         """Frames of speech after which half of a voice's difference is taken off."""
-        return max(1, round(1000 * self.voice.half_seconds / self.frontend.hop_ms))
+        return max(1, self._frames(self.voice.half_seconds))
 
     @functools.cached_property
     def digest(self) -> str:
@@ -115,9 +115,11 @@ class Input:
 
     def share(self, frames: Any, xp: Any = np) -> Any:
         """The share of a voice's difference that is taken off after so many frames of speech, 0 to less than 1."""
-        seconds = self.frontend.hop_ms / 1000
         share = xp.float32(frames) / xp.float32(frames + self.half_frames)
-        return xp.where(frames * xp.float32(seconds) < self.voice.after_seconds, xp.float32(0), share)
+        return xp.where(frames < self._frames(self.voice.after_seconds), xp.float32(0), share)
+
+    def _frames(self, seconds: float) -> int:
+        return round(1000 * seconds / self.frontend.hop_ms)
 
     def hear(self, codes: np.ndarray, profile: Profile | None = None) -> Heard:
         """One window of at most `window.frames` frames, `[n, M]` int8, for the model."""
@@ -127,7 +129,10 @@ class Input:
 
     def clip(self, codes: np.ndarray, profile: Profile | None = None) -> Iterator[Heard]:
         """The windows of a clip `[T, M]`, laid over its active span."""
-        active = speech.active(codes, self.rule)
+        return self.windows(speech.active(codes, self.rule), profile)
+
+    def windows(self, active: np.ndarray, profile: Profile | None = None) -> Iterator[Heard]:
+        """The windows of a clip's active span `[T, M]`, which is not cut again: that could take more off."""
         for start in windows.starts(len(active), self.window):
             yield self.hear(active[start : start + self.window.frames], profile)
 

@@ -55,7 +55,7 @@ def field(
     colour = jnp.where(elsewhere[:, None], colour, 0)
     power = power * jnp.exp(colour)[:, None]
     # Babble is what others of the batch say, two at a time.
-    unit = power / jnp.maximum((power * _widths(frontend)).sum(axis=-1).mean(axis=-1), 1e-12)[:, None, None]
+    unit = power / jnp.maximum((power @ _widths(frontend)).mean(axis=-1), 1e-12)[:, None, None]
     others = (jnp.roll(unit, 1, axis=0) + jnp.roll(unit, 2, axis=0)) / 2
     there = jax.vmap(functools.partial(_room_and_noise, config=config, frontend=frontend))(
         keys[2], power, others, frames
@@ -83,7 +83,8 @@ def _tempo(key: jax.Array, x: jax.Array, frames: jax.Array, config: AugmentConfi
         frames = jnp.clip(jnp.floor((frames - 1) / rate).astype(jnp.int32) + 1, 1, len(x))
     if config.warp:
         x = _resample(x.T, 1 + _between(warp, -config.warp, config.warp), x.shape[1] - 1).T
-    return x, frames
+    # Repeated where nothing is: what comes after the real frames is others' babble, too.
+    return x[jnp.arange(len(x)) % frames], frames
 
 
 def _colour(key: jax.Array, config: AugmentConfig, frontend: FrontendConfig) -> jax.Array:
@@ -128,8 +129,8 @@ def _room_and_noise(
         begin = jax.random.randint(start, (), 0, bank.shape[1] - len(power) + 1)
         noise = jax.lax.dynamic_slice(jnp.asarray(bank), (drawn % bank.shape[0], begin, 0), (1, *power.shape))[0]
         noise = jnp.where(drawn == bank.shape[0], others, noise)
-        real = (jnp.arange(len(power)) < frames)[:, None]
-        total = jnp.where(real, power * _widths(frontend), 0).sum() / frames
+        real = jnp.arange(len(power)) < frames
+        total = jnp.where(real, power @ _widths(frontend), 0).sum() / frames
         loudness = total * 10 ** (-_between(snr, *_SNR_DB) / 10)
         power = jnp.where(jax.random.bernoulli(noisy, config.noise), power + loudness * noise, power)
     return power
@@ -146,7 +147,7 @@ def noises(frontend: FrontendConfig, frames: int) -> np.ndarray:
         wave = np.fft.irfft(spectrum, samples)
         pcm = np.rint(wave * 3000 / wave.std()).astype(np.int16)
         power = np.exp(features.log_mel(pcm, frontend)) - frontend.floor
-        rows.append(power / (power * _widths(frontend)).sum(axis=1).mean())
+        rows.append(power / (power @ _widths(frontend)).mean())
     return np.stack(rows).astype(np.float32)
 
 

@@ -145,8 +145,9 @@ def varied(key: jax.Array, batch: Batch, config: AugmentConfig, inputs: Input) -
     # The microphone that was drawn has recorded what is known of the voice, too.
     colour = colour - colour[:, slice(*rule.level_bands)].mean(axis=1, keepdims=True)
     share = jax.vmap(lambda frames: inputs.share(frames, jnp))(batch['voice_frames'])
-    x = x - (share[:, None] * (batch['voice'] + colour - inputs.voice_mean))[:, None]
-    return spec_augment(key_mask, (x - inputs.mean) / inputs.std, config)
+    voice = jnp.maximum(batch['voice'] + colour, -rule.clamp)  # no frame of it could be lower
+    x = x - (share[:, None] * (voice - inputs.voice_mean[None]))[:, None]
+    return spec_augment(key_mask, (x - inputs.mean[None, None]) / inputs.std[None, None], config)
 
 
 class Predictor:

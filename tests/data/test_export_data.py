@@ -7,16 +7,17 @@ import dataclasses
 import numpy as np
 import pytest
 
-from helpers import recipe, save, tones
+from helpers import recipe, save, tones, windows_of
 from jax_reparam import checkpoint
 from jax_reparam.data import export_data
 from jax_reparam.errors import InputError
-from jax_reparam.frontend import windows
+from jax_reparam.frontend import speech
+from jax_reparam.frontend.voice import VoiceConfig
 
 
 def test_all_test_windows(data):
     found = export_data.of_part(data, 'test', None)
-    features, clip = data.windows('test')
+    features, clip = windows_of(data, 'test')
     np.testing.assert_array_equal(found.features, features)
     np.testing.assert_array_equal(found.clip, clip)
     np.testing.assert_array_equal(found.truth, data.labels('test'))
@@ -24,7 +25,7 @@ def test_all_test_windows(data):
 
 @pytest.mark.parametrize('limit', [1, 5, 9])
 def test_at_most_so_many_windows_of_whole_clips(data, limit):
-    features, clip = data.windows('test')
+    features, clip = windows_of(data, 'test')
     found = export_data.of_part(data, 'test', limit)
     assert len(found.features) <= limit or len(found.truth) == 1
     assert len(found.clip) == len(found.features)
@@ -44,13 +45,24 @@ def test_calibration_draws_the_same_training_windows_each_time(data):
     assert len(set(places)) == len(places) == 7
     ids = {data.corpus.id[clip]: int(clip) for clip in data.clips('train')}
     for window, (clip, start) in zip(features, places, strict=True):
-        expected = windows.cut(data.standardised(ids[clip]), start, data.window.frames)
+        expected = data.inputs.hear(data.features[ids[clip]][start : start + data.inputs.window.frames]).features
         np.testing.assert_array_equal(window, expected)
+
+
+@pytest.mark.parametrize('history', [0.5, 1.0])
+def test_some_calibration_windows_are_of_a_speaker_who_is_known(data, history):
+    inputs = dataclasses.replace(data.inputs, voice=VoiceConfig(history=history))
+    features, places = export_data.calibration(dataclasses.replace(data, inputs=inputs), 18)
+    without, places_without = export_data.calibration(data, 18)
+    assert places == places_without
+    known = [not np.array_equal(a, b) for a, b in zip(features, without, strict=True)]
+    assert all(known) == (history == 1)
+    assert any(known)
 
 
 def test_calibration_takes_all_where_there_are_fewer(data):
     features, _ = export_data.calibration(data, 10_000)
-    assert len(features) == len(data.windows('train')[0])
+    assert len(features) == len(windows_of(data, 'train')[0])
 
 
 def test_all_that_an_export_reads(workdir, data):
@@ -60,14 +72,15 @@ def test_all_that_an_export_reads(workdir, data):
     np.testing.assert_array_equal(found.calibration, calibration)
     assert found.places == places
     np.testing.assert_array_equal(found.test.features, export_data.of_part(data, 'test', 9).features)
-    np.testing.assert_array_equal(found.validation.features, data.windows('validation')[0])
+    np.testing.assert_array_equal(found.validation.features, windows_of(data, 'validation')[0])
     assert found.of_clips == len(data.clips('test')) > len(found.test.truth)
     for recording, clip in zip(found.recordings, data.clips('test')[: export_data.RECORDINGS], strict=True):
         np.testing.assert_array_equal(recording, data.corpus.audio(clip))
     clip, start = places[0]
     audio = data.corpus.audio(data.corpus.id.index(clip))
-    window = windows.cut(found.inputs.features(audio), start, found.inputs.window.frames)
-    np.testing.assert_allclose(window, found.calibration[0], atol=1e-6)
+    active = speech.active(found.inputs.codes(audio), found.inputs.rule)
+    window = found.inputs.hear(active[start : start + found.inputs.window.frames]).features
+    np.testing.assert_array_equal(window, found.calibration[0])
 
 
 def test_another_corpus_is_refused(tmp_path, config, variables, data):
@@ -79,9 +92,10 @@ def test_another_corpus_is_refused(tmp_path, config, variables, data):
 
 def test_the_checkpoints_statistics_are_used(tmp_path, config, variables, data):
     """They travel with the model: those of today's corpus may differ."""
-    shifted = dataclasses.replace(data, mean=data.mean + 1, std=data.std * 2)
-    save(tmp_path / 'w', config, variables, shifted)
+    inputs = dataclasses.replace(data.inputs, mean=data.inputs.mean + 1, std=data.inputs.std * 2)
+    save(tmp_path / 'w', config, variables, dataclasses.replace(data, inputs=inputs))
     found = export_data.export_data(checkpoint.load(tmp_path / 'w'), show_progress=False)
-    np.testing.assert_allclose(found.inputs.mean, data.mean + 1, rtol=1e-6)
-    np.testing.assert_allclose(found.inputs.std, data.std * 2, rtol=1e-6)
-    np.testing.assert_allclose(found.test.features, (data.windows('test')[0] - 1 / data.std) / 2, atol=1e-5)
+    for name in ('mean', 'std', 'voice_mean'):
+        np.testing.assert_array_equal(getattr(found.inputs, name), getattr(inputs, name))
+    expected = (windows_of(data, 'test')[0] - 1 / data.inputs.std) / 2
+    np.testing.assert_allclose(found.test.features, expected, atol=1e-5)

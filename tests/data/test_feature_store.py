@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import pickle
 
 import numpy as np
 import pytest
@@ -11,10 +12,11 @@ import pytest
 from helpers import tones
 from jax_reparam import corpora, system, threads
 from jax_reparam.data import feature_store
-from jax_reparam.frontend import features
+from jax_reparam.frontend import features, speech, voice
 from jax_reparam.frontend.features import FrontendConfig
 
 FRONTEND = FrontendConfig(n_mels=12)
+RULE = speech.Rule.of(FRONTEND)
 
 
 @pytest.fixture(scope='module')
@@ -39,9 +41,32 @@ def test_features_are_those_of_the_clips(corpus, tmp_path, monkeypatch, workers)
     assert len(found) == len(corpus) == 30
     assert len(found.files) == 5
     for clip in range(len(corpus)):
-        expected = features.log_mel(corpus.audio(clip), FRONTEND)
-        np.testing.assert_array_equal(found[clip], expected)
-        assert found.lengths[clip] == len(expected)
+        codes = features.encode(features.log_mel(corpus.audio(clip), FRONTEND))
+        active = speech.active(codes, RULE)
+        np.testing.assert_array_equal(found[clip], active)
+        assert found[clip].dtype == np.int8
+        assert found.lengths[clip] == len(active)
+        profile = voice.of_recording(active, RULE.scan, RULE, most=10_000)
+        np.testing.assert_array_equal(found.voice_sums[clip], profile.sums)
+        assert found.voice_frames[clip] == profile.frames
+    assert (found.voice_frames > 0).all()
+
+
+def test_a_clip_without_speech_is_kept_whole_and_teaches_nothing(corpus, tmp_path, monkeypatch):
+    real = corpora.Corpus.audio
+    silent = lambda self, clip: 0 * real(self, clip) if clip == 4 else real(self, clip)
+    monkeypatch.setattr(corpora.Corpus, 'audio', silent)
+    found = store(corpus, tmp_path)
+    assert found.voice_frames[4] == 0
+    assert (found.voice_sums[4] == 0).all()
+    assert found.lengths[4] == features.frame_count(len(real(corpus, 4)), FRONTEND)
+
+
+def test_they_travel_to_a_worker_process(corpus, tmp_path):
+    found = store(corpus, tmp_path)
+    expected = found[3]
+    again = pickle.loads(pickle.dumps(found))
+    np.testing.assert_array_equal(again[3], expected)
 
 
 def test_what_was_cut_off_goes_on_with_what_is_missing(corpus, tmp_path, monkeypatch):
@@ -60,12 +85,19 @@ def test_what_was_cut_off_goes_on_with_what_is_missing(corpus, tmp_path, monkeyp
     (folder,) = (tmp_path / 'features').iterdir()
     # Two whole files, and one under its temporary name.
     assert len(list(folder.glob('*.array_record'))) == 2
+    assert len(list(folder.glob('*.npz'))) == 2
     (folder / '00009-of-00010.tmp').write_text('of a process that was killed')
+    (folder / '00003-of-00005.npz').write_text('not whole')
+    (folder / '00004-of-00005.npz.tmp').write_text('not whole')
     calls.clear()
     monkeypatch.setattr(features, 'log_mel', lambda *args: (calls.append(2), real(*args))[1])
     found = store(corpus, tmp_path)
     assert len(calls) == 30 - 14
-    np.testing.assert_array_equal(found[29], real(corpus.audio(29), FRONTEND))
+    expected = store(corpus, tmp_path / 'anew')
+    for clip in (0, 6, 7, 13, 14, 29):
+        np.testing.assert_array_equal(found[clip], expected[clip])
+    for name in ('lengths', 'voice_sums', 'voice_frames'):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
     assert list(folder.glob('*.tmp')) == []
 
 
@@ -84,14 +116,18 @@ def test_of_two_processes_the_second_finds_what_the_first_made(corpus, tmp_path,
     assert len(store(corpus, tmp_path)) == len(corpus)
 
 
-@pytest.mark.parametrize('change', ['corpus', 'frontend', 'version'])
+@pytest.mark.parametrize('change', ['corpus', 'frontend', 'speech', 'version'])
 def test_the_key_names_all_that_decides_them(corpus, monkeypatch, change):
     before = feature_store.key(corpus, FRONTEND)
     other, frontend = corpus, FRONTEND
     if change == 'corpus':
         other = dataclasses.replace(corpus, key='other')
     elif change == 'frontend':
-        frontend = dataclasses.replace(FRONTEND, floor=1e-6)
+        frontend = dataclasses.replace(FRONTEND, fmin=50.0)
+    elif change == 'speech':
+        monkeypatch.setattr(speech, 'BELOW_DB', 20.0)
+        speech.Rule.of.cache_clear()
     else:
         monkeypatch.setattr(features, 'VERSION', features.VERSION + 1)
     assert feature_store.key(other, frontend) != before
+    speech.Rule.of.cache_clear()

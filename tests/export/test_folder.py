@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from jax_reparam.export import folder
 def ours(path, text='old'):
     """A folder that fold.py might have written."""
     path.mkdir()
-    (path / 'manifest.json').write_text('{"format": 1}')
+    (path / 'manifest.json').write_text('{"format": 2}')
     (path / 'labels.txt').write_text(text)
     return path
 
@@ -28,7 +29,7 @@ def names(path):
 
 def fill(out, text='new'):
     with folder.replaced(out) as place:
-        (place / 'manifest.json').write_text('{"format": 1}')
+        (place / 'manifest.json').write_text('{"format": 2}')
         (place / 'labels.txt').write_text(text)
 
 
@@ -71,11 +72,21 @@ def test_what_is_not_ours_is_refused(tmp_path, name, beside):
     assert (out / name).read_text() == 'precious'
 
 
-def test_a_manifest_of_another_format_is_refused(tmp_path):
+@pytest.mark.parametrize('found', [3, 0, -1, '1', None, [1]])
+def test_a_manifest_of_a_format_that_is_none_of_ours_is_refused(tmp_path, found):
     out = ours(tmp_path / 'out')
-    (out / 'manifest.json').write_text('{"format": 2}')
-    with pytest.raises(InputError, match=r'manifest\.json: format: expected 1, found 2'):
+    (out / 'manifest.json').write_text(json.dumps({'format': found}))
+    with pytest.raises(InputError, match=r'manifest\.json: expected format 2 \(export it anew with fold\.py\), found'):
         fill(out)
+    assert (out / 'labels.txt').read_text() == 'old'
+
+
+def test_an_export_of_an_older_format_is_replaced(tmp_path):
+    """Its users are told to export anew."""
+    out = ours(tmp_path / 'out')
+    (out / 'manifest.json').write_text('{"format": 1}')
+    fill(out)
+    assert (out / 'labels.txt').read_text() == 'new'
 
 
 def test_a_file_is_refused(tmp_path):

@@ -13,7 +13,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from helpers import make, moved, save
+from helpers import make, moved, save, windows_of
 from jax_reparam import checkpoint, deploy, manifest, models, reparam
 from jax_reparam.deploy import convert
 from jax_reparam.device import metadata
@@ -30,14 +30,16 @@ def test_manifest_has_the_schema_and_every_form_passed(exported, config, data, v
     content = json.loads((exported.path / 'manifest.json').read_text())
     assert exported.failures == []
     assert content == json.loads(json.dumps(exported.manifest.as_json()))
-    assert content['format'] == 1
+    assert content['format'] == 2
     assert content['model'] == config.as_json()['model']
     assert content['labels'] == ['high', 'low']
-    assert {'sample_rate', 'window_seconds', 'hop_ms', 'n_mels', 'mean', 'std'} <= content['input'].keys()
+    assert {'sample_rate', 'window_seconds', 'hop_ms', 'n_mels', 'mean', 'std', 'voice_mean', 'voice'} <= content[
+        'input'
+    ].keys()
     assert content['input']['window_seconds'] == pytest.approx(0.64)
     folded = reparam.dehrf(variables['params'])
     assert content['params'] == {'training': checkpoint.count(variables['params']), 'folded': checkpoint.count(folded)}
-    windows = sum(len(data.windows(part)[0]) for part in ('test', 'validation'))
+    windows = sum(len(windows_of(data, part)[0]) for part in ('test', 'validation'))
     assert content['fold'].keys() == {'sites', 'windows', 'max_abs_diff', 'argmax_agreement'}
     assert (content['fold']['sites'], content['fold']['windows']) == (config.model.layers, windows)
     assert content['fold']['argmax_agreement'] == 1
@@ -96,7 +98,7 @@ def test_the_calibration_windows_are_training_windows(exported, data):
 
 
 def test_the_folded_export_is_the_plain_one(exported, config, data):
-    windows, _ = data.windows('train')
+    windows, _ = windows_of(data, 'train')
     plain = models.build(config.model, n_classes=2)
     # Moved, since the converter drops a bias of zero.
     fresh = moved(plain.init(jax.random.key(1), windows[:1]))

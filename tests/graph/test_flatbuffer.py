@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from helpers import windows_of
 from jax_reparam.graph import flatbuffer
 from jax_reparam.graph.flatbuffer import Port
 from jax_reparam.runtime import observe
@@ -57,7 +58,7 @@ def test_some_nodes_alone_make_what_they_made(model, data):
 
     whole = flatbuffer.tree(model)
     nodes, source = whole.subgraphs[0].operators, int(whole.subgraphs[0].inputs[0])
-    windows = data.windows('test')[0][:2]
+    windows = windows_of(data, 'test')[0][:2]
     features = [
         {source: flatbuffer.port(whole.subgraphs[0].tensors[source]).encode(window[None])} for window in windows
     ]

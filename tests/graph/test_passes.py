@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from helpers import quantise, widen
+from helpers import quantise, widen, windows_of
 from jax_reparam.deploy import convert, ops
 from jax_reparam.graph import flatbuffer, passes
 from jax_reparam.runtime import litert, tflm
@@ -19,7 +19,7 @@ def model(exported):
 
 
 def test_names_are_gone_and_nothing_else(model, data):
-    windows, _ = data.windows('test')
+    windows, _ = windows_of(data, 'test')
     content = flatbuffer.tree(model)
     for index, tensor in enumerate(content.subgraphs[0].tensors):
         tensor.name = f'a/name/that/nobody/reads/{index}'

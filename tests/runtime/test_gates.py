@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from helpers import windows_of
 from jax_reparam.evaluation import Windows
 from jax_reparam.manifest import Made, Score
 from jax_reparam.runtime import check, gates, litert
@@ -98,7 +99,7 @@ def test_the_fold_gate_grows_with_the_logits():
 
 def test_where_tflm_cannot_be_run_litert_decides(exported, data, monkeypatch):
     """Else LiteRT's score is only told: int8 is made for TFLM."""
-    features, _ = data.windows('test')
+    features, _ = windows_of(data, 'test')
     windows = Windows(features[:6], np.arange(6), np.zeros(6, int))
     model = (exported.path / 'model_int8.tflite').read_bytes()
     wrong = -litert.load(model)(windows.features)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from helpers import needs_tflm
+from helpers import needs_tflm, windows_of
 from jax_reparam import threads
 from jax_reparam.deploy import convert
 from jax_reparam.graph import flatbuffer
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope='module')
 def windows(data):
-    return data.windows('test')[0]
+    return windows_of(data, 'test')[0]
 
 
 @pytest.fixture

@@ -16,16 +16,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from helpers import TINY, recipe, tones
+from helpers import TINY, batch, recipe, tones
 from jax_reparam import checkpoint, models
 from jax_reparam.config import AugmentConfig, HRFConfig, Recipe, TrainConfig
 from jax_reparam.errors import InputError
+from jax_reparam.frontend.features import FrontendConfig
+from jax_reparam.frontend.inputs import Input
+from jax_reparam.frontend.windows import WindowConfig
 from jax_reparam.train import loop
 from jax_reparam.train.optimizer import adamw
 
 # Each step is compiled anew: one layer is enough for what is asked of it.
 SMALLEST = dataclasses.replace(TINY, layers=1)
 SURE = dataclasses.replace(SMALLEST, dropout=0.0, attention_dropout=0.0)
+STD = np.full(12, 40, np.float32)
+INPUTS = Input(FrontendConfig(n_mels=12), WindowConfig(32, 16), 0 * STD, STD, 0 * STD)
+LABELS = (0, 1, 2, 0)
 
 
 @pytest.fixture(scope='module')
@@ -46,16 +52,13 @@ def step_of(model, optimizer, weights=None, **train):
     """The jitted step without augmentation; `train` are keys of `TrainConfig`."""
     told = TrainConfig(**{'label_smoothing': 0.0, 'average': 0.0, **train})
     recipe = Recipe(SURE, augment=AugmentConfig(freq_masks=0, time_masks=0), train=told)
-    return jax.jit(loop.make_step(recipe, model, optimizer, weights, 0))
+    return jax.jit(loop.make_step(recipe, model, optimizer, weights, 0, INPUTS))
 
 
-def batch(rng, labels=(0, 1, 2, 0)):
-    n = len(labels)
-    return {
-        'features': rng.standard_normal((n, 32, 12)).astype(np.float32),
-        'mask': np.ones((n, 32), bool),
-        'labels': np.array(labels, np.int32),
-    }
+def given(batch):
+    """What the model is given of a batch."""
+    windows = zip(batch['codes'], batch['frames'], strict=True)
+    return np.stack([INPUTS.hear(codes[:frames]).features for codes, frames in windows])
 
 
 def test_a_run_leaves_what_it_promises(trained):
@@ -85,7 +88,9 @@ def test_checkpoint_holds_all_that_use_needs(trained):
     assert found.recipe == config
     assert found.labels == ('high', 'low')
     assert found.step == result['step']
-    assert found.mean.shape == found.std.shape == (12,)
+    assert found.inputs.mean.shape == found.inputs.std.shape == found.inputs.voice_mean.shape == (12,)
+    assert found.inputs.window == config.window_config
+    assert found.inputs.voice == config.voice
     model = models.build(config.model, config.hrf, n_classes=2)
     expected = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 12)))
     chex.assert_trees_all_equal_shapes_and_dtypes(found.variables, expected)
@@ -121,8 +126,8 @@ def test_batch_size_must_fit_the_devices(trained, tmp_path):
 def test_the_step_lowers_the_loss_on_one_batch(rng):
     model = models.build(SURE, HRFConfig(), n_classes=3)
     optimizer = adamw(TrainConfig(steps=40, learning_rate=1e-2, warmup_steps=2), 'none')
-    data = batch(rng)
-    state = loop.init_state(model, optimizer, data['features'][:1], 0)
+    data = batch(rng, LABELS)
+    state = loop.init_state(model, optimizer, given(data)[:1], 0)
     step = step_of(model, optimizer)
     losses = []
     for _ in range(40):
@@ -135,12 +140,12 @@ def test_the_step_lowers_the_loss_on_one_batch(rng):
 def test_class_weights_and_smoothing_enter_the_loss(rng):
     model = models.build(SURE, HRFConfig(), n_classes=3)
     optimizer = adamw(TrainConfig(steps=2), 'none')
-    data = batch(rng)
-    state = loop.init_state(model, optimizer, data['features'][:1], 0)
+    data = batch(rng, LABELS)
+    state = loop.init_state(model, optimizer, given(data)[:1], 0)
     variables = {'params': state.variables['params'], 'batch_stats': state.variables['batch_stats']}
     rngs = {'dropout': jax.random.key(0)}
     apply = jax.jit(functools.partial(model.apply, train=True, mutable=['batch_stats']))
-    logits, _ = apply(variables, data['features'], data['mask'], rngs=rngs)
+    logits, _ = apply(variables, given(data), None, rngs=rngs)
     log_p = np.asarray(jax.nn.log_softmax(logits))
     weights = np.array([0.5, 1.0, 2.0], np.float32)
     targets = 0.7 * np.eye(3)[data['labels']] + 0.1
@@ -150,6 +155,43 @@ def test_class_weights_and_smoothing_enter_the_loss(rng):
     assert float(metrics['loss']) == pytest.approx(expected, rel=1e-5)
 
 
+def test_clips_without_speech_count_as_wrong(trained, monkeypatch):
+    config, workdir, _ = trained
+    data = loop.pipeline.load_data(config, show_progress=False)
+    found = checkpoint.load(workdir)
+    predict = loop.Predictor(models.build(config.model, config.hrf, n_classes=2), batch=8)
+    before, probabilities = loop.evaluate(predict, found.variables, data, 'test')
+    assert before['no_speech'] == 0
+    heard = data.inputs.__class__.windows
+
+    def silent(self, active, profile=None):
+        for one in heard(self, active, profile):
+            there = one.speech.there and not np.array_equal(active, quiet)
+            yield one._replace(speech=one.speech._replace(there=there))
+
+    position = int(np.flatnonzero(probabilities.argmax(axis=1) == data.truth('test'))[0])
+    quiet = data.features[data.clips('test')[position]]
+    monkeypatch.setattr(data.inputs.__class__, 'windows', silent)
+    after, rows = loop.evaluate(predict, found.variables, data, 'test')
+    assert (rows[position] == 0).all()
+    np.testing.assert_allclose(np.delete(rows, position, 0), np.delete(probabilities, position, 0), atol=1e-5)
+    assert (after['no_speech'], after['clips']) == (1, before['clips'])
+    assert after['wa'] == pytest.approx(before['wa'] - 1 / before['clips'])
+
+
+def test_a_part_is_evaluated_with_what_is_known_of_its_speakers(trained):
+    config, workdir, _ = trained
+    data, found = loop.pipeline.load_data(config, show_progress=False), checkpoint.load(workdir)
+    predict = loop.Predictor(models.build(config.model, config.hrf, n_classes=2), batch=8)
+    nobody = lambda clip: data.profile(np.zeros(0, int))
+    everybody = lambda clip: data.profile(data.histories(clip))
+    _, plain = loop.evaluate(predict, found.variables, data, 'test')
+    _, unknown = loop.evaluate(predict, found.variables, data, 'test', nobody)
+    _, known = loop.evaluate(predict, found.variables, data, 'test', everybody)
+    np.testing.assert_array_equal(unknown, plain)
+    assert not np.allclose(known, plain)
+
+
 def test_balanced_weights():
     np.testing.assert_allclose(loop.balanced_weights(np.array([0, 0, 0, 2]), 3), [2 / 3, 0, 2])
 
@@ -157,8 +199,8 @@ def test_balanced_weights():
 def test_average_follows_the_variables(rng):
     model = models.build(SMALLEST, HRFConfig(), n_classes=3)
     optimizer = adamw(TrainConfig(steps=9, warmup_steps=1, learning_rate=1e-2), 'none')
-    data = batch(rng)
-    state = loop.init_state(model, optimizer, data['features'][:1], 0)
+    data = batch(rng, LABELS)
+    state = loop.init_state(model, optimizer, given(data)[:1], 0)
     step = step_of(model, optimizer, average=0.5)
     expected = state.average['params']['head']['classifier']['bias']
     for count in range(4):
