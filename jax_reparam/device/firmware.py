@@ -5,7 +5,6 @@ The classes are in `sources/`, copied as they are; what depends on the model is 
 
 from __future__ import annotations
 
-import hashlib
 import importlib.resources
 import json
 from collections.abc import Iterable, Sequence
@@ -78,12 +77,12 @@ def write(
         f'const float {name}[kBands] = {{\n{_floats(values)}}};\n\n'
         for name, values in (('kMean', inputs.mean), ('kStd', inputs.std), ('kVoiceMean', inputs.voice_mean))
     )
-    names += f'const std::uint8_t kModelDigest[32] = {{\n{_numbers(digest(model))}}};\n\n'
+    names += f'const std::uint8_t kInputDigest[32] = {{\n{_numbers(bytes.fromhex(inputs.digest))}}};\n\n'
     (folder / 'model_data.cc').write_text(_array_file('kModel', model, names))
     (folder / 'frontend_data.cc').write_text(_array_file('kFrontend', frontend))
     (folder / 'op_resolver.h').write_text(resolver(calls))
     (folder / 'golden_data.h').write_text(_golden_header(vectors))
-    (folder / 'golden_data.cc').write_text(_golden_source(vectors, saved(vectors.profile, model)))
+    (folder / 'golden_data.cc').write_text(_golden_source(vectors, saved(vectors.profile, inputs)))
     for name in ('pcm', 'codes', 'logits', 'known_logits', 'starts', 'stream_logits', 'speech', 'learned'):
         np.save(folder / 'golden' / f'{name}.npy', getattr(vectors, name))
     return manifest.Firmware(
@@ -94,14 +93,9 @@ def write(
     )
 
 
-def digest(model: bytes) -> bytes:
-    """What binds a profile to a model: SHA-256 of its .tflite file."""
-    return hashlib.sha256(model).digest()
-
-
-def saved(profile: Profile, model: bytes) -> bytes:
-    """A profile as `Profile::Save` writes it: the model's digest, the frames, the sums; 32 bits, the lowest first."""
-    return digest(model) + np.array([profile.frames, *profile.sums], '<i4').tobytes()
+def saved(profile: Profile, inputs: Input) -> bytes:
+    """A profile as `Profile::Save` writes it: `Input.digest`, the frames, the sums; 32 bits, the lowest first."""
+    return bytes.fromhex(inputs.digest) + np.array([profile.frames, *profile.sums], '<i4').tobytes()
 
 
 def _source(name: str) -> str:
@@ -117,7 +111,7 @@ def _readme(inputs: Input, arenas: dict[str, manifest.Arena], flash: int) -> str
         'frontend_arena': f'{arenas["frontend"].reserved:,}',
         'ring': f'{frames * inputs.frontend.n_mels:,}',
         'beside': f'{10 * frames:,}',
-        'profile': f'{len(saved(Profile.empty(inputs.frontend.n_mels), b"")):,}',
+        'profile': f'{len(saved(Profile.empty(inputs.frontend.n_mels), inputs)):,}',
         'most_seconds': f'{inputs.voice.most_seconds:g}',
         'adapts': 'on' if inputs.voice.history else 'off',
         'clipped_one_in': f'{speech.CLIPPED_ONE_IN:,}',
@@ -179,7 +173,7 @@ constexpr std::int32_t kProfileAfterFrames = {after};
 constexpr std::int32_t kProfileMostFrames = {most};
 constexpr bool kAdapts = {'true' if inputs.voice.history else 'false'};  // whether the model was trained to know voices
 extern const float kVoiceMean[kBands];  // the training speakers', in steps
-extern const std::uint8_t kModelDigest[32];  // SHA-256 of kModel: a profile is of one model
+extern const std::uint8_t kInputDigest[32];  // SHA-256 of kModel: a profile is of one model
 
 // Taken off a window, and then its divisor, in steps.
 extern const float kMean[kBands];

@@ -1,6 +1,6 @@
 """Scores every form of an exported model on labelled clips: python -m jax_reparam.verify OUT --clips CLIPS.
 
-With --field also what is left of the decisions where microphone, room, line and voice are others (`field_test`); that
+With --field also what is left of the decisions where microphone, room, line and voice are others (`field/`); that
 is reported, and no gate.
 
 Exit code 0: every gate passed. 1: one failed (a line each on standard error). 2: bad input.
@@ -20,10 +20,11 @@ import numpy as np
 
 from jax_reparam import errors, manifest, threads
 from jax_reparam.errors import run
+from jax_reparam.field import recordings, robustness
+from jax_reparam.field.recordings import Recordings
 from jax_reparam.manifest import Manifest
 from jax_reparam.runtime import litert, tflm
-from jax_reparam.verify import field_test, recordings, scores
-from jax_reparam.verify.recordings import Recordings
+from jax_reparam.verify import scores
 
 # Of `--fail-under`, for the rows of the field test.
 KEPT = 'kept'
@@ -94,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     field = None
     if args.field:
         field = in_the_field(out, exported, labelled, args.form, args.field_tflm)
-        failures += [] if kept is None else field_test.below(field.changes, kept)
+        failures += [] if kept is None else robustness.below(field.changes, kept)
     if args.json:
         content = {**dataclasses.asdict(result), 'failures': failures}
         if field is not None:
@@ -105,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f'{result.clips} clips{silent}, {result.windows} windows, against {result.reference}')
         print('\n'.join(scores.table(result)))
         if field is not None:
-            print('\n'.join(['', *field_test.table(field)]))
+            print('\n'.join(['', *robustness.table(field)]))
     for note in result.notes:
         print(note, file=sys.stderr)
     for reason in failures:
@@ -115,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def in_the_field(
     out: Path, exported: Manifest, labelled: Recordings, form: str | None = None, in_tflm: int | None = None
-) -> field_test.Field:
+) -> robustness.Field:
     """The field test of a form and of float32 in LiteRT, and of the form in TFLM on `in_tflm` of the recordings.
 
     Raises:
@@ -127,21 +128,21 @@ def in_the_field(
         models['float32'] = manifest.read_file(out, exported.forms['float32'])
     labels, workers = exported.labels, threads.cores(len(labelled.samples))
     engines = [{name: litert.load(content) for name, content in models.items()} for _ in range(workers)]
-    rows = field_test.run(engines, labelled, labels)
+    rows = robustness.run(engines, labelled, labels)
     if in_tflm is not None:
         tflm.need('--field-tflm')
         count = len(labelled.samples)
-        chosen = field_test.some(
+        chosen = robustness.some(
             labelled, np.unique(np.linspace(0, count - 1, min(in_tflm, count)).round().astype(int))
         )
         with contextlib.ExitStack() as stack:
             sessions = [stack.enter_context(tflm.started(model)) for _ in range(workers)]
             engines_tflm = [{f'{name} in TFLM': _in_tflm(session)} for session in sessions]
-            rows += field_test.run(engines_tflm, chosen, labels)
-    return field_test.Field(rows, field_test.silences(exported.input), field_test.known(engines, labelled, labels))
+            rows += robustness.run(engines_tflm, chosen, labels)
+    return robustness.Field(rows, robustness.silences(exported.input), robustness.known(engines, labelled, labels))
 
 
-def _in_tflm(session: tflm.Session) -> field_test.Logits:
+def _in_tflm(session: tflm.Session) -> robustness.Logits:
     return lambda windows: np.stack([session.run(window) for window in windows])
 
 

@@ -14,13 +14,13 @@ from jax_reparam import schema
 from jax_reparam.device import frontend
 from jax_reparam.errors import InputError
 from jax_reparam.evaluation import Windows, softmax
+from jax_reparam.field.recordings import Recordings
 from jax_reparam.frontend import features
 from jax_reparam.graph import flatbuffer
 from jax_reparam.manifest import CHECKPOINT, Frontend, Manifest, Score, Waveform, read_file
 from jax_reparam.runtime import gates, litert, tflm
 from jax_reparam.runtime.check import verify
 from jax_reparam.table import aligned
-from jax_reparam.verify.recordings import Recordings
 
 Logits = Callable[[np.ndarray], np.ndarray]
 

@@ -109,10 +109,12 @@ def test_the_stream_is_tflm_s_bit_for_bit(fresh_inputs, found, codes, decide, st
 
 
 @needs_tflm
-def test_the_stream_s_speaker_is_learned(written, model, fresh_inputs, found, profiles):
+def test_the_stream_s_speaker_is_learned(written, fresh_inputs, found, profiles):
     learned = found('Learned')
     np.testing.assert_array_equal(learned, [profile.frames for profile in profiles[1:]])
-    np.testing.assert_array_equal(found('Profile').astype(np.uint8).tobytes(), firmware.saved(profiles[-1], model))
+    np.testing.assert_array_equal(
+        found('Profile').astype(np.uint8).tobytes(), firmware.saved(profiles[-1], fresh_inputs)
+    )
     # It grows, stays in silence, grows, and ends.
     assert 0 < learned[0] < learned[-1] == fresh_inputs.most_frames
     assert (np.diff(learned)[found('Speech')[1:] == 0] == 0).all()
@@ -125,9 +127,11 @@ def test_the_npy_files_hold_the_same(written, found):
         np.testing.assert_array_equal(found(file.title().replace('_', '')), saved.ravel())
 
 
-def test_the_models_are_those_of_the_folder(written, model, front):
+def test_the_models_are_those_of_the_folder(written, model, front, fresh_inputs):
     assert bytes(array(written[1], 'model_data.cc', 'kModel').astype(np.uint8)) == model
-    assert bytes(array(written[1], 'model_data.cc', 'kModelDigest').astype(np.uint8)) == firmware.digest(model)
+    assert bytes(array(written[1], 'model_data.cc', 'kInputDigest').astype(np.uint8)) == bytes.fromhex(
+        fresh_inputs.digest
+    )
     assert bytes(array(written[1], 'frontend_data.cc', 'kFrontend').astype(np.uint8)) == front
     for file in ('model_data.cc', 'frontend_data.cc'):
         assert 'alignas(16) const unsigned char' in (written[1] / file).read_text()

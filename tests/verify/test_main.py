@@ -20,11 +20,12 @@ from jax_reparam.device import frontend
 from jax_reparam.errors import InputError, run
 from jax_reparam.evaluation import softmax
 from jax_reparam.export import folding
+from jax_reparam.field import changes, recordings, robustness
 from jax_reparam.graph import flatbuffer
 from jax_reparam.runtime import litert
 from jax_reparam.train import loop
 from jax_reparam.verify import __main__ as verify
-from jax_reparam.verify import field, field_test, recordings, scores
+from jax_reparam.verify import scores
 
 pytestmark = pytest.mark.slow
 
@@ -292,9 +293,9 @@ def test_clips_without_speech_count_as_wrong_and_are_counted(out, trained, tmp_p
 @needs_tflm
 def test_the_field_test_is_a_table_and_json_and_no_gate(out, trained, tmp_path, capsys, monkeypatch):
     kinds = {'level-30', 'zeros-around', 'white-10'}
-    changes = tuple(change for change in field.CHANGES if change.name in kinds)
-    monkeypatch.setattr(field_test.run, '__kwdefaults__', {**field_test.run.__kwdefaults__, 'changes': changes})
-    monkeypatch.setattr(field_test.silences, '__defaults__', (field.SILENCES[:2],))
+    some = tuple(change for change in changes.CHANGES if change.name in kinds)
+    monkeypatch.setattr(robustness.run, '__kwdefaults__', {**robustness.run.__kwdefaults__, 'changes': some})
+    monkeypatch.setattr(robustness.silences, '__defaults__', (changes.SILENCES[:2],))
     files = [file for label in ('low', 'high') for file in sorted((trained[0] / label).glob('s[01]/[01].wav'))]
     command = [str(out), '--clips', str(silence_and(files, tmp_path)), '--field']
     assert verify.main([*command, '--json', '--field-tflm', '3', '--form', 'int16']) == 0

@@ -79,15 +79,15 @@ float Profile::learned_seconds() const {
 }
 
 void Profile::Save(std::uint8_t* bytes) const {
-  std::memcpy(bytes, kModelDigest, sizeof(kModelDigest));
-  bytes += sizeof(kModelDigest);
+  std::memcpy(bytes, kInputDigest, sizeof(kInputDigest));
+  bytes += sizeof(kInputDigest);
   Put(frames_, bytes);
   for (int band = 0; band < kBands; ++band) Put(sums_[band], bytes + 4 * (band + 1));
 }
 
 bool Profile::Load(const std::uint8_t* bytes, std::size_t count) {
-  if (count != kBytes || std::memcmp(bytes, kModelDigest, sizeof(kModelDigest)) != 0) return false;
-  bytes += sizeof(kModelDigest);
+  if (count != kBytes || std::memcmp(bytes, kInputDigest, sizeof(kInputDigest)) != 0) return false;
+  bytes += sizeof(kInputDigest);
   const std::int32_t frames = Get(bytes);
   if (frames < 0 || frames > kProfileMostFrames) return false;
   for (int band = 0; band < kBands; ++band) {

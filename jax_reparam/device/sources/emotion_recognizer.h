@@ -33,7 +33,7 @@ struct Result {
 // personal data all the same, and it fits one person only: forget it (Reset), or load another, when the user changes.
 class Profile {
  public:
-  static constexpr std::size_t kBytes = sizeof(kModelDigest) + 4 * (kBands + 1);
+  static constexpr std::size_t kBytes = sizeof(kInputDigest) + 4 * (kBands + 1);
 
   Profile() { Reset(); }
 

@@ -94,7 +94,7 @@ bool Loads() {
   std::memcpy(bytes, emotion::kGoldenProfile, sizeof(bytes));
   bool right = !recognizer.profile().Load(bytes, sizeof(bytes) - 1);
   // Another model's digest, more frames than can be, a sum that no speech gives.
-  const std::size_t places[] = {0, sizeof(emotion::kModelDigest) + 3, sizeof(bytes) - 1};
+  const std::size_t places[] = {0, sizeof(emotion::kInputDigest) + 3, sizeof(bytes) - 1};
   for (const std::size_t damaged : places) {
     bytes[damaged] ^= 0x40;
     right = right && !recognizer.profile().Load(bytes, sizeof(bytes)) && recognizer.profile().learned_seconds() == 0.0f;

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jax_reparam.verify import field
+from jax_reparam.field import changes as field
 
 RATE = 16000
 CHANGES = {change.name: change for change in field.CHANGES}

@@ -1,6 +1,6 @@
 """The field test: what is left of a model's decisions when microphone, room, line and voice are others.
 
-Each recording is changed as `field.CHANGES` says, and decided as `predict` decides it. No gate of an export reads this.
+Each recording is changed as `CHANGES` says, and decided as `predict` decides it. No gate of an export reads this.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import numpy as np
 
 from jax_reparam import threads
 from jax_reparam.evaluation import decide, decisions, metrics, softmax
+from jax_reparam.field.changes import BABBLE_VOICES, CHANGES, SILENCES, Change, Silence
+from jax_reparam.field.recordings import Recordings
 from jax_reparam.frontend import speech, voice
 from jax_reparam.frontend.inputs import Input
 from jax_reparam.frontend.voice import Profile
 from jax_reparam.progress import Progress
 from jax_reparam.table import aligned
-from jax_reparam.verify.field import BABBLE_VOICES, CHANGES, SILENCES, Change, Silence
-from jax_reparam.verify.recordings import Recordings
 
 SEED = 0
 # Changes that a model card has, on so many windows at most.
@@ -49,7 +49,7 @@ class Row:
     """One model on one change.
 
     Attributes:
-      change: its name in `field.CHANGES`.
+      change: its name in `changes.CHANGES`.
       model: its name.
       clips: recordings that were changed.
       skipped: others, to which the change does not apply.

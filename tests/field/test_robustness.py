@@ -9,12 +9,13 @@ import pytest
 
 from helpers import ROOT, syllables
 from jax_reparam.evaluation import decide, decisions, softmax
+from jax_reparam.field import changes as field
+from jax_reparam.field import robustness
+from jax_reparam.field.recordings import Recordings
 from jax_reparam.frontend.features import FrontendConfig
 from jax_reparam.frontend.inputs import Input
 from jax_reparam.frontend.voice import VoiceConfig
 from jax_reparam.frontend.windows import WindowConfig
-from jax_reparam.verify import field, field_test
-from jax_reparam.verify.recordings import Recordings
 
 LABELS = ('neutral', 'b')
 INPUTS = Input(
@@ -52,7 +53,7 @@ def recordings():
 
 
 def run(recordings, *changes, engines=ENGINES, **more):
-    return field_test.run(engines, recordings, LABELS, changes=changes, show_progress=False, **more)
+    return robustness.run(engines, recordings, LABELS, changes=changes, show_progress=False, **more)
 
 
 def test_what_is_kept_and_lost_is_counted(recordings):
@@ -82,8 +83,8 @@ def test_what_is_kept_and_lost_is_counted(recordings):
     assert (row.passed, rest[0].passed, rest[2].passed) == (False, False, False)
     assert (other.uar_before, other.uar, other.kept) == (0, pytest.approx(1 / 8), pytest.approx(4 / 7))
     assert other.passed
-    assert len(field_test.below(rows, 0.6)) == 6
-    lines = field_test.table(field_test.Field(rows, [field_test.Silent('zeros', 29, 0)], []))
+    assert len(robustness.below(rows, 0.6)) == 6
+    lines = robustness.table(robustness.Field(rows, [robustness.Silent('zeros', 29, 0)], []))
     assert lines[1].split() == ['same', 'm', '9', '0', '1', '100.0', '90.0', '90.0', '+0.0', '95', 'yes']
     assert lines[3].split()[-5:] == ['62.5', '-37.5', '50,', '-37', 'no']
 
@@ -91,7 +92,7 @@ def test_what_is_kept_and_lost_is_counted(recordings):
 def test_a_change_that_applies_to_nothing_is_a_row_without_numbers(recordings):
     [row] = run(recordings, change('never', lambda *_: None, keep=0.9))
     assert (row.clips, row.skipped, row.kept, row.uar, row.passed) == (0, 9, None, None, None)
-    assert field_test.table(field_test.Field([row], [], []))[1].split() == ['never', 'm', '0', '9', '0', '90']
+    assert robustness.table(robustness.Field([row], [], []))[1].split() == ['never', 'm', '0', '9', '0', '90']
 
 
 def test_draws_depend_on_seed_change_and_clip_alone(recordings):
@@ -140,16 +141,16 @@ def test_babble_is_of_other_speakers_where_there_are_enough_and_never_of_the_cli
 
 
 def test_the_card_s_rows_are_of_few_windows(recordings, monkeypatch):
-    monkeypatch.setattr(field_test, 'SUMMARY_WINDOWS', 9)
-    rows = field_test.summary(ENGINES, recordings, LABELS, show_progress=False)
-    assert [row.change for row in rows] == list(field_test.SUMMARY)
+    monkeypatch.setattr(robustness, 'SUMMARY_WINDOWS', 9)
+    rows = robustness.summary(ENGINES, recordings, LABELS, show_progress=False)
+    assert [row.change for row in rows] == list(robustness.SUMMARY)
     windows = np.bincount(recordings.windows().clip, minlength=9)
     around = next(row for row in rows if row.change == 'zeros-around')
     assert around.kept == 1
     assert 2 <= around.clips < 9
     assert np.sort(windows)[: around.clips].sum() <= 9
-    monkeypatch.setattr(field_test, 'SUMMARY_WINDOWS', int(windows.sum()))
-    assert field_test.summary(ENGINES, recordings, LABELS, show_progress=False)[1].clips == 9
+    monkeypatch.setattr(robustness, 'SUMMARY_WINDOWS', int(windows.sum()))
+    assert robustness.summary(ENGINES, recordings, LABELS, show_progress=False)[1].clips == 9
 
 
 def test_windows_of_silence_that_are_called_speech_are_counted_but_for_those_of_the_onset():
@@ -162,7 +163,7 @@ def test_windows_of_silence_that_are_called_speech_are_counted_but_for_those_of_
         field.Silence('later', '', lambda rng: np.concatenate([zeros, babble(2), zeros]), onset=len(zeros) + 16000),
         field.Silence('drawn', '', lambda rng: (300 * rng.standard_normal(160000)).astype(np.int16)),
     )
-    found = field_test.silences(INPUTS, sounds, show_progress=False)
+    found = robustness.silences(INPUTS, sounds, show_progress=False)
     assert [(one.sound, one.windows) for one in found[:2]] == [('zeros', 19), ('speech', 19)]
     called = [one.called_speech for one in found]
     assert (called[0], called[1], called[4]) == (0, 19, 0)
@@ -173,7 +174,7 @@ def test_windows_of_silence_that_are_called_speech_are_counted_but_for_those_of_
 
 def test_what_is_known_of_a_voice_are_other_clips_of_it(recordings):
     """By an independent computation; the decided clip is not among them, and neutral ones are of class 0 alone."""
-    rows = field_test.known(ENGINES, recordings, LABELS, seconds=(1, 60), show_progress=False)
+    rows = robustness.known(ENGINES, recordings, LABELS, seconds=(1, 60), show_progress=False)
     assert [(row.history, row.seconds) for row in rows] == [
         ('random', 1),
         ('random', 60),
@@ -208,7 +209,7 @@ def test_what_is_known_of_a_voice_are_other_clips_of_it(recordings):
 
 def test_without_speakers_nothing_is_known(recordings):
     alone = dataclasses.replace(recordings, speaker=None)
-    assert field_test.known(ENGINES, alone, LABELS, show_progress=False) == []
+    assert robustness.known(ENGINES, alone, LABELS, show_progress=False) == []
 
 
 def test_the_documentation_has_every_change_as_it_is():
