@@ -124,8 +124,10 @@ class Data:
         return others
 
     def profile(self, clips: np.ndarray) -> Profile:
-        """What some clips of one speaker tell of it."""
+        """What clips of one speaker tell of it, in their order, up to the one in which learning ends."""
         store = self.features
+        frames = np.cumsum(store.voice_frames[clips])
+        clips = clips[: int(np.searchsorted(frames, self.inputs.most_frames)) + 1]
         return Profile(store.voice_sums[clips].sum(axis=0, dtype=np.int32), int(store.voice_frames[clips].sum()))
 
     def batches(
