@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, cast
 from jax_reparam import schema
 from jax_reparam.config import ModelConfig
 from jax_reparam.errors import InputError, known
+from jax_reparam.field.robustness import Row
 from jax_reparam.frontend.inputs import Input
 from jax_reparam.graph.cost import Cost
 from jax_reparam.graph.flatbuffer import Port
@@ -357,6 +358,7 @@ class Manifest:
     npu: NPU | None
     kernels: tuple[Site, ...]
     reference_uar: Share
+    field: tuple[Row, ...]
     protocol: Protocol
     corpus: Corpus
     test: Test

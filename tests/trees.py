@@ -9,8 +9,9 @@ import soundfile
 
 
 def sound(seconds, seed, sample_rate=16000):
-    """Noise of a seed, `[N]` int16."""
-    return np.random.default_rng(seed).integers(-8000, 8000, round(seconds * sample_rate)).astype(np.int16)
+    """Noise of a seed that swells as syllables do (what does not is no speech), `[N]` int16."""
+    noise = np.random.default_rng(seed).integers(-8000, 8000, round(seconds * sample_rate))
+    return (noise * (0.05 + 0.95 * np.sin(2 * np.pi * 3 * np.arange(len(noise)) / sample_rate) ** 2)).astype(np.int16)
 
 
 def write(path, samples, sample_rate=16000):
@@ -132,7 +133,8 @@ def daic_recording(participant):
     """The recording of a session, `[N]` int16; no two seconds of it are alike."""
     seconds = 70 if participant not in DAIC_INTERRUPTED else DAIC_INTERRUPTED[participant][1] + 5
     n = np.arange(16000 * seconds, dtype=np.int64)
-    return ((n * n % 30011 + n * participant) % 16001 - 8000).astype(np.int16)
+    noise = (n * n % 30011 + n * participant) % 16001 - 8000
+    return (noise * (0.05 + 0.95 * np.sin(2 * np.pi * 3 * n / 16000) ** 2)).astype(np.int16)
 
 
 def daic_woz(folder, *, test_scores=True):

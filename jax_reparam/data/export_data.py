@@ -11,6 +11,7 @@ from jax_reparam.checkpoint import Trained
 from jax_reparam.data import pipeline
 from jax_reparam.errors import InputError
 from jax_reparam.evaluation import Windows
+from jax_reparam.field.recordings import Recordings
 from jax_reparam.frontend import windows
 from jax_reparam.frontend.inputs import Input
 
@@ -20,6 +21,8 @@ CALIBRATION_WINDOWS = 512
 VALIDATION_WINDOWS = 128
 # Test clips that the files for a device are verified on.
 RECORDINGS = 4
+# Windows of test clips that the model card's field test has, at most.
+FIELD_WINDOWS = 128
 SEED = 0
 
 
@@ -35,6 +38,7 @@ class ExportData:
       test: on which every form is verified.
       of_clips: number of test clips, of which `test` has some or all.
       recordings: the first test clips, `[N]` int16.
+      field: some of the test clips, for the field test.
     """
 
     inputs: Input
@@ -44,6 +48,7 @@ class ExportData:
     test: Windows
     of_clips: int
     recordings: tuple[np.ndarray, ...]
+    field: Recordings
 
 
 def export_data(trained: Trained, limit: int | None = None, *, show_progress: bool = True) -> ExportData:
@@ -68,7 +73,17 @@ def export_data(trained: Trained, limit: int | None = None, *, show_progress: bo
         test=of_part(data, 'test', limit),
         of_clips=len(clips),
         recordings=tuple(data.corpus.audio(clip) for clip in clips[:RECORDINGS]),
+        field=_in_the_field(data),
     )
+
+
+def _in_the_field(data: pipeline.Data) -> Recordings:
+    """Test clips of at most `FIELD_WINDOWS` windows, at least one, drawn with a fixed seed."""
+    order = np.random.default_rng(SEED).permutation(data.clips('test'))
+    windows = np.cumsum(_windows(data, order))
+    clips = np.sort(order[: max(1, int(np.searchsorted(windows, FIELD_WINDOWS, side='right')))])
+    speaker = [data.corpus.speaker[clip] for clip in clips]
+    return Recordings([data.corpus.audio(clip) for clip in clips], data.corpus.label[clips], data.inputs, speaker)
 
 
 def load_data(trained: Trained, *, show_progress: bool = True) -> pipeline.Data:
@@ -95,7 +110,7 @@ def of_part(data: pipeline.Data, part: pipeline.Part, limit: int | None) -> Wind
     """
     clips, truth = data.clips(part), data.truth(part)
     unit = data.units(part)[1]
-    counts = np.array([len(windows.starts(int(length), data.inputs.window)) for length in data.features.lengths[clips]])
+    counts = _windows(data, clips)
     if limit is not None and limit < counts.sum():
         order = np.random.default_rng(SEED).permutation(len(truth))
         total = np.cumsum(np.bincount(unit, weights=counts)[order])
@@ -105,6 +120,11 @@ def of_part(data: pipeline.Data, part: pipeline.Part, limit: int | None) -> Wind
     [(features, clip)] = data.spoken(clips)
     protocol = data.split.protocol
     return Windows(features, clip, truth, None if protocol.unit == 'clip' else unit, protocol.join)
+
+
+def _windows(data: pipeline.Data, clips: np.ndarray) -> np.ndarray:
+    """The number of windows of each clip."""
+    return np.array([len(windows.starts(int(length), data.inputs.window)) for length in data.features.lengths[clips]])
 
 
 def calibration(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from jax_reparam.config import Recipe
 from jax_reparam.corpora.synth import NOTICE
+from jax_reparam.field.changes import CHANGES
 from jax_reparam.manifest import Form, Manifest, Placement, Score, TFLMScore
 from jax_reparam.runtime import gates
 
@@ -43,6 +44,10 @@ measured on a 64-bit host; a 32-bit device needs less. Instructions of a window 
 CMSIS-NN. A form is in this folder only if
 {_gates(manifest)}. LAYERS.md has the tensors of each quantised form, worst first.
 {_npu(manifest)}
+## In the field
+
+{_field(manifest)}
+
 ## What goes in and comes out
 
 {_interface(manifest)}
@@ -101,12 +106,34 @@ def _interface(manifest: Manifest) -> str:
     return f"""- Audio: {frontend.sample_rate} Hz, one channel, full scale 1.0.
 - Features: log-mel, {frontend.n_mels} bands (Slaney), {frontend.fmin:g} to {frontend.fmax:g} Hz,
   Hann frames of {frontend.frame_ms} ms every {frontend.hop_ms} ms, {frontend.n_fft}-point transform,
-  ln(power + {frontend.floor:g}); frame t starts at sample t * hop. Then `(x - mean) / std`: see manifest.json.
-- In: [1, {window.frames}, {frontend.n_mels}], {window.frames * seconds:g} s. A longer clip becomes windows
-  {window.hop * seconds:g} s apart, the last one ending with the clip; a shorter one is repeated until the
-  window is full. There is no mask.
+  ln(power + {frontend.floor:g}); frame t starts at sample t * hop, its mean taken off. Then int8 in steps of 0.1 nat.
+- Speech: a window without any has no decision. The level of its speech is taken off, and what lies more than
+  8 nats below it is clamped; then `(x - mean) / std`: see manifest.json, and docs/frontend.md of jax_reparam.
+- In: [1, {window.frames}, {frontend.n_mels}], {window.frames * seconds:g} s. A clip is cut to its speech; a longer
+  one becomes windows {window.hop * seconds:g} s apart, the last one ending with it; in a shorter one, and where
+  a window begins or ends without speech, what there is is repeated until it is full. There is no mask.
 - Out: [1, {len(manifest.labels)}], logits in the order of labels.txt. Softmax, then the mean over windows.
 - int8 tensors hold q for the value scale * (q - zero_point): see manifest.json."""
+
+
+def _field(manifest: Manifest) -> str:
+    rows = [
+        '| change | clips | decisions kept | UAR | UAR unchanged | published threshold |',
+        '|---|---|---|---|---|---|',
+    ]
+    descriptions = {change.name: change.description for change in CHANGES}
+    for row in manifest.field:
+        if row.kept is None or row.uar is None or row.uar_before is None:
+            continue
+        threshold = '' if row.keep is None else f'{_percent(row.keep)}: {"passed" if row.passed else "missed"}'
+        cells = [descriptions[row.change], row.clips, *map(_percent, (row.kept, row.uar, row.uar_before)), threshold]
+        rows.append(f'| {" | ".join(map(str, cells))} |')
+    return f"""Test clips as other microphones, rooms and lines would have given them, decided by the recommended form in
+LiteRT. Thresholds are those of audEERING's test suite (arXiv 2312.06270). All changes, on your own recordings:
+
+    python -m jax_reparam.verify THIS_FOLDER --clips CLIPS --field
+
+{chr(10).join(rows)}"""
 
 
 def _npu(manifest: Manifest) -> str:

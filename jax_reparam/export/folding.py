@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jax_reparam import checkpoint, deploy, manifest, models, reparam, schema
+from jax_reparam import checkpoint, deploy, manifest, models, reparam, schema, threads
 from jax_reparam.checkpoint import Trained
 from jax_reparam.config import HRFConfig
 from jax_reparam.data.export_data import export_data
@@ -21,11 +21,13 @@ from jax_reparam.device import bundle, metadata
 from jax_reparam.errors import Error, InputError
 from jax_reparam.evaluation import Windows, evenly
 from jax_reparam.export import card, folder, npu
+from jax_reparam.field import robustness
+from jax_reparam.field.robustness import Row
 from jax_reparam.manifest import NPU_FORM, Failed, Form, Layer, Manifest
 from jax_reparam.quantise import tensor_report
 from jax_reparam.quantise.forms import Maker
 from jax_reparam.reparam import Params
-from jax_reparam.runtime import gates
+from jax_reparam.runtime import gates, litert
 from jax_reparam.runtime.check import verify
 from jax_reparam.train import report
 from jax_reparam.train.loop import Predictor
@@ -124,6 +126,15 @@ def fold_and_export(
             (place / form.file).write_bytes(made.files[name])
         recommended = manifest.recommended(made.passed, prefer)
 
+        field: list[Row] = []
+        if recommended is not None:
+            engines = [
+                {recommended: litert.load(made.files[recommended])}
+                for _ in range(threads.cores(len(data.field.samples)))
+            ]
+            field = robustness.summary(engines, data.field, trained.labels, show_progress=show_progress)
+            tell(f'{len(field)} rows of the field test')
+
         device, device_failed = bundle.write(
             place,
             form=recommended,
@@ -157,6 +168,7 @@ def fold_and_export(
             npu=placed,
             kernels=tuple(tensor_report.sites(trained.variables)),
             reference_uar=gates.uar(reference, test),
+            field=tuple(field),
             protocol=schema.from_json(manifest.Protocol, trained.meta['split'], 'split'),
             corpus=schema.from_json(manifest.Corpus, trained.meta['corpus'], 'corpus'),
             test=manifest.Test(

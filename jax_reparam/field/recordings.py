@@ -100,7 +100,7 @@ class Recordings:
         """The recordings cut into windows of samples as a stream is, without those in which nobody speaks.
 
         Args:
-          length: samples of a window; of a recording that is too short they are repeated.
+          length: samples of a window; a recording that is too short is followed by zeros.
 
         Returns:
           `[W, length]` int16, and the windows that these samples are to the model.
@@ -112,7 +112,7 @@ class Recordings:
         for clip, samples in enumerate(self.samples):
             count = features.frame_count(len(samples), frontend)
             for start in windows.starts(count, self.inputs.window) * frontend.hop_length:
-                window = windows.cut(samples, start, length)
+                window = np.pad(given := samples[start : start + length], (0, length - len(given)))
                 heard = self.inputs.hear(self.inputs.codes(window))
                 if heard.speech.there:
                     cut.append(window)

@@ -23,9 +23,8 @@ from jax_reparam.progress import Progress
 from jax_reparam.table import aligned
 
 SEED = 0
-# Changes that a model card has, on so many windows at most.
+# Changes that a model card has.
 SUMMARY = ('level-30', 'zeros-around', 'white-20', 'telephone', 'room-0.3')
-SUMMARY_WINDOWS = 128
 # Seconds of a voice's speech that are known.
 SECONDS = (5, 10, 30, 60)
 # The label of what a user mostly says.
@@ -158,13 +157,9 @@ def run(
 def summary(
     engines: Sequence[Engine], recordings: Recordings, labels: Sequence[str], *, show_progress: bool = True
 ) -> list[Row]:
-    """The rows of `SUMMARY`, on recordings of at most `SUMMARY_WINDOWS` windows, drawn with a fixed seed."""
-    windows = np.bincount(recordings.windows().clip, minlength=len(recordings.truth))
-    order = np.random.default_rng(SEED).permutation(len(windows))
-    fit = max(1, int(np.searchsorted(np.cumsum(windows[order]), SUMMARY_WINDOWS, side='right')))
+    """The rows that a model card has."""
     changes = [change for change in CHANGES if change.name in SUMMARY]
-    chosen = some(recordings, np.sort(order[:fit]))
-    return run(engines, chosen, labels, changes=changes, show_progress=show_progress)
+    return run(engines, recordings, labels, changes=changes, show_progress=show_progress)
 
 
 def some(recordings: Recordings, clips: np.ndarray) -> Recordings:

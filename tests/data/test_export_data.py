@@ -76,6 +76,14 @@ def test_all_that_an_export_reads(workdir, data):
     assert found.of_clips == len(data.clips('test')) > len(found.test.truth)
     for recording, clip in zip(found.recordings, data.clips('test')[: export_data.RECORDINGS], strict=True):
         np.testing.assert_array_equal(recording, data.corpus.audio(clip))
+    # The field test's are clips of the test part, whole.
+    clips = data.clips('test').tolist()
+    test = [data.corpus.audio(clip) for clip in clips]
+    of = [next(i for i, own in enumerate(test) if np.array_equal(own, one)) for one in found.field.samples]
+    assert len(set(of)) == len(of) > 1
+    np.testing.assert_array_equal(found.field.truth, data.corpus.label[[clips[i] for i in of]])
+    assert list(found.field.speaker) == [data.corpus.speaker[clips[i]] for i in of]
+    assert len(windows_of(data, 'test')[0]) <= export_data.FIELD_WINDOWS or len(of) < len(clips)
     clip, start = places[0]
     audio = data.corpus.audio(data.corpus.id.index(clip))
     active = speech.active(found.inputs.codes(audio), found.inputs.rule)

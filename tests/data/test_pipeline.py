@@ -35,7 +35,7 @@ def take(data, count, **kwargs):
 
 def changed(data, *, features=None, **voice):
     """The data with another `VoiceConfig`, or fields of its features."""
-    inputs = dataclasses.replace(data.inputs, voice=VoiceConfig(**voice))
+    inputs = dataclasses.replace(data.inputs, voice=VoiceConfig(**{'most_seconds': 1e9, **voice}))
     return dataclasses.replace(data, inputs=inputs, features=dataclasses.replace(data.features, **(features or {})))
 
 
@@ -184,6 +184,13 @@ def test_a_history_may_be_of_one_class(data):
     assert {one for one, _ in found} == {0, 1}
     assert {count for one, count in found if one != label[clip]} == {1, 2, 3}
     assert {count for one, count in found if one == label[clip]} == {1, 2}
+
+
+def test_a_history_ends_where_a_device_stops_learning(data):
+    clips, frames = data.split.train[:4], data.features.voice_frames
+    seconds = float(frames[clips[:2]].sum() - 1) * data.inputs.frontend.hop_ms / 1000
+    assert changed(data, most_seconds=seconds).profile(clips).frames == frames[clips[:2]].sum()
+    assert changed(data).profile(clips).frames == frames[clips].sum()
 
 
 def test_nothing_of_other_parts_or_of_labels_reaches_a_training_batch(data):

@@ -140,17 +140,10 @@ def test_babble_is_of_other_speakers_where_there_are_enough_and_never_of_the_cli
                 assert {chosen.speaker[other] for other in others} >= {'one', 'two', 'three'} - {chosen.speaker[clip]}
 
 
-def test_the_card_s_rows_are_of_few_windows(recordings, monkeypatch):
-    monkeypatch.setattr(robustness, 'SUMMARY_WINDOWS', 9)
+def test_the_card_has_few_rows(recordings):
     rows = robustness.summary(ENGINES, recordings, LABELS, show_progress=False)
     assert [row.change for row in rows] == list(robustness.SUMMARY)
-    windows = np.bincount(recordings.windows().clip, minlength=9)
-    around = next(row for row in rows if row.change == 'zeros-around')
-    assert around.kept == 1
-    assert 2 <= around.clips < 9
-    assert np.sort(windows)[: around.clips].sum() <= 9
-    monkeypatch.setattr(robustness, 'SUMMARY_WINDOWS', int(windows.sum()))
-    assert robustness.summary(ENGINES, recordings, LABELS, show_progress=False)[1].clips == 9
+    assert next(row for row in rows if row.change == 'zeros-around').kept == 1
 
 
 def test_windows_of_silence_that_are_called_speech_are_counted_but_for_those_of_the_onset():

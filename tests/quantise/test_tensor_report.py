@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from helpers import quantise
+from helpers import quantise, windows_of
 from jax_reparam import checkpoint, deploy, reparam
 from jax_reparam.deploy import convert
 from jax_reparam.graph import flatbuffer
@@ -73,10 +73,10 @@ def test_int8_and_float32_of_an_export_are_the_same_graph(exported, data):
     params, function = deploy.build(found.recipe.model, found.variables, 64)
     bound = lambda features: function(features, 'l2')
     files = (
-        quantise(bound, data.windows('train')[0][:8]),
+        quantise(bound, windows_of(data, 'train')[0][:8]),
         convert.to_float32(bound, (1, 64, found.recipe.frontend.n_mels)),
     )
-    rows = tensor_report.report(*files, data.windows('test')[0][:3], params=params)
+    rows = tensor_report.report(*files, windows_of(data, 'test')[0][:3], params=params)
     # Each layer is found by its kernel; what has none belongs to the layer before.
     named = [row.module for row in sorted(rows, key=lambda row: row.node) if row.op == 'FULLY_CONNECTED']
     assert named[0] == 'stem/project'
