@@ -291,8 +291,8 @@ class AugmentConfig(schema.Checked):
       field: share of windows that come from another microphone or room; what follows varies these alone.
       level_db: largest attenuation, before the floor.
       equaliser_db: largest gain or attenuation of a random, smooth frequency response.
-      tilt_db: largest gain of one end of the mel axis over the other.
-      noise: share of them with noise (white, pink, brown, or others' speech) 5 to 40 dB below.
+      tilt_db: largest tilt of the frequency response, per octave.
+      noise: share of them with noise (white, pink, brown, others' speech, or a tone) 5 to 40 dB below.
       room: share of them in a room (reverberation of 0.2 to 1 s).
       telephone: share of them in a telephone's band.
     """
@@ -307,7 +307,7 @@ class AugmentConfig(schema.Checked):
     field: Share = 0.0
     level_db: Amount = 20.0
     equaliser_db: Amount = 6.0
-    tilt_db: Amount = 6.0
+    tilt_db: Amount = 2.0
     noise: Share = 0.5
     room: Share = 0.0
     telephone: Share = 0.0

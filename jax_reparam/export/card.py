@@ -128,8 +128,8 @@ def _field(manifest: Manifest) -> str:
         threshold = '' if row.keep is None else f'{_percent(row.keep)}: {"passed" if row.passed else "missed"}'
         cells = [descriptions[row.change], row.clips, *map(_percent, (row.kept, row.uar, row.uar_before)), threshold]
         rows.append(f'| {" | ".join(map(str, cells))} |')
-    return f"""Test clips as other microphones, rooms and lines would have given them, decided by the recommended form in
-LiteRT. Thresholds are those of audEERING's test suite (arXiv 2312.06270). All changes, on your own recordings:
+    return f"""Test clips as other microphones, rooms and lines would have given them, decided by the recommended form
+in LiteRT. Thresholds are those of audEERING's test suite (arXiv 2312.06270). All changes, on your own recordings:
 
     python -m jax_reparam.verify THIS_FOLDER --clips CLIPS --field
 

@@ -154,6 +154,11 @@ def run(
     return rows
 
 
+def one_by_one(logits: Callable[[np.ndarray], np.ndarray]) -> Logits:
+    """Of a function from one window `[frames, M]` to `[C]`, as TFLM's are, one of windows."""
+    return lambda windows: np.stack([logits(window) for window in windows])
+
+
 def summary(
     engines: Sequence[Engine], recordings: Recordings, labels: Sequence[str], *, show_progress: bool = True
 ) -> list[Row]:

@@ -8,6 +8,7 @@ microphone also moves the floor and what counts as speech. `spec_augment` masks 
 from __future__ import annotations
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,8 @@ from jax_reparam.frontend.features import STEP, ZERO, FrontendConfig
 _KNOTS = 8
 # dB of the signal over the noise, drawn between them.
 _SNR_DB = (5.0, 40.0)
+# Hz at which a tilt changes nothing.
+_TILT_ABOUT = 1000.0
 # Reverberation times in seconds, and dB of the direct sound over the reverberant one.
 _RT60, _DIRECT_DB = (0.2, 1.0), (-3.0, 12.0)
 # Lower and upper edge of a telephone's band in Hz, and dB per octave beyond them.
@@ -93,10 +96,10 @@ def _colour(key: jax.Array, config: AugmentConfig, frontend: FrontendConfig) -> 
     place = jnp.linspace(0, _KNOTS - 1, frontend.n_mels)
     drawn = _between(knots, -config.equaliser_db, config.equaliser_db, (_KNOTS,))
     db = _between(strength, 0, 1) * jnp.interp(place, jnp.arange(_KNOTS), drawn)
-    db += _between(tilt, -config.tilt_db, config.tilt_db) * (place / (_KNOTS - 1) - 0.5)
+    octaves = jnp.log2(features.mel_centres(frontend).astype(np.float32))
+    db += _between(tilt, -config.tilt_db, config.tilt_db) * (octaves - math.log2(_TILT_ABOUT))
     db -= _between(level, 0, config.level_db)
     if config.telephone:
-        octaves = jnp.log2(features.mel_centres(frontend).astype(np.float32))
         beyond = jnp.maximum(jnp.log2(_between(low, *_LOW)) - octaves, octaves - jnp.log2(_between(high, *_HIGH)))
         cut = jnp.minimum(_between(slope, *_SLOPE_DB) * jnp.maximum(beyond, 0), 60)
         db -= jnp.where(jax.random.bernoulli(phone, config.telephone), cut, 0)
@@ -124,11 +127,13 @@ def _room_and_noise(
         power = jnp.where(jax.random.bernoulli(in_room, config.room), power + tail, power)
     if config.noise:
         bank = noises(frontend, len(power))
-        kinds = bank.shape[0] + 1
-        drawn = jax.random.randint(kind, (), 0, kinds)
+        # One of the bank, others, or a tone in one band.
+        drawn = jax.random.randint(kind, (), 0, len(bank) + 2)
         begin = jax.random.randint(start, (), 0, bank.shape[1] - len(power) + 1)
-        noise = jax.lax.dynamic_slice(jnp.asarray(bank), (drawn % bank.shape[0], begin, 0), (1, *power.shape))[0]
-        noise = jnp.where(drawn == bank.shape[0], others, noise)
+        noise = jax.lax.dynamic_slice(jnp.asarray(bank), (drawn % len(bank), begin, 0), (1, *power.shape))[0]
+        noise = jnp.where(drawn == len(bank), others, noise)
+        tone = jax.nn.one_hot(begin % power.shape[1], power.shape[1]) / _widths(frontend)
+        noise = jnp.where(drawn == len(bank) + 1, tone[None], noise)
         real = jnp.arange(len(power)) < frames
         total = jnp.where(real, power @ _widths(frontend), 0).sum() / frames
         loudness = total * 10 ** (-_between(snr, *_SNR_DB) / 10)

@@ -137,13 +137,9 @@ def in_the_field(
         )
         with contextlib.ExitStack() as stack:
             sessions = [stack.enter_context(tflm.started(model)) for _ in range(workers)]
-            engines_tflm = [{f'{name} in TFLM': _in_tflm(session)} for session in sessions]
+            engines_tflm = [{f'{name} in TFLM': robustness.one_by_one(session.run)} for session in sessions]
             rows += robustness.run(engines_tflm, chosen, labels)
     return robustness.Field(rows, robustness.silences(exported.input), robustness.known(engines, labelled, labels))
-
-
-def _in_tflm(session: tflm.Session) -> robustness.Logits:
-    return lambda windows: np.stack([session.run(window) for window in windows])
 
 
 if __name__ == '__main__':
