@@ -331,7 +331,7 @@ def test_a_folder_that_cannot_listen_is_named(exported, clips, tmp_path, damage,
 @needs_tflm
 def test_a_clip_that_cannot_be_heard_is_all_that_is_said(exported, tmp_path, capsys):
     soundfile.write(tmp_path / 'short.wav', np.ones(1000), 16000)
-    kept = tmp_path / 'p.json'
+    kept = tmp_path / 'p.bin'
     with pytest.raises(InputError, match=r'short\.wav: expected at least 0\.1 s, found 0\.062 s$'):
         listen.main([str(exported.path), '--file', str(tmp_path / 'short.wav'), '--save-profile', str(kept)])
     assert capsys.readouterr() == ('', '')
@@ -341,7 +341,7 @@ def test_a_clip_that_cannot_be_heard_is_all_that_is_said(exported, tmp_path, cap
 @needs_tflm
 def test_a_voice_is_learned_while_it_is_heard_and_kept(exported, inputs, tmp_path, capsys):
     """Off by default in a model that was not trained for it; `--profile` goes on with what was learned."""
-    clip, kept = tmp_path / 'a.wav', tmp_path / 'p.json'
+    clip, kept = tmp_path / 'a.wav', tmp_path / 'p.bin'
     soundfile.write(clip, syllables(3), 16000)
     seconds = lambda found: [window['learned_seconds'] for window in found]
     assert inputs.voice.history == 0

@@ -14,7 +14,7 @@ import numpy as np
 
 from jax_reparam import manifest
 from jax_reparam.device import golden, registrations
-from jax_reparam.frontend import features, speech
+from jax_reparam.frontend import features, speech, voice
 from jax_reparam.frontend.inputs import Input
 from jax_reparam.frontend.voice import Profile
 from jax_reparam.graph import flatbuffer
@@ -82,7 +82,7 @@ def write(
     (folder / 'frontend_data.cc').write_text(_array_file('kFrontend', frontend))
     (folder / 'op_resolver.h').write_text(resolver(calls))
     (folder / 'golden_data.h').write_text(_golden_header(vectors))
-    (folder / 'golden_data.cc').write_text(_golden_source(vectors, saved(vectors.profile, inputs)))
+    (folder / 'golden_data.cc').write_text(_golden_source(vectors, voice.to_bytes(vectors.profile, inputs)))
     for name in ('pcm', 'codes', 'logits', 'known_logits', 'starts', 'stream_logits', 'speech', 'learned'):
         np.save(folder / 'golden' / f'{name}.npy', getattr(vectors, name))
     return manifest.Firmware(
@@ -91,11 +91,6 @@ def write(
         arena_bytes=arenas,
         registrations={kind: tuple(names) for kind, names in calls.items()},
     )
-
-
-def saved(profile: Profile, inputs: Input) -> bytes:
-    """A profile as `Profile::Save` writes it: `Input.digest`, the frames, the sums; 32 bits, the lowest first."""
-    return bytes.fromhex(inputs.digest) + np.array([profile.frames, *profile.sums], '<i4').tobytes()
 
 
 def _source(name: str) -> str:
@@ -111,7 +106,7 @@ def _readme(inputs: Input, arenas: dict[str, manifest.Arena], flash: int) -> str
         'frontend_arena': f'{arenas["frontend"].reserved:,}',
         'ring': f'{frames * inputs.frontend.n_mels:,}',
         'beside': f'{10 * frames:,}',
-        'profile': f'{len(saved(Profile.empty(inputs.frontend.n_mels), inputs)):,}',
+        'profile': f'{len(voice.to_bytes(Profile.empty(inputs.frontend.n_mels), inputs)):,}',
         'most_seconds': f'{inputs.voice.most_seconds:g}',
         'adapts': 'on' if inputs.voice.history else 'off',
         'clipped_one_in': f'{speech.CLIPPED_ONE_IN:,}',
@@ -173,7 +168,7 @@ constexpr std::int32_t kProfileAfterFrames = {after};
 constexpr std::int32_t kProfileMostFrames = {most};
 constexpr bool kAdapts = {'true' if inputs.voice.history else 'false'};  // whether the model was trained to know voices
 extern const float kVoiceMean[kBands];  // the training speakers', in steps
-extern const std::uint8_t kInputDigest[32];  // SHA-256 of kModel: a profile is of one model
+extern const std::uint8_t kInputDigest[32];  // of all that makes its input: a profile is of one model
 
 // Taken off a window, and then its divisor, in steps.
 extern const float kMean[kBands];

@@ -8,8 +8,9 @@ turn minutes of anger into "neutral".
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import json
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,10 +21,12 @@ from jax_reparam.errors import InputError
 from jax_reparam.frontend import speech
 from jax_reparam.frontend.speech import PARTS, Rule, Speech
 from jax_reparam.frontend.windows import WindowConfig
-from jax_reparam.schema import Amount, Count, Positive, Share
+from jax_reparam.schema import Amount, Positive, Share
 
 if TYPE_CHECKING:
     from jax_reparam.frontend.inputs import Input
+
+DIGEST_BYTES = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,46 +91,70 @@ class Profile:
         return Profile(self.sums + (PARTS * off).astype(np.int32).sum(axis=0, dtype=np.int32), self.frames + len(taken))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Written:
-    """What the file of a profile holds; `digest` is that of the model's `Input`."""
+def to_bytes(profile: Profile, inputs: Input) -> bytes:
+    """A profile as files and devices keep it.
 
-    digest: str
-    frames: Count
-    sums: tuple[int, ...]
+    The 32 bytes of `Input.digest`, the frames, the sums, and the CRC-32 of all before; 32 bits each, the lowest first.
+    """
+    body = bytes.fromhex(inputs.digest) + np.array([profile.frames, *profile.sums], '<i4').tobytes()
+    return body + zlib.crc32(body).to_bytes(4, 'little')
+
+
+def from_bytes(content: bytes, inputs: Input) -> Profile:
+    """The profile in the bytes of `to_bytes`, or of the firmware's `Profile::Save`.
+
+    Raises:
+      ValueError: damaged, or learned with another model.
+    """
+    size = len(to_bytes(Profile.empty(inputs.frontend.n_mels), inputs))
+    expected = f'expected the {size} bytes of a profile of a voice'
+    if not content:
+        raise ValueError(f'{expected}, found an empty file')
+    body = content[:-4]
+    if len(body) < DIGEST_BYTES or zlib.crc32(body) != int.from_bytes(content[-4:], 'little'):
+        found = 'a wrong CRC-32: it is damaged' if len(content) == size else f'{len(content)} others'
+        raise ValueError(f'{expected}, found {found}')
+    digest = body[:DIGEST_BYTES].hex()
+    if digest != inputs.digest:
+        raise ValueError(f'expected a profile learned with this model ({inputs.digest[:12]}), found {digest[:12]}')
+    if len(content) != size:
+        raise ValueError(f'{expected}, found {len(content)} others')
+    frames, *sums = np.frombuffer(body[DIGEST_BYTES:], '<i4').tolist()
+    # No frame adds more than the span of int8, or less than the clamp.
+    low, high = -PARTS * inputs.rule.clamp * frames, PARTS * 255 * frames
+    if not 0 <= frames <= inputs.most_frames or min(sums) < low or max(sums) > high:
+        raise ValueError(f'expected sums over at most {inputs.most_frames} frames of speech, found others')
+    return Profile(np.array(sums, np.int32), frames)
 
 
 def save(path: str | Path, profile: Profile, inputs: Input) -> None:
-    """Writes a profile as JSON; another that is there is replaced at once or not at all."""
-    content = schema.to_json(_Written(inputs.digest, profile.frames, tuple(profile.sums.tolist())))
+    """Writes a profile; another that is there is replaced at once or not at all.
+
+    Raises:
+      InputError: it cannot be written there.
+    """
     temporary = Path(f'{path}.tmp')
-    temporary.write_text(json.dumps(content) + '\n')
-    temporary.replace(path)
+    try:
+        temporary.write_bytes(to_bytes(profile, inputs))
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise InputError(f'{path}: expected a file that can be written, found: {error.strerror}') from error
 
 
 def load(path: str | Path, inputs: Input) -> Profile:
-    """Reads what `save` wrote.
+    """Reads what `save` wrote, or what a device saved.
 
     Raises:
-      InputError: nothing there, no profile, or one that was learned with another model.
+      InputError: nothing there, no profile, a damaged one, or one that was learned with another model.
     """
     try:
-        found = schema.from_json(_Written, json.loads(Path(path).read_text()))
+        return from_bytes(Path(path).read_bytes(), inputs)
     except OSError as error:
         raise InputError(f'{path}: expected the profile of a voice, found: {error.strerror}') from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f'{path}: expected the profile of a voice in JSON, found: {error}') from error
-    if found.digest != inputs.digest:
-        raise InputError(
-            f'{path}: expected a profile learned with this model ({inputs.digest[:12]}), found {found.digest[:12]}'
-        )
-    if len(found.sums) != inputs.frontend.n_mels:
-        raise InputError(f'{path}: expected {inputs.frontend.n_mels} sums, found {len(found.sums)}')
-    # No frame can add more than the span of int8 and a level within it.
-    largest = 256 * PARTS * found.frames
-    if found.frames > inputs.most_frames or any(abs(value) > largest for value in found.sums):
-        raise InputError(f'{path}: expected sums over at most {inputs.most_frames} frames of speech, found others')
-    return Profile(np.array(found.sums, np.int32), found.frames)
+    except ValueError as error:
+        raise InputError(f'{path}: {error}') from error
 
 
 def of_recording(

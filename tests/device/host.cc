@@ -3,6 +3,8 @@
 //   host CHUNK [finish [reset]] < samples      prints, for each window: start, frames, label or -, share of speech, whether
 //                                              it is too quiet, whether it clips, frames learned, probabilities, its input
 //
+//   host profiles < profiles                   prints for each profile what it saves when it has loaded it, or "refused"
+//
 // With `finish` the stream comes twice; with `reset` the profile is forgotten between.
 //
 // The frontend gives log-mel b = (value (7 b) mod kFrameLength of the frame) / 2000 - 5, the model's input has scale 1/16
@@ -102,11 +104,31 @@ void Print(const emotion::Result& result, void*) {
   std::memset(last_input, 0, sizeof(last_input));  // the model does not always run
 }
 
+// Each comes after another voice, which a refusal must leave.
+bool Profiles(const std::uint8_t* bytes, std::size_t count) {
+  for (std::size_t at = 0; at + emotion::Profile::kBytes <= count; at += emotion::Profile::kBytes) {
+    emotion::Profile profile;
+    const std::int8_t codes[emotion::kBands] = {1, 2, 3};
+    profile.Learn(codes, 0);
+    std::uint8_t before[emotion::Profile::kBytes], after[emotion::Profile::kBytes];
+    profile.Save(before);
+    const bool loads = profile.Load(bytes + at, emotion::Profile::kBytes);
+    profile.Save(after);
+    if (!loads && std::memcmp(before, after, sizeof(after)) != 0) return false;
+    for (std::size_t i = 0; loads && i < sizeof(after); ++i) std::printf("%02x", after[i]);
+    std::printf(loads ? "\n" : "refused\n");
+  }
+  return true;
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
   static std::int16_t samples[1 << 20];
   const std::size_t all = std::fread(samples, sizeof(*samples), sizeof(samples) / sizeof(*samples), stdin);
+  if (std::strcmp(arguments[1], "profiles") == 0) {
+    return Profiles(reinterpret_cast<const std::uint8_t*>(samples), all * sizeof(*samples)) ? 0 : 1;
+  }
   const std::size_t chunk = static_cast<std::size_t>(std::atoi(arguments[1]));
   if (!recognizer.Begin()) return 1;
   // Twice: what the first stream leaves behind must not be seen in the second, but for the profile.

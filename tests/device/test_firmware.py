@@ -6,6 +6,7 @@ import re
 import shutil
 import struct
 import subprocess
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 from helpers import needs_tflm
 from jax_reparam.device import firmware, registrations
 from jax_reparam.evaluation import softmax
-from jax_reparam.frontend import features, speech, stream
+from jax_reparam.frontend import features, speech, stream, voice
 from jax_reparam.frontend.voice import Profile
 from jax_reparam.graph.flatbuffer import Port
 from jax_reparam.runtime import tflm
@@ -206,6 +207,38 @@ def test_speech_that_is_too_quiet_is_said_to_be(host, fresh_inputs, form, labels
     wanted, _ = expected(samples, fresh_inputs, form, labels, finish=False)
     assert_equal(parsed(host(samples, 399), 3), wanted)
     assert [(head[2] == '-', head[4]) for head, _ in wanted] == [(False, too_quiet)]
+
+
+def packed(digest, frames, sums):
+    body = bytes.fromhex(digest) + struct.pack(f'<{1 + len(sums)}i', frames, *sums)
+    return body + struct.pack('<I', zlib.crc32(body))
+
+
+def test_a_profile_goes_from_python_to_the_firmware_and_back(host, fresh_inputs, rng):
+    """And each refuses what the other does: damage to any byte, and numbers that no speech gives."""
+    digest, most, sums = fresh_inputs.digest, fresh_inputs.most_frames, [5] * 12
+    good = [Profile(rng.integers(-1280 * n, 4081 * n, 12).astype(np.int32), n) for n in (1, 7, most)]
+    good += [Profile.empty(12), *(Profile(np.full(12, each * most, np.int32), most) for each in (-1280, 4080))]
+    right = [voice.to_bytes(profile, fresh_inputs) for profile in good]
+    assert right[0] == packed(digest, 1, good[0].sums.tolist())
+    wrong = [packed('0' * 64, 3, sums), packed(digest, most + 1, sums), packed(digest, -1, sums)]
+    wrong += [packed(digest, 0, [*sums[1:], 1]), packed(digest, 2, [*sums[1:], 8161])]
+    wrong += [packed(digest, 2, [-2561, *sums[1:]]), packed(digest, 2, [-(2**31), *sums[1:]])]
+    for content in right[:1] + right[2:3]:
+        flips = [(at, bit) for at in range(len(content)) for bit in range(8)]
+        wrong += [content[:at] + bytes([content[at] ^ 1 << bit]) + content[at + 1 :] for at, bit in flips]
+        torn = [content[:at] + rest * (len(content) - at) for at in range(len(content)) for rest in (b'\xff', b'\0')]
+        torn += [content[:at] + right[1][at:] for at in range(len(content))]  # over another one
+        wrong += [each for each in torn if each not in right]
+    printed = host(np.frombuffer(b''.join(right + wrong), np.uint8), 'profiles')
+    assert printed == [content.hex() for content in right] + ['refused'] * len(wrong)
+    for profile, line in zip(good, printed, strict=False):
+        found = voice.from_bytes(bytes.fromhex(line), fresh_inputs)
+        assert found.frames == profile.frames
+        np.testing.assert_array_equal(found.sums, profile.sums)
+    for content in wrong:
+        with pytest.raises(ValueError, match='expected '):
+            voice.from_bytes(content, fresh_inputs)
 
 
 # TFLM from its first version with SignalRfft to the newest; see stubs/tensorflow/lite/micro/micro_common.h.

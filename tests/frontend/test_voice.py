@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import struct
+import zlib
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +13,7 @@ import numpy as np
 import pytest
 
 from helpers import syllables
+from jax_reparam.errors import InputError
 from jax_reparam.frontend import features, speech, voice
 from jax_reparam.frontend.features import FrontendConfig
 from jax_reparam.frontend.inputs import Input
@@ -194,3 +198,96 @@ def test_the_offset_is_added_to_the_mean(rng):
     expected = heard.mean + 0.5 * (profile.sums / (16 * 500) - heard.voice_mean)
     np.testing.assert_allclose(heard.offset(profile), expected, rtol=1e-5, atol=1e-5)
     assert heard.offset(profile).dtype == np.float32
+
+
+def packed(digest, frames, sums):
+    """What `voice.to_bytes` and the firmware write, written down once more."""
+    body = bytes.fromhex(digest) + struct.pack(f'<{1 + len(sums)}i', frames, *sums)
+    return body + struct.pack('<I', zlib.crc32(body))
+
+
+def test_a_profile_is_written_and_read_as_it_was(rng, tmp_path):
+    heard, path = inputs(rng), tmp_path / 'voice.bin'
+    for profile in (learned(codes_of(syllables(2))), Profile.empty(64)):
+        voice.save(path, profile, heard)
+        content = path.read_bytes()
+        assert content == packed(heard.digest, profile.frames, profile.sums.tolist()) == voice.to_bytes(profile, heard)
+        assert len(content) == 296
+        found = voice.load(path, heard)
+        assert found.frames == profile.frames
+        assert found.sums.dtype == np.int32
+        np.testing.assert_array_equal(found.sums, profile.sums)
+    assert [each.name for each in tmp_path.iterdir()] == ['voice.bin']
+
+
+SUMS, MODEL = [5] * 64, '@'
+DAMAGE = 'expected the 296 bytes of a profile of a voice, found '
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        (b'', f'{DAMAGE}an empty file'),
+        (b'\0', f'{DAMAGE}1 others'),
+        (b'{"digest": "0", "frames": 3}', f'{DAMAGE}28 others'),
+        (lambda good: good[:-1], f'{DAMAGE}295 others'),
+        (lambda good: good + b'\0', f'{DAMAGE}297 others'),
+        (lambda good: good[:150] + b'\xff' * 146, f'{DAMAGE}a wrong CRC-32: it is damaged'),
+        (lambda good: good[:150] + bytes(146), f'{DAMAGE}a wrong CRC-32: it is damaged'),
+        (b'\xff' * 296, f'{DAMAGE}a wrong CRC-32: it is damaged'),
+        (bytes(296), f'{DAMAGE}a wrong CRC-32: it is damaged'),
+        (('0' * 64, 3, SUMS), 'expected a profile learned with this model (@), found 000000000000'),
+        (('0' * 64, 3, SUMS[:12]), 'expected a profile learned with this model (@), found 000000000000'),
+        ((MODEL, 3, SUMS[:12]), f'{DAMAGE}88 others'),
+        ((MODEL, -1, SUMS), 'expected sums over at most 6000 frames of speech, found others'),
+        ((MODEL, 6001, SUMS), 'expected sums over at most 6000 frames of speech, found others'),
+        ((MODEL, 0, SUMS), 'expected sums over at most 6000 frames of speech, found others'),
+        ((MODEL, 3, [*SUMS[:63], 4080 * 3 + 1]), 'expected sums over at most 6000 frames of speech, found others'),
+        ((MODEL, 3, [-1280 * 3 - 1, *SUMS[:63]]), 'expected sums over at most 6000 frames of speech, found others'),
+    ],
+)
+def test_a_profile_that_is_damaged_or_another_s_is_refused(rng, tmp_path, content, message):
+    heard, path = inputs(rng), tmp_path / 'voice.bin'
+    voice.save(path, Profile(np.full(64, 5, np.int32), 3), heard)
+    if callable(content):
+        content = content(path.read_bytes())
+    if isinstance(content, tuple):
+        digest, *numbers = content
+        content = packed(digest.replace(MODEL, heard.digest), *numbers)
+    path.write_bytes(content)
+    with pytest.raises(InputError) as error:
+        voice.load(path, heard)
+    assert str(error.value) == f'{path}: {message.replace(MODEL, heard.digest[:12])}'
+
+
+def test_any_bit_that_flips_is_seen(rng):
+    heard = inputs(rng)
+    good = voice.to_bytes(learned(codes_of(syllables(1))), heard)
+    for bit in range(8 * len(good)):
+        content = bytearray(good)
+        content[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(ValueError, match='a wrong CRC-32'):
+            voice.from_bytes(bytes(content), heard)
+
+
+def test_a_profile_is_of_one_model(rng, tmp_path):
+    heard, path = inputs(rng), tmp_path / 'voice.bin'
+    voice.save(path, Profile.empty(64), dataclasses.replace(heard, mean=heard.mean + np.float32(1)))
+    with pytest.raises(InputError, match='expected a profile learned with this model'):
+        voice.load(path, heard)
+    # A digest is of what is written: reading it changes nothing.
+    assert Input.from_json(json.loads(json.dumps(heard.as_json()))).digest == heard.digest
+
+
+def test_a_place_without_a_profile_is_named_and_left_as_it_was(rng, tmp_path):
+    heard = inputs(rng)
+    for place, reading, writing in (
+        (tmp_path, 'Is a directory', 'Is a directory'),
+        (tmp_path / 'none' / 'voice.bin', 'No such file or directory', 'No such file or directory'),
+    ):
+        with pytest.raises(InputError, match=f'^{place}: expected the profile of a voice, found: {reading}$'):
+            voice.load(place, heard)
+        with pytest.raises(InputError, match=f'^{place}: expected a file that can be written, found: {writing}$'):
+            voice.save(place, Profile.empty(64), heard)
+    assert not list(tmp_path.iterdir())
+    assert not tmp_path.with_name(f'{tmp_path.name}.tmp').exists()

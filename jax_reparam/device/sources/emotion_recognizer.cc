@@ -40,6 +40,16 @@ std::int32_t Get(const std::uint8_t* bytes) {
   return static_cast<std::int32_t>(value);
 }
 
+// CRC-32 as in zlib; without its table, which would take 1 KB.
+std::uint32_t Crc(const std::uint8_t* bytes, std::size_t count) {
+  std::uint32_t crc = 0xFFFFFFFFu;
+  for (std::size_t at = 0; at < count; ++at) {
+    crc ^= bytes[at];
+    for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ ((crc & 1u) != 0 ? 0xEDB88320u : 0u);
+  }
+  return ~crc;
+}
+
 // A real value as the model's input holds it: the nearest step, ties to even as in Python, clipped.
 Feature Quantize(float value, const TfLiteQuantizationParams& params) {
   const float step = std::nearbyint(value / params.scale) + static_cast<float>(params.zero_point);
@@ -80,13 +90,14 @@ float Profile::learned_seconds() const {
 
 void Profile::Save(std::uint8_t* bytes) const {
   std::memcpy(bytes, kInputDigest, sizeof(kInputDigest));
-  bytes += sizeof(kInputDigest);
-  Put(frames_, bytes);
-  for (int band = 0; band < kBands; ++band) Put(sums_[band], bytes + 4 * (band + 1));
+  Put(frames_, bytes + sizeof(kInputDigest));
+  for (int band = 0; band < kBands; ++band) Put(sums_[band], bytes + sizeof(kInputDigest) + 4 * (band + 1));
+  Put(static_cast<std::int32_t>(Crc(bytes, kBytes - 4)), bytes + kBytes - 4);
 }
 
 bool Profile::Load(const std::uint8_t* bytes, std::size_t count) {
   if (count != kBytes || std::memcmp(bytes, kInputDigest, sizeof(kInputDigest)) != 0) return false;
+  if (static_cast<std::uint32_t>(Get(bytes + kBytes - 4)) != Crc(bytes, kBytes - 4)) return false;
   bytes += sizeof(kInputDigest);
   const std::int32_t frames = Get(bytes);
   if (frames < 0 || frames > kProfileMostFrames) return false;

@@ -24,7 +24,7 @@ struct Result {
   float probabilities[kClasses];
   bool speech;            // somebody speaks
   float speech_share;     // of the window's frames
-  bool too_quiet;         // the speech is so quiet that log-mel's floor cuts it off: some -50 dBFS RMS
+  bool too_quiet;         // the speech is so quiet that log-mel's floor cuts it off: 40 % of clips at -50 dBFS RMS, 90 % at -55
   bool clipping;          // more than one in kClippedOneIn samples of the speech is at full scale
   float learned_seconds;  // of the speaker's speech in the profile, what this window taught it included
 };
@@ -33,7 +33,7 @@ struct Result {
 // personal data all the same, and it fits one person only: forget it (Reset), or load another, when the user changes.
 class Profile {
  public:
-  static constexpr std::size_t kBytes = sizeof(kInputDigest) + 4 * (kBands + 1);
+  static constexpr std::size_t kBytes = sizeof(kInputDigest) + 4 * (kBands + 2);
 
   Profile() { Reset(); }
 
@@ -46,11 +46,12 @@ class Profile {
 
   float learned_seconds() const;
 
-  // Writes kBytes, the same on every processor.
+  // Writes kBytes, the same on every processor, and as in the file of predict --save-profile: the digest, the frames, the
+  // sums, and the CRC-32 of all before; 32 bits each, the lowest first.
   void Save(std::uint8_t* bytes) const;
 
-  // Takes what Save() wrote; learns on unless frozen. False, and nothing changes: not so many bytes, of another model,
-  // or numbers that no speech gives.
+  // Takes what Save() wrote, or that file; learns on unless frozen. False, and nothing changes: not so many bytes, a
+  // wrong CRC-32 (half written, or a bit has flipped), of another model, or numbers that no speech gives.
   bool Load(const std::uint8_t* bytes, std::size_t count);
 
   // What is taken off a window beside its level, kBands numbers in steps: the training speakers' mean, and with a

@@ -6,7 +6,8 @@
 // - the logits over Python's codes, of an unknown and of a known speaker, are Python's, bit for bit;
 // - fed as a stream, in chunks of odd sizes, the windows come where they should, with the golden decisions, and "nobody
 //   speaks" where nobody does;
-// - what that stream teaches of its speaker is what it taught in Python, and can be saved and loaded, but not damaged.
+// - what that stream teaches of its speaker is what it taught in Python, and can be saved and loaded, but not damaged:
+//   half written, or with any bit flipped.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -88,19 +89,30 @@ int WrongLogits(const emotion::Logit* golden) {
   return wrong;
 }
 
+bool Refuses(const std::uint8_t* bytes, std::size_t count) {
+  return !recognizer.profile().Load(bytes, count) && recognizer.profile().learned_seconds() == 0.0f;
+}
+
 // Loads what is right, and refuses what is not.
 bool Loads() {
   std::uint8_t bytes[emotion::Profile::kBytes];
-  std::memcpy(bytes, emotion::kGoldenProfile, sizeof(bytes));
-  bool right = !recognizer.profile().Load(bytes, sizeof(bytes) - 1);
-  // Another model's digest, more frames than can be, a sum that no speech gives.
-  const std::size_t places[] = {0, sizeof(emotion::kInputDigest) + 3, sizeof(bytes) - 1};
-  for (const std::size_t damaged : places) {
-    bytes[damaged] ^= 0x40;
-    right = right && !recognizer.profile().Load(bytes, sizeof(bytes)) && recognizer.profile().learned_seconds() == 0.0f;
-    bytes[damaged] ^= 0x40;
+  const std::uint8_t* const golden = emotion::kGoldenProfile;
+  constexpr int kRests[] = {0xFF, 0x00};
+  bool right = true;
+  for (std::size_t at = 0; at < sizeof(bytes); ++at) {
+    right = right && Refuses(golden, at);
+    std::memcpy(bytes, golden, sizeof(bytes));
+    for (int bit = 0; bit < 8; ++bit) {
+      bytes[at] = static_cast<std::uint8_t>(golden[at] ^ (1 << bit));
+      right = right && Refuses(bytes, sizeof(bytes));
+    }
+    // Written up to here, when the power went: the rest is as flash is erased, or zero.
+    for (const int rest : kRests) {
+      std::memset(bytes + at, rest, sizeof(bytes) - at);
+      right = right && (std::memcmp(bytes, golden, sizeof(bytes)) == 0 || Refuses(bytes, sizeof(bytes)));
+    }
   }
-  return right && recognizer.profile().Load(bytes, sizeof(bytes));
+  return right && recognizer.profile().Load(golden, sizeof(bytes));
 }
 
 // A frozen profile learns nothing, until it is freed.
