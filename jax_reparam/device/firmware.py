@@ -106,6 +106,7 @@ def _readme(inputs: Input, arenas: dict[str, manifest.Arena], flash: int) -> str
         'frontend_arena': f'{arenas["frontend"].reserved:,}',
         'ring': f'{frames * inputs.frontend.n_mels:,}',
         'beside': f'{10 * frames:,}',
+        'bands': f'{inputs.frontend.n_mels}',
         'profile': f'{len(voice.to_bytes(Profile.empty(inputs.frontend.n_mels), inputs)):,}',
         'most_seconds': f'{inputs.voice.most_seconds:g}',
         'adapts': 'on' if inputs.voice.history else 'off',
