@@ -112,13 +112,13 @@ def from_bytes(content: bytes, inputs: Input) -> Profile:
         raise ValueError(f'{expected}, found an empty file')
     body = content[:-4]
     if len(body) < DIGEST_BYTES or zlib.crc32(body) != int.from_bytes(content[-4:], 'little'):
-        found = 'a wrong CRC-32: it is damaged' if len(content) == size else f'{len(content)} others'
+        found = 'a wrong CRC-32: it is damaged' if len(content) == size else f'{len(content)} bytes'
         raise ValueError(f'{expected}, found {found}')
     digest = body[:DIGEST_BYTES].hex()
     if digest != inputs.digest:
         raise ValueError(f'expected a profile learned with this model ({inputs.digest[:12]}), found {digest[:12]}')
     if len(content) != size:
-        raise ValueError(f'{expected}, found {len(content)} others')
+        raise ValueError(f'{expected}, found {len(content)} bytes')
     frames, *sums = np.frombuffer(body[DIGEST_BYTES:], '<i4').tolist()
     # No frame adds more than the span of int8, or less than the clamp.
     low, high = -PARTS * inputs.rule.clamp * frames, PARTS * 255 * frames
