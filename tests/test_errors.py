@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -44,9 +45,9 @@ def test_exit_codes():
 @pytest.mark.parametrize('lines', [1, 100_000])
 def test_a_reader_that_has_gone_is_no_error(lines):
     code = f'from jax_reparam import errors; errors.run(lambda: input() or [print("x") for _ in range({lines})] and 0)'
-    with subprocess.Popen(
-        [sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as child:
+    pipes = dict.fromkeys(('stdin', 'stdout', 'stderr'), subprocess.PIPE)
+    buffered = {**os.environ, 'PYTHONUNBUFFERED': ''}
+    with subprocess.Popen([sys.executable, '-c', code], text=True, env=buffered, **pipes) as child:
         child.stdout.close()
         assert child.communicate('\n', timeout=60)[1] == ''
         assert child.returncode == 141
