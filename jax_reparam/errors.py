@@ -22,6 +22,7 @@ class ExitCode(enum.IntEnum):
     INPUT = 2  # bad input, a package that is missing, or a file that cannot be written
     FAULT = 70  # nobody foresaw it: a fault of jax_reparam
     INTERRUPTED = 130  # Ctrl-C
+    UNREAD = 141  # whoever read the output (`| head`) has gone; nothing is said
 
 
 class Error(Exception):
@@ -43,7 +44,7 @@ def run(main: Callable[[], int | None], *, interrupted: str = 'interrupted') -> 
     """Runs a command's `main` and exits with its code.
 
     `Error` and `OSError` (a full disk, a folder one may not write) become one line on standard error. So does what
-    nobody foresaw, and its traceback goes to a file that the line names.
+    nobody foresaw, and its traceback goes to a file that the line names. A reader who has gone is no error.
 
     Args:
       main: gives the exit code; None is 0.
@@ -51,6 +52,11 @@ def run(main: Callable[[], int | None], *, interrupted: str = 'interrupted') -> 
     """
     try:
         code = main() or ExitCode.DONE
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What is left in the buffer would be written, and complained of, at the very end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = ExitCode.UNREAD
     except (Error, OSError) as error:
         print(f'error: {one_line(error)}', file=sys.stderr)
         code = error.exit_code if isinstance(error, Error) else ExitCode.INPUT

@@ -2,12 +2,13 @@
 
 Hears the microphone, or a recording as if it came from one. TFLM makes the features of each frame once
 (`frontend.tflite`), a ring keeps those of the last window, and TFLM runs the model whenever a window is full: what
-`firmware/` does on a device. A line comes for each window; where nobody speaks in it, it says so and no model runs.
+`firmware/` does on a device. A line comes for each window; where nobody speaks in it (for 0.25 s), it says so and no
+model runs.
 With --learn, the default of a model that was trained for it, the average of the voice is learned meanwhile: first a
 window is decided, then it is learned. Neither TensorFlow nor JAX is imported.
 
-Exit code 0: the recording has ended. 130: Ctrl-C, which is how listening to a microphone ends. 2: bad input, or
-something that is missing here.
+Exit code 0: the recording has ended. 1: it has, and there was no speech for --save-profile. 130: Ctrl-C, which is how
+listening to a microphone ends. 2: bad input, or something that is missing here.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ import numpy as np
 from jax_reparam import manifest
 from jax_reparam.errors import InputError, run
 from jax_reparam.evaluation import softmax
-from jax_reparam.frontend import audio, features, speech, voice
+from jax_reparam.frontend import audio, features, speech
 from jax_reparam.frontend.inputs import Input
 from jax_reparam.frontend.stream import Stream, Window
 from jax_reparam.frontend.voice import Profile
-from jax_reparam.predict import FLAGS, NO_SPEECH, add_voice_arguments, decision, known_voice
+from jax_reparam.predict import FLAGS, NO_SPEECH, add_voice_arguments, decision, known_voice, save_voice
 from jax_reparam.runtime import tflm
 from jax_reparam.table import aligned
 
@@ -260,8 +261,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     labels, inputs = exported.labels, exported.input
     rate = inputs.frontend.sample_rate
     learn = inputs.voice.history > 0 if args.learn is None else args.learn
-    profile = known_voice(inputs, args) or Profile.empty(inputs.frontend.n_mels)
-    heard = 0
+    profile = known_voice(inputs, args, learn=learn) or Profile.empty(inputs.frontend.n_mels)
+    heard, code, saved = 0, 0, True
     try:
         with tflm.started(frontend(args.folder, exported)) as front, tflm.started(model_file) as model:
             if args.file is None:
@@ -271,7 +272,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             # Of a source that cannot be used nothing is said but the error.
             chunks = itertools.chain([next(chunks)], chunks)
             if not args.json:
-                print(opening(form, inputs, args.smoothing, learn=learn), file=sys.stderr)
+                print(opening(form, inputs, args.smoothing, profile, learn=learn), file=sys.stderr)
                 print(row(['seconds', 'window', 'smoothed', *labels, ''], labels), flush=True)
             for window in decisions(
                 chunks,
@@ -291,12 +292,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise InputError(f'{args.folder}: expected models that TFLM runs, found: {error}') from error
     except KeyboardInterrupt:
         print(f'ended by Ctrl-C, windows: {heard}', file=sys.stderr)
-        return 130
+        code = 130
     finally:
         # Not of a source that could not be used.
-        if args.save_profile is not None and heard:
-            voice.save(args.save_profile, profile, inputs)
-    return 0
+        if heard:
+            if learn:
+                print(f'learned: {inputs.seconds(profile.frames):g} s of speech', file=sys.stderr)
+            saved = save_voice(args.save_profile, profile, inputs)
+    return code or int(not saved)
 
 
 def frontend(folder: str, exported: manifest.Manifest) -> bytes:
@@ -312,13 +315,14 @@ def frontend(folder: str, exported: manifest.Manifest) -> bytes:
     return manifest.read_file(folder, device.frontend)
 
 
-def opening(form: str, inputs: Input, smoothing: float, *, learn: bool) -> str:
+def opening(form: str, inputs: Input, smoothing: float, profile: Profile, *, learn: bool) -> str:
     """What is running and when to expect lines, in one line."""
     window, seconds = inputs.window, inputs.frontend.hop_ms / 1000
     return (
         f'{form} in TFLM; a line after {window.frames * seconds:g} s and then every {window.hop * seconds:g} s; '
         f'smoothed = {smoothing:g} x smoothed before + {1 - smoothing:g} x window; '
-        f'{"learns the voice" if learn else "learns nothing"}; Ctrl-C ends'
+        f'of the voice {inputs.seconds(profile.frames):g} s are known, {"more" if learn else "nothing"} is learned; '
+        'Ctrl-C ends'
     )
 
 

@@ -1,14 +1,15 @@
 """Emotions of recordings, by an exported model: python -m jax_reparam.predict OUT CLIP_OR_FOLDER ... [--json].
 
-A recording in which nobody speaks has no label: that is a result. --speaker names recordings of the same voice, without
-labels, from which its average is learned first; nothing is learned of the recordings that are decided.
+A recording in which nobody speaks, or for less than 0.25 s, has no label: that is a result. --speaker names recordings
+of the same voice, without labels, from which its average is learned first; nothing is learned of the recordings that
+are decided.
 
 With --together each CLIP_OR_FOLDER gets one decision over all its recordings, as a model that decides by speaker (on
 DAIC-WOZ: a participant) was scored.
 
 Needs what `fold.py` wrote and no more: neither TensorFlow nor JAX is imported. LiteRT runs the model, or with --tflm
-TFLM, as a device does; in int8 the two may differ by some steps. Exit code 0: every clip was decided. 1:
-some were not (a line each on standard error). 2: OUT is not what it should be.
+TFLM, as a device does; in int8 the two may differ by some steps. Exit code 0: every clip was decided. 1: some were not
+(a line each on standard error), or there was no speech for --save-profile. 2: OUT is not what it should be.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -130,9 +132,11 @@ class Recognizer:
         """Learns from one recording of the speaker, `[N]` int16; returns `learned_seconds`.
 
         It ends after `VoiceConfig.most_seconds` of speech. `profile = None` forgets.
+
+        Raises:
+          InputError: other samples.
         """
-        inputs = self.manifest.input
-        self.profile = inputs.learned(inputs.codes(samples), self.profile)
+        self.profile = self.manifest.input.learned(self._codes(samples), self.profile)
         return self.learned_seconds
 
     def predict(self, samples: np.ndarray, profile: Profile | None = None, *, over_time: bool = False) -> Prediction:
@@ -142,10 +146,13 @@ class Recognizer:
           samples: `[N]` int16 at the frontend's sample rate.
           profile: what is known of its speaker; None: what `adapt` has learned.
           over_time: also for each window of the recording, as it would be heard live.
+
+        Raises:
+          InputError: other samples.
         """
         inputs = self.manifest.input
         profile = self.profile if profile is None else profile
-        codes, frames, hop = inputs.codes(samples), inputs.window.frames, inputs.frontend.hop_ms / 1000
+        codes, frames, hop = self._codes(samples), inputs.window.frames, inputs.frontend.hop_ms / 1000
         seconds = len(samples) / inputs.frontend.sample_rate
         # One window at a time: all of a long recording take more memory than the recording.
         probabilities = decide(np.stack([self._decide(heard) for heard in inputs.clip(codes, profile)]))[0]
@@ -154,6 +161,15 @@ class Recognizer:
             row = self._decide(inputs.hear(codes[start : start + frames], profile))
             parts.append(Part(float(start * hop), min(float((start + frames) * hop), seconds), row))
         return Prediction(probabilities, seconds, *_told(samples, codes, inputs), over_time=tuple(parts))
+
+    def _codes(self, samples: np.ndarray) -> np.ndarray:
+        """Features of a recording; what is no recording would give some, too."""
+        if not isinstance(samples, np.ndarray) or samples.dtype != np.int16 or samples.ndim != 1 or not len(samples):
+            found = type(samples).__name__
+            if isinstance(samples, np.ndarray):
+                found = f'{list(samples.shape)} {samples.dtype}'
+            raise InputError(f'samples: expected [N] int16, as frontend.audio.read gives them, found {found}')
+        return self.manifest.input.codes(samples)
 
     def _decide(self, heard: Heard) -> np.ndarray:
         """Probabilities of a window, `[C]`; the model does not run where nobody speaks."""
@@ -279,27 +295,56 @@ def add_voice_arguments(command: argparse.ArgumentParser) -> None:
         metavar='CLIP',
         action='append',
         default=[],
-        help="recording of the speaker's voice, or a folder of them, to learn its average from (may be repeated)",
+        help="recording of the speaker's voice, or a folder of them, to learn its average from (may be repeated); "
+        '1 s of speech, as it is counted here, is 2 to 2.5 s of fluent talk',
     )
-    command.add_argument('--profile', metavar='FILE', help='what --save-profile wrote: known before anything is heard')
+    command.add_argument(
+        '--profile', metavar='FILE', help='what --save-profile or a device wrote: known before anything is heard'
+    )
     command.add_argument('--save-profile', metavar='FILE', help='write what is known of the voice in the end')
 
 
-def known_voice(inputs: Input, args: argparse.Namespace) -> Profile | None:
-    """What the arguments tell of a voice; None: nothing.
+def known_voice(inputs: Input, args: argparse.Namespace, *, learn: bool = False) -> Profile | None:
+    """What the arguments tell of a voice; None: nothing. `learn`: more is learned while it is heard.
 
     Raises:
-      InputError: a profile or recording that cannot be used.
+      InputError: a profile or recording that cannot be used, or --save-profile where nothing can be saved.
     """
-    rate = inputs.frontend.sample_rate
+    rate, any_voice = inputs.frontend.sample_rate, bool(learn or args.speaker or args.profile)
+    if args.save_profile is not None:
+        path = Path(args.save_profile)
+        if not any_voice:
+            raise InputError(
+                '--save-profile: expected a voice to save (--speaker or --profile; in listen --learn), found none'
+            )
+        if path.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK):
+            found = 'a folder' if path.is_dir() else f'that nothing can be written to {path.parent}'
+            raise InputError(f'--save-profile {path}: expected a file in a folder that can be written, found {found}')
+    if any_voice and not inputs.voice.history:
+        print(
+            'this model was not trained with histories: verify --field says what knowing a voice is worth',
+            file=sys.stderr,
+        )
     profile = None if args.profile is None else voice.load(args.profile, inputs)
-    for path in recordings(args.speaker):
-        if isinstance(path, InputError):
-            raise path
-        samples = audio.read(path, rate)
-        audio.check(samples, str(path), rate)
+    for clip in recordings(args.speaker):
+        if isinstance(clip, InputError):
+            raise clip
+        samples = audio.read(clip, rate)
+        audio.check(samples, str(clip), rate)
         profile = inputs.learned(inputs.codes(samples), profile)
     return profile
+
+
+def save_voice(path: str | None, profile: Profile | None, inputs: Input) -> bool:
+    """Writes the profile of --save-profile and says so; without speech nothing is written, and the result is False."""
+    if path is None:
+        return True
+    if profile is None or not profile.frames:
+        print(f'{path}: not saved: no speech was heard', file=sys.stderr)
+        return False
+    voice.save(path, profile, inputs)
+    print(f'saved: {inputs.seconds(profile.frames):g} s of speech', file=sys.stderr)
+    return True
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -308,8 +353,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = command.parse_args(argv)
     if args.together and args.over_time:
         command.error('--together is over all recordings: expected no --over-time beside it')
-    if args.save_profile is not None and not args.speaker:
-        command.error('--save-profile: expected recordings of the voice (--speaker)')
     if args.tflm:
         with Recognizer.in_tflm(args.folder, args.form) as recognizer:
             return _decide(recognizer, args)
@@ -330,7 +373,7 @@ def _decide(recognizer: Recognizer, args: argparse.Namespace) -> int:
                 samples = audio.read(path, rate)
                 audio.check(samples, str(path), rate)
             except InputError as error:
-                errors.append({'error': one_line(error)})
+                errors.append({'file': given if isinstance(path, InputError) else str(path), 'error': one_line(error)})
                 print(f'error: {one_line(error)}', file=sys.stderr)
                 continue
             predictions.append(recognizer.predict(samples, over_time=args.over_time))
@@ -339,9 +382,6 @@ def _decide(recognizer: Recognizer, args: argparse.Namespace) -> int:
         if args.together and predictions:
             row, used = together(predictions, recognizer.manifest.protocol)
             entries.append({'file': given, 'recordings': used, **decision(labels, row)})
-    if args.save_profile is not None:
-        assert recognizer.profile is not None
-        voice.save(args.save_profile, recognizer.profile, inputs)
     learned = round(recognizer.learned_seconds, 2)
     if args.json:
         content = {
@@ -356,7 +396,8 @@ def _decide(recognizer: Recognizer, args: argparse.Namespace) -> int:
         if recognizer.profile is not None:
             print(f'learned: {learned:g} s of speech', file=sys.stderr)
         print('\n'.join(table(entries, labels)))
-    return 1 if errors else 0
+    saved = save_voice(args.save_profile, recognizer.profile, inputs)
+    return 1 if errors or not saved else 0
 
 
 if __name__ == '__main__':

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,6 +40,17 @@ def test_exit_codes():
     assert code_of(lambda: 1) == 1
     assert code_of(fails(errors.Error('a gate'))) == 1
     assert code_of(fails(KeyboardInterrupt())) == 130
+
+
+@pytest.mark.parametrize('lines', [1, 100_000])
+def test_a_reader_that_has_gone_is_no_error(lines):
+    code = f'from jax_reparam import errors; errors.run(lambda: input() or [print("x") for _ in range({lines})] and 0)'
+    pipes = dict.fromkeys(('stdin', 'stdout', 'stderr'), subprocess.PIPE)
+    buffered = {**os.environ, 'PYTHONUNBUFFERED': ''}
+    with subprocess.Popen([sys.executable, '-c', code], text=True, env=buffered, **pipes) as child:
+        child.stdout.close()
+        assert child.communicate('\n', timeout=60)[1] == ''
+        assert child.returncode == 141
 
 
 def test_what_nobody_foresaw_ends_with_one_line_and_keeps_its_traceback(capsys):

@@ -28,6 +28,7 @@ from jax_reparam.frontend.voice import Profile, VoiceConfig
 from jax_reparam.frontend.windows import WindowConfig
 from jax_reparam.runtime import tflm
 
+UNTRAINED = 'this model was not trained with histories: verify --field says what knowing a voice is worth\n'
 # Windows of 0.8 s, every 0.3 s; 3 s of a voice are learned at most.
 INPUTS = Input(
     FrontendConfig(n_mels=12),
@@ -83,7 +84,7 @@ def test_the_recommended_form_is_heard_and_told(exported, clips, capsys):
     out, err = capsys.readouterr()
     assert err.splitlines() == [
         'int8 in TFLM; a line after 0.64 s and then every 0.32 s; smoothed = 0.5 x smoothed before + 0.5 x window; '
-        'learns nothing; Ctrl-C ends'
+        'of the voice 0 s are known, nothing is learned; Ctrl-C ends'
     ]
     header, *rows = out.splitlines()
     assert header.split() == ['seconds', 'window', 'smoothed', 'high', 'low']
@@ -333,8 +334,8 @@ def test_a_clip_that_cannot_be_heard_is_all_that_is_said(exported, tmp_path, cap
     soundfile.write(tmp_path / 'short.wav', np.ones(1000), 16000)
     kept = tmp_path / 'p.bin'
     with pytest.raises(InputError, match=r'short\.wav: expected at least 0\.1 s, found 0\.062 s$'):
-        listen.main([str(exported.path), '--file', str(tmp_path / 'short.wav'), '--save-profile', str(kept)])
-    assert capsys.readouterr() == ('', '')
+        listen.main([str(exported.path), '--file', str(tmp_path / 'short.wav'), '--learn', '--save-profile', str(kept)])
+    assert capsys.readouterr() == ('', UNTRAINED)
     assert not kept.exists()
 
 
@@ -359,6 +360,35 @@ def test_a_voice_is_learned_while_it_is_heard_and_kept(exported, inputs, tmp_pat
     again = heard(capsys, *command, '--profile', kept, '--no-learn')
     assert set(seconds(again)) == {seconds(learned)[-1]}
     assert seconds(heard(capsys, *command, '--speaker', clip))[0] == pytest.approx(seconds(learned)[-1], abs=0.1)
+
+
+@needs_tflm
+def test_what_is_known_and_learned_is_said(exported, tmp_path, capsys):
+    clip, kept = tmp_path / 'a.wav', tmp_path / 'p'
+    soundfile.write(clip, syllables(3), 16000)
+    seconds = heard(capsys, exported.path, '--file', clip, '--json', '--learn')[-1]['learned_seconds']
+    command = [str(exported.path), '--file', str(clip), '--save-profile', str(kept)]
+    assert listen.main([*command, '--learn']) == 0
+    first, opening, learned, saved = capsys.readouterr().err.splitlines(keepends=True)
+    assert first == UNTRAINED
+    assert 'of the voice 0 s are known, more is learned; ' in opening
+    assert (learned, saved) == (f'learned: {seconds:g} s of speech\n', f'saved: {seconds:g} s of speech\n')
+    assert listen.main([*command[:3], '--profile', str(kept)]) == 0
+    assert f'of the voice {seconds:g} s are known, nothing is learned; ' in capsys.readouterr().err
+
+
+@needs_tflm
+def test_a_profile_is_not_replaced_by_one_of_nothing(exported, tmp_path, capsys):
+    clip, kept = tmp_path / 'a.wav', tmp_path / 'p'
+    soundfile.write(clip, np.zeros(32000), 16000)
+    kept.write_text('a good one')
+    command = [str(exported.path), '--file', str(clip), '--save-profile', str(kept)]
+    with pytest.raises(InputError, match=r'^--save-profile: expected a voice to save \(--speaker'):
+        listen.main(command)
+    assert listen.main([*command, '--learn']) == 1
+    err = capsys.readouterr().err
+    assert err.endswith(f'learned: 0 s of speech\n{kept}: not saved: no speech was heard\n')
+    assert kept.read_text() == 'a good one'
 
 
 def test_tflm_missing_is_said(exported, clips, monkeypatch):

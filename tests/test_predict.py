@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 
 import numpy as np
@@ -127,6 +128,7 @@ def test_bad_clips_are_named_and_the_others_done(exported, clips, tmp_path, caps
     found = json.loads(out)
     assert len(found['clips']) == 2
     assert len(found['errors']) == len(err.splitlines()) == len(bad)
+    assert [entry['file'] for entry in found['errors']] == paths
     for path, line in zip(paths, err.splitlines(), strict=True):
         assert line.startswith(f'error: {path}: expected ')
 
@@ -323,5 +325,44 @@ def test_what_was_learned_of_one_clip_is_not_known_of_the_next(exported, tmp_pat
 def test_a_recording_of_the_speaker_that_cannot_be_used_is_refused(exported, clips, tmp_path):
     with pytest.raises(InputError, match=r'nobody\.wav: expected a WAV or FLAC file, found nothing there'):
         predict.main([str(exported.path), str(clips), '--speaker', str(tmp_path / 'nobody.wav')])
-    with pytest.raises(SystemExit, match='2'):
-        predict.main([str(exported.path), str(clips), '--save-profile', str(tmp_path / 'p.bin')])
+
+
+def test_where_no_profile_can_be_saved_is_said_before_anything_is_heard(exported, clips, tmp_path):
+    command = [str(exported.path), str(clips), '--save-profile']
+    with pytest.raises(InputError, match=r'^--save-profile: expected a voice to save'):
+        predict.main([*command, str(tmp_path / 'p')])
+    for path, found in (
+        (tmp_path, 'a folder'),
+        (tmp_path / 'no' / 'p', f'that nothing can be written to {tmp_path}/no'),
+    ):
+        with pytest.raises(InputError) as error:
+            predict.main([*command, str(path), '--speaker', 'not read'])
+        wanted = f'--save-profile {path}: expected a file in a folder that can be written, found {found}'
+        assert str(error.value) == wanted
+
+
+def test_decisions_are_printed_and_a_profile_of_nothing_is_not_saved(exported, clips, tmp_path, capsys):
+    soundfile.write(tmp_path / 'silence.wav', np.zeros(16000), 16000)
+    command = [str(exported.path), str(clips), '--speaker']
+    assert predict.main([*command, str(tmp_path / 'silence.wav'), '--save-profile', str(tmp_path / 'p')]) == 1
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 3
+    assert err.startswith('this model was not trained with histories: ')
+    assert err.endswith(f'{tmp_path}/p: not saved: no speech was heard\n')
+    assert not (tmp_path / 'p').exists()
+    assert predict.main([*command, str(clips), '--save-profile', str(tmp_path / 'p')]) == 0
+    assert re.search(r'^saved: \d\.\d+ s of speech$', capsys.readouterr().err, re.MULTILINE)
+
+
+@pytest.mark.parametrize(('samples', 'found'), [
+    (np.zeros(16000), '[16000] float64'),
+    (np.zeros(16000, np.int32), '[16000] int32'),
+    (np.zeros((16000, 2), np.int16), '[16000, 2] int16'),
+    (np.zeros(0, np.int16), '[0] int16'),
+    ([0] * 16000, 'list'),
+])  # fmt: skip
+def test_what_are_no_samples_is_refused(recognizer, samples, found):
+    for call in (recognizer.predict, recognizer.adapt):
+        with pytest.raises(InputError) as error:
+            call(samples)
+        assert str(error.value) == f'samples: expected [N] int16, as frontend.audio.read gives them, found {found}'

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jax_reparam.config import Recipe
 from jax_reparam.corpora.synth import NOTICE
-from jax_reparam.field.changes import CHANGES
+from jax_reparam.field.robustness import SUMMARY
 from jax_reparam.manifest import Form, Manifest, Placement, Score, TFLMScore
 from jax_reparam.runtime import gates
 
@@ -103,12 +103,16 @@ def _measured_on(manifest: Manifest) -> str:
 def _interface(manifest: Manifest) -> str:
     frontend, window = manifest.input.frontend, manifest.input.window
     seconds = frontend.hop_ms / 1000
+    voice = (
+        'trained with histories' if manifest.input.voice.history else 'not trained with histories: adaptation is off'
+    )
     return f"""- Audio: {frontend.sample_rate} Hz, one channel, full scale 1.0.
 - Features: log-mel, {frontend.n_mels} bands (Slaney), {frontend.fmin:g} to {frontend.fmax:g} Hz,
   Hann frames of {frontend.frame_ms} ms every {frontend.hop_ms} ms, {frontend.n_fft}-point transform,
   ln(power + {frontend.floor:g}); frame t starts at sample t * hop, its mean taken off. Then int8 in steps of 0.1 nat.
 - Speech: a window without any has no decision. The level of its speech is taken off, and what lies more than
   8 nats below it is clamped; then `(x - mean) / std`: see manifest.json, and docs/frontend.md of jax_reparam.
+- Voice: {voice}.
 - In: [1, {window.frames}, {frontend.n_mels}], {window.frames * seconds:g} s. A clip is cut to its speech; a longer
   one becomes windows {window.hop * seconds:g} s apart, the last one ending with it; in a shorter one, and where
   a window begins or ends without speech, what there is is repeated until it is full. There is no mask.
@@ -118,18 +122,22 @@ def _interface(manifest: Manifest) -> str:
 
 def _field(manifest: Manifest) -> str:
     rows = [
-        '| change | clips | decisions kept | UAR | UAR unchanged | published threshold |',
+        '| test clips as | clips | decisions kept | UAR before | UAR after | published threshold |',
         '|---|---|---|---|---|---|',
     ]
-    descriptions = {change.name: change.description for change in CHANGES}
     for row in manifest.field:
         if row.kept is None or row.uar is None or row.uar_before is None:
             continue
-        threshold = '' if row.keep is None else f'{_percent(row.keep)}: {"passed" if row.passed else "missed"}'
-        cells = [descriptions[row.change], row.clips, *map(_percent, (row.kept, row.uar, row.uar_before)), threshold]
+        threshold = ''
+        if row.keep is not None:
+            loss = '' if row.uar_loss is None else f', at most {100 * row.uar_loss:.0f} points lost'
+            threshold = f'{100 * row.keep:.0f} % kept{loss}: {"passed" if row.passed else "missed"}'
+        shares = map(_percent, (row.kept, row.uar_before, row.uar))
+        cells = [SUMMARY.get(row.change, row.change), row.clips, *shares, threshold]
         rows.append(f'| {" | ".join(map(str, cells))} |')
     return f"""Test clips as other microphones, rooms and lines would have given them, decided by the recommended form
-in LiteRT. Thresholds are those of audEERING's test suite (arXiv 2312.06270). All changes, on your own recordings:
+in LiteRT. Thresholds are those of audEERING's test suite (arXiv 2312.06270). docs/verification.md of jax_reparam says
+what each is exactly ({', '.join(f'`{row.change}`' for row in manifest.field)}). All changes, on your own recordings:
 
     python -m jax_reparam.verify THIS_FOLDER --clips CLIPS --field
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -23,8 +23,14 @@ from jax_reparam.progress import Progress
 from jax_reparam.table import aligned
 
 SEED = 0
-# Changes that a model card has.
-SUMMARY = ('level-30', 'zeros-around', 'white-20', 'telephone', 'room-0.3')
+# Changes that a model card has, and what it calls them.
+SUMMARY = {
+    'level-30': 'quiet voice',
+    'zeros-around': 'silence around it',
+    'white-20': 'noise',
+    'telephone': 'telephone line',
+    'room-0.3': 'room with echo',
+}
 # Seconds of a voice's speech that are known.
 SECONDS = (5, 10, 30, 60)
 # The label of what a user mostly says.
@@ -59,6 +65,7 @@ class Row:
       keep: least share, as published; None: nothing is.
       uar_loss: largest loss, as published.
       passed: whether it is within both; None where nothing is published.
+      as_first: share of changed clips that are decided as by the first of the models; None for that model.
     """
 
     change: str
@@ -72,6 +79,7 @@ class Row:
     keep: float | None = None
     uar_loss: float | None = None
     passed: bool | None = None
+    as_first: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +129,7 @@ def run(
     labels: Sequence[str],
     *,
     changes: Sequence[Change] = CHANGES,
+    some: Mapping[str, Collection[int]] | None = None,
     seed: int = SEED,
     show_progress: bool = True,
 ) -> list[Row]:
@@ -131,10 +140,12 @@ def run(
       recordings: whose `inputs` are those of the models.
       labels: of the models' classes.
       changes: those that are tried.
+      some: of models that decide on some clips alone, which; the first model decides on all.
       seed: a change draws by it, by its own name, and by the place of the recording.
       show_progress: report on standard error.
     """
     inputs, clips = recordings.inputs, range(len(recordings.samples))
+    clips_of = dict.fromkeys(engines[0], clips) | dict(some or {})
 
     def one(engine: Engine, item: tuple[Change | None, int]) -> dict[str, np.ndarray] | None:
         change, clip = item
@@ -142,15 +153,15 @@ def run(
         if change is not None:
             rng = np.random.default_rng((seed, zlib.crc32(change.name.encode()), clip))
             samples = change.apply(recordings.samples[clip], rng, _others(recordings, clip, rng))
-        return None if samples is None else _decide(engine, labels, inputs, inputs.codes(samples))
+        models = {name: logits for name, logits in engine.items() if clip in clips_of[name]}
+        return None if samples is None else _decide(models, labels, inputs, inputs.codes(samples))
 
     items = [(change, clip) for change in (None, *changes) for clip in clips]
     found = _in_threads(engines, one, items, 'field test', show_progress)
     before, rows = [next(found) for _ in clips], []
     for change in changes:
         after = [next(found) for _ in clips]
-        names = engines[0]
-        rows += [_row(change, name, labels, recordings.truth, before, after) for name in names]
+        rows += [_row(change, name, labels, recordings.truth, before, after, own) for name, own in clips_of.items()]
     return rows
 
 
@@ -165,13 +176,6 @@ def summary(
     """The rows that a model card has."""
     changes = [change for change in CHANGES if change.name in SUMMARY]
     return run(engines, recordings, labels, changes=changes, show_progress=show_progress)
-
-
-def some(recordings: Recordings, clips: np.ndarray) -> Recordings:
-    """Those of the recordings."""
-    speaker = None if recordings.speaker is None else [recordings.speaker[clip] for clip in clips]
-    samples = [recordings.samples[clip] for clip in clips]
-    return Recordings(samples, recordings.truth[clips], recordings.inputs, speaker)
 
 
 def silences(
@@ -204,7 +208,10 @@ def known(
     seed: int = SEED,
     show_progress: bool = True,
 ) -> list[Known]:
-    """Decides on each clip when others of its speaker are known, in an order drawn for it; none without speakers."""
+    """Decides on each clip when others of its speaker are known, in an order drawn for it; none without speakers.
+
+    Seconds that no clip's others have are left out.
+    """
     if recordings.speaker is None:
         return []
     inputs, truth, speaker = recordings.inputs, recordings.truth, np.array(recordings.speaker)
@@ -236,12 +243,15 @@ def known(
         others = [np.flatnonzero(usable & (speaker == name)) for name in speaker]
         orders = [np.random.default_rng((seed, clip)).permutation(one[one != clip]) for clip, one in enumerate(others)]
         clips = np.array([clip for clip, order in enumerate(orders) if len(order) and speaker[clip]], int)
+        had = -1.0
         for wanted in (0.0, *seconds) if len(clips) else ():
             most = min(inputs.most_frames, round(1000 * wanted / inputs.frontend.hop_ms))
             profiles = [profile(clip, orders[clip], most) if most else None for clip in clips]
-            items += zip(clips.tolist(), profiles, strict=True)
-            frames = np.mean([0 if one is None else one.frames for one in profiles])
-            plan.append((history, wanted, clips, float(frames) * inputs.frontend.hop_ms / 1000))
+            frames = float(np.mean([0 if one is None else one.frames for one in profiles]))
+            if frames > had:
+                items += zip(clips.tolist(), profiles, strict=True)
+                plan.append((history, wanted, clips, frames * inputs.frontend.hop_ms / 1000))
+                had = frames
     found, rows = _in_threads(engines, one, items, 'voices', show_progress), []
     before: dict[str, float] = {}
     for history, wanted, clips, had in plan:
@@ -300,13 +310,20 @@ def _row(
     truth: np.ndarray,
     before: Sequence[Mapping[str, np.ndarray] | None],
     after: Sequence[Mapping[str, np.ndarray] | None],
+    own: Collection[int],
 ) -> Row:
-    pairs = [(own, other) for own, other in zip(before, after, strict=True) if own is not None and other is not None]
-    clips = [clip for clip, other in enumerate(after) if other is not None]
-    row = Row(change.name, model, len(clips), len(after) - len(clips), keep=change.keep, uar_loss=change.uar_loss)
+    """A row of the clips `own`; `after` is None where the change does not apply."""
+    clips = [clip for clip in own if after[clip] is not None]
+    row = Row(change.name, model, len(clips), len(own) - len(clips), keep=change.keep, uar_loss=change.uar_loss)
     if not clips:
         return row
-    old, new = (np.stack([pair[side][model] for pair in pairs]) for side in (0, 1))
+
+    def of(name: str, found: Sequence[Mapping[str, np.ndarray] | None]) -> np.ndarray:
+        return np.stack([row[name] for clip in clips if (row := found[clip]) is not None])
+
+    old, new = of(model, before), of(model, after)
+    first = next(iter(before[clips[0]] or ()), model)
+    same = None if first == model else float((decisions(of(first, after)) == decisions(new)).mean())
     kept = float((decisions(old) == decisions(new)).mean())
     uar_before, uar = (_uar(truth[clips], rows, labels) for rows in (old, new))
     passed = None
@@ -315,7 +332,9 @@ def _row(
         loss = np.inf if change.uar_loss is None else change.uar_loss + 1e-9
         passed = kept >= change.keep and uar_before - uar <= loss
     no_speech = int((decisions(new) < 0).sum())
-    return dataclasses.replace(row, no_speech=no_speech, kept=kept, uar_before=uar_before, uar=uar, passed=passed)
+    return dataclasses.replace(
+        row, no_speech=no_speech, kept=kept, uar_before=uar_before, uar=uar, passed=passed, as_first=same
+    )
 
 
 def below(rows: Iterable[Row], least: float) -> list[str]:
@@ -327,6 +346,12 @@ def below(rows: Iterable[Row], least: float) -> list[str]:
     ]
 
 
+def untested(rows: Iterable[Row]) -> list[str]:
+    """A line if there are changes that applied to no clip, of which nothing can be asked."""
+    names = dict.fromkeys(row.change for row in rows if not row.clips)
+    return [f'not tested: {", ".join(names)} applied to none of the clips'] if names else []
+
+
 def _percent(share: float | None) -> str:
     return '' if share is None else f'{100 * share:.1f}'
 
@@ -334,7 +359,7 @@ def _percent(share: float | None) -> str:
 def table(found: Field) -> list[str]:
     """All of it as lines of text."""
     names = 'change, model, clips, skipped, no speech, kept %, UAR %, changed, points, published, passed'
-    cells = [names.split(', ')]
+    cells = [[*names.split(', '), *(f'as {row.model} %' for row in found.changes[:1])]]
     for row in found.changes:
         points = '' if row.uar is None or row.uar_before is None else f'{100 * (row.uar - row.uar_before):+.1f}'
         asked = '' if row.keep is None else f'{100 * row.keep:.0f}'
@@ -342,7 +367,7 @@ def table(found: Field) -> list[str]:
         passed = {None: '', True: 'yes', False: 'no'}[row.passed]
         counts = [str(count) for count in (row.clips, row.skipped, row.no_speech)]
         shares = [_percent(value) for value in (row.kept, row.uar_before, row.uar)]
-        cells.append([row.change, row.model, *counts, *shares, points, asked, passed])
+        cells.append([row.change, row.model, *counts, *shares, points, asked, passed, _percent(row.as_first)])
     lines = aligned(cells, left=(0, 1, 9, 10))
     if found.silences:
         cells = [['without speech', 'windows', 'called speech']]

@@ -45,7 +45,7 @@ def rows(
 
     Args:
       table: the file.
-      columns: those that are read; others are ignored.
+      columns: those that are read, without regard to case; others are ignored.
       optional: columns that are read, too, if they are there.
       plain: whether quotation marks are text like any other, and damaged UTF-8 is read as far as it goes.
 
@@ -67,14 +67,16 @@ def rows(
         quoting=csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL,
     )
     try:
-        there = reader.fieldnames or []
+        there = ', '.join(reader.fieldnames or ['it'])
+        of = {name.lower(): name for name in reader.fieldnames or ()}
         for column in columns:
-            if column not in there:
+            if column.lower() not in of:
+                # Of what is no table the first line may be the whole file.
                 raise InputError(
-                    f'{table}: expected the columns {", ".join(columns)}, '
-                    f'found no {column!r} in {", ".join(there) or "it"}'
+                    f'{table}: expected the columns {", ".join(columns)}, found no {column!r} in {there:.100}'
                 )
+        names = [of.get(column.lower(), column) for column in (*columns, *optional)]
         for row in reader:
-            yield reader.line_num, [(row.get(column) or '').strip() for column in (*columns, *optional)]
+            yield reader.line_num, [(row.get(name) or '').strip() for name in names]
     except csv.Error as error:
         raise InputError(f'{table}: line {reader.reader.line_num}: expected a row of a table, found: {error}') from None

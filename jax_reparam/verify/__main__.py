@@ -89,15 +89,25 @@ def main(argv: Sequence[str] | None = None) -> int:
             command.error(f'{flag} is of the field test: expected --field')
     out = Path(args.folder)
     exported = manifest.load(out)
+    # Before all that takes time.
+    if args.field:
+        manifest.open_form(out, args.form)
+    if args.field_tflm is not None:
+        tflm.need('--field-tflm')
     labelled = recordings.load(recordings.listed(args.clips, exported.labels), exported.input)
     result = scores.score(out, exported, labelled, trained=args.checkpoint, limits=limits)
-    failures = list(result.failures)
+    failures, notes = list(result.failures), list(result.notes)
     field = None
     if args.field:
         field = in_the_field(out, exported, labelled, args.form, args.field_tflm)
-        failures += [] if kept is None else robustness.below(field.changes, kept)
+        if kept is not None:
+            failures += robustness.below(field.changes, kept)
+            notes += robustness.untested(field.changes)
+        if not field.voice:
+            reason = 'no column speaker' if labelled.speaker is None else 'no speaker has two clips with speech'
+            notes.append(f'no voices table: {reason}')
     if args.json:
-        content = {**dataclasses.asdict(result), 'failures': failures}
+        content = {**dataclasses.asdict(result), 'failures': failures, 'notes': notes}
         if field is not None:
             content['field'] = dataclasses.asdict(field)
         print(json.dumps(content, indent=2, allow_nan=False))
@@ -107,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print('\n'.join(scores.table(result)))
         if field is not None:
             print('\n'.join(['', *robustness.table(field)]))
-    for note in result.notes:
+    for note in notes:
         print(note, file=sys.stderr)
     for reason in failures:
         print(f'failed: {reason}', file=sys.stderr)
@@ -120,7 +130,7 @@ def in_the_field(
     """The field test of a form and of float32 in LiteRT, and of the form in TFLM on `in_tflm` of the recordings.
 
     Raises:
-      InputError: no such form, or TFLM is wanted and not there.
+      InputError: no such form.
     """
     _, name, model = manifest.open_form(out, form)
     models = {name: model}
@@ -128,17 +138,17 @@ def in_the_field(
         models['float32'] = manifest.read_file(out, exported.forms['float32'])
     labels, workers = exported.labels, threads.cores(len(labelled.samples))
     engines = [{name: litert.load(content) for name, content in models.items()} for _ in range(workers)]
-    rows = robustness.run(engines, labelled, labels)
-    if in_tflm is not None:
-        tflm.need('--field-tflm')
-        count = len(labelled.samples)
-        chosen = robustness.some(
-            labelled, np.unique(np.linspace(0, count - 1, min(in_tflm, count)).round().astype(int))
-        )
-        with contextlib.ExitStack() as stack:
+    all_engines, some, count = engines, {}, len(labelled.samples)
+    with contextlib.ExitStack() as stack:
+        if in_tflm is not None:
             sessions = [stack.enter_context(tflm.started(model)) for _ in range(workers)]
-            engines_tflm = [{f'{name} in TFLM': robustness.one_by_one(session.run)} for session in sessions]
-            rows += robustness.run(engines_tflm, chosen, labels)
+            as_device = f'{name} in TFLM'
+            some[as_device] = np.unique(np.linspace(0, count - 1, min(in_tflm, count)).round().astype(int)).tolist()
+            all_engines = [
+                {**engine, as_device: robustness.one_by_one(session.run)}
+                for engine, session in zip(engines, sessions, strict=True)
+            ]
+        rows = robustness.run(all_engines, labelled, labels, some=some)
     return robustness.Field(rows, robustness.silences(exported.input), robustness.known(engines, labelled, labels))
 
 

@@ -19,6 +19,8 @@ from jax_reparam.deploy import convert
 from jax_reparam.device import metadata
 from jax_reparam.errors import InputError
 from jax_reparam.export import card, folder, folding
+from jax_reparam.field.robustness import Row
+from jax_reparam.frontend.voice import VoiceConfig
 from jax_reparam.graph import flatbuffer
 from jax_reparam.quantise import tensor_report
 from jax_reparam.runtime import tflm
@@ -72,6 +74,24 @@ def test_the_folder_holds_what_it_should(exported):
     card = (exported.path / 'MODEL_CARD.md').read_text()
     assert 'conv_transformer' in card
     assert f'{exported.manifest.forms["int8"].bytes:,}' in card
+
+
+@pytest.mark.parametrize(
+    ('history', 'told'), [(0.0, 'not trained with histories: adaptation is off'), (0.5, 'trained with histories')]
+)
+def test_the_card_says_what_the_field_and_a_voice_do_in_plain_words(exported, workdir, history, told):
+    rows = [
+        Row('telephone', 'int8', 4, 0, 0, 0.25, 0.9, 0.3, 0.5, 0.05, passed=False),
+        Row('room-0.3', 'int8', 4, 0, 0, 1.0, 0.9, 0.9, 0.8, passed=True),
+        Row('level-30', 'int8', 4, 0, 0, 1.0, 0.9, 0.9),
+    ]
+    inputs = dataclasses.replace(exported.manifest.input, voice=VoiceConfig(history=history))
+    content = dataclasses.replace(exported.manifest, field=tuple(rows), input=inputs)
+    found = card.text(content, checkpoint.load(workdir).recipe).splitlines()
+    assert '| telephone line | 4 | 25.0 % | 90.0 % | 30.0 % | 50 % kept, at most 5 points lost: missed |' in found
+    assert '| room with echo | 4 | 100.0 % | 90.0 % | 90.0 % | 80 % kept: passed |' in found
+    assert '| quiet voice | 4 | 100.0 % | 90.0 % | 90.0 % |  |' in found
+    assert f'- Voice: {told}.' in found
 
 
 def test_both_checkpoints_hold_the_folded_model(exported, variables):

@@ -89,6 +89,35 @@ def test_what_is_kept_and_lost_is_counted(recordings):
     assert lines[3].split()[-5:] == ['62.5', '-37.5', '50,', '-37', 'no']
 
 
+def test_a_model_on_some_clips_decides_on_the_same_changed_ones(recordings):
+    """Its features, and the share decided as by the first model, are those of these clips in the whole run."""
+    seen = {'all': [], 'some': []}
+
+    def listening(name):
+        return lambda cut: seen[name].append(cut.tobytes()) or logits(cut)
+
+    def inverted(cut):
+        seen['some'].append(cut.tobytes())
+        return logits(cut) * (-1) ** (len(seen['some']) > 6)
+
+    noise = change('noise', lambda samples, rng, others: samples + rng.integers(-50, 50, len(samples)).astype(np.int16))
+    babble = change('babble', lambda samples, rng, others: samples // 2 + np.resize(others[0], len(samples)) // 2)
+    never = change('never', lambda *_: None)
+    engines = [{'all': listening('all'), 'some': inverted}]
+    rows = run(recordings, noise, babble, never, engines=engines, some={'some': [2, 5, 7]})
+    assert [(row.model, row.clips, row.skipped) for row in rows[::2]] == [('all', 9, 0)] * 2 + [('all', 0, 9)]
+    assert [(row.model, row.clips, row.skipped) for row in rows[1::2]] == [('some', 3, 0)] * 2 + [('some', 0, 3)]
+    assert set(seen['some']) <= set(seen['all'])
+    assert len(set(seen['some'])) == 9
+    # Clips as they are and with noise are decided as by the first model, those with babble the other way.
+    assert [row.as_first for row in rows] == [None, 1, None, 0, None, None]
+    assert robustness.untested(rows) == ['not tested: never applied to none of the clips']
+    assert robustness.untested(rows[:4]) == []
+    lines = robustness.table(robustness.Field(rows, [], []))
+    assert lines[0].endswith(' as all %')
+    assert lines[2].split()[-1] == '100.0'
+
+
 def test_a_change_that_applies_to_nothing_is_a_row_without_numbers(recordings):
     [row] = run(recordings, change('never', lambda *_: None, keep=0.9))
     assert (row.clips, row.skipped, row.kept, row.uar, row.passed) == (0, 9, None, None, None)
@@ -195,6 +224,11 @@ def test_what_is_known_of_a_voice_are_other_clips_of_it(recordings):
             right = decisions(np.stack(rows_)) == truth
             assert uar == pytest.approx(np.mean([right[np.array(truth) == label].mean() for label in (0, 1)]))
     assert rows[0].learned_seconds == rows[2].learned_seconds == 1.0
+    # Seconds that nobody's clips have are left out: 3 s of the voices' neutral clips, 5 s of all.
+    most = [row.learned_seconds for row in rows[1::2]]
+    rows_of_more = robustness.known(ENGINES, recordings, LABELS, seconds=(1, 60, 70, 80), show_progress=False)
+    assert rows_of_more == rows
+    assert max(most) < 60
     # Knowing a voice that is all of one class takes that class away.
     assert rows[0].uar_before == 1
     assert rows[3].uar < 1

@@ -236,6 +236,8 @@ def test_bad_clips_are_refused(out, tmp_path, files, message):
     ('text', 'message'),
     [
         ('path,speaker\na.wav,x\n', r"expected the columns path, label, found no 'label' in path, speaker"),
+        (json.dumps({'text': ['x'] * 1000}), r"""found no 'path' in \{"text": .{91}$"""),
+        ('Path,LABEL,Speaker\na.wav,joy,x\n', r"expected a label of the model \(high, low\), found 'joy'"),
         ('path,label\na.wav,\n', 'line 2: expected path and label'),
         ('path,label\na.wav,low\n', r'a\.wav: expected'),
     ],
@@ -269,7 +271,7 @@ def silence_and(files, tmp_path):
     rows = [(file, file.parts[-3], file.parts[-2]) for file in files]
     rows += [(tmp_path / 'silence.wav', 'low', 'x'), (tmp_path / 'noise.wav', 'low', 'x')]
     path = tmp_path / 'clips.csv'
-    path.write_text('path,label,speaker\n' + ''.join(f'{file},{label},{speaker}\n' for file, label, speaker in rows))
+    path.write_text('path,label,Speaker\n' + ''.join(f'{file},{label},{speaker}\n' for file, label, speaker in rows))
     return path
 
 
@@ -302,12 +304,14 @@ def test_the_field_test_is_a_table_and_json_and_no_gate(out, trained, tmp_path, 
     found = json.loads(capsys.readouterr().out)['field']
     rows = {(row['change'], row['model']): row for row in found['changes']}
     assert list(rows) == [
-        *((name, form) for name in ('level-30', 'zeros-around', 'white-10') for form in ('int16', 'float32')),
-        *((name, 'int16 in TFLM') for name in ('level-30', 'zeros-around', 'white-10')),
+        (name, form)
+        for name in ('level-30', 'zeros-around', 'white-10')
+        for form in ('int16', 'float32', 'int16 in TFLM')
     ]
     assert rows['zeros-around', 'int16']['kept'] == 1
     assert rows['zeros-around', 'int16']['no_speech'] == 2
     assert rows['zeros-around', 'int16 in TFLM']['clips'] == 3
+    assert rows['zeros-around', 'int16 in TFLM']['as_first'] >= 2 / 3
     # Silence has no level.
     assert (rows['level-30', 'int16']['clips'], rows['level-30', 'int16']['skipped']) == (9, 1)
     assert [row['called_speech'] for row in found['silences']] == [0, 0]
@@ -317,6 +321,32 @@ def test_the_field_test_is_a_table_and_json_and_no_gate(out, trained, tmp_path, 
     assert 'zeros-around' in out_
     assert 'voice known from' in out_
     assert 'field test: ' in err
+    assert 'not tested' not in err
+    assert 'no voices table' not in err
+
+
+def test_what_the_field_test_could_not_test_is_said(out, table_of_clips, capsys, monkeypatch):
+    never = tuple(dataclasses.replace(one, apply=lambda *_: None) for one in changes.CHANGES[:2])
+    monkeypatch.setattr(robustness.run, '__kwdefaults__', {**robustness.run.__kwdefaults__, 'changes': never})
+    monkeypatch.setattr(robustness.silences, '__defaults__', (changes.SILENCES[:1],))
+    assert verify.main([str(out), '--clips', str(table_of_clips), '--field', '--fail-under', 'kept=0.9']) == 0
+    err = capsys.readouterr().err
+    assert 'not tested: level-20, level-30 applied to none of the clips\n' in err
+    assert 'no voices table: no column speaker\n' in err
+
+
+def test_what_the_field_test_lacks_is_said_before_clips_are_read(out, tmp_path, monkeypatch):
+    path = tmp_path / 'out'
+    shutil.copytree(out, path)
+    content = manifest.read(path)
+    del content['forms']['int16']
+    (path / manifest.FILE).write_text(json.dumps(content))
+    command = [str(path), '--clips', str(tmp_path / 'no clips'), '--field']
+    with pytest.raises(InputError, match='expected form int16, found '):
+        verify.main([*command, '--form', 'int16'])
+    monkeypatch.setattr(scores.tflm, 'missing', lambda: 'not verified: not here')
+    with pytest.raises(InputError, match=r'^--field-tflm: expected TFLM, found: not here$'):
+        verify.main([*command, '--field-tflm', '2'])
 
 
 def test_what_is_of_the_field_test_needs_it(out, capsys):
