@@ -1,11 +1,15 @@
 // The firmware's stream on a host, with made-up models in the interpreters' place.
 //
-//   host CHUNK [finish [reset]] < samples      prints, for each window: start, frames, label or -, share of speech, whether
-//                                              it is too quiet, whether it clips, frames learned, probabilities, its input
+//   host CHUNK WORD... < samples    prints, for each window: start, frames, label or -, share of speech, whether it is too
+//                                   quiet, whether it clips, seconds learned, probabilities, its input
 //
-//   host profiles < profiles                   prints for each profile what it saves when it has loaded it, or "refused"
+//   host window < codes             prints the same of one window by ComputeWindow()
 //
-// With `finish` the stream comes twice; with `reset` the profile is forgotten between.
+//   host profiles < profiles        prints for each profile what it saves when it has loaded it, or "refused"
+//
+// With `finish` the stream comes twice; with `drop`, too, but the first is forgotten rather than finished. With `reset` the
+// profile is forgotten between. With `known` a profile comes before the samples and is loaded, with `frozen` into one that
+// learns nothing; with `off` the recognizer does not adapt.
 //
 // The frontend gives log-mel b = (value (7 b) mod kFrameLength of the frame) / 2000 - 5, the model's input has scale 1/16
 // and zero point 3 (an int16 one 1/2048 and 0), and logit c is feature c of the window's first frame: enough to see any
@@ -121,23 +125,54 @@ bool Profiles(const std::uint8_t* bytes, std::size_t count) {
   return true;
 }
 
+bool Window(const std::int8_t* codes, std::size_t count) {
+  emotion::Result result;
+  std::memset(&result, 0xFF, sizeof(result));  // what is not written is seen
+  if (!recognizer.ComputeWindow(codes, static_cast<int>(count) / emotion::kBands, &result)) return false;
+  Print(result, nullptr);
+  return true;
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
   static std::int16_t samples[1 << 20];
-  const std::size_t all = std::fread(samples, sizeof(*samples), sizeof(samples) / sizeof(*samples), stdin);
+  std::size_t all = std::fread(samples, sizeof(*samples), sizeof(samples) / sizeof(*samples), stdin);
   if (std::strcmp(arguments[1], "profiles") == 0) {
     return Profiles(reinterpret_cast<const std::uint8_t*>(samples), all * sizeof(*samples)) ? 0 : 1;
   }
-  const std::size_t chunk = static_cast<std::size_t>(std::atoi(arguments[1]));
   if (!recognizer.Begin()) return 1;
-  // Twice: what the first stream leaves behind must not be seen in the second, but for the profile.
-  for (int stream = 0; stream < (count > 2 ? 2 : 1); ++stream) {
-    for (std::size_t at = 0; at < all; at += chunk) {
-      if (!recognizer.Feed(samples + at, all - at < chunk ? all - at : chunk, Print, nullptr)) return 1;
+  if (std::strcmp(arguments[1], "window") == 0) {
+    return Window(reinterpret_cast<const std::int8_t*>(samples), all * sizeof(*samples)) ? 0 : 1;
+  }
+  const std::size_t chunk = static_cast<std::size_t>(std::atoi(arguments[1]));
+  const auto has = [&](const char* word) {
+    for (int i = 2; i < count; ++i) {
+      if (std::strcmp(arguments[i], word) == 0) return true;
     }
-    if (count > 2 && !recognizer.Finish(Print, nullptr)) return 1;
-    if (count > 3) recognizer.ResetProfile();
+    return false;
+  };
+  if (has("off")) recognizer.set_adapting(false);
+  if (has("frozen")) recognizer.profile().Freeze();
+  const std::int16_t* pcm = samples;
+  if (has("known")) {
+    constexpr std::size_t kBytes = emotion::Profile::kBytes;
+    if (!recognizer.profile().Load(reinterpret_cast<const std::uint8_t*>(samples), kBytes)) return 1;
+    pcm += kBytes / sizeof(*pcm);
+    all -= kBytes / sizeof(*pcm);
+  }
+  // Twice: what the first stream leaves behind must not be seen in the second, but for the profile.
+  const bool twice = has("finish") || has("drop");
+  for (int stream = 0; stream < (twice ? 2 : 1); ++stream) {
+    for (std::size_t at = 0; at < all; at += chunk) {
+      if (!recognizer.Feed(pcm + at, all - at < chunk ? all - at : chunk, Print, nullptr)) return 1;
+    }
+    if (stream == 0 && has("drop")) {
+      recognizer.Reset();
+    } else if (twice && !recognizer.Finish(Print, nullptr)) {
+      return 1;
+    }
+    if (has("reset")) recognizer.ResetProfile();
   }
   return 0;
 }

@@ -97,7 +97,7 @@ def board(request, folder, flags, tmp_path):
     return run
 
 
-def expected(samples, inputs, form, labels, *, finish, profile=None):
+def expected(samples, inputs, form, labels, *, finish, profile=None, adapts=True, learns=True):
     """The lines of host.cc by Python's own stream, with its models written in NumPy; and the profile at the end."""
     config, port, rule = inputs.frontend, PORTS[form], inputs.rule
     bands = 7 * np.arange(config.n_mels) % config.frame_length
@@ -109,8 +109,9 @@ def expected(samples, inputs, form, labels, *, finish, profile=None):
     cutter, profile = stream.Stream(inputs, codes), profile or Profile.empty(config.n_mels)
     lines = []
     for window in (*cutter.feed(samples), *(cutter.finish() if finish else [])):
-        heard, found = inputs.hear(window.codes, profile)
-        profile = profile.learn(window.codes, found, rule, new=window.new, most=inputs.most_frames)
+        heard, found = inputs.hear(window.codes, profile if adapts else None)
+        if adapts and learns:
+            profile = profile.learn(window.codes, found, rule, new=window.new, most=inputs.most_frames)
         label, shown, given, share = (
             '-',
             np.zeros(len(labels)),
@@ -207,6 +208,104 @@ def test_speech_that_is_too_quiet_is_said_to_be(host, fresh_inputs, form, labels
     wanted, _ = expected(samples, fresh_inputs, form, labels, finish=False)
     assert_equal(parsed(host(samples, 399), 3), wanted)
     assert [(head[2] == '-', head[4]) for head, _ in wanted] == [(False, too_quiet)]
+
+
+def sounding(codes, full=None):
+    """Samples of which host.cc's frontend makes these codes `[T, 12]`, or lower ones than int8 has.
+
+    In no frame is there any DC. `full`: samples at full scale in a hop, where no band looks; below 0: that many at -1.
+    """
+    hops = np.zeros((len(codes) + 2, 160), int)
+    bands, others = 7 * np.arange(12), np.setdiff1d(np.arange(80), 7 * np.arange(12))
+    hops[:-2, bands] = 200 * (codes - 29)
+    for hop, count in {} if full is None else full.items():
+        hops[hop, 80 : 80 + abs(count)] = 32767 * np.sign(count)
+    for half, places in ((hops[:, :80], others), (hops[:, 80:], np.arange(40, 80))):
+        missing = -half.sum(axis=1)[:, None]
+        half[:, places] = missing // len(places) + (np.arange(len(places)) < missing % len(places))
+    return hops.ravel()[:-80].astype(np.int16)
+
+
+def frames_of(energies, rule):
+    """Codes `[T, 12]` of frames with these energies."""
+    energies, (first, end) = np.asarray(energies)[:, None], rule.bands
+    codes = np.repeat(energies // (end - first), 12, axis=1)
+    codes[:, first:end] += np.arange(end - first) < energies % (end - first)
+    return codes
+
+
+def talk(frames, bands, low=0, high=30):
+    return [bands * low, bands * high] * (frames // 2)
+
+
+# Energies of a window of 48 frames, by n bands and the rule; frames of it that are speech; whether that is too quiet.
+WINDOWS = {
+    'noise that begins': (lambda n, rule: 18 * [-100 * n] + 30 * [0], 0, 0),
+    'just above the background': (lambda n, rule: 23 * [0] + 22 * [rule.rise] + 3 * [rule.rise + 10 * n], 25, 0),
+    'a step less': (lambda n, rule: 23 * [0] + 22 * [rule.rise - 1] + 3 * [rule.rise + 10 * n], 0, 0),
+    'just enough change': (lambda n, rule: 8 * [-100 * n] + 20 * [0, rule.spread], 40, 0),
+    'a step less of it': (lambda n, rule: 8 * [-100 * n] + 20 * [0, rule.spread - 1], 0, 0),
+    # The third loudest frame of the speech, and only the fourth with the murmur before it, is what is 17 dB too loud.
+    'a murmur before': (
+        lambda n, rule: 5 * [-100 * n] + 13 * [-80 * n] + 9 * [20 * n] + 3 * [0, 58 * n] + 15 * [20 * n],
+        27,
+        0,
+    ),
+    'lower than a code': (lambda n, rule: 8 * [-134 * n] + talk(40, n), 40, 0),
+    'just loud enough': (lambda n, rule: 8 * [-100 * n] + talk(40, n, -56, -40), 40, 0),
+    'too quiet': (lambda n, rule: 8 * [-100 * n] + talk(40, n, -57, -41), 40, 1),
+}
+
+
+@pytest.mark.parametrize('name', WINDOWS)
+def test_a_window_at_the_rule_s_edge_is_heard_as_in_python(host, fresh_inputs, form, labels, name):
+    energies, spoken, too_quiet = WINDOWS[name]
+    rule = fresh_inputs.rule
+    codes = frames_of(energies(rule.bands[1] - rule.bands[0], rule), rule)
+    samples = sounding(codes)
+    wanted, _ = expected(samples, fresh_inputs, form, labels, finish=False)
+    [(head, _)] = wanted
+    assert (round(48 * head[3]), head[4]) == (spoken, too_quiet)
+    assert_equal(parsed(host(samples, 399), 3), wanted)
+    # And by itself: nothing clips, nothing is learned.
+    head[5:7] = 0, 0
+    assert_equal(parsed(host(codes.clip(-128, 127).astype(np.int8), 'window'), 3), wanted)
+
+
+@pytest.mark.parametrize(('hop', 'full', 'clips'), [(40, 4, 0), (40, 5, 1), (40, -5, 1), (54, 5, 1), (23, 30, 0)])
+def test_the_speech_s_samples_at_full_scale_are_counted(host, fresh_inputs, form, labels, hop, full, clips):
+    """Of 40 frames 8 samples may be; a hop's are in two frames. The second window begins amid the ring."""
+    rule = fresh_inputs.rule
+    bands = rule.bands[1] - rule.bands[0]
+    samples = sounding(frames_of(28 * [-100 * bands] + talk(40, bands), rule), {hop: full})
+    wanted, _ = expected(samples, fresh_inputs, form, labels, finish=False)
+    assert [(head[0], round(48 * head[3])) for head, _ in wanted] == [(0, 0), (20, 40)]
+    assert wanted[1][0][5] == clips
+    assert_equal(parsed(host(samples, 399), 3), wanted)
+
+
+def test_a_profile_is_used_from_its_time_on_if_at_all(host, noise, fresh_inputs, form, labels):
+    samples, inputs, run = noise[:9000], (fresh_inputs, form, labels), {}
+    for frames in (19, 20, 60):
+        profile = Profile(np.full(12, 16 * 30 * frames, np.int32), frames)
+        content = np.concatenate([np.frombuffer(voice.to_bytes(profile, fresh_inputs), np.int16), samples])
+        run[frames], _ = expected(samples, *inputs, finish=True, profile=profile)
+        assert_equal(parsed(host(content, 399, 'known'), 3), run[frames][:1])
+        # Not adapting, it is neither used nor changed; frozen, it is used, until it is forgotten.
+        off, _ = expected(samples, *inputs, finish=False, profile=profile, adapts=False)
+        assert_equal(parsed(host(content, 399, 'known', 'off'), 3), off)
+        frozen, _ = expected(samples, *inputs, finish=True, profile=profile, learns=False)
+        anew, _ = expected(samples, *inputs, finish=True)
+        assert_equal(parsed(host(content, 399, 'known', 'frozen', 'finish', 'reset'), 3), frozen + anew)
+        assert off[0][0][6] == frozen[-1][0][6] == frames / 100 < run[frames][-1][0][6]
+        assert (off[0][1] != run[frames][0][1]) == (frames >= 20)
+
+
+def test_a_stream_that_is_dropped_leaves_its_speaker_alone(host, noise, fresh_inputs, form, labels):
+    first, profile = expected(noise[:9000], fresh_inputs, form, labels, finish=False)
+    second, _ = expected(noise[:9000], fresh_inputs, form, labels, finish=True, profile=profile)
+    assert [len(first), len(second)] == [1, 2]
+    assert_equal(parsed(host(noise[:9000], 399, 'drop'), 3), first + second)
 
 
 def packed(digest, frames, sums):

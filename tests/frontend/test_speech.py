@@ -273,6 +273,33 @@ def test_the_loud_part_is_that_of_the_active_span():
     assert found.level == alone.level
 
 
+def test_the_active_span_s_first_and_last_frame_count():
+    """Six of its hundred frames are loud; of five less the 95th percentile would be another."""
+    energies = np.full(200, -100)
+    energies[50:150] = np.where(np.arange(100) % 2, 20, 0)
+    energies[[50, 60, 70, 80, 90, 149]] = 58
+    assert speech.detect(ramp(energies), 200, RULE).mask.sum() == 55
+
+
+@pytest.mark.parametrize(('level', 'quiet'), [(-49, True), (-48, False)])
+def test_speech_below_the_quietest_level_is_too_quiet(level, quiet):
+    energies = np.full(200, -110)
+    energies[50:150] = level + np.where(np.arange(100) % 2, 8, -8)
+    found = speech.detect(ramp(energies), 200, RULE)
+    assert found.level == level
+    assert speech.too_quiet(found, RULE) == quiet
+
+
+@pytest.mark.parametrize(('frame', 'count', 'clips'), [(60, 8, False), (60, 9, True), (10, 400, False)])
+def test_the_samples_of_speech_alone_clip(frame, count, clips):
+    """One in 2,000 of the 400 in each of 40 frames may be at full scale."""
+    energies = np.zeros(200, int)
+    energies[50:90] = np.where(np.arange(40) % 2, 40, 60)
+    found = speech.detect(ramp(energies), 200, RULE)
+    assert found.mask.sum() == 40
+    assert speech.clipping(found, count * (np.arange(200) == frame), CONFIG) == clips
+
+
 @pytest.mark.parametrize('seed', range(5))
 def test_percentiles_are_those_of_sorted_energies(seed):
     """The speech that `detect` finds is the one that its definition, written out with `np.sort`, says."""

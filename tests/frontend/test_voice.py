@@ -208,7 +208,8 @@ def packed(digest, frames, sums):
 
 def test_a_profile_is_written_and_read_as_it_was(rng, tmp_path):
     heard, path = inputs(rng), tmp_path / 'voice.bin'
-    for profile in (learned(codes_of(syllables(2))), Profile.empty(64)):
+    most = Profile(np.full(64, 5, np.int32), heard.most_frames)
+    for profile in (learned(codes_of(syllables(2))), Profile.empty(64), most):
         voice.save(path, profile, heard)
         content = path.read_bytes()
         assert content == packed(heard.digest, profile.frames, profile.sums.tolist()) == voice.to_bytes(profile, heard)

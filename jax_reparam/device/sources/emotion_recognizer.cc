@@ -18,8 +18,10 @@ Value* Data(TfLiteTensor* tensor) {
   return static_cast<Value*>(tensor->data.data);
 }
 
-// Sums of a profile stay within 32 bits.
+// Sums of a profile, and of a window's samples at full scale, stay within 32 bits.
 static_assert(kProfileMostFrames <= (1 << 30) / (256 * kParts), "too much speech for a profile");
+static_assert(std::int64_t{kWindowFrames} * kFrameLength * kClippedOneIn <= std::numeric_limits<std::int32_t>::max(),
+              "too long a window to count its samples");
 
 std::int32_t Sum(const std::int8_t* codes, int first, int end) {
   std::int32_t sum = 0;
