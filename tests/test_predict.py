@@ -278,7 +278,8 @@ def test_flags_and_share_are_of_all_the_recording(recognizer):
         (True, False),
         (False, True),
     ]
-    assert found.speech_share == pytest.approx(np.mean([each.speech_share for each in alone]), abs=0.03)
+    # 0.001 apart; 0.07 where the last window's word counted.
+    assert found.speech_share == pytest.approx(np.mean([each.speech_share for each in alone]), abs=0.005)
 
 
 def test_a_voice_is_learned_from_its_recordings_and_from_nothing_else(recognizer, exported, inputs, tmp_path, capsys):
