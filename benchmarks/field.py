@@ -1,8 +1,9 @@
 """The field test over the folds of a recipe, in TFLM: python benchmarks/field.py OUT... --out FILE.
 
-Each OUT is a fold's export (`fold.py`); its test clips are changed in all ways of `field/changes.py` and decided by one
-form. One line of JSON an OUT; an OUT that is in FILE is left out. Then one table over all lines of FILE, pooled over
-the OUTs of a recipe, which are named RECIPE_K: `kept` is the share of all decisions that stay, UAR the mean over folds.
+Each OUT is a fold's export (`fold.py`); its test clips (or, to choose by, the clips of --part validation) are changed
+in all ways of `field/changes.py` and decided by one form. One line of JSON an OUT; an OUT that is in FILE is left out.
+Then one table over all lines of FILE, pooled over the OUTs of a recipe, which are named RECIPE_K: `kept` is the share
+of all decisions that stay, UAR the mean over folds.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from jax_reparam import checkpoint, manifest, threads
-from jax_reparam.data import export_data
+from jax_reparam.data import export_data, pipeline
 from jax_reparam.field import robustness
 from jax_reparam.field.changes import CHANGES
 from jax_reparam.field.recordings import Recordings
@@ -27,13 +28,13 @@ from jax_reparam.runtime import litert, tflm
 from jax_reparam.table import aligned
 
 
-def measure(out: Path, form: str | None, *, in_tflm: bool) -> dict[str, Any]:
+def measure(out: Path, form: str | None, part: pipeline.Part, *, in_tflm: bool) -> dict[str, Any]:
     """The rows of one export."""
     exported, name, model = manifest.open_form(out, form)
     data = export_data.load_data(checkpoint.load(out / CHECKPOINT), show_progress=False)
-    clips = data.clips('test')
+    clips = data.clips(part)
     speaker = [data.corpus.speaker[clip] for clip in clips]
-    recordings = Recordings([data.corpus.audio(clip) for clip in clips], data.labels('test'), exported.input, speaker)
+    recordings = Recordings([data.corpus.audio(clip) for clip in clips], data.labels(part), exported.input, speaker)
     workers = threads.cores(len(clips))
     with contextlib.ExitStack() as stack:
         if in_tflm:
@@ -45,6 +46,7 @@ def measure(out: Path, form: str | None, *, in_tflm: bool) -> dict[str, Any]:
     return {
         'out': str(out),
         'form': name,
+        'part': part,
         'runtime': 'TFLM' if in_tflm else 'LiteRT',
         'step': exported.step,
         'rows': [dataclasses.asdict(row) for row in rows],
@@ -85,14 +87,15 @@ def main() -> None:
     parser.add_argument('outs', nargs='*', type=Path, metavar='OUT')
     parser.add_argument('--out', required=True, type=Path, metavar='FILE', help='lines are added to this file')
     parser.add_argument('--form', choices=list(manifest.QUANTISED), default='int8')
+    parser.add_argument('--part', choices=['validation', 'test'], default='test')
     parser.add_argument('--litert', action='store_true', help='run in LiteRT instead of TFLM')
     args = parser.parse_args()
     lines = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
-    had = {(line['out'], line['form']) for line in lines}
+    had = {(line['out'], line['form'], line['part']) for line in lines}
     for out in args.outs:
-        if (str(out), args.form) in had:
+        if (str(out), args.form, args.part) in had:
             continue
-        lines.append(measure(out, args.form, in_tflm=not args.litert))
+        lines.append(measure(out, args.form, args.part, in_tflm=not args.litert))
         with args.out.open('a') as file:
             file.write(json.dumps(lines[-1]) + '\n')
     print('\n'.join(table(lines)))

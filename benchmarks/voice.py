@@ -67,7 +67,9 @@ def measure(run: Path, parts: list[pipeline.Part], seed: int) -> dict[str, Any]:
         for name, history in histories.items():
             scores, probabilities = loop.evaluate(predict, trained.variables, data, part, history)
             decided = evaluation.decisions(probabilities).tolist()
-            row[part][name] = {'uar': scores['uar'], 'nll': scores['nll'], 'decided': decided}
+            frames = [0 if history is None else history(int(clip)).frames for clip in data.clips(part)]
+            seconds = data.inputs.seconds(1) * float(np.mean(frames))
+            row[part][name] = {'uar': scores['uar'], 'nll': scores['nll'], 'seconds': seconds, 'decided': decided}
     return row
 
 

@@ -304,7 +304,7 @@ class AugmentConfig(schema.Checked):
     stretch: Rate = 0.0
     warp: Rate = 0.0
     crop: Crop = 0.0
-    field: Share = 0.0
+    field: Share = 0.5
     level_db: Amount = 20.0
     equaliser_db: Amount = 6.0
     tilt_db: Amount = 2.0

@@ -20,8 +20,8 @@ import numpy as np
 
 from jax_reparam import schema, system, threads
 from jax_reparam.corpora import Corpus
-from jax_reparam.frontend import features, speech, voice
-from jax_reparam.frontend.features import FrontendConfig
+from jax_reparam.frontend import features, speech
+from jax_reparam.frontend.inputs import Input
 from jax_reparam.progress import Progress
 
 SHARD = 128
@@ -64,23 +64,23 @@ class Features:
         return {key: value for key, value in self.__dict__.items() if key != '_records'}
 
 
-def key(corpus: Corpus, frontend: FrontendConfig) -> str:
-    """A digest of all that decides them: corpus, frontend, what counts as speech, and the version of the code."""
-    parameters = schema.to_json(frontend), schema.to_json(speech.Rule.of(frontend))
+def key(corpus: Corpus, inputs: Input) -> str:
+    """A digest of all that decides them: corpus, frontend, speech, what is learned of it, and the code's version."""
+    parameters = *map(schema.to_json, (inputs.frontend, inputs.rule, inputs.window)), inputs.most_frames
     what = json.dumps([features.VERSION, SHARD, corpus.key, *parameters], sort_keys=True)
     return hashlib.sha256(what.encode()).hexdigest()
 
 
-def corpus_features(corpus: Corpus, frontend: FrontendConfig, cache: Path, *, show_progress: bool = True) -> Features:
+def corpus_features(corpus: Corpus, inputs: Input, cache: Path, *, show_progress: bool = True) -> Features:
     """The features of every clip, computed where they are not there yet.
 
     Args:
       corpus: the prepared corpus.
-      frontend: parameters of the features.
+      inputs: of a model; its statistics play no part.
       cache: they are kept in a folder below it.
       show_progress: report on standard error.
     """
-    folder = cache / 'features' / f'{corpus.name.replace("/", "_")}-{key(corpus, frontend)[:16]}'
+    folder = cache / 'features' / f'{corpus.name.replace("/", "_")}-{key(corpus, inputs)[:16]}'
     starts = range(0, len(corpus), SHARD)
     files = [folder / f'{start // SHARD:05d}-of-{len(starts):05d}{SUFFIX}' for start in starts]
     if not all(file.exists() for file in files):
@@ -89,10 +89,10 @@ def corpus_features(corpus: Corpus, frontend: FrontendConfig, cache: Path, *, sh
                 stale.unlink()
             missing = [(start, file) for start, file in zip(starts, files, strict=True) if not file.exists()]
             if missing:  # else another process has made them meanwhile
-                _compute(corpus, frontend, missing, show_progress)
+                _compute(corpus, inputs, missing, show_progress)
     beside = [_numbers(file) for file in files]
     lengths, sums, frames = (np.concatenate(arrays) for arrays in zip(*beside, strict=True))
-    return Features(tuple(map(str, files)), lengths, sums, frames, frontend.n_mels)
+    return Features(tuple(map(str, files)), lengths, sums, frames, inputs.frontend.n_mels)
 
 
 def _numbers(file: Path) -> list[np.ndarray]:
@@ -104,30 +104,30 @@ def _beside(file: Path) -> Path:
     return file.with_suffix('.npz')
 
 
-def _compute(
-    corpus: Corpus, frontend: FrontendConfig, missing: Sequence[tuple[int, Path]], show_progress: bool
-) -> None:
-    features.mel_matrix(frontend)  # before the threads, which would each make it
+def _compute(corpus: Corpus, inputs: Input, missing: Sequence[tuple[int, Path]], show_progress: bool) -> None:
+    features.mel_matrix(inputs.frontend)  # before the threads, which would each make it
     bar = Progress(len(missing), 'features', unit='file', enabled=show_progress)
-    write = lambda start_and_file: _write(corpus, frontend, *start_and_file)
+    write = lambda start_and_file: _write(corpus, inputs, *start_and_file)
     for _ in threads.in_order(write, missing, threads.cores(len(missing))):
         bar.update()
     bar.close()
 
 
-def _write(corpus: Corpus, frontend: FrontendConfig, start: int, file: Path) -> None:
+def _write(corpus: Corpus, inputs: Input, start: int, file: Path) -> None:
     """Writes the features of the clips from `start` on that belong in one file."""
     from array_record.python import array_record_module
 
     temporary = file.with_suffix('.tmp')
     # One record a group: a clip is read without its neighbours.
     writer = array_record_module.ArrayRecordWriter(str(temporary), 'group_size:1,uncompressed')
-    rule, lengths, profiles = speech.Rule.of(frontend), [], []
+    lengths, profiles = [], []
     for clip in range(start, min(start + SHARD, len(corpus))):
-        codes = speech.active(features.encode(features.log_mel(corpus.audio(clip), frontend)), rule)
-        writer.write(codes.tobytes())
-        lengths.append(len(codes))
-        profiles.append(voice.of_recording(codes, rule.scan, rule, most=len(codes)))
+        codes = inputs.codes(corpus.audio(clip))
+        active = speech.active(codes, inputs.rule)
+        writer.write(active.tobytes())
+        lengths.append(len(active))
+        # Of the whole recording, as a device and `predict --speaker` hear it.
+        profiles.append(inputs.learned(codes))
     writer.close()
     beside = _beside(file).with_suffix('.npz.tmp')
     with beside.open('wb') as stream:

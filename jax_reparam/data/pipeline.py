@@ -211,13 +211,16 @@ def load_data(recipe: Recipe, *, show_progress: bool = True) -> Data:
         corpus, protocol=data.protocol, fold=int(data.fold), seed=recipe.seed, turns=data.turns, join=data.join
     )
     cache = cache_dir(data.cache)
-    features = feature_store.corpus_features(corpus, recipe.frontend, cache, show_progress=show_progress)
+    zero = np.zeros(recipe.frontend.n_mels, np.float32)
+    inputs = Input(recipe.frontend, recipe.window_config, zero, zero + 1, zero, recipe.voice)
+    features = feature_store.corpus_features(corpus, inputs, cache, show_progress=show_progress)
     sums = features.voice_sums[split.train].sum(axis=0, dtype=np.int64)
     voice_mean = sums / (speech.PARTS * max(1, int(features.voice_frames[split.train].sum())))
-    zero = np.zeros(recipe.frontend.n_mels, np.float32)
-    inputs = Input(recipe.frontend, recipe.window_config, zero, zero + 1, voice_mean.astype(np.float32), recipe.voice)
+    inputs = dataclasses.replace(inputs, voice_mean=voice_mean.astype(np.float32))
     unstandardised = Data(corpus, split, inputs, features)
-    mean, std = statistics(heard.features for heard, _ in unstandardised.heard(split.train))
+    rng = np.random.default_rng(0)
+    history = lambda clip: unstandardised.draw_history(clip, rng)
+    mean, std = statistics(heard.features for heard, _ in unstandardised.heard(split.train, history))
     return dataclasses.replace(unstandardised, inputs=dataclasses.replace(inputs, mean=mean, std=std))
 
 

@@ -1,8 +1,8 @@
 """model_waveform_float32.tflite: PCM of one window in, probabilities out, in one LiteRT graph.
 
 Speech and its level are found in the graph, by the text that training runs (`speech.normalise`). A recording that is
-shorter than a window is filled up with zeros: silence around speech changes nothing. It has no history: no voice is
-learned or known.
+shorter than a window is filled up with zeros: silence around speech changes next to nothing. It has no history: no
+voice is learned or known.
 """
 
 from __future__ import annotations

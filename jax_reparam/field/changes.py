@@ -288,14 +288,20 @@ CHANGES: tuple[Change, ...] = (
         ('crop-end', 'the last 100 ms removed (theirs: at most 62.5 ms)', _cropped(0, _TENTH)),
         ('zeros-before', '100 ms of zeros before it (theirs: at most 62.5 ms)', _padded(_TENTH, 0)),
         ('zeros-after', '100 ms of zeros after it (theirs: at most 62.5 ms)', _padded(0, _TENTH)),
-        ('clip-0.3', 'gain until 0.3 % of the samples clip (theirs: 0.1 to 0.3 %)', _clipped(0.003)),
+        (
+            'clip-0.3',
+            'gain, of quiet recordings a large one, until 0.3 % of the samples clip (theirs: 0.1 to 0.3 %)',
+            _clipped(0.003),
+        ),
         ('tone', 'a sine of 5 to 7 kHz, its peak 40 dB below that of the recording (theirs: 40 to 50 dB)', _tone),
         ('highpass', 'Butterworth, first order, 50 Hz (theirs: 50 to 150 Hz)', _butterworth(50, high_pass=True)),
         ('lowpass', 'Butterworth, first order, 7.5 kHz (theirs: 6.5 to 7.5 kHz)', _butterworth(7500, high_pass=False)),
         ('white-35', 'white noise at 35 dB SNR (theirs: 35 to 45 dB)', _noisy(_WHITE, 35)),
         keep=0.95,
     ),
-    *_group('small', ('clip-1', 'gain until 1 % of the samples clip', _clipped(0.01))),
+    *_group(
+        'small', ('clip-1', 'gain, of quiet recordings a large one, until 1 % of the samples clip', _clipped(0.01))
+    ),
     *_group(
         'silence',
         ('zeros-around', '2 s of zeros before and after it', _padded(_TWO, _TWO)),
@@ -323,8 +329,8 @@ CHANGES: tuple[Change, ...] = (
     ),
     *_group(
         'tilt',
-        ('tilt-down', '-3 dB per octave from 50 Hz on, at the same level', _tilted(-3)),
-        ('tilt-up', '3 dB per octave from 50 Hz on, at the same level', _tilted(3)),
+        ('tilt-down', '-3 dB per octave from 50 Hz on, at the same level unless it would clip', _tilted(-3)),
+        ('tilt-up', '3 dB per octave from 50 Hz on, at the same level unless it would clip', _tilted(3)),
         keep=0.80,
         uar_loss=0.02,
     ),

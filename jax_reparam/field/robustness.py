@@ -220,6 +220,8 @@ def known(
     def learned(clip: int, known: Profile | None, most: int) -> Profile:
         return voice.of_recording(codes[clip], inputs.window, inputs.rule, most=most, known=known)
 
+    # A copy of a clip is that clip.
+    heard = np.array([hash(own.tobytes()) for own in codes])
     whole = [learned(clip, None, len(own)) for clip, own in enumerate(codes)]
     histories = {'random': speaker != ''}
     if NEUTRAL in labels:
@@ -240,8 +242,11 @@ def known(
     items: list[tuple[int, Profile | None]] = []
     plan: list[tuple[str, float, np.ndarray, float]] = []
     for history, usable in histories.items():
-        others = [np.flatnonzero(usable & (speaker == name)) for name in speaker]
-        orders = [np.random.default_rng((seed, clip)).permutation(one[one != clip]) for clip, one in enumerate(others)]
+        others = [
+            np.flatnonzero(usable & (speaker == name) & (heard != own))
+            for name, own in zip(speaker, heard, strict=True)
+        ]
+        orders = [np.random.default_rng((seed, clip)).permutation(one) for clip, one in enumerate(others)]
         clips = np.array([clip for clip, order in enumerate(orders) if len(order) and speaker[clip]], int)
         had = -1.0
         for wanted in (0.0, *seconds) if len(clips) else ():

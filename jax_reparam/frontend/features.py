@@ -149,9 +149,10 @@ def log_mel(samples: np.ndarray, config: FrontendConfig) -> np.ndarray:
     """
     scaled_window = window(config) / np.float32(32768)
     mel = []
-    cut = frames(samples, config)
-    for start in range(0, len(cut), _BLOCK):
-        spectrum = np.fft.rfft(cut[start : start + _BLOCK] * scaled_window, config.n_fft)
+    hop, overlap = config.hop_length, config.frame_length - config.hop_length
+    for start in range(0, frame_count(len(samples), config) * hop, _BLOCK * hop):
+        cut = frames(samples[start : start + _BLOCK * hop + max(0, overlap)], config)[:_BLOCK]
+        spectrum = np.fft.rfft(cut * scaled_window, config.n_fft)
         mel.append((np.square(spectrum.real) + np.square(spectrum.imag)) @ mel_matrix(config).T)
     features: np.ndarray = np.log(np.concatenate(mel) + np.float32(config.floor))
     return features

@@ -132,7 +132,11 @@ class Input:
         return self.windows(speech.active(codes, self.rule), profile)
 
     def windows(self, active: np.ndarray, profile: Profile | None = None) -> Iterator[Heard]:
-        """The windows of a clip's active span `[T, M]`, which is not cut again: that could take more off."""
+        """The windows of a clip's active span `[T, M]`.
+
+        Each finds its speech in the span alone. Where the background is less than 22 dB below the loud part, that is
+        not quite what it would find in the whole clip.
+        """
         for start in windows.starts(len(active), self.window):
             yield self.hear(active[start : start + self.window.frames], profile)
 

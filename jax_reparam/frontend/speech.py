@@ -1,8 +1,8 @@
 """Which frames of a window are speech, how loud that is, and the window without its level.
 
 A gain adds one constant to all of log-mel. `normalise` takes the mean of the window's own speech off, so a model never
-sees the gain, from the first window on, and without any state. Silence around speech changes nothing: a window is its
-active span, repeated.
+sees the gain, from the first window on, and without any state. Silence around speech changes next to nothing: a window
+is its active span, repeated.
 
 All of it is exact in int32 and float32. One text is therefore the definition for NumPy, for JAX (training, and the
 waveform model) and, by golden vectors, for the C++ of `firmware/`. Energies are sums over bands, in steps of

@@ -12,11 +12,16 @@ import pytest
 from helpers import tones
 from jax_reparam import corpora, system, threads
 from jax_reparam.data import feature_store
-from jax_reparam.frontend import features, speech, voice
+from jax_reparam.frontend import features, speech
 from jax_reparam.frontend.features import FrontendConfig
+from jax_reparam.frontend.inputs import Input
+from jax_reparam.frontend.voice import VoiceConfig
+from jax_reparam.frontend.windows import WindowConfig
 
 FRONTEND = FrontendConfig(n_mels=12)
-RULE = speech.Rule.of(FRONTEND)
+ZERO = np.zeros(12, np.float32)
+# Few frames of speech, so that some clips have more.
+INPUTS = Input(FRONTEND, WindowConfig(50, 25), ZERO, ZERO + 1, ZERO, VoiceConfig(most_seconds=0.6))
 
 
 @pytest.fixture(scope='module')
@@ -31,7 +36,7 @@ def small_files(monkeypatch):
 
 
 def store(corpus, cache):
-    return feature_store.corpus_features(corpus, FRONTEND, cache, show_progress=False)
+    return feature_store.corpus_features(corpus, INPUTS, cache, show_progress=False)
 
 
 @pytest.mark.parametrize('workers', [1, 2])
@@ -42,14 +47,15 @@ def test_features_are_those_of_the_clips(corpus, tmp_path, monkeypatch, workers)
     assert len(found.files) == 5
     for clip in range(len(corpus)):
         codes = features.encode(features.log_mel(corpus.audio(clip), FRONTEND))
-        active = speech.active(codes, RULE)
+        active = speech.active(codes, INPUTS.rule)
         np.testing.assert_array_equal(found[clip], active)
         assert found[clip].dtype == np.int8
         assert found.lengths[clip] == len(active)
-        profile = voice.of_recording(active, RULE.scan, RULE, most=10_000)
+        profile = INPUTS.learned(codes)
         np.testing.assert_array_equal(found.voice_sums[clip], profile.sums)
         assert found.voice_frames[clip] == profile.frames
     assert (found.voice_frames > 0).all()
+    assert found.voice_frames.max() == INPUTS.most_frames
 
 
 def test_a_clip_without_speech_is_kept_whole_and_teaches_nothing(corpus, tmp_path, monkeypatch):
@@ -116,18 +122,24 @@ def test_of_two_processes_the_second_finds_what_the_first_made(corpus, tmp_path,
     assert len(store(corpus, tmp_path)) == len(corpus)
 
 
-@pytest.mark.parametrize('change', ['corpus', 'frontend', 'speech', 'version'])
+@pytest.mark.parametrize('change', ['corpus', 'frontend', 'speech', 'window', 'voice', 'version'])
 def test_the_key_names_all_that_decides_them(corpus, monkeypatch, change):
-    before = feature_store.key(corpus, FRONTEND)
-    other, frontend = corpus, FRONTEND
+    before = feature_store.key(corpus, INPUTS)
+    other, inputs = corpus, INPUTS
     if change == 'corpus':
         other = dataclasses.replace(corpus, key='other')
     elif change == 'frontend':
-        frontend = dataclasses.replace(FRONTEND, fmin=50.0)
+        inputs = dataclasses.replace(INPUTS, frontend=dataclasses.replace(FRONTEND, fmin=50.0))
     elif change == 'speech':
         monkeypatch.setattr(speech, 'BELOW_DB', 20.0)
         speech.Rule.of.cache_clear()
+    elif change == 'window':
+        inputs = dataclasses.replace(INPUTS, window=WindowConfig(50, 50))
+    elif change == 'voice':
+        inputs = dataclasses.replace(INPUTS, voice=VoiceConfig(most_seconds=0.5))
     else:
         monkeypatch.setattr(features, 'VERSION', features.VERSION + 1)
-    assert feature_store.key(other, frontend) != before
+    assert feature_store.key(other, inputs) != before
+    # The statistics follow from the features.
+    assert feature_store.key(corpus, dataclasses.replace(inputs, mean=ZERO + 1)) == feature_store.key(corpus, inputs)
     speech.Rule.of.cache_clear()

@@ -11,7 +11,7 @@ import pytest
 from helpers import recipe, tones, windows_of
 from jax_reparam.data import pipeline, protocols
 from jax_reparam.errors import InputError
-from jax_reparam.frontend import features, voice
+from jax_reparam.frontend import features
 from jax_reparam.frontend.voice import VoiceConfig
 
 
@@ -58,8 +58,7 @@ def test_statistics_are_those_of_the_training_speakers_windows(data):
 def test_the_mean_voice_is_that_of_the_training_speakers(data):
     sums, frames = np.zeros(12), 0
     for clip in data.split.train:
-        codes = data.features[clip]
-        profile = voice.of_recording(codes, data.inputs.rule.scan, data.inputs.rule, most=10_000)
+        profile = data.inputs.learned(data.inputs.codes(data.corpus.audio(clip)))
         sums, frames = sums + profile.sums, frames + profile.frames
     np.testing.assert_allclose(data.inputs.voice_mean, sums / (16 * frames), rtol=1e-5)
     assert frames > 0
@@ -229,10 +228,7 @@ def test_the_voice_of_a_batch_is_the_mean_of_the_clips_drawn(data):
     drawn = members(
         changed(data, history=1.0, features=told(data)).draw(clip, 0.0, np.random.default_rng(3))[2].frames, data
     )
-    of = [
-        voice.of_recording(data.features[other], data.inputs.rule.scan, data.inputs.rule, most=10_000)
-        for other in drawn
-    ]
+    of = [data.inputs.learned(data.inputs.codes(data.corpus.audio(other))) for other in drawn]
     assert known.frames == sum(one.frames for one in of) > 0
     np.testing.assert_allclose(known.mean, sum(one.sums for one in of) / (16 * known.frames), rtol=1e-6)
 

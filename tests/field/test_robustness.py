@@ -234,6 +234,12 @@ def test_what_is_known_of_a_voice_are_other_clips_of_it(recordings):
     assert rows[3].uar < 1
 
 
+def test_a_copy_of_a_clip_is_not_in_its_history(recordings):
+    samples = [recordings.samples[0], recordings.samples[0].copy()]
+    copies = Recordings(samples, recordings.truth[[0, 0]], INPUTS, ['one', 'one'])
+    assert robustness.known(ENGINES, copies, LABELS, show_progress=False) == []
+
+
 def test_without_speakers_nothing_is_known(recordings):
     alone = dataclasses.replace(recordings, speaker=None)
     assert robustness.known(ENGINES, alone, LABELS, show_progress=False) == []
