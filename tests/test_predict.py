@@ -268,6 +268,20 @@ def test_flags(recognizer):
     assert flags(np.clip(samples.astype(int) * 20, -32768, 32767).astype(np.int16)) == (False, True)
 
 
+def test_flags_and_share_are_of_all_the_recording(recognizer):
+    """Whispers, and after them shouts, beside which whispers are no speech: windows of both take nothing back."""
+    whisper = np.pad(np.rint(syllables(1.55) / 10**2.5), (0, 800)).astype(np.int16)  # to the end of a window
+    shout = np.clip(syllables(1.6).astype(int) * 20, -32768, 32767).astype(np.int16)
+    found, *alone = map(recognizer.predict, (np.concatenate([whisper, shout]), whisper, shout))
+    assert [(each.too_quiet, each.clipping) for each in (found, *alone)] == [
+        (False, True),
+        (True, False),
+        (False, True),
+    ]
+    # 0.001 apart; 0.07 where the last window's word counted.
+    assert found.speech_share == pytest.approx(np.mean([each.speech_share for each in alone]), abs=0.005)
+
+
 def test_a_voice_is_learned_from_its_recordings_and_from_nothing_else(recognizer, exported, inputs, tmp_path, capsys):
     voices = [syllables(2, seed, voice=(1, 0.1, 0.3)) for seed in range(3)]
     for name, samples in zip(('b', 'c', 'a'), voices, strict=True):
@@ -282,11 +296,12 @@ def test_a_voice_is_learned_from_its_recordings_and_from_nothing_else(recognizer
     np.testing.assert_array_equal(recognizer.profile.sums, expected.sums)
     # Predicting learns nothing, and takes off what is known.
     clip = syllables(1.5, 9, voice=(1, 0.1, 0.3))
-    known = recognizer.predict(clip)
+    known = recognizer.predict(clip, over_time=True)
     assert recognizer.learned_seconds == seconds[-1]
     recognizer.profile = None
-    plain = recognizer.predict(clip)
-    assert np.abs(known.probabilities - plain.probabilities).max() > 0.01
+    plain = recognizer.predict(clip, over_time=True)
+    for one, other in ((known, plain), *zip(known.over_time, plain.over_time, strict=True)):
+        assert np.abs(one.probabilities - other.probabilities).max() > 0.01
     np.testing.assert_array_equal(recognizer.predict(clip, expected).probabilities, known.probabilities)
 
     soundfile.write(tmp_path / 'clip.flac', clip, 16000)

@@ -169,7 +169,9 @@ constexpr std::int32_t kProfileAfterFrames = {after};
 constexpr std::int32_t kProfileMostFrames = {most};
 constexpr bool kAdapts = {'true' if inputs.voice.history else 'false'};  // whether the model was trained to know voices
 extern const float kVoiceMean[kBands];  // the training speakers', in steps
-extern const std::uint8_t kInputDigest[32];  // of all that makes its input: a profile is of one model
+// SHA-256 of all that makes the model's input (`Input.digest` in Python), not of the model's file: models of the same
+// input share profiles.
+extern const std::uint8_t kInputDigest[32];
 
 // Taken off a window, and then its divisor, in steps.
 extern const float kMean[kBands];

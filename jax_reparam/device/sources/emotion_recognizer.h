@@ -51,7 +51,7 @@ class Profile {
   void Save(std::uint8_t* bytes) const;
 
   // Takes what Save() wrote, or that file; learns on unless frozen. False, and nothing changes: not so many bytes, a
-  // wrong CRC-32 (half written, or a bit has flipped), of another model, or numbers that no speech gives.
+  // wrong CRC-32 (half written, or a bit has flipped), of a model with another input, or numbers that no speech gives.
   bool Load(const std::uint8_t* bytes, std::size_t count);
 
   // What is taken off a window beside its level, kBands numbers in steps: the training speakers' mean, and with a
