@@ -78,6 +78,7 @@ def write_export(folder, age=0, *, model=MODEL, int8=True, arena=6789, failed=No
         npu=None,
         kernels=(),
         reference_uar=1.0,
+        field=(),
         protocol=manifest.Protocol(
             **{'name': 'loso', 'fold': 0, 'folds': 2, 'seed': 0, 'unit': 'clip', 'join': 'mean', 'turns': 0},
             **{'metric': 'uar', **parts, 'counts': {}, 'note': ''},

@@ -21,7 +21,7 @@ from jax_reparam.train import augment
 from jax_reparam.train.augment import field, spec_augment
 from jax_reparam.train.loop import varied
 
-OFF = AugmentConfig(freq_masks=0, time_masks=0)
+OFF = AugmentConfig(freq_masks=0, time_masks=0, field=0)
 FRONTEND = FrontendConfig()
 CENTRES = features.mel_centres(FRONTEND)
 # All windows are from elsewhere, where nothing is else.

@@ -51,7 +51,7 @@ def trained(source, tmp_path_factory):
 def step_of(model, optimizer, weights=None, **train):
     """The jitted step without augmentation; `train` are keys of `TrainConfig`."""
     told = TrainConfig(**{'label_smoothing': 0.0, 'average': 0.0, **train})
-    recipe = Recipe(SURE, augment=AugmentConfig(freq_masks=0, time_masks=0), train=told)
+    recipe = Recipe(SURE, augment=AugmentConfig(freq_masks=0, time_masks=0, field=0), train=told)
     return jax.jit(loop.make_step(recipe, model, optimizer, weights, 0, INPUTS))
 
 
