@@ -119,7 +119,7 @@ RECIPE = Recipe(
     frontend=FrontendConfig(n_mels=12),
     window=WindowSeconds(0.64, 0.32),
     data=DataConfig('folder'),
-    augment=AugmentConfig(1, 2, 1, 8, stretch=0.1, warp=0.05),
+    augment=AugmentConfig(1, 2, 1, 8, stretch=0.1, warp=0.05, field=0),
     train=TrainConfig(
         steps=12, batch_size=8, learning_rate=3e-3, warmup_steps=2, class_weights=True, average=0.9, eval_every=4
     ),
