@@ -60,9 +60,8 @@ def table(lines: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
     of_recipe: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for line in lines:
-        of_recipe.setdefault(
-            (Path(line['out']).name.rpartition('_')[0], f'{line["form"]}, {line["runtime"]}'), []
-        ).append(line)
+        recipe, how = Path(line['out']).name.rpartition('_')[0], f'{line["form"]}, {line["runtime"]}, {line["part"]}'
+        of_recipe.setdefault((recipe, how), []).append(line)
     for (recipe, form), outs in sorted(of_recipe.items()):
         for change in CHANGES:
             rows = [row for out in outs for row in out['rows'] if row['change'] == change.name]
