@@ -68,8 +68,8 @@ def measure(run: Path, parts: list[pipeline.Part], seed: int) -> dict[str, Any]:
             scores, probabilities = loop.evaluate(predict, trained.variables, data, part, history)
             decided = evaluation.decisions(probabilities).tolist()
             frames = [0 if history is None else history(int(clip)).frames for clip in data.clips(part)]
-            seconds = data.inputs.seconds(1) * float(np.mean(frames))
-            row[part][name] = {'uar': scores['uar'], 'nll': scores['nll'], 'seconds': seconds, 'decided': decided}
+            had = data.inputs.seconds(1) * float(np.mean(frames))
+            row[part][name] = {'uar': scores['uar'], 'nll': scores['nll'], 'seconds': had, 'decided': decided}
     return row
 
 
