@@ -41,9 +41,7 @@ def known(data: pipeline.Data, clip: int, seconds: float, *, neutral: bool, seed
     if neutral:
         others = others[data.corpus.label[others] == data.corpus.labels.index(NEUTRAL)]
     order = np.random.default_rng((seed, clip)).permutation(others)
-    frames = np.cumsum(data.features.voice_frames[order])
-    wanted = round(1000 * seconds / data.inputs.frontend.hop_ms)
-    return data.profile(order[: int(np.searchsorted(frames, wanted)) + 1])
+    return data.profile(order, round(1000 * seconds / data.inputs.frontend.hop_ms))
 
 
 def measure(run: Path, parts: list[pipeline.Part], seed: int) -> dict[str, Any]:

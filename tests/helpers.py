@@ -65,6 +65,20 @@ def needs_tflm(test):
     return pytest.mark.slow(pytest.mark.skipif(tflm.missing() is not None, reason=str(tflm.missing()))(test))
 
 
+MISSING = object()
+
+
+def put(content, path, value):
+    """Changes a value of nested objects in place; `path` are keys, and MISSING takes the last one out."""
+    *most, last = path
+    for key in most:
+        content = content[key]
+    if value is MISSING:
+        del content[last]
+    else:
+        content[last] = value
+
+
 def pattern(message):
     """A regular expression for a message in which `.*` stands for anything."""
     return '.*'.join(map(re.escape, message.split('.*')))

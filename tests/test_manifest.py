@@ -10,7 +10,7 @@ import shutil
 
 import pytest
 
-from helpers import pattern
+from helpers import MISSING, pattern, put
 from jax_reparam import errors, listen, manifest, predict
 from jax_reparam.errors import InputError
 from jax_reparam.verify import __main__ as verify
@@ -22,21 +22,11 @@ def damaged(exported, tmp_path):
 
     def write(path, value):
         content = json.loads((exported.path / manifest.FILE).read_text())
-        *most, last = path
-        inner = content
-        for key in most:
-            inner = inner[key]
-        if value is MISSING:
-            del inner[last]
-        else:
-            inner[last] = value
+        put(content, path, value)
         (tmp_path / manifest.FILE).write_text(json.dumps(content))
         return tmp_path
 
     return write
-
-
-MISSING = object()
 
 
 def test_it_comes_back(exported):

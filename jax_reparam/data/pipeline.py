@@ -123,11 +123,13 @@ class Data:
                 others[int(clip)] = part[(speakers == speaker) & (part != clip) & (speakers != '')]
         return others
 
-    def profile(self, clips: np.ndarray) -> Profile:
-        """What clips of one speaker tell of it, in their order, up to the one in which learning ends."""
-        store = self.features
-        frames = np.cumsum(store.voice_frames[clips])
-        clips = clips[: int(np.searchsorted(frames, self.inputs.most_frames)) + 1]
+    def profile(self, clips: np.ndarray, most: int | None = None) -> Profile:
+        """What clips of one speaker tell of it, in their order, up to the one that makes `most` frames of speech.
+
+        None: up to the one in which learning ends.
+        """
+        store, most = self.features, self.inputs.most_frames if most is None else most
+        clips = clips[: int(np.searchsorted(np.cumsum(store.voice_frames[clips]), most)) + 1]
         return Profile(store.voice_sums[clips].sum(axis=0, dtype=np.int32), int(store.voice_frames[clips].sum()))
 
     def batches(

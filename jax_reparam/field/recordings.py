@@ -88,12 +88,10 @@ class Recordings:
         """
         found, inputs = [], self.inputs
         for clip, own in enumerate(self.codes):
-            span, given = speech.active_span(own, inputs.rule), own if codes is None else codes[clip]
-            for start in windows.starts(span.stop - span.start, inputs.window):
-                cut = slice(span.start + start, min(span.start + start + inputs.window.frames, span.stop))
-                heard = inputs.hear(own[cut])
-                if heard.speech.there:
-                    found.append((heard if codes is None else inputs.hear(given[cut]), clip))
+            span = speech.active_span(own, inputs.rule)
+            heard = list(inputs.windows(own[span]))
+            given = heard if codes is None else inputs.windows(codes[clip][span])
+            found += [(one, clip) for one, by in zip(given, heard, strict=True) if by.speech.there]
         return self._windows(found)
 
     def pcm(self, length: int) -> tuple[np.ndarray, Windows]:

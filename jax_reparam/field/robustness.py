@@ -16,7 +16,7 @@ from jax_reparam import threads
 from jax_reparam.evaluation import decide, decisions, metrics, softmax
 from jax_reparam.field.changes import BABBLE_VOICES, CHANGES, SILENCES, Change, Silence
 from jax_reparam.field.recordings import Recordings
-from jax_reparam.frontend import speech, voice
+from jax_reparam.frontend import speech
 from jax_reparam.frontend.inputs import Input
 from jax_reparam.frontend.voice import Profile
 from jax_reparam.progress import Progress
@@ -217,12 +217,9 @@ def known(
     inputs, truth, speaker = recordings.inputs, recordings.truth, np.array(recordings.speaker)
     codes = recordings.codes
 
-    def learned(clip: int, known: Profile | None, most: int) -> Profile:
-        return voice.of_recording(codes[clip], inputs.window, inputs.rule, most=most, known=known)
-
     # A copy of a clip is that clip.
     heard = np.array([hash(own.tobytes()) for own in codes])
-    whole = [learned(clip, None, len(own)) for clip, own in enumerate(codes)]
+    whole = [inputs.learned(own, most=len(own)) for own in codes]
     histories = {'random': speaker != ''}
     if NEUTRAL in labels:
         histories[NEUTRAL] = histories['random'] & (truth == list(labels).index(NEUTRAL))
@@ -232,7 +229,7 @@ def known(
         for other in order:
             more = whole[other]
             if known.frames + more.frames > most:
-                return learned(other, known, most)
+                return inputs.learned(codes[other], known, most=most)
             known = Profile(known.sums + more.sums, known.frames + more.frames)
         return known
 

@@ -98,9 +98,13 @@ class Input:
         """How long so many frames of speech are."""
         return frames * self.frontend.hop_ms / 1000
 
-    def learned(self, codes: np.ndarray, profile: Profile | None = None) -> Profile:
-        """What is known of a voice after a recording `[T, M]`, heard as a stream; `profile` is what was before."""
-        return voice.of_recording(codes, self.window, self.rule, most=self.most_frames, known=profile)
+    def learned(self, codes: np.ndarray, profile: Profile | None = None, *, most: int | None = None) -> Profile:
+        """What is known of a voice after a recording `[T, M]`, heard as a stream; `profile` is what was before.
+
+        Learning ends at `most` frames of speech; None: at `most_frames`.
+        """
+        most = self.most_frames if most is None else most
+        return voice.of_recording(codes, self.window, self.rule, most=most, known=profile)
 
     def codes(self, samples: np.ndarray) -> np.ndarray:
         """Features of a recording, `[N]` int16 to `[T, M]` int8."""

@@ -1,4 +1,4 @@
-"""What is known of a voice: the mean of its speech, level off, which `Input.window` takes off what it says next.
+"""What is known of a voice: the mean of its speech, level off, which `Input.hear` takes off what it says next.
 
 A microphone's and a room's stationary colour, and what a voice always has, are one constant a band. The difference
 between a speaker's mean and the training speakers' is taken off, shrunk by n / (n + n0) after n frames of speech, so

@@ -9,7 +9,7 @@ import re
 import numpy as np
 import pytest
 
-from helpers import pattern, syllables
+from helpers import MISSING, pattern, put, syllables
 from jax_reparam.frontend import features, speech
 from jax_reparam.frontend.features import FrontendConfig
 from jax_reparam.frontend.inputs import Input
@@ -49,9 +49,6 @@ def test_it_comes_back(inputs):
     assert (content['floor'], content['sample_rate']) == (1e-9, 16000)
 
 
-MISSING = object()
-
-
 @pytest.mark.parametrize(
     ('path', 'value', 'message'),
     [
@@ -75,14 +72,7 @@ MISSING = object()
 )
 def test_what_is_wrong_is_one_line(inputs, path, value, message):
     content = json.loads(json.dumps(inputs.as_json()))
-    *most, last = path
-    inner = content
-    for key in most:
-        inner = inner[key]
-    if value is MISSING:
-        del inner[last]
-    else:
-        inner[last] = value
+    put(content, path, value)
     with pytest.raises(ValueError, match='expected') as caught:
         Input.from_json(content)
     assert re.match(pattern(message), str(caught.value))
