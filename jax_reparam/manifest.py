@@ -20,7 +20,7 @@ from jax_reparam.errors import InputError, known
 from jax_reparam.field.robustness import Row
 from jax_reparam.frontend.inputs import Input
 from jax_reparam.graph.cost import Cost
-from jax_reparam.graph.flatbuffer import Port
+from jax_reparam.graph.graph import Port
 from jax_reparam.schema import Amount, Bound, Count, Positive, Share, Size
 
 FORMAT = 2
@@ -108,23 +108,18 @@ class TFLMScore(Score):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Method:
-    """How a form is made of the folded model; `ranges` are calibration windows, None for float32."""
+class Made:
+    """How a form was made of the folded model; None throughout for float32.
 
-    norm: str
-    ranges: Count | None = None
+    Attributes:
+      bits: that each part computes in, by the part's scope (`deploy.widths`).
+      windows: of calibration.
+      validation: its score on validation windows.
+    """
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Tried(Score, Method):
-    """One way, and its score on validation windows."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Made(Method):
-    """The way that was chosen, and all that were tried; None: there was no choice."""
-
-    tried: tuple[Tried, ...] | None = None
+    bits: dict[str, Count] | None = None
+    windows: Count | None = None
+    validation: Score | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ the folded model's, exactly; it equals the folded model to rounding.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -15,11 +16,10 @@ import jax
 from jax_reparam import reparam
 from jax_reparam.config import ConformerConfig, ConvTransformerConfig, ModelConfig, SpeechFormerConfig
 from jax_reparam.deploy import conformer, conv_transformer, speech_former
-from jax_reparam.deploy.ops import Norm, SingleNorm
 from jax_reparam.reparam import Params
 
-# A deploy form with its parameters inside: maps features `[1, T, M]` and a way to write norms to logits `[1, C]`.
-Function: TypeAlias = Callable[[jax.Array, Norm], jax.Array]
+# A deploy form with its parameters inside: maps features `[1, T, M]` to logits `[1, C]`.
+Function: TypeAlias = Callable[[jax.Array], jax.Array]
 
 _FORMS: dict[type, Any] = {
     ConvTransformerConfig: conv_transformer,
@@ -28,8 +28,8 @@ _FORMS: dict[type, Any] = {
 }
 
 
-def build(model: ModelConfig, variables: Params, frames: int) -> tuple[Params, Function]:
-    """The deploy form of a folded model: its parameters, computed in float64, as float32, and the function of these.
+def build(model: ModelConfig, variables: Params, frames: int) -> Function:
+    """The deploy form of a folded model, a function with its parameters inside: computed in float64, as float32.
 
     Args:
       model: a recipe's `model`.
@@ -40,7 +40,7 @@ def build(model: ModelConfig, variables: Params, frames: int) -> tuple[Params, F
       ValueError: see `prepare`.
     """
     params = reparam.in_float64(lambda tree: prepare(model, tree, frames), variables)
-    return params, lambda features, norm: apply(model, params, features, norm=norm)
+    return functools.partial(apply, model, params)
 
 
 def prepare(model: ModelConfig, variables: Params, frames: int) -> Params:
@@ -54,20 +54,27 @@ def prepare(model: ModelConfig, variables: Params, frames: int) -> Params:
     return _FORMS[type(model)].prepare(model, {'batch_stats': {}, **variables}, frames)
 
 
-def apply(model: ModelConfig, params: Params, features: jax.Array, *, norm: Norm = 'l2') -> jax.Array:
+def apply(model: ModelConfig, params: Params, features: jax.Array) -> jax.Array:
     """The deploy form's logits `[1, C]` of one window of standardised log-mel features, `[1, T, M]`.
+
+    Its parts are named (`jax.named_scope`): the names reach the exported graph, where `widths` speaks of them.
 
     Args:
       model: a recipe's `model`.
       params: what `prepare` made for T frames.
       features: the window.
-      norm: how normalisations are written, see `ops.normalise` and `ops.norms`; the same function.
     """
-    logits: jax.Array = _FORMS[type(model)].apply(model, params, features, norm)
+    logits: jax.Array = _FORMS[type(model)].apply(model, params, features)
     return logits
 
 
-def int8_norm(model: ModelConfig) -> SingleNorm:
-    """How normalisations are written in int8 with the least noise, of `ops.normalise`'s two: by architecture."""
-    norm: SingleNorm = _FORMS[type(model)].INT8_NORM
-    return norm
+def widths(model: ModelConfig, frames: int, *, fast: bool = False) -> dict[str, int]:
+    """The bits, 8 or 16, that each part of the int8 form computes in, by the part's scope; the longest prefix counts.
+
+    Args:
+      model: a recipe's `model`.
+      frames: of a window, T.
+      fast: 16 bits also where they save time alone, at the price of arena.
+    """
+    chosen: dict[str, int] = _FORMS[type(model)].widths(model, frames, fast)
+    return chosen

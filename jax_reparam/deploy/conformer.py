@@ -7,14 +7,12 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import named_scope as scope
 
 from jax_reparam.config import ConformerConfig
 from jax_reparam.deploy import absorb, conv_transformer, ops
-from jax_reparam.layers import ACTIVATIONS, sinusoids
+from jax_reparam.layers import sinusoids
 from jax_reparam.reparam import Params
-
-# See `deploy.int8_norm`: what is divided by its length is the stream, in which quiet tokens are short.
-INT8_NORM: ops.SingleNorm = 'l2'
 
 
 def prepare(config: ConformerConfig, variables: Params, frames: int) -> Params:
@@ -95,27 +93,51 @@ def _one_more(layer: Params, constants: jax.Array) -> Params:
     return {'kernel': kernel, 'bias': jnp.concatenate([bias, constants[:, None]], axis=-1).reshape(-1)}
 
 
-def apply(config: ConformerConfig, params: Params, features: jax.Array, norm: ops.Norm) -> jax.Array:
+def apply(config: ConformerConfig, params: Params, features: jax.Array) -> jax.Array:
     """See `deploy.apply`."""
-    activation = ACTIVATIONS[config.activation]
+    activation = ops.ACTIVATIONS[config.activation]
     # Scores by distance are more than scores by key, and lie in memory twice: half of the queries at a time.
     blocks = 2 if config.positions == 'relative' else 1
 
-    def ffn(layer: Params, x: jax.Array, norm: ops.SingleNorm) -> jax.Array:
-        return ops.linear(layer['out'], activation(ops.linear(layer['in'], ops.normalise(x, norm))))
+    def normalised(x: jax.Array, name: str = 'norm') -> jax.Array:
+        with scope(name):
+            return ops.normalise(x)
 
-    first, norm = ops.norms(norm, INT8_NORM)
-    x = ops.linear(params['stem']['project'], ops.subsample(params['stem'], features))
+    def added(x: jax.Array, y: jax.Array) -> jax.Array:
+        with scope('sum'):
+            return x + y
+
+    def ffn(layer: Params, y: jax.Array) -> jax.Array:
+        with scope('ffn'):
+            return ops.linear(layer['out'], activation(ops.linear(layer['in'], y)))
+
+    with scope('stem'):
+        x = ops.subsample(params['stem'], features)
+    with scope('front'):
+        x = ops.linear(params['stem']['project'], x)
     for index, block in enumerate(params['blocks']):
         attention, conv = block['attention'], block['conv']
-        x = x + ffn(block['ffn_0'], x, norm if index else first)
-        x = x + ops.linear(
-            attention['out'], ops.attention(attention, ops.normalise(x, norm), config.heads, blocks=blocks)
-        )
-        y = ops.normalise(x, norm)
-        y = ops.linear(conv['value'], y) * jax.nn.sigmoid(ops.linear(conv['gate'], y))
-        x = x + ops.linear(conv['out'], activation(ops.depthwise(conv['depthwise'], y)))
-        x = ops.normalise(x + ffn(block['ffn_1'], x, norm), norm)
-        if 'relay' in block:
-            x = ops.linear(block['relay'], x)
-    return ops.head(params['head'], ops.mean_over_time(x))
+        with scope('layers'), scope(str(index)):
+            x = added(x, ffn(block['ffn_0'], normalised(x, 'norm' if index else 'front')))
+            y = normalised(x)
+            with scope('attention'):
+                y = ops.linear(attention['out'], ops.attention(attention, y, config.heads, blocks=blocks))
+            x = added(x, y)
+            y = normalised(x)
+            with scope('conv'):
+                value, gate = ops.linear(conv['value'], y), ops.linear(conv['gate'], y)
+                with scope('gate'):
+                    y = value * jax.nn.sigmoid(gate)
+                y = ops.linear(conv['out'], activation(ops.depthwise(conv['depthwise'], y)))
+            x = added(x, y)
+            x = normalised(added(x, ffn(block['ffn_1'], normalised(x))))
+            if 'relay' in block:
+                with scope('sum'):
+                    x = ops.linear(block['relay'], x)
+    with scope('head'):
+        return ops.head(params['head'], ops.mean_over_time(x))
+
+
+def widths(config: ConformerConfig, frames: int, fast: bool) -> dict[str, int]:
+    """See `deploy.widths`."""
+    return ops.widths(config.layers, fast=fast)

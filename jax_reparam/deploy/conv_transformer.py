@@ -7,14 +7,12 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import named_scope as scope
 
 from jax_reparam.config import ConvTransformerConfig
 from jax_reparam.deploy import absorb, ops
 from jax_reparam.layers import sinusoids
 from jax_reparam.reparam import Params
-
-# See `deploy.int8_norm`: what is divided by its length is the stream, in which quiet tokens are short.
-INT8_NORM: ops.SingleNorm = 'l2'
 
 
 def prepare(config: ConvTransformerConfig, variables: Params, frames: int) -> Params:
@@ -60,12 +58,32 @@ def _layer(config: ConvTransformerConfig, layer: Params) -> Params:
     }
 
 
-def apply(config: ConvTransformerConfig, params: Params, features: jax.Array, norm: ops.Norm) -> jax.Array:
+def apply(config: ConvTransformerConfig, params: Params, features: jax.Array) -> jax.Array:
     """See `deploy.apply`."""
-    first, norm = ops.norms(norm, INT8_NORM)
-    x = ops.linear(params['stem']['project'], ops.subsample(params['stem'], features))
+    with scope('stem'):
+        x = ops.subsample(params['stem'], features)
+    with scope('front'):
+        x = ops.linear(params['stem']['project'], x)
     for index, layer in enumerate(params['layers']):
-        y = ops.normalise(x, norm if index else first)
-        x = x + ops.linear(layer['out'], ops.attention(layer, y, config.heads))
-        x = x + ops.linear(layer['ffn_out'], jax.nn.relu(ops.linear(layer['ffn_in'], ops.normalise(x, norm))))
-    return ops.head(params['head'], ops.mean_over_time(ops.normalise(x, norm)))
+        with scope('layers'), scope(str(index)):
+            with scope('norm') if index else scope('front'):
+                y = ops.normalise(x)
+            with scope('attention'):
+                y = ops.linear(layer['out'], ops.attention(layer, y, config.heads))
+            with scope('sum'):
+                x = x + y
+            with scope('norm'):
+                y = ops.normalise(x)
+            with scope('ffn'):
+                y = ops.linear(layer['ffn_out'], jax.nn.relu(ops.linear(layer['ffn_in'], y)))
+            with scope('sum'):
+                x = x + y
+    with scope('norm'):
+        x = ops.normalise(x)
+    with scope('head'):
+        return ops.head(params['head'], ops.mean_over_time(x))
+
+
+def widths(config: ConvTransformerConfig, frames: int, fast: bool) -> dict[str, int]:
+    """See `deploy.widths`."""
+    return ops.widths(config.layers, fast=fast)

@@ -7,7 +7,7 @@ with weights that are not constant, which fails with 16-bit activations.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import jax
@@ -17,9 +17,10 @@ from jax_reparam.layers import relative_shift
 
 Array = jax.Array
 Layer = Mapping[str, Array]
-SingleNorm = Literal['l2', 'rsqrt']
-# mixed: not all of a graph in the same way, see `norms`.
-Norm = Literal[SingleNorm, 'mixed']
+
+
+# Those of `layers`; what is jitted there would lose its scope on the way to the exported graph.
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {'relu': jax.nn.relu, 'swish': lambda x: x * jax.nn.sigmoid(x)}
 
 
 def linear(layer: Layer, x: Array) -> Array:
@@ -28,30 +29,14 @@ def linear(layer: Layer, x: Array) -> Array:
     return y + layer['bias'].reshape(-1, y.shape[-1])
 
 
-def normalise(x: Array, norm: SingleNorm, *, slot: float = 0.0) -> Array:
+def normalise(x: Array, *, slot: float = 0.0) -> Array:
     """`[T, D]` with every row divided by its Euclidean length, to which `slot` counts as one more element.
 
-    `l2` converts to the one operator L2_NORMALIZATION, whose int8 output has steps of 1/128 whatever its range. `rsqrt`
-    converts to operators that any runtime and 16-bit activations have: a product of each row with itself, which sums
-    squares in 32 bits too, and a multiplication, whose output has steps of its own; in between a number for each token
-    is rounded to one scale for all of them, which costs where they differ widely (docs/export.md).
+    It converts to operators that any runtime has in 8 and in 16 bits: a product of each row with itself, which sums
+    squares in 32 bits, RSQRT, and a multiplication, whose output has a scale of its own.
     """
-    width = x.shape[-1]
-    if norm == 'rsqrt':
-        rows = x[:, None]
-        return x * jax.lax.rsqrt(_rows_by_rows(rows, rows)[:, 0] + slot**2)
-    if slot:
-        x = jnp.pad(x, ((0, 0), (0, 1)), constant_values=slot)
-    return (x / jnp.sqrt(jnp.sum(x * x, axis=-1, keepdims=True)))[:, :width]
-
-
-def norms(norm: Norm, behind: SingleNorm) -> tuple[SingleNorm, SingleNorm]:
-    """How a graph's first normalisation is written, which reads what the front makes, and how all others are.
-
-    `mixed` has RSQRT in front, for 16 bits (`quantise.mixed_precision`), and behind, for 8, what the architecture has
-    in int8.
-    """
-    return ('rsqrt', behind) if norm == 'mixed' else (norm, norm)
+    rows = x[:, None]
+    return x * jax.lax.rsqrt(_rows_by_rows(rows, rows)[:, 0] + slot**2)
 
 
 def mean_over_time(x: Array) -> Array:
@@ -136,7 +121,9 @@ def attention(layer: Mapping[str, Any], x: Array, heads: int, *, blocks: int = 1
             positions = layer['positions'][:, first : first + time + count - 1]
             scores += relative_shift(_rows_by_rows(block, positions))
         # Of what is joined before it is transposed the converter would make one product for all blocks.
-        mixed.append(_rows_by_rows(jax.nn.softmax(scores), v).transpose(1, 0, 2).reshape(count, -1))
+        with jax.named_scope('softmax'):
+            block = _rows_by_rows(jax.nn.softmax(scores), v)
+        mixed.append(block.transpose(1, 0, 2).reshape(count, -1))
     return jnp.concatenate(mixed)
 
 
@@ -169,7 +156,8 @@ def windowed_attention(layer: Mapping[str, Layer], x: Array, heads: int, window:
     k, v = (a.reshape(count + 1, block, heads, -1) for a in (k, v))
     own, behind = _blocks_seen(k.transpose(0, 2, 1, 3), 2 * half, axis=2)
     scores = jnp.concatenate([_rows_by_rows(q, own), _rows_by_rows(q, behind)], axis=2)
-    weights = jax.nn.softmax(band(scores, window))
+    with jax.named_scope('softmax'):
+        weights = jax.nn.softmax(band(scores, window))
     v = jnp.concatenate(_blocks_seen(v.transpose(0, 2, 3, 1), 2 * half, axis=3), axis=2)
     mixed = _rows_by_rows(from_band(weights, seen), v).reshape(count, heads, block, -1)
     return mixed.transpose(0, 2, 1, 3).reshape(count * block, width)[:time]
@@ -205,3 +193,8 @@ def _rows_by_rows(a: Array, b: Array) -> Array:
     Both run over the last axis, or TFLM keeps a transposed copy of the right operand for as long as the model lives.
     """
     return jax.lax.dot_general(a, b, (((2,), (2,)), ((0,), (0,))))
+
+
+def widths(layers: int, *, fast: bool) -> dict[str, int]:
+    """`deploy.widths` of a front, `layers` of attention and feed-forward networks with sums between, and a head."""
+    return {'stem': 8, 'front': 16, 'layers': 8, 'norm': 8, 'head': 16}

@@ -12,14 +12,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import named_scope as scope
 
 from jax_reparam.config import SpeechFormerConfig
 from jax_reparam.deploy import absorb, ops
 from jax_reparam.models.speech_former import STAGES, frame_positions, spans
 from jax_reparam.reparam import Params
-
-# See `deploy.int8_norm`: tokens are about equally long here.
-INT8_NORM: ops.SingleNorm = 'rsqrt'
 
 
 def prepare(config: SpeechFormerConfig, variables: Params, frames: int) -> Params:
@@ -118,31 +116,56 @@ def _mean(norm: Params, beside: jax.Array, out: Params) -> tuple[Params, Params]
     return mean, absorb.less(absorb.centred({**out, 'bias': out['bias'] + norm['bias']}), 1 / gain)
 
 
-def apply(config: SpeechFormerConfig, params: Params, features: jax.Array, norm: ops.Norm) -> jax.Array:
-    """See `deploy.apply`."""
+def apply(config: SpeechFormerConfig, params: Params, features: jax.Array) -> jax.Array:
+    """See `deploy.apply`. Each stage is a scope, named as it is."""
     windows, merges = spans(config.hop_ms)
     x = features[0, :, : params['positions'].shape[-1]]
-    first, norm = ops.norms(norm, INT8_NORM)
-    for index, stage in enumerate(params['stages']):
-        x = _normalise(x - x @ jnp.full((x.shape[-1], 1), 1 / x.shape[-1], x.dtype), norm if index else first)
-        for layer in stage['layers']:
-            residual = x * layer['scale'].reshape(1, -1)
-            y = residual + params['positions'] if index == 0 else x
-            if index < len(windows):
-                mixed = ops.windowed_attention(layer, y, config.heads, windows[index])
-            else:
-                mixed = ops.attention(layer, y, config.heads)
-            mixed = jnp.concatenate([mixed, ops.linear(layer['mean'], x)], axis=1)
-            x = _normalise(residual + ops.linear(layer['out'], mixed), norm)
-            ffn = ops.linear(layer['ffn_out'], jax.nn.relu(ops.linear(layer['ffn_in'], x)))
-            x = _normalise(x * layer['ffn_scale'].reshape(1, -1) + ffn, norm)
-        if 'merge' in stage:
-            merge = stage['merge']
-            x = _normalise(ops.linear(merge['project'], ops.merge(x, merges[index])), norm)
-            x = x * merge['affine']['scale'].reshape(1, -1) + merge['affine']['bias'].reshape(1, -1)
-    return ops.head(params['head'], ops.mean_over_time(x))
+    for index, (name, stage) in enumerate(zip(STAGES, params['stages'], strict=True)):
+        with scope(name):
+            with scope('norm'):
+                x = _normalise(x - x @ jnp.full((x.shape[-1], 1), 1 / x.shape[-1], x.dtype))
+            for number, layer in enumerate(stage['layers']):
+                with scope(str(number)):
+                    window = windows[index] if index < len(windows) else None
+                    x = _apply_layer(config, layer, x, params['positions'] if index == 0 else None, window)
+            if 'merge' in stage:
+                merge = stage['merge']
+                with scope('merge'):
+                    x = _normalise(ops.linear(merge['project'], ops.merge(x, merges[index])))
+                    x = x * merge['affine']['scale'].reshape(1, -1) + merge['affine']['bias'].reshape(1, -1)
+    with scope('head'):
+        return ops.head(params['head'], ops.mean_over_time(x))
 
 
-def _normalise(x: jax.Array, norm: ops.SingleNorm) -> jax.Array:
+def _apply_layer(
+    config: SpeechFormerConfig, layer: Params, x: jax.Array, positions: jax.Array | None, window: int | None
+) -> jax.Array:
+    """One layer; attention of all to all where there is no `window`."""
+    with scope('sum'):
+        residual = x * layer['scale'].reshape(1, -1)
+    with scope('attention'):
+        y = x if positions is None else residual + positions
+        mixed = (
+            ops.attention(layer, y, config.heads)
+            if window is None
+            else ops.windowed_attention(layer, y, config.heads, window)
+        )
+    with scope('sum'):
+        mean = ops.linear(layer['mean'], x)
+        out = ops.linear(layer['out'], jnp.concatenate([mixed, mean], axis=1))
+        x = _normalise(residual + out)
+    with scope('ffn'):
+        ffn = ops.linear(layer['ffn_out'], jax.nn.relu(ops.linear(layer['ffn_in'], x)))
+        return _normalise(x * layer['ffn_scale'].reshape(1, -1) + ffn)
+
+
+def _normalise(x: jax.Array) -> jax.Array:
     """Rows of mean 0, `[T, C]`, divided by their length, epsilon included."""
-    return ops.normalise(x, norm, slot=absorb.slot(x.shape[-1]))
+    return ops.normalise(x, slot=absorb.slot(x.shape[-1]))
+
+
+def widths(config: SpeechFormerConfig, frames: int, fast: bool) -> dict[str, int]:
+    """See `deploy.widths`. The attention of the frames dominates the arena but adds little noise."""
+    return dict.fromkeys((*STAGES, 'head'), 16) | {
+        f'{STAGES[0]}/{number}/attention': 8 for number in range(config.layers[0])
+    }

@@ -115,5 +115,5 @@ def _waveform(
         expected = evaluation.softmax(np.concatenate([apply(window.features[None]) for window in heard]))
     expected *= np.array([[window.speech.there] for window in heard])
     difference = float(np.abs(probabilities - expected).max())
-    ops = flatbuffer.graph(model).ops
+    ops = flatbuffer.read(model).ops
     return model, WaveformCheck(ops=ops, samples=count, windows=len(pcm), max_abs_diff=difference)

@@ -18,6 +18,7 @@ from jax_reparam.frontend import features, speech, voice
 from jax_reparam.frontend.inputs import Input
 from jax_reparam.frontend.voice import Profile
 from jax_reparam.graph import flatbuffer
+from jax_reparam.graph.graph import Graph
 from jax_reparam.runtime import tflm
 
 SOURCES = ('CMakeLists.txt', 'emotion_recognizer.cc', 'emotion_recognizer.h', 'golden_test.cc', 'main.cc', 'tflm.h')
@@ -56,7 +57,7 @@ def write(
       registrations.OperatorError: an operator that TFLM's resolver is not known to have.
       tflm.TFLMError: TFLM could not run one of the models.
     """
-    graph = flatbuffer.graph(model)
+    graph = flatbuffer.read(model)
     calls = {'Model': registrations.registrations(model), 'Frontend': registrations.registrations(frontend)}
     arenas = {
         'model': _arena(model, np.zeros(graph.input.shape, np.float32)),
@@ -120,9 +121,7 @@ def _readme(inputs: Input, arenas: dict[str, manifest.Arena], flash: int) -> str
     return text
 
 
-def _model_header(
-    graph: flatbuffer.Graph, labels: Sequence[str], inputs: Input, arenas: dict[str, manifest.Arena]
-) -> str:
+def _model_header(graph: Graph, labels: Sequence[str], inputs: Input, arenas: dict[str, manifest.Arena]) -> str:
     config, model, frontend, rule = inputs.frontend, arenas['model'], arenas['frontend'], inputs.rule
     # The first count of frames whose share is not 0; one that is never reached stands for none.
     most = inputs.most_frames

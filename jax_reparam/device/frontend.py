@@ -23,6 +23,7 @@ import numpy as np
 from jax_reparam.frontend import features
 from jax_reparam.frontend.features import FrontendConfig, mel_matrix, window
 from jax_reparam.graph import flatbuffer
+from jax_reparam.graph.graph import Graph, Node, Tensor
 from jax_reparam.runtime import tflm
 
 # Bands that one FULLY_CONNECTED computes. Larger groups are more bytes and less arena.
@@ -33,28 +34,37 @@ MOST_GROUPS = 10
 
 def build(config: FrontendConfig) -> bytes:
     """Makes the frontend, `[1, frame]` float32 to `[1, M]` float32."""
-    graph, mel, samples = _Graph(), mel_matrix(config), config.frame_length
+    mel, samples = mel_matrix(config), config.frame_length
     bins, group = 2 * mel.shape[1], max(BANDS_IN_GROUP, -(-config.n_mels // MOST_GROUPS))
-    pcm = graph.tensor([1, samples])
+    nodes: list[Node] = []
+
+    def node(op: str, inputs: Sequence[Any], size: int, custom: bytes | None = None, **fields: Any) -> Tensor:
+        """Adds an operator that makes `[1, size]` float32 of tensors and arrays."""
+        output = Tensor((1, size), 'float32')
+        read = [Tensor.of(value) if isinstance(value, np.ndarray) else value for value in inputs]
+        options = flatbuffer.options(op, **fields) if custom is None else None
+        nodes.append(Node(op, [*read], [output], options, custom))
+        return output
+
+    pcm = Tensor((1, samples), 'float32', name='frame')
     # A power of two: taking it into the window rounds nothing.
-    scaled_window = graph.constant(window(config)[None] / np.float32(32768))
-    frame = graph.node('MUL', [pcm, scaled_window], [1, samples])
-    spectrum = graph.custom('SignalRfft', [frame], [1, bins], _rfft_options(config.n_fft))
-    squares = graph.node('MUL', [spectrum, spectrum], [1, bins])
+    frame = node('MUL', [pcm, window(config)[None] / np.float32(32768)], samples)
+    spectrum = node('SignalRfft', [frame], bins, _rfft_options(config.n_fft))
+    squares = node('MUL', [spectrum, spectrum], bins)
     groups = []
     for start in range(0, config.n_mels, group):
         rows = mel[start : start + group]
         used = np.flatnonzero(rows.any(axis=0))
         first, last = (int(used[0]), int(used[-1])) if len(used) else (0, 0)
         width = 2 * (last + 1 - first)
-        place = [graph.constant(np.array(pair, np.int32)) for pair in ([0, 2 * first], [1, width])]
-        part = graph.node('SLICE', [squares, *place], [1, width])
-        weights = graph.constant(np.repeat(rows[:, first : last + 1], 2, axis=1))
-        floor = graph.constant(np.full(len(rows), config.floor, np.float32))
-        groups.append(graph.node('FULLY_CONNECTED', [part, weights, floor], [1, len(rows)]))
-    shape = [1, config.n_mels]
-    power = graph.node('CONCATENATION', groups, shape, axis=1)
-    return graph.pack(pcm, graph.node('LOG', [power], shape))
+        place = [np.array(pair, np.int32) for pair in ([0, 2 * first], [1, width])]
+        part = node('SLICE', [squares, *place], width)
+        weights = np.repeat(rows[:, first : last + 1], 2, axis=1)
+        groups.append(node('FULLY_CONNECTED', [part, weights, np.full(len(rows), config.floor, np.float32)], len(rows)))
+    power = node('CONCATENATION', groups, config.n_mels, axis=1)
+    log_mel = node('LOG', [power], config.n_mels)
+    log_mel.name = 'log_mel'
+    return flatbuffer.write(Graph(nodes, [pcm], [log_mel]))
 
 
 def frames_in_tflm(
@@ -83,47 +93,3 @@ def _rfft_options(length: int) -> bytes:
         builder.Int('T', TensorType.FLOAT32)
         builder.Int('fft_length', length)
     return bytes(builder.Finish())
-
-
-class _Graph:
-    """A .tflite file while it is written: the schema's objects, one node after the other."""
-
-    def __init__(self) -> None:
-        from ai_edge_litert import schema_py_generated as schema
-
-        self._schema = schema
-        self._model, self._subgraph = schema.ModelT(), schema.SubGraphT()
-        self._model.version, self._model.subgraphs = 3, [self._subgraph]
-        self._model.buffers, self._model.operatorCodes = [schema.BufferT()], []  # buffer 0 stands for "none"
-        self._subgraph.tensors, self._subgraph.operators = [], []
-
-    def tensor(self, shape: Sequence[int]) -> int:
-        """The index of a new float32 tensor."""
-        tensor = self._schema.TensorT()
-        tensor.shape, tensor.buffer = np.array(shape, np.int32), 0
-        self._subgraph.tensors.append(tensor)
-        return len(self._subgraph.tensors) - 1
-
-    def constant(self, values: np.ndarray) -> int:
-        """Adds a constant; returns its tensor's index."""
-        index = self.tensor(values.shape)
-        flatbuffer.set_constant(self._model, index, values)
-        return index
-
-    def node(self, operator: str, inputs: list[int], shape: list[int], **options: Any) -> int:
-        """Adds a node of a builtin operator with one float32 output; returns the output's index."""
-        output = self.tensor(shape)
-        self._subgraph.operators.append(flatbuffer.node(self._model, operator, inputs, output, **options))
-        return output
-
-    def custom(self, name: str, inputs: list[int], shape: list[int], options: bytes) -> int:
-        """Adds a node of a custom operator with one float32 output; returns the output's index."""
-        output = self.tensor(shape)
-        self._subgraph.operators.append(flatbuffer.custom_node(self._model, name, inputs, output, options))
-        return output
-
-    def pack(self, source: int, sink: int) -> bytes:
-        """The file, with one input and one output."""
-        self._subgraph.inputs, self._subgraph.outputs = np.array([source], np.int32), np.array([sink], np.int32)
-        self._subgraph.tensors[source].name, self._subgraph.tensors[sink].name = 'frame', 'log_mel'
-        return flatbuffer.pack(self._model)

@@ -77,7 +77,7 @@ def make(model: bytes, front: bytes, inputs: Input) -> Golden:
     Raises:
       tflm.TFLMError: TFLM could not run one of them.
     """
-    graph, config, window = flatbuffer.graph(model), inputs.frontend, inputs.window
+    graph, config, window = flatbuffer.read(model), inputs.frontend, inputs.window
     # Shorter than a window, so that it is also heard as one that is not full; whole hops, so that frames come again.
     hops = min(int(1000 * SECONDS), 8 * window.frames * config.hop_ms // 10) // config.hop_ms
     pcm = signal(config.sample_rate, hops * config.hop_ms / 1000)

@@ -9,8 +9,6 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from jax_reparam import schema
 from jax_reparam.frontend.inputs import Input
 from jax_reparam.graph import flatbuffer
@@ -29,9 +27,9 @@ def attach(model: bytes, labels: Sequence[str], inputs: Input) -> bytes:
     window = {'frames': inputs.window.frames, 'hop_frames': inputs.window.hop}
     content = {'labels': list(labels), 'input': {**schema.to_json(inputs.frontend), **window}}
     text = json.dumps(content, ensure_ascii=False, separators=(',', ':')).encode()
-    tree = flatbuffer.tree(model)
-    flatbuffer.set_note(tree, NAME, np.frombuffer(text, np.uint8))
-    return flatbuffer.pack(tree)
+    graph = flatbuffer.read(model)
+    graph.metadata[NAME] = text
+    return flatbuffer.write(graph)
 
 
 def read(model: bytes) -> dict[str, Any]:
@@ -40,8 +38,8 @@ def read(model: bytes) -> dict[str, Any]:
     Raises:
       ValueError: not a .tflite file, or one without it.
     """
-    note = flatbuffer.note(flatbuffer.tree(model), NAME)
+    note = flatbuffer.read(model).metadata.get(NAME)
     if note is None:
         raise ValueError(f'expected metadata {NAME!r} in the .tflite file, got none')
-    content: dict[str, Any] = json.loads(bytes(note))
+    content: dict[str, Any] = json.loads(note)
     return content

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from jax_reparam.errors import Error
 from jax_reparam.graph import flatbuffer
 
@@ -40,21 +38,12 @@ def registrations(model: bytes) -> list[str]:
     Raises:
       OperatorError: see there.
     """
-    tree = flatbuffer.tree(model)
     read: dict[str, set[str]] = {}
-    for name, node in zip(operators(tree), tree.subgraphs[0].operators, strict=True):
-        tensor = tree.subgraphs[0].tensors[node.inputs[0]]
-        read.setdefault(name, set()).add(flatbuffer.type_name(tensor.type))
+    for node in flatbuffer.read(model).nodes:
+        read.setdefault(node.op, set()).add(node.input(0).dtype)
     if unknown := sorted(read.keys() - METHODS.keys()):
         raise OperatorError(f'firmware: expected operators that TFLM registers, found {", ".join(unknown)}')
     return [f'{METHODS[name]}({_only(name, types)})' for name, types in sorted(read.items())]
-
-
-def operators(tree: Any) -> list[str]:
-    """The name of each node's operator, custom ones by their own name."""
-    names = flatbuffer.operator_names(tree)
-    custom = [tree.operatorCodes[node.opcodeIndex].customCode for node in tree.subgraphs[0].operators]
-    return [code.decode() if name == 'CUSTOM' else name for name, code in zip(names, custom, strict=True)]
 
 
 def _only(name: str, types: set[str]) -> str:

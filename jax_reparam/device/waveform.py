@@ -78,8 +78,6 @@ def build(logits: Callable[[jax.Array], jax.Array], inputs: Input) -> bytes:
         probabilities: jax.Array = jax.nn.softmax(logits(features[None])) * found.there
         return probabilities
 
-    content = flatbuffer.tree(convert.to_float32(function, (1, samples(inputs))))
-    subgraph = content.subgraphs[0]
-    subgraph.tensors[subgraph.inputs[0]].name = 'pcm'
-    subgraph.tensors[subgraph.outputs[0]].name = 'probabilities'
-    return flatbuffer.pack(content)
+    graph = flatbuffer.read(convert.to_float32(function, (1, samples(inputs))))
+    graph.inputs[0].name, graph.outputs[0].name = 'pcm', 'probabilities'
+    return flatbuffer.write(graph)

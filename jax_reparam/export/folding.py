@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from jax_reparam import checkpoint, deploy, manifest, models, reparam, schema, t
 from jax_reparam.checkpoint import Trained
 from jax_reparam.config import HRFConfig
 from jax_reparam.data.export_data import export_data
+from jax_reparam.deploy import convert
 from jax_reparam.deploy.convert import ConversionError
 from jax_reparam.device import bundle, metadata
 from jax_reparam.errors import Error, InputError
@@ -23,9 +25,12 @@ from jax_reparam.evaluation import Windows, evenly
 from jax_reparam.export import card, folder, npu
 from jax_reparam.field import robustness
 from jax_reparam.field.robustness import Row
-from jax_reparam.manifest import NPU_FORM, Failed, Form, Layer, Manifest
+from jax_reparam.graph import flatbuffer
+from jax_reparam.graph.graph import Graph
+from jax_reparam.graph.passes import optimise
+from jax_reparam.manifest import NPU_FORM, Failed, Form, Layer, Made, Manifest
 from jax_reparam.quantise import tensor_report
-from jax_reparam.quantise.forms import Maker
+from jax_reparam.quantise.quantise import Calibration, Quantised, quantise
 from jax_reparam.reparam import Params
 from jax_reparam.runtime import gates, litert
 from jax_reparam.runtime.check import verify
@@ -71,6 +76,7 @@ def fold_and_export(
     accept: Collection[str] = (),
     prefer: str | None = None,
     only_int8: bool = False,
+    fast: bool = False,
     show_progress: bool = True,
 ) -> Exported:
     """Folds a trained model, exports it, verifies every form on test windows, and writes what passed.
@@ -84,8 +90,9 @@ def fold_and_export(
       accept: forms (`manifest.GATED`) to keep where they run and give finite logits, but miss their gates.
       prefer: the form (`manifest.QUANTISED`) to recommend and build the firmware around, if it passes; None is the one
         that passes and needs the least memory.
-      only_int8: int8 is to have operators of 8 bits alone, for the least arena or a runtime that lacks others; else it
-        has 16 bits where they pay (`mixed_precision`).
+      only_int8: int8 computes in 8 bits throughout, for the least arena or a runtime that lacks other kernels; else it
+        has 16 bits where they pay (`deploy.widths`).
+      fast: int8 has 16 bits also where they save time alone, at the price of arena.
       show_progress: report on standard error.
 
     Raises:
@@ -110,14 +117,15 @@ def fold_and_export(
         reference, validation_reference = np.split(compared, [len(test.features)])
         tell(f'compared on {len(compared)} windows: logits differ by at most {fold_entry.max_abs_diff:.1e}')
 
-        params, function = deploy.build(trained.recipe.model, folded, data.inputs.window.frames)
-        int8_norm = deploy.int8_norm(trained.recipe.model)
+        frames = data.inputs.window.frames
+        function = deploy.build(trained.recipe.model, folded, frames)
+        chosen = {'': 8} if only_int8 else deploy.widths(trained.recipe.model, frames, fast=fast)
+        bits = {'float32': None, 'int8': chosen, 'int16': {'': 16}, NPU_FORM: {'': 8}}
         made = _forms(
-            [name for name in manifest.FORM_FILES if accelerator is not None or name != NPU_FORM],
-            Maker(function, data.calibration, validation, validation_reference, int8_norm=int8_norm, narrow=only_int8),
+            {name: bits[name] for name in manifest.FORM_FILES if accelerator is not None or name != NPU_FORM},
+            _Maker(function, data.calibration, validation, validation_reference),
             test,
             reference,
-            params=params,
             attach=lambda model: metadata.attach(model, trained.labels, data.inputs),
             accept=accept,
             tell=tell,
@@ -138,7 +146,7 @@ def fold_and_export(
         device, device_failed = bundle.write(
             place,
             form=recommended,
-            logits=lambda features: function(features, 'l2'),
+            logits=function,
             labels=trained.labels,
             inputs=data.inputs,
             clips=data.recordings,
@@ -191,6 +199,45 @@ def fold_and_export(
 
 
 @dataclasses.dataclass
+class _Maker:
+    """Makes the forms of one model.
+
+    Attributes:
+      function: the deploy form.
+      calibration: training windows, `[W, frames, n_mels]`.
+      validation: windows on which a form is scored before it meets test windows.
+      reference: the trained model's logits of `validation`, `[V, C]`.
+    """
+
+    function: deploy.Function
+    calibration: np.ndarray
+    validation: Windows
+    reference: np.ndarray
+
+    @functools.cached_property
+    def calibrated(self) -> Calibration:
+        """The float32 graph, with what all integer forms share."""
+        model = convert.to_float32(self.function, (1, *self.calibration.shape[1:]))
+        return Calibration(flatbuffer.read(model), self.calibration)
+
+    def make(self, name: str, bits: dict[str, int] | None) -> tuple[Graph, Made, Quantised | None]:
+        """A form, ready for a device, and how it was made; `bits` are None for float32.
+
+        Raises:
+          ConversionError: TensorFlow refused the graph.
+        """
+        if bits is None:
+            return optimise(self.calibrated.graph), Made(), None
+        quantised = quantise(self.calibrated, bits)
+        # As TFLM rounds, nearly, and several times as fast.
+        logits = litert.load(flatbuffer.write(quantised.graph), reference=True)(self.validation.features)
+        score = gates.score(self.reference, logits, self.validation)
+        # With 16 bits time counts for more than the last bytes of memory.
+        graph = optimise(quantised.graph, fast=name == 'int16')
+        return graph, Made(bits=bits, windows=len(self.calibration), validation=score), quantised
+
+
+@dataclasses.dataclass
 class _Forms:
     """What was made, by form: .tflite files, entries of those that are kept and of the others, all tensors' noise."""
 
@@ -201,30 +248,29 @@ class _Forms:
 
 
 def _forms(
-    names: Iterable[str],
-    maker: Maker,
+    bits: Mapping[str, dict[str, int] | None],
+    maker: _Maker,
     test: Windows,
     reference: np.ndarray,
     *,
-    params: Params,
     attach: Callable[[bytes], bytes],
     accept: Collection[str],
     tell: _Teller,
 ) -> _Forms:
-    """Makes forms, and holds each against the trained model's logits on test windows."""
+    """Makes forms, by name with their bits, and holds each against the trained model's logits on test windows."""
     forms = _Forms()
-    for name in names:
+    for name in bits:
         try:
-            made = maker.make(name)
+            graph, made, quantised = maker.make(name, bits[name])
         except ConversionError as error:
             forms.failed[name] = Failed(reasons=(f'{name}: {error}',))
             continue
-        model = forms.files[name] = attach(made.model)
+        model = forms.files[name] = attach(flatbuffer.write(graph))
         tell(f'exported {name}: {len(model):,} bytes')
-        form, reasons = verify(name, model, made.how, reference, test, show_progress=tell.enabled)
-        if name != 'float32' and form.litert is not None:
-            windows = evenly(test.features, tensor_report.WINDOWS)
-            rows = forms.layers[name] = tensor_report.report(made.unoptimised, made.float32, windows, params=params)
+        form, reasons = verify(name, model, made, reference, test, show_progress=tell.enabled)
+        if quantised is not None and form.litert is not None:
+            rows = tensor_report.report(quantised, evenly(test.features, tensor_report.WINDOWS))
+            forms.layers[name] = rows
             form = dataclasses.replace(form, layers=tuple(tensor_report.computed(rows)[: tensor_report.WORST]))
         tell(f'verified {name} in LiteRT {"only" if form.tflm is None else "and TFLM"}')
         # Of the runtime that decides; without finite logits a form is never accepted.

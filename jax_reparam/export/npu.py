@@ -101,8 +101,7 @@ def compiled(model: bytes, accelerator: str = 'ethos-u55-128', *, timeout: float
 
 
 def _macs(model: bytes) -> int:
-    content = flatbuffer.tree(model)
-    return sum(cost.macs(content, op, node) for op, node in flatbuffer.named_nodes(content))
+    return sum(map(cost.macs, flatbuffer.read(model).nodes))
 
 
 def read(accelerator: str, said: str, summary: str, mac_share: float) -> Placement:

@@ -11,12 +11,12 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from jax_reparam.graph import flatbuffer
+from jax_reparam.graph.graph import CONVERSIONS, Graph, Node, Tensor
 
 NAME = 'OfflineMemoryAllocation'
 VERSION, SUBGRAPH, ONLINE = 1, 0, -1
@@ -36,7 +36,7 @@ IN_PLACE = {'ADD', 'SUB', 'MUL', 'SOFTMAX', 'L2_NORMALIZATION', 'LOGISTIC', 'TAN
 
 
 @dataclasses.dataclass(frozen=True)
-class Node:
+class MemoryNode:
     """An operator, as far as memory goes.
 
     Attributes:
@@ -63,7 +63,7 @@ class Memory:
       inputs, outputs: tensors that live from the start, and to the end.
     """
 
-    nodes: tuple[Node, ...]
+    nodes: tuple[MemoryNode, ...]
     sizes: dict[int, int] = dataclasses.field(hash=False)
     inputs: frozenset[int]
     outputs: frozenset[int]
@@ -73,59 +73,59 @@ class Memory:
         return dataclasses.replace(self, nodes=tuple(self.nodes[index] for index in order))
 
 
-def read(content: Any) -> Memory:
-    """The memory of a graph, `content` from `flatbuffer.tree`."""
-    subgraph = content.subgraphs[0]
+def read(graph: Graph) -> Memory:
+    """The memory of a graph; its tensors by their places in its file."""
+    tensors = graph.used()
+    index = {tensor: place for place, tensor in enumerate(tensors)}
     sizes = {
-        index: math.prod(flatbuffer.shape(content, index)) * np.dtype(flatbuffer.dtype(content, index)).itemsize
-        for index in range(len(subgraph.tensors))
-        if not flatbuffer.is_constant(content, index)
+        place: math.prod(tensor.shape) * np.dtype(tensor.dtype).itemsize
+        for place, tensor in enumerate(tensors)
+        if tensor.constant is None
     }
     return Memory(
-        nodes=tuple(_node(content, name, node, sizes) for name, node in flatbuffer.named_nodes(content)),
+        nodes=tuple(_node(node, index, sizes) for node in graph.nodes),
         sizes=sizes,
-        inputs=frozenset(int(i) for i in subgraph.inputs),
-        outputs=frozenset(int(i) for i in subgraph.outputs),
+        inputs=frozenset(index[tensor] for tensor in graph.inputs),
+        outputs=frozenset(index[tensor] for tensor in graph.outputs),
     )
 
 
-def _node(content: Any, name: str, node: Any, sizes: dict[int, int]) -> Node:
-    reads = tuple(int(i) for i in node.inputs if int(i) in sizes)
-    makes = tuple(int(i) for i in node.outputs)
+def _node(node: Node, index: Mapping[Tensor, int], sizes: Mapping[int, int]) -> MemoryNode:
+    computed = [tensor for tensor in node.reads if tensor.constant is None]
+    reads, makes = tuple(index[tensor] for tensor in computed), tuple(index[tensor] for tensor in node.outputs)
     if len(makes) != 1 or not reads:
-        return Node(reads, makes)
+        return MemoryNode(reads, makes)
     source, output = reads[0], makes[0]
     shows: Sequence[tuple[int, int]] = ()
     in_place: Sequence[tuple[int, int]] = ()
-    if name in VIEWS:
+    if node.op in VIEWS:
         shows = [(source, 0)]
-    elif name in ('STRIDED_SLICE', 'SLICE'):
-        offset = _slice_offset(content, name, node)
+    elif node.op in ('STRIDED_SLICE', 'SLICE'):
+        offset = _slice_offset(node)
         shows = [] if offset is None else [(source, -offset)]
-    elif name == 'CONCATENATION':
-        whole = flatbuffer.shape(content, output)
-        if math.prod(whole[: node.builtinOptions.axis % len(whole)]) == 1 and len(reads) == len(node.inputs):
+    elif node.op == 'CONCATENATION':
+        whole = node.output.shape
+        if math.prod(whole[: node.options.axis % len(whole)]) == 1 and len(reads) == len(node.inputs):
             starts = itertools.accumulate((sizes[tensor] for tensor in reads), initial=0)
             shows = list(zip(reads, starts, strict=False))
-    elif name in IN_PLACE:
-        kinds = {i: (flatbuffer.shape(content, i), content.subgraphs[0].tensors[i].type) for i in (*reads, output)}
-        in_place = [(tensor, 0) for tensor in dict.fromkeys(reads) if kinds[tensor] == kinds[output]]
-    elif name in flatbuffer.CONVERSIONS:
+    elif node.op in IN_PLACE:
+        alike = [t for t in computed if (t.shape, t.dtype) == (node.output.shape, node.output.dtype)]
+        in_place = [(index[tensor], 0) for tensor in dict.fromkeys(alike)]
+    elif node.op in CONVERSIONS:
         in_place = [(source, max(0, sizes[output] - sizes[source]))]
     if any(offset % ALIGNMENT for _, offset in (*shows, *in_place)):
-        return Node(reads, makes)
-    return Node(reads, makes, tuple(shows), tuple(in_place))
+        return MemoryNode(reads, makes)
+    return MemoryNode(reads, makes, tuple(shows), tuple(in_place))
 
 
-def _slice_offset(content: Any, name: str, node: Any) -> int | None:
+def _slice_offset(node: Node) -> int | None:
     """The byte at which a slice begins, if it is one piece of what it is cut from; else None."""
-    shape, cut = (flatbuffer.shape(content, index) for index in (node.inputs[0], node.outputs[0]))
-    begin = [int(i) for i in flatbuffer.constant(content, node.inputs[1])]
-    if name == 'STRIDED_SLICE':
-        options = node.builtinOptions
+    shape, cut = node.input(0).shape, node.output.shape
+    begin = [int(i) for i in node.input(1).values]
+    if node.op == 'STRIDED_SLICE':
+        options = node.options
         masks = (options.ellipsisMask, options.newAxisMask, options.shrinkAxisMask)
-        strides = flatbuffer.constant(content, node.inputs[3])
-        if any(masks) or any(stride != 1 for stride in strides):
+        if any(masks) or any(stride != 1 for stride in node.input(3).values):
             return None
         begin = [0 if options.beginMask >> axis & 1 else start for axis, start in enumerate(begin)]
     if len(cut) != len(shape) or any(start < 0 for start in begin):
@@ -134,7 +134,7 @@ def _slice_offset(content: Any, name: str, node: Any) -> int | None:
     if shape[axis + 1 :] != cut[axis + 1 :] or math.prod(shape[:axis]) != 1:
         return None
     start = begin[axis] if axis < len(shape) else 0
-    return start * math.prod(shape[axis + 1 :]) * np.dtype(flatbuffer.dtype(content, node.inputs[0])).itemsize
+    return start * math.prod(shape[axis + 1 :]) * np.dtype(node.input(0).dtype).itemsize
 
 
 def schedule(memory: Memory) -> list[int]:
@@ -201,23 +201,23 @@ class Placed:
     last: int
 
 
-def arrange(content: Any) -> None:
-    """Puts a graph's nodes in order, and a plan of its tensors' places into its metadata; changes `content`."""
-    subgraph = content.subgraphs[0]
-    order, places, _ = _planned(read(content))
-    subgraph.operators = [subgraph.operators[index] for index in order]
+def arrange(graph: Graph) -> None:
+    """Puts a graph's nodes in order, and a plan of its tensors' places into its metadata; changes `graph`."""
+    order, places, _ = _planned(read(graph))
+    # Before the order changes: tensors that are not in the list follow in the nodes' order.
+    graph.tensors = graph.used()
+    graph.nodes = [graph.nodes[index] for index in order]
     # TFLM follows it, other runtimes do not look.
-    offsets = [places.get(index, ONLINE) for index in range(len(subgraph.tensors))]
-    plan = np.array([VERSION, SUBGRAPH, len(offsets), *offsets], np.int32)
-    flatbuffer.set_note(content, NAME, plan.view(np.uint8))
+    offsets = [places.get(index, ONLINE) for index in range(len(graph.tensors))]
+    graph.metadata[NAME] = np.array([VERSION, SUBGRAPH, len(offsets), *offsets], np.int32).tobytes()
 
 
-def peak(content: Any) -> int:
+def peak(graph: Graph) -> int:
     """Bytes that a graph's tensors need, once arranged."""
-    return _planned(read(content))[2]
+    return _planned(read(graph))[2]
 
 
-# Methods to make a form may differ in numbers alone, and one is optimised again behind bias correction.
+# Widths may differ where tensors do not, and the graph that was chosen is read again when it is arranged.
 @functools.lru_cache(maxsize=64)
 def _planned(memory: Memory) -> tuple[list[int], dict[int, int], int]:
     """The order of a graph's nodes, the places of its tensors, the bytes that these need."""
@@ -225,19 +225,16 @@ def _planned(memory: Memory) -> tuple[list[int], dict[int, int], int]:
     return order, *Plan(memory.in_order(order)).places()
 
 
-def arena(content: Any) -> int:
+def arena(graph: Graph) -> int:
     """About how much arena TFLM takes for a graph: its tensors, as `arrange` planned them, and what each node needs."""
-    plan = flatbuffer.note(content, NAME)
-    assert plan is not None
-    places = plan.view(np.int32)[3:]
-    top = max(places[tensor] + size for tensor, size in read(content).sizes.items())
-    return int(top) + PER_NODE * len(content.subgraphs[0].operators) + tables(content)
+    places = np.frombuffer(graph.metadata[NAME], np.int32)[3:]
+    top = max(places[tensor] + size for tensor, size in read(graph).sizes.items())
+    return int(top) + PER_NODE * len(graph.nodes) + tables(graph)
 
 
-def tables(content: Any) -> int:
+def tables(graph: Graph) -> int:
     """Bytes that TFLM keeps for the tables of 16-bit softmaxes: each has its own."""
-    softmaxes = [node for name, node in flatbuffer.named_nodes(content) if name == 'SOFTMAX']
-    return PER_SOFTMAX * sum(flatbuffer.dtype(content, int(node.inputs[0])) == 'int16' for node in softmaxes)
+    return PER_SOFTMAX * sum(node.op == 'SOFTMAX' and node.input(0).dtype == 'int16' for node in graph.nodes)
 
 
 class Plan:

@@ -12,15 +12,12 @@ convolution in float64. What is saved on a Cortex-M4F is in docs/verification.md
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from ai_edge_litert.schema_py_generated import Padding
 
 from jax_reparam.graph import cost, flatbuffer
+from jax_reparam.graph.graph import Graph, Node, Tensor
 
 # In 8 bits the kernel sums each layer's weights first: of fewer rows it makes too little.
 LEAST_ROWS = 8
@@ -31,105 +28,94 @@ LEAST_MACS, LEAST_MACS_SMALL = (round(8 * worth / 0.6) for worth in (cost.PER_BY
 LARGEST_DEPTH = 511
 
 
-def of_one_channel(content: Any) -> None:
-    """Makes a CONV_2D of each DEPTHWISE_CONV_2D of one 16-bit channel; changes `content`, from `flatbuffer.tree`."""
-    subgraph = content.subgraphs[0]
-    for place, (name, node) in enumerate(flatbuffer.named_nodes(content)):
-        source = int(node.inputs[0])
-        wide = flatbuffer.dtype(content, source) == 'int16'
-        if name != 'DEPTHWISE_CONV_2D' or not wide or flatbuffer.shape(content, source)[-1] != 1:
+def of_one_channel(graph: Graph) -> None:
+    """Makes a CONV_2D of each DEPTHWISE_CONV_2D of one 16-bit channel; changes `graph`."""
+    for node in list(graph.nodes):
+        if node.op != 'DEPTHWISE_CONV_2D' or node.input(0).dtype != 'int16' or node.input(0).shape[-1] != 1:
             continue
-        values = np.swapaxes(flatbuffer.constant(content, node.inputs[1]), 0, 3)
-        kernel = flatbuffer.add_like(content, int(node.inputs[1]), values.shape)
-        flatbuffer.set_constant(content, kernel, values)
-        subgraph.tensors[kernel].quantization.quantizedDimension = 0
-        subgraph.operators[place] = _convolution(
-            content, node, [source, kernel, *node.inputs[2:]], int(node.outputs[0])
-        )
+        kernel = node.input(1)
+        values = np.swapaxes(kernel.values, 0, 3)
+        turned = kernel.like(shape=values.shape, constant=values, axis=0)
+        graph.replace(node, [_convolution(node, [node.inputs[0], turned, *node.inputs[2:]], node.output)])
 
 
-def of_rows(content: Any, least_macs: int) -> None:
-    """Makes a CONV_2D of each quantised FULLY_CONNECTED for which it pays; changes `content`, from `flatbuffer.tree`.
+def of_rows(graph: Graph, least_macs: int) -> None:
+    """Makes a CONV_2D of each quantised FULLY_CONNECTED for which it pays; changes `graph`.
 
     Its matrix `[T, D]` is seen as an image `[1, 1, T, D]`; `least_macs` (T times D) are what makes it pay.
     """
-    subgraph = content.subgraphs[0]
-    images: dict[tuple[int, tuple[int, ...]], int] = {}
-    nodes: list[Any] = []
-    for name, node in flatbuffer.named_nodes(content):
-        if name != 'FULLY_CONNECTED' or not _pays(content, node, least_macs):
+    images: dict[tuple[Tensor, tuple[int, ...]], Tensor] = {}
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        if node.op != 'FULLY_CONNECTED' or not _pays(node, least_macs):
             nodes.append(node)
             continue
-        source, weights, output = map(int, (*node.inputs[:2], node.outputs[0]))
-        rows, (outputs, depth) = math.prod(flatbuffer.shape(content, output)[:-1]), flatbuffer.shape(content, weights)
+        source, weights, output = node.input(0), node.input(1), node.output
+        rows, (outputs, depth) = math.prod(output.shape[:-1]), weights.shape
         image = (1, 1, rows, depth)
         if (source, image) not in images:  # several layers may read it
-            images[source, image] = flatbuffer.add_like(content, source, image)
-            nodes.append(_reshape(content, source, images[source, image]))
-        convolved = flatbuffer.add_like(content, output, (1, 1, rows, outputs))
-        kernel = flatbuffer.add_like(content, weights, (outputs, 1, 1, depth))
-        nodes += [
-            _convolution(content, node, [images[source, image], kernel, _bias(content, node)], convolved),
-            _reshape(content, convolved, output),
-        ]
-    subgraph.operators = nodes
-    _join_reshapes(content)
+            images[source, image] = source.like(shape=image)
+            nodes.append(_reshape(source, images[source, image]))
+        convolved = output.like(shape=(1, 1, rows, outputs))
+        shape = (outputs, 1, 1, depth)
+        kernel = weights.like(shape=shape, constant=weights.values.reshape(shape))
+        inputs: list[Tensor | None] = [images[source, image], kernel, _bias(node)]
+        nodes += [_convolution(node, inputs, convolved), _reshape(convolved, output)]
+    graph.nodes = nodes
+    _join_reshapes(graph)
 
 
-def _pays(content: Any, node: Any, least_macs: int) -> bool:
-    source, weights = (flatbuffer.dtype(content, index) for index in node.inputs[:2])
-    if weights != 'int8' or not flatbuffer.is_constant(content, int(node.inputs[1])):
+def _pays(node: Node, least_macs: int) -> bool:
+    source, weights = node.input(0), node.input(1)
+    if weights.dtype != 'int8' or weights.constant is None:
         return False
-    *rows, outputs = flatbuffer.shape(content, int(node.outputs[0]))
-    depth = flatbuffer.shape(content, int(node.inputs[1]))[1]
+    *rows, outputs = node.output.shape
+    depth = weights.shape[1]
     enough = math.prod(rows) >= LEAST_ROWS and math.prod(rows) * depth >= least_macs
     # The last of an odd number of outputs is computed without SIMD.
-    return enough and outputs % 2 == 0 and (source == 'int8' or (source == 'int16' and depth <= LARGEST_DEPTH))
+    fits = source.dtype == 'int8' or (source.dtype == 'int16' and depth <= LARGEST_DEPTH)
+    return enough and outputs % 2 == 0 and fits
 
 
-def _convolution(content: Any, node: Any, inputs: Sequence[int], output: int) -> Any:
-    """A convolution in a node's place: of its strides and activation."""
-    options = {'padding': Padding.VALID, 'strideW': 1, 'strideH': 1} | vars(node.builtinOptions)
+def _convolution(node: Node, inputs: list[Tensor | None], output: Tensor) -> Node:
+    """A convolution in a node's place: of its strides and activation; a linear layer has none to pad."""
+    given = {'padding': flatbuffer.VALID, 'strideW': 1, 'strideH': 1} | vars(node.options)
     fields = ('padding', 'strideW', 'strideH', 'dilationWFactor', 'dilationHFactor', 'fusedActivationFunction')
-    shared = {name: options[name] for name in fields if name in options}
-    return flatbuffer.node(content, 'CONV_2D', inputs, output, **shared)
+    options = flatbuffer.options('CONV_2D', **{name: given[name] for name in fields if name in given})
+    return Node('CONV_2D', inputs, [output], options)
 
 
-def _reshape(content: Any, source: int, output: int) -> Any:
-    shape = flatbuffer.add_constant(content, np.array(flatbuffer.shape(content, output), np.int32))
-    return flatbuffer.node(content, 'RESHAPE', [source, shape], output)
+def _reshape(source: Tensor, output: Tensor) -> Node:
+    shape = Tensor.of(np.array(output.shape, np.int32))
+    return Node('RESHAPE', [source, shape], [output], flatbuffer.options('RESHAPE'))
 
 
-def _bias(content: Any, layer: Any) -> int:
-    """The index of a linear layer's bias; of zeros where it has none, since LiteRT's convolutions need one."""
-    if len(layer.inputs) > 2 and layer.inputs[2] >= 0:
-        return int(layer.inputs[2])
-    tensors = content.subgraphs[0].tensors
-    source, weights = map(int, layer.inputs[:2])
-    dtype = {'int8': np.int32, 'int16': np.int64}[flatbuffer.dtype(content, source)]
-    zeros = flatbuffer.add_constant(content, np.zeros(tensors[weights].shape[0], dtype))
-    bias = flatbuffer.add_like(content, zeros)
-    tensors[bias].quantization = copy.deepcopy(tensors[weights].quantization)
-    tensors[bias].quantization.scale = flatbuffer.bias_scale(content, source, weights).astype(np.float32)
-    return bias
+def _bias(layer: Node) -> Tensor:
+    """A linear layer's bias; zeros where it has none, since LiteRT's convolutions need one."""
+    if layer.bias is not None:
+        return layer.bias
+    source, weights = layer.input(0), layer.input(1)
+    assert source.scale is not None
+    assert weights.scale is not None
+    scale = (np.float64(source.scale[0]) * weights.scale).astype(np.float32)
+    zeros = np.zeros(weights.shape[0], {'int8': np.int32, 'int16': np.int64}[source.dtype])
+    return Tensor(zeros.shape, zeros.dtype.name, scale, constant=zeros)
 
 
-def _join_reshapes(content: Any) -> None:
+def _join_reshapes(graph: Graph) -> None:
     """Of reshapes that follow each other, the first is passed over; so is one that changes nothing."""
-    subgraph = content.subgraphs[0]
     # By tensor, what it shows in another shape; and what it equals.
-    shown: dict[int, int] = {}
-    same: dict[int, int] = {}
+    shown: dict[Tensor, Tensor] = {}
+    same: dict[Tensor | None, Tensor] = {}
     nodes = []
-    for name, node in flatbuffer.named_nodes(content):
-        node.inputs = np.array([same.get(int(tensor), int(tensor)) for tensor in node.inputs], np.int32)
-        if name == 'RESHAPE':
-            source, output = int(node.inputs[0]), int(node.outputs[0])
-            node.inputs[0] = shown[output] = shown.get(source, source)
-            shapes = [flatbuffer.shape(content, tensor) for tensor in (shown[output], output)]
-            if shapes[0] == shapes[1] and output not in subgraph.outputs:
-                same[output] = shown[output]
+    for node in graph.nodes:
+        node.inputs = [same.get(tensor, tensor) for tensor in node.inputs]
+        if node.op == 'RESHAPE':
+            source = node.input(0)
+            node.inputs[0] = shown[node.output] = shown.get(source, source)
+            if shown[node.output].shape == node.output.shape and node.output not in graph.outputs:
+                same[node.output] = shown[node.output]
                 continue
         nodes.append(node)
-    read = {int(tensor) for node in nodes for tensor in node.inputs} | {int(tensor) for tensor in subgraph.outputs}
-    subgraph.operators = [node for node in nodes if int(node.outputs[0]) in read or int(node.outputs[0]) not in shown]
+    read = {tensor for node in nodes for tensor in node.reads} | set(graph.outputs)
+    graph.nodes = [node for node in nodes if node.output in read or node.output not in shown]

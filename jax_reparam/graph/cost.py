@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from jax_reparam import schema
-from jax_reparam.graph import flatbuffer
+from jax_reparam.graph.graph import Graph, Node
 from jax_reparam.table import aligned
 
 # What a byte of arena is worth: instructions a window that it has to save, in forms for small memories and in others.
@@ -159,27 +159,26 @@ class Cost:
     ops: tuple[Row, ...]
 
 
-def of_model(model: bytes, prices: Mapping[str, Mapping[str, Price]] = PRICES) -> Cost:
+def of_graph(graph: Graph, prices: Mapping[str, Mapping[str, Price]] = PRICES) -> Cost:
     """Counts the work of a quantised model, and estimates its instructions.
 
     Raises:
-      ValueError: not a model with one graph, one output and one input, of a type that has prices.
+      ValueError: its input is of a type that has no prices.
     """
-    content = flatbuffer.tree(model)
-    input_dtype = flatbuffer.graph(model).input.dtype
+    input_dtype = graph.input.dtype
     if input_dtype not in prices:
         raise ValueError(f'expected a model of {" or ".join(prices)}, whose kernels have prices, got {input_dtype}')
     work: dict[tuple[str, str, Price], list[tuple[int, int, float]]] = collections.defaultdict(list)
-    for op, node in flatbuffer.named_nodes(content):
-        dtype = flatbuffer.dtype(content, node.inputs[0])
-        count, weights = macs(content, op, node), 0
+    for node in graph.nodes:
+        op, dtype = node.op, node.input(0).dtype
+        count, weights = macs(node), 0
         if op == 'CONV_2D':
-            kernel, options = flatbuffer.shape(content, node.inputs[1]), node.builtinOptions
-            if kernel[1:3] == (1, 1) == (options.strideH, options.strideW):
+            kernel = node.input(1).shape
+            if kernel[1:3] == (1, 1) == (node.options.strideH, node.options.strideW):
                 op, weights = 'CONV_2D 1 x 1', math.prod(kernel)
         price = prices.get(dtype, {}).get(op, OTHERS)
-        elements = math.prod(flatbuffer.shape(content, node.inputs[0] if op in _READERS else node.outputs[0]))
-        spread = len({math.prod(flatbuffer.shape(content, index)) for index in node.inputs[:2]}) > 1
+        elements = math.prod((node.input(0) if op in _READERS else node.output).shape)
+        spread = len({math.prod(tensor.shape) for tensor in node.reads[:2]}) > 1
         each = price.spread if spread and price.spread is not None else price.instructions
         spent = (count or elements) * each + elements * price.per_output + weights * price.per_weight
         work[op, dtype, price].append((count, elements, spent))
@@ -200,17 +199,16 @@ def of_model(model: bytes, prices: Mapping[str, Mapping[str, Price]] = PRICES) -
     )
 
 
-def macs(content: Any, op: str, node: Any) -> int:
+def macs(node: Node) -> int:
     """MACs of a node; 0 where it has none. Products with a convolution's padding count, as in every table of MACs."""
-    shapes = [flatbuffer.shape(content, index) for index in node.inputs[:2]]
-    out = math.prod(flatbuffer.shape(content, node.outputs[0]))
-    match op:
+    out = math.prod(node.output.shape)
+    match node.op:
         case 'FULLY_CONNECTED' | 'CONV_2D':  # kernel [F, D] or [F, height, width, D]
-            return out * math.prod(shapes[1][1:])
+            return out * math.prod(node.input(1).shape[1:])
         case 'BATCH_MATMUL':
-            return out * shapes[0][-2 if node.builtinOptions.adjX else -1]
+            return out * node.input(0).shape[-2 if node.options.adjX else -1]
         case 'DEPTHWISE_CONV_2D':  # kernel [1, height, width, F]
-            return out * math.prod(shapes[1][1:3])
+            return out * math.prod(node.input(1).shape[1:3])
     return 0
 
 

@@ -11,13 +11,14 @@ Means are left to `bias_correction`: what counts here is how the output varies.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from jax_reparam import evaluation
-from jax_reparam.graph import flatbuffer
+from jax_reparam.graph.graph import LAYERS, Graph, Node, Tensor
 from jax_reparam.runtime import observe
 
 # Of the calibration windows.
@@ -29,52 +30,51 @@ DAMPING = 1e-3
 LIMIT = 127
 
 # Operator, input tensor and the kernel's shape for one channel: layers that agree in these see the same inputs.
-View: TypeAlias = tuple[str, int, tuple[int, ...]]
+View: TypeAlias = tuple[str, Tensor, tuple[int, ...]]
 # Of each group of inputs, `[G, K, K]`.
 Covariances: TypeAlias = Mapping[View, np.ndarray]
 
 
-def covariances(float32: bytes, windows: np.ndarray) -> Covariances:
-    """How the inputs of a float32 .tflite file's linear layers and convolutions vary together.
+def layers(graph: Graph) -> list[Node]:
+    """The linear layers and convolutions of a graph, whose kernels are constants."""
+    return [node for node in graph.nodes if node.op in LAYERS and node.input(1).constant is not None]
 
-    That is on `windows`, `[W, frames, n_mels]`; at most `WINDOWS` of them are used, evenly spaced.
+
+def covariances(graph: Graph, windows: np.ndarray) -> Covariances:
+    """How the inputs of a float32 graph's `layers` vary together on `windows`, `[W, frames, n_mels]`.
+
+    At most `WINDOWS` of them are used, evenly spaced.
     """
-    content = flatbuffer.tree(float32)
-    views = {_view(content, operator, node) for operator, node, _ in observe.layers(content, content)}
+    views = {_view(node) for node in layers(graph)}
     sums: dict[View, Any] = dict.fromkeys(views, 0.0)
-    sources = sorted({source for _, source, _ in views})
-    for seen in observe.observe(float32, sources, evaluation.evenly(windows, WINDOWS)):
+    sources = list(dict.fromkeys(source for _, source, _ in views))
+    for seen in observe.observe(graph, sources, evaluation.evenly(windows, WINDOWS)):
         for operator, source, shape in views:
             x = _inputs(operator, seen[source], shape)
             sums[operator, source, shape] += x.transpose(0, 2, 1) @ x
     return {view: _covariance(total) for view, total in sums.items()}
 
 
-def rounded(quantised: bytes, float32: bytes, inputs: Covariances) -> bytes:
-    """Rounds the weights of a quantised model anew, and sets their scales.
+def rounded(layer: Node, inputs: Covariances) -> Tensor:
+    """The kernel of a float32 layer in int8: its linear layers have one scale, its convolutions one a channel.
 
-    Biases have the scale of the weights in theirs, so they are wrong until `bias_correction.corrected` sets them.
-    `float32` is the same graph, and `inputs` are its `covariances`.
-
-    Raises:
-      ValueError: the two are not the same graph.
+    Linear layers make a smaller file so; convolutions have few weights, whose rounding counts.
     """
-    content, reference = flatbuffer.tree(quantised), flatbuffer.tree(float32)
-    # By tensor of the weights, which equal ones may share.
-    layers = {int(node.inputs[1]): (operator, other) for operator, node, other in observe.layers(content, reference)}
-    for tensor, (operator, other) in layers.items():
-        kernel = flatbuffer.constant(reference, other.inputs[1]).astype(np.float64)
-        covariance = inputs[_view(reference, operator, other)]
-        quantization = content.subgraphs[0].tensors[tensor].quantization
-        rows = _rows(operator, kernel, len(covariance))
-        steps, scales = nearest(rows, covariance, np.asarray(quantization.scale))
-        flatbuffer.set_constant(content, tensor, _kernel(operator, steps, kernel.shape))
-        quantization.scale = scales.astype(np.float32)
-    return flatbuffer.pack(content)
+    kernel = layer.input(1)
+    rows = _rows(layer.op, kernel.values.astype(np.float64), len(inputs[_view(layer)]))
+    largest = np.abs(rows).max(axis=2).reshape(-1)
+    if layer.op == 'FULLY_CONNECTED':
+        largest = largest.max(keepdims=True)
+    steps, scales = nearest(rows, inputs[_view(layer)], np.where(largest > 0, largest, 1.0) / LIMIT)
+    constant = _kernel(layer.op, steps, kernel.shape)
+    axis = 3 if layer.op == 'DEPTHWISE_CONV_2D' else 0
+    return dataclasses.replace(
+        kernel, dtype='int8', scale=scales.astype(np.float32), zero_point=0, axis=axis, constant=constant
+    )
 
 
-def _view(content: Any, operator: str, node: Any) -> View:
-    return operator, int(node.inputs[0]), flatbuffer.shape(content, int(node.inputs[1]))[1:]
+def _view(layer: Node) -> View:
+    return layer.op, layer.input(0), layer.input(1).shape[1:]
 
 
 def nearest(rows: np.ndarray, covariance: np.ndarray, scales: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -31,7 +31,7 @@ def verify(
       The form's entry in the manifest, and why it fails, a line each; TFLM missing is no failure.
     """
     reference_uar = gates.uar(reference, windows)
-    graph, missing, failures = flatbuffer.graph(model), tflm.missing(), []
+    graph, missing, failures = flatbuffer.read(model), tflm.missing(), []
     in_litert = in_tflm = None
     try:
         in_litert = gates.score(reference, litert.load(model)(windows.features), windows)
@@ -57,7 +57,7 @@ def verify(
         ops=graph.ops,
         input=graph.input,
         output=graph.output,
-        cost=cost.of_model(model) if graph.input.dtype in cost.PRICES else None,
+        cost=cost.of_graph(graph) if graph.input.dtype in cost.PRICES else None,
         litert=in_litert,
         tflm=in_tflm,
         tflm_reason=missing,

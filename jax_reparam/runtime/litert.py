@@ -25,7 +25,7 @@ def load(model: bytes, *, reference: bool = False) -> Callable[[np.ndarray], np.
     """
     from ai_edge_litert import interpreter as litert
 
-    graph = flatbuffer.graph(model)
+    graph = flatbuffer.read(model)
     resolver = litert.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES if reference else litert.OpResolverType.AUTO
     try:
         with captured_stderr():

@@ -27,6 +27,7 @@ import numpy as np
 from jax_reparam import threads
 from jax_reparam.errors import Error, InputError
 from jax_reparam.graph import flatbuffer
+from jax_reparam.graph.graph import Graph
 from jax_reparam.runtime.tflm_child import READY
 
 PACKAGE = 'tflite_micro'
@@ -76,7 +77,7 @@ def need(name: str) -> None:
 class Session:
     """A model in a child process that stays until the session ends (`started`); for `arena_bytes` see `Outcome`."""
 
-    def __init__(self, child: subprocess.Popen[bytes], messages: IO[bytes], graph: flatbuffer.Graph):
+    def __init__(self, child: subprocess.Popen[bytes], messages: IO[bytes], graph: Graph):
         self._child, self._messages, self._graph = child, messages, graph
         self._output_bytes = math.prod(graph.output.shape) * np.dtype(graph.output.dtype).itemsize
         self._receive(len(READY))
@@ -147,7 +148,7 @@ def started(model: bytes, *, arena_bytes: int = ARENA_BYTES) -> Iterator[Session
     Raises:
       TFLMError: TFLM refused the model, ended its process, or did not come back.
     """
-    graph = flatbuffer.graph(model)
+    graph = flatbuffer.read(model)
     package = str(pathlib.Path(__file__).resolve().parents[2])
     path = os.pathsep.join([package, *filter(None, [os.environ.get('PYTHONPATH')])])
     # Messages go to a file: a pipe that nobody reads would fill up and stop the child.

@@ -153,7 +153,7 @@ def _behind_the_frontend(
     name, front = f'frontend, {form}', read_file(out, entry)
     facts = {
         'bytes': len(front) + len(model),
-        'ops': sum(sum(flatbuffer.graph(file).ops.values()) for file in (front, model)),
+        'ops': sum(sum(flatbuffer.read(file).ops.values()) for file in (front, model)),
     }
     try:
         log_mel, front_arena = frontend.frames_in_tflm(front, recordings.samples, recordings.inputs.frontend)
@@ -185,7 +185,7 @@ def _waveform(out: Path, entry: Waveform, float32: Logits, recordings: Recording
             f'waveform in LiteRT: expected probabilities within {gates.WAVEFORM_TOLERANCE:g} of float32, '
             f'found {difference:.3g}'
         ]
-    ops = sum(flatbuffer.graph(model).ops.values())
+    ops = sum(flatbuffer.read(model).ops.values())
     row = Row('waveform', 'LiteRT', score, bytes=len(model), ops=ops, milliseconds=_timed(run, samples))
     return row, failures
 
@@ -263,8 +263,7 @@ def _deployed(trained: Any, frames: int) -> Logits:
 
     from jax_reparam import deploy
 
-    _, function = deploy.build(trained.recipe.model, trained.variables, frames)
-    apply = jax.jit(lambda window: function(window, 'l2'))
+    apply = jax.jit(deploy.build(trained.recipe.model, trained.variables, frames))
     return lambda features: np.concatenate([apply(window[None]) for window in features])
 
 
