@@ -150,9 +150,11 @@ def _apply_layer(
             if window is None
             else ops.windowed_attention(layer, y, config.heads, window)
         )
-    with scope('sum'):
+    with scope('mean'):
         mean = ops.linear(layer['mean'], x)
+    with scope('attention'):
         out = ops.linear(layer['out'], jnp.concatenate([mixed, mean], axis=1))
+    with scope('sum'):
         x = _normalise(residual + out)
     with scope('ffn'):
         ffn = ops.linear(layer['ffn_out'], jax.nn.relu(ops.linear(layer['ffn_in'], x)))
