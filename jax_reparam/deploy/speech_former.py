@@ -168,6 +168,7 @@ def _normalise(x: jax.Array) -> jax.Array:
 
 def widths(config: SpeechFormerConfig, frames: int, fast: bool) -> dict[str, int]:
     """See `deploy.widths`. The attention of the frames dominates the arena but adds little noise."""
+    of_frames = {'attention': 8, 'attention/softmax': 16}
     return dict.fromkeys((*STAGES, 'head'), 16) | {
-        f'{STAGES[0]}/{number}/attention': 8 for number in range(config.layers[0])
+        f'{STAGES[0]}/{number}/{part}': bits for number in range(config.layers[0]) for part, bits in of_frames.items()
     }
