@@ -93,6 +93,7 @@ class _Interrupt:
 
     def __init__(self, says: str) -> None:
         self.says, self.came, self.deferred = says, False, False
+        self._stderr = 2
 
     @classmethod
     @contextlib.contextmanager
@@ -104,6 +105,7 @@ class _Interrupt:
             yield self
             return
         told, tell = os.pipe()
+        self._stderr = os.dup(2)  # which a block of `system.captured_stderr` may have put elsewhere
         os.set_blocking(tell, False)
         signal.signal(signal.SIGINT, self._handle)
         before = signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
@@ -116,6 +118,7 @@ class _Interrupt:
             signal.set_wakeup_fd(before)
             signal.signal(signal.SIGINT, signal.default_int_handler)
             os.close(tell)
+            os.close(self._stderr)
 
     def _handle(self, number: int, frame: object) -> None:
         self.came = True
@@ -129,7 +132,7 @@ class _Interrupt:
             # Another signal ends it at once, and so does the command if it ends: then nothing is left to do.
             again, _, _ = select.select([told], [], [], _DEFERRED_SECONDS if self.deferred else _SECONDS)
             if not again or os.read(told, 1):
-                os.write(2, ('\n' * os.isatty(2) + self.says + '\n').encode(errors='replace'))
+                os.write(self._stderr, ('\n' * os.isatty(self._stderr) + self.says + '\n').encode(errors='replace'))
                 os._exit(ExitCode.INTERRUPTED)
         os.close(told)
 

@@ -90,7 +90,7 @@ def test_a_full_disk_leaves_what_was_there(workdir):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
-        with pytest.raises(OSError, match=r'checkpoints: checkpoint 4 could not be written: .*File too large'):
+        with pytest.raises(OSError, match=r'checkpoints/4: the checkpoint could not be written: .*File too large'):
             checkpoints.save(4, variables=variables, state=variables, meta=META, score=2.0, error=0.1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -148,8 +148,8 @@ def test_damage_is_named(workdir, damage):
 
 
 def test_another_format_is_refused(workdir, monkeypatch):
-    monkeypatch.setattr(checkpoint, 'FORMAT', 3)
-    with pytest.raises(InputError, match='expected checkpoint format 3, found 2'):
+    monkeypatch.setattr(checkpoint, 'FORMAT', 4)
+    with pytest.raises(InputError, match='expected checkpoint format 4, found 3'):
         checkpoint.load(workdir)
 
 

@@ -83,6 +83,13 @@ def child(code, redirect='', **options):
 BUSY = {
     'in python': 'def main():\n  print(1, flush=True)\n  time.sleep(60)',
     'in C': "import hashlib\ndef main(): print(1, flush=True); hashlib.pbkdf2_hmac('sha1', b'', b'', 2**31 - 1)",
+    'where standard error is held back': (
+        'from jax_reparam import system\ndef main():\n  with system.captured_stderr():\n'
+        '    print(1, flush=True)\n'
+        '    while True:\n'
+        '      try: time.sleep(60)\n'
+        '      except BaseException: pass'
+    ),
     'where it is lost': (
         'def main():\n'
         '  print(1, flush=True)\n'
