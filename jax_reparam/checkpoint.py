@@ -253,6 +253,12 @@ def _steps(folder: Path) -> list[int]:
     return sorted(int(child.name) for child in folder.iterdir() if child.name.isdigit()) if folder.is_dir() else []
 
 
+def last(folder: Path) -> Path | None:
+    """The last checkpoint of a run, by its folder `W/checkpoints`; None: there is none."""
+    steps = _steps(folder)
+    return folder / str(steps[-1]) if steps else None
+
+
 def _rank(path: Path) -> float:
     """The rank of a checkpoint; one that was not chosen by training has 0."""
     with _reading(path):

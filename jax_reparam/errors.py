@@ -14,11 +14,12 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import ClassVar
 
 
 # After Ctrl-C a command has so long to end by itself, and so long in a block of `deferred`.
-_SECONDS, _DEFERRED_SECONDS = 1.0, 20.0
+_SECONDS, _DEFERRED_SECONDS = 1.0, 10.0
 
 
 class ExitCode(enum.IntEnum):
@@ -152,6 +153,8 @@ def deferred() -> Iterator[Callable[[], bool]]:
         yield lambda: interrupt.came
     finally:
         interrupt.deferred = False
+    if interrupt.came:  # and nobody has asked since
+        raise KeyboardInterrupt
 
 
 def _keep_streams() -> None:
@@ -228,6 +231,18 @@ def count(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f'expected at least 1, found {value}')
     return value
+
+
+def user_path(text: str) -> Path:
+    """A path of the user's, with `~` as their home; shells leave it in `--workdir=~/x`.
+
+    Raises:
+      InputError: nobody knows where that home is.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise InputError(f'{text}: expected a home folder for ~, found none; set HOME or give the whole path') from error
 
 
 def one_line(error: BaseException) -> str:

@@ -71,6 +71,7 @@ def fold_and_export(
     accept: Collection[str] = (),
     prefer: str | None = None,
     only_int8: bool = False,
+    corpus: str | None = None,
     show_progress: bool = True,
 ) -> Exported:
     """Folds a trained model, exports it, verifies every form on test windows, and writes what passed.
@@ -86,6 +87,7 @@ def fold_and_export(
         that passes and needs the least memory.
       only_int8: int8 is to have operators of 8 bits alone, for the least arena or a runtime that lacks others; else it
         has 16 bits where they pay (`mixed_precision`).
+      corpus: where the model's corpus lies now; None: where it lay, or else what the checkpoint carries of it.
       show_progress: report on standard error.
 
     Raises:
@@ -104,7 +106,7 @@ def fold_and_export(
     tell(f'{trained.path}: {len(reparam.hrf_sites(trained.variables))} HRF sites folded')
     # Made before the work: a folder that cannot be written shows at once.
     with folder.replaced(out) as place:
-        data = export_data(trained, limit, show_progress=show_progress)
+        data = export_data(trained, limit, source=corpus, show_progress=show_progress)
         test, validation = data.test, data.validation
         compared, fold_entry = compare(trained, folded, np.concatenate([test.features, validation.features]))
         reference, validation_reference = np.split(compared, [len(test.features)])
