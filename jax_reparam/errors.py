@@ -112,9 +112,13 @@ class _Interrupt:
         before = signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
         threading.Thread(target=self._watch, args=(told,), daemon=True).start()
         cls.current = self
+        unraisable = sys.unraisablehook
+        # One that was lost in a callback: the thread sees to it.
+        sys.unraisablehook = lambda lost: None if lost.exc_type is KeyboardInterrupt else unraisable(lost)
         try:
             yield self
         finally:
+            sys.unraisablehook = unraisable
             cls.current = None
             signal.set_wakeup_fd(before)
             signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -90,12 +90,9 @@ BUSY = {
         '      try: time.sleep(60)\n'
         '      except BaseException: pass'
     ),
-    'where it is lost': (
-        'def main():\n'
-        '  print(1, flush=True)\n'
-        '  while True:\n'
-        '    try: time.sleep(60)\n'
-        '    except BaseException: pass'
+    'where it is lost': (  # as in a callback of XLA's
+        'class Lost:\n  def __del__(self):\n    print(1, flush=True)\n    time.sleep(60)\n'
+        'def main():\n  Lost()\n  time.sleep(60)'
     ),
 }
 

@@ -384,10 +384,10 @@ def train_folds(recipe: Recipe, workdir: Path, *, show_progress: bool = True) ->
     with _held(workdir):
         folds = []
         for fold in range(pipeline.count_folds(recipe, show_progress=show_progress)):
-            if not fold:
-                processes.in_turn(lambda: report.claim(workdir, recipe), f'claim {workdir}')
             folds.append(workdir / f'fold_{fold}')
             train(recipe.with_changes({'data.fold': str(fold)}), folds[-1], show_progress=show_progress)
+            # After the first, whose data has shown that the recipe's words are right.
+            processes.in_turn(lambda: report.claim(workdir, recipe), f'claim {workdir} {fold}')
         if processes.first():
             report.summarise(workdir, folds)
         processes.wait(f'summarise {workdir}')

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from jax_reparam import checkpoint, evaluation, system
+from jax_reparam import checkpoint, evaluation, schema, system
 from jax_reparam.config import Recipe
 from jax_reparam.corpora.synth import NOTICE
 from jax_reparam.errors import InputError, one_line
@@ -97,7 +97,7 @@ def check(workdir: Path, recipe: Recipe) -> Recipe | None:
     path = workdir / RUN_FILE
     way_out = 'delete the folder or choose another --workdir'
     if not path.exists():
-        ours = {system.LOCK, _temporary(path).name}  # of a run that was killed while it began
+        ours = {system.LOCK, _temporary(path).name, 'fold_0'}  # of a run that was killed while it began
         if workdir.exists() and (not workdir.is_dir() or {child.name for child in workdir.iterdir()} - ours):
             raise InputError(f'{workdir}: expected a new folder or a training run, found something else; {way_out}')
         return None
@@ -292,7 +292,9 @@ def read_result(workdir: Path) -> dict[str, Any]:
     """
     path = workdir / RESULT_FILE
     try:
-        return dict(json.loads(path.read_text()))
+        result = json.loads(path.read_text())
+        schema.expect(isinstance(result, dict), 'it', 'an object', result)
+        return dict(result)
     except ValueError as error:
         raise InputError(
             f'{path}: expected a result in JSON, found {one_line(error)}; delete it, and the same command makes it anew'
