@@ -231,9 +231,8 @@ def test_predictor_multiplies_in_float32_on_every_device(rng):
     assert [line for line in products if 'HIGHEST' not in line] == []
 
 
-@pytest.mark.parametrize('train', [{'train.learning_rate': '1e38'}, {'train.learning_rate': '1e38', 'train.average': '0'}])
-def test_a_run_that_diverges_stops_and_says_where(trained, tmp_path, train):
-    config = trained[0].with_changes({'train.warmup_steps': '0', 'train.clip_norm': '0', **train})
+def test_a_run_that_diverges_stops_and_says_where(trained, tmp_path):
+    config = trained[0].with_changes({'train.warmup_steps': '0', 'train.clip_norm': '0', 'train.learning_rate': '1e38'})
     with pytest.raises(loop.DivergedError) as caught:
         loop.train(config, tmp_path / 'w', show_progress=False)
     text = str(caught.value)
@@ -245,6 +244,7 @@ def test_a_run_that_diverges_stops_and_says_where(trained, tmp_path, train):
         assert all(np.isfinite(value) for value in json.loads(line).values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('at', [6, 8])
 def test_a_run_that_diverges_keeps_its_last_good_checkpoint(trained, tmp_path, monkeypatch, at):
     """At 8, before the validation of step 8 sees the parameters of that step."""
@@ -305,20 +305,6 @@ def biggest(folder):
     return max((path for path in folder.rglob('*') if path.is_file()), key=lambda path: path.stat().st_size)
 
 
-def test_a_damaged_checkpoint_is_set_aside_and_the_run_goes_on_from_the_other(copy, trained, capsys):
-    config, workdir = copy
-    kept = sorted(int(path.name) for path in (workdir / 'checkpoints').iterdir() if path.name.isdigit())
-    if len(kept) == 1:  # the chosen one is the last
-        pytest.skip('one checkpoint only')
-    flip(biggest(workdir / 'checkpoints' / '12' / 'state'))
-    assert loop.train(config, workdir, show_progress=False) == trained[2]
-    text = capsys.readouterr().err
-    assert '12: expected a whole checkpoint, found a damaged one' in text
-    assert text.endswith('set aside as 12.damaged\n')
-    expected, got = final_state(trained[1]), final_state(workdir)
-    assert [name for name in expected if expected[name] != got[name]] == []
-
-
 def test_when_all_are_damaged_nothing_is_begun_anew(copy):
     config, workdir = copy
     for step in (workdir / 'checkpoints').iterdir():
@@ -336,6 +322,7 @@ def test_a_half_deleted_checkpoint_goes(copy, trained):
     assert not (workdir / 'checkpoints' / 'removed').exists()
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_extended(copy, trained):
     config, workdir = copy
     more = config.with_changes({'train.steps': '16'})
@@ -350,6 +337,7 @@ def test_a_finished_run_is_extended(copy, trained):
         loop.train(config, workdir, show_progress=False)
 
 
+@pytest.mark.slow
 def test_a_corpus_that_has_moved_goes_on_and_another_does_not(source, copy, trained, tmp_path):
     config, workdir = copy
     shutil.copytree(source, tmp_path / 'moved')
@@ -390,7 +378,7 @@ loop.Checkpoints.save = save
 step = loop.report.Log.write
 def write(self, number, values):
     step(self, number, values)
-    if number == 6: os.kill(os.getpid(), signal.SIGINT)
+    if number == 5: os.kill(os.getpid(), signal.SIGINT)
 loop.report.Log.write = write
 """,
     None: '',
@@ -441,6 +429,10 @@ def test_a_run_killed_at_any_moment_ends_the_same_bit_for_bit(source, trained, t
             assert said == 'interrupted; step 7 is saved, and the same command goes on from it\n'
             assert checkpoint.last(workdir / 'checkpoints').name == '7'
             assert checkpoint.load(workdir).step == 4  # the one that was validated
+            flip(biggest(workdir / 'checkpoints' / '7' / 'state'))
+        if kill == 'checkpoint':
+            assert '7: expected a whole checkpoint, found a damaged one' in said
+            assert said.endswith('set aside as 7.damaged\n')
     expected, got = final_state(reference), final_state(workdir)
     assert expected.keys() == got.keys()
     assert [name for name in expected if expected[name] != got[name]] == []
