@@ -184,12 +184,11 @@ class Checkpoints:
         Raises:
           DamagedError: it is not what was saved.
         """
-        args = self._ocp.args
         path = self._directory / str(step)
         with _reading(path):
-            found = self._manager.restore(step, args=args.Composite(state=args.StandardRestore(state)))['state']
-            _check(path, 'state', found, _meta(path))
-        return found
+            saved = dict(_named(_read(path, 'state', _meta(path))))
+            placed = [_placed(saved[name], leaf) for name, leaf in _named(state)]
+            return jax.tree.unflatten(jax.tree.structure(state), placed)
 
     def _remove(self) -> None:
         shutil.rmtree(self._directory / _REMOVED, ignore_errors=True)
@@ -292,7 +291,7 @@ def set_aside(path: Path) -> Path:
 
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Makes one line of whatever Orbax and TensorStore raise: each of the many kinds means that the files are not whole."""
+    """Makes one line of what Orbax and TensorStore raise: each of the many kinds means that the files are not whole."""
     failed: InputError | None = None
     # Threads of theirs say it too, in tracebacks, and so do futures that nobody asks, when they are deleted.
     with system.captured_stderr():
@@ -369,15 +368,24 @@ def digest(tree: Any) -> str:
     It is the same for a tree of dataclasses and for the dictionaries that Orbax makes of it.
     """
     total = hashlib.sha256()
-    named = [
-        (jax.tree_util.keystr(path, simple=True, separator='/'), leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    ]
-    for name, leaf in sorted(named, key=operator.itemgetter(0)):
+    for name, leaf in sorted(_named(tree), key=operator.itemgetter(0)):
         values = np.asarray(leaf)
         total.update(json.dumps([name, str(values.dtype), values.shape]).encode())
         total.update(np.ascontiguousarray(values).tobytes())
     return total.hexdigest()
+
+
+def _named(tree: Any) -> list[tuple[str, Any]]:
+    """The leaves of any tree in its order, each with the names that lead to it."""
+    named = jax.tree_util.tree_leaves_with_path(tree)
+    return [(jax.tree_util.keystr(path, simple=True, separator='/'), leaf) for path, leaf in named]
+
+
+def _placed(values: np.ndarray, like: jax.Array) -> jax.Array:
+    """Values on the devices, of all processes, on which `like` is."""
+    if (values.shape, values.dtype) != (like.shape, like.dtype):
+        raise ValueError(f'expected {like.dtype} {like.shape}, found {values.dtype} {values.shape}')
+    return jax.make_array_from_callback(like.shape, like.sharding, lambda part: values[part])
 
 
 def leaves(tree: Params) -> Iterable[tuple[str, Any]]:

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-
 # After Ctrl-C a command has so long to end by itself, and so long in a block of `deferred`.
 _SECONDS, _DEFERRED_SECONDS = 1.0, 10.0
 
@@ -173,7 +172,7 @@ def _keep_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
     for name in ('stdout', 'stderr'):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, 'w'))  # noqa: SIM115
+            setattr(sys, name, Path(os.devnull).open('w'))
 
 
 def _flush() -> None:
@@ -246,7 +245,9 @@ def user_path(text: str) -> Path:
     try:
         return Path(text).expanduser()
     except RuntimeError as error:
-        raise InputError(f'{text}: expected a home folder for ~, found none; set HOME or give the whole path') from error
+        raise InputError(
+            f'{text}: expected a home folder for ~, found none; set HOME or give the whole path'
+        ) from error
 
 
 def one_line(error: BaseException) -> str:

@@ -44,7 +44,7 @@ def keep_all() -> bool:
     return all(mallopt(option, value) for option, value in _KEEP.items())
 
 
-class Held(Exception):
+class HeldError(Exception):
     """Another process holds a lock; the message says which."""
 
 
@@ -59,7 +59,7 @@ def alone(folder: Path, *, wait: bool = True) -> Iterator[None]:
       wait: until another process that holds it is done.
 
     Raises:
-      Held: another process holds it, and `wait` is False.
+      HeldError: another process holds it, and `wait` is False.
       OSError: the folder cannot be made or written.
     """
     path = folder / LOCK
@@ -70,7 +70,7 @@ def alone(folder: Path, *, wait: bool = True) -> Iterator[None]:
                 fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError as error:
                 file.seek(0)
-                raise Held(file.read().strip() or 'another process') from error
+                raise HeldError(file.read().strip() or 'another process') from error
             if not _is(file, path):  # whoever held it before has removed it meanwhile
                 continue
             file.truncate(0)
@@ -93,7 +93,7 @@ def _is(file: IO[str], path: Path) -> bool:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Has an `OSError` of the block that names no file name this one: a full disk, say, of which `write` tells no path."""
+    """Has an `OSError` of the block that names no file name this one; a full disk, for example, names none."""
     try:
         yield
     except OSError as error:

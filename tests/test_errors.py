@@ -74,9 +74,13 @@ def test_values_of_the_user_are_named():
 
 def child(code, redirect='', **options):
     """A child that runs `errors.run(main)`, of the shell, with its streams redirected."""
-    code = f'import os, signal, sys, time\nfrom jax_reparam import errors\n{code}\nerrors.run(main)'
+    # Whoever runs the tests in the background has Ctrl-C ignored.
+    begin = 'import os, signal, sys, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n'
+    code = f'{begin}from jax_reparam import errors\n{code}\nerrors.run(main)'
     pipes = dict.fromkeys(('stdout', 'stderr'), subprocess.PIPE)
-    return subprocess.Popen(['sh', '-c', f'exec "$0" -c "$1" {redirect}', sys.executable, code], text=True, **pipes, **options)
+    return subprocess.Popen(
+        ['sh', '-c', f'exec "$0" -c "$1" {redirect}', sys.executable, code], text=True, **pipes, **options
+    )
 
 
 # Ctrl-C comes again only where it is said.
@@ -183,3 +187,27 @@ def test_an_error_that_nobody_can_be_told(raised):
     with child(f'def main(): raise {raised}', '2>/dev/full') as process:
         assert process.communicate(timeout=30) == ('', '')
     assert process.returncode in (2, 70, 130)
+
+
+def test_ctrl_c_stays_ignored_where_it_is():
+    """As in what a shell's `nohup` or `&` starts."""
+    code = """
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+def main():
+    print(1, flush=True)
+    sys.stdin.readline()
+"""
+    with child(code, stdin=subprocess.PIPE) as process:
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.communicate('\n', timeout=30)[1] == ''
+    assert process.returncode == 0
+
+
+def test_a_home_that_nobody_knows(monkeypatch):
+    assert errors.user_path('~/x') == Path.home() / 'x'
+    monkeypatch.delenv('HOME', raising=False)
+    monkeypatch.setattr('os.path.expanduser', lambda path: path)  # as without an entry in the passwd file
+    assert errors.user_path('a/~b') == Path('a/~b')
+    with pytest.raises(InputError, match=r'^~/x: expected a home folder for ~, found none; set HOME'):
+        errors.user_path('~/x')

@@ -59,18 +59,23 @@ def test_train_keeps_memory_before_it_imports_jax():
 def test_a_lock_has_one_holder_and_goes_with_it(tmp_path):
     with system.alone(tmp_path / 'w'):
         assert (tmp_path / 'w' / system.LOCK).exists()
-        with pytest.raises(system.Held, match=f'process {os.getpid()} on '), system.alone(tmp_path / 'w', wait=False):
+        with (
+            pytest.raises(system.HeldError, match=f'process {os.getpid()} on '),
+            system.alone(tmp_path / 'w', wait=False),
+        ):
             pass
         assert (tmp_path / 'w' / system.LOCK).exists()
     assert list((tmp_path / 'w').iterdir()) == []
 
 
 def test_a_lock_of_a_process_that_was_killed_is_free(tmp_path):
-    code = f'import os, pathlib, time; from jax_reparam import system\nwith system.alone(pathlib.Path({str(tmp_path)!r})):'
+    code = (
+        f'import os, pathlib, time; from jax_reparam import system\nwith system.alone(pathlib.Path({str(tmp_path)!r})):'
+    )
     command = [sys.executable, '-c', f'{code}\n  print(1, flush=True); time.sleep(60)']
     with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as child:
         child.stdout.readline()
-        with pytest.raises(system.Held, match=f'process {child.pid} on '), system.alone(tmp_path, wait=False):
+        with pytest.raises(system.HeldError, match=f'process {child.pid} on '), system.alone(tmp_path, wait=False):
             pass
         child.kill()
     assert (tmp_path / system.LOCK).exists()
@@ -89,7 +94,7 @@ def test_who_waited_for_a_lock_makes_it_anew(tmp_path, monkeypatch):
         real(file, how)
 
     monkeypatch.setattr(system.fcntl, 'flock', flock)
-    with system.alone(tmp_path), pytest.raises(system.Held), system.alone(tmp_path, wait=False):
+    with system.alone(tmp_path), pytest.raises(system.HeldError), system.alone(tmp_path, wait=False):
         pass
     assert len(calls) == 3
 
@@ -99,5 +104,5 @@ def test_an_error_of_the_system_gets_the_name_of_the_file(tmp_path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with pytest.raises(FileNotFoundError, match='nowhere'), system.naming(Path('a/b')):
         (tmp_path / 'nowhere').read_text()
-    with pytest.raises(OSError, match='^told$'), system.naming(Path('a/b')):
+    with pytest.raises(OSError, match=r'^told$'), system.naming(Path('a/b')):
         raise OSError('told')

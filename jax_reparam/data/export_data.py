@@ -156,7 +156,7 @@ class Kept:
         sound = io.BytesIO()
         sounds = [*self.recordings, *self.field]
         soundfile.write(sound, np.concatenate(sounds), SAMPLE_RATE, 'PCM_16', format='FLAC')
-        arrays = {
+        arrays: dict[str, np.ndarray] = {
             'about': np.frombuffer(json.dumps(about).encode(), np.uint8),
             'sound': np.frombuffer(sound.getvalue(), np.uint8),
             'sound_lengths': np.array([len(one) for one in sounds], np.int64),
@@ -322,7 +322,7 @@ def _limited(spans: Spans, limit: int | None, inputs: Input) -> Spans:
     chosen = np.sort(order[: max(1, int(np.searchsorted(total, limit, side='right')))])
     kept = np.flatnonzero(np.isin(unit, chosen))
     of = None if spans.unit is None else np.searchsorted(chosen, unit[kept])
-    return Spans([spans.codes[clip] for clip in kept], spans.truth[chosen], of, spans.join)
+    return Spans([spans.codes[int(clip)] for clip in kept], spans.truth[chosen], of, spans.join)
 
 
 def _counts(lengths: np.ndarray, inputs: Input) -> np.ndarray:

@@ -3,7 +3,7 @@
 Of each clip the active span is kept (`speech.active`); beside them, what it tells of its speaker (`voice.Profile`).
 
 They lie in ArrayRecord files of `SHARD` clips each. A file is written under a temporary name and renamed, so that one
-which can be seen is whole: work that was cut off goes on with the files that are missing. A digest of it lies beside it,
+which can be seen is whole: work that was cut off goes on with the files that are missing. A digest lies beside it,
 and a file that is damaged is made anew.
 """
 

@@ -18,9 +18,13 @@ def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     command = argparse.ArgumentParser(prog='fold.py', description='Folds a trained model, exports it and verifies it.')
     command.add_argument('trained', metavar='W', help='training folder, its checkpoints, or one checkpoint')
-    command.add_argument('out', type=user_path, metavar='OUT', help='folder to write; one that this command wrote before is replaced')
     command.add_argument(
-        '--source', metavar='CORPUS', help='where the corpus lies now (default: where it lay, else what W carries of it)'
+        'out', type=user_path, metavar='OUT', help='folder to write; one that this command wrote before is replaced'
+    )
+    command.add_argument(
+        '--source',
+        metavar='CORPUS',
+        help='where the corpus lies now (default: where it lay, else what W carries of it)',
     )
     command.add_argument('--windows', type=count, metavar='N', help='verify on at most N test windows (default: all)')
     command.add_argument('--plain', action='store_true', help='accept a model without HRF sites')

@@ -43,7 +43,7 @@ def check(out: Path) -> None:
 def replaced(out: Path) -> Iterator[Path]:
     """Yields an empty folder beside `out` that takes its place when the block ends well, and is removed when it fails.
 
-    It lies in `.OUT.fold`, which belongs to whoever holds its lock. What a killed process left in it is put right first.
+    It lies in `.OUT.fold`, which belongs to whoever holds its lock. What a killed process left is put right first.
 
     Raises:
       InputError: see `check`; or the folder cannot be made, or another process writes it.
@@ -59,7 +59,7 @@ def replaced(out: Path) -> Iterator[Path]:
             _clear_up(out, new, old)
             check(out)
             new.mkdir()
-        except system.Held as holder:
+        except system.HeldError as holder:
             raise InputError(f'{out}: expected a folder that nobody else writes, found {holder} writing it') from holder
         except OSError as error:
             reason = error.strerror or error

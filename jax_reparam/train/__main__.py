@@ -26,14 +26,16 @@ def parser() -> argparse.ArgumentParser:
     """The command's arguments, less the keys of the recipe."""
     command = argparse.ArgumentParser(
         prog='train.py',
-        usage='train.py --config CONFIG.py[:CORPUS] [--workdir W] [--source S] [--config.KEY=VALUE ...] [--distributed]',
+        usage='train.py --config CONFIG.py[:CORPUS] [--workdir W] [--source S] [--config.KEY=VALUE ...] [options]',
         description='Trains a recipe. The same command goes on with a run that was stopped.',
         epilog='\n'.join(['keys of a recipe, and their defaults where it does not say otherwise:', *_keys()]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     command.add_argument('--config', metavar='CONFIG.py[:CORPUS]', help='a recipe such as configs/transformer_s.py')
-    command.add_argument('--workdir', type=user_path, metavar='W', help='folder of the run (default: runs/RECIPE[-CORPUS])')
+    command.add_argument(
+        '--workdir', type=user_path, metavar='W', help='folder of the run (default: runs/RECIPE[-CORPUS])'
+    )
     command.add_argument('--source', metavar='S', help='where the corpus lies; the same as --config.data.source')
     command.add_argument(
         '--distributed', action='store_true', help='train with the other processes of a cluster (docs/training.md)'

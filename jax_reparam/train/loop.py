@@ -290,7 +290,7 @@ def _fit(
         stack.enter_context(contextlib.closing(bar))
         log = stack.enter_context(contextlib.closing(report.Log(workdir, start, enabled=processes.first())))
         kept = export_data.Kept.of(data).arrays()
-        interrupted = lambda: False
+        interrupted: Callable[[], bool] = lambda: False
         # Metrics are read one step late, so that the devices never wait for the host.
         unread: list[tuple[int, dict[str, jax.Array]]] = []
         for number in range(start + 1, settings.steps + 1):
@@ -342,17 +342,16 @@ def _as_before(folder: Path, data: pipeline.Data) -> pipeline.Data:
     Raises:
       InputError: all are damaged, or they are of another corpus or split.
     """
-    processes.in_turn(lambda: _set_aside(folder), f'check {folder}')
-    last = checkpoint.last(folder)
-    return data if last is None else export_data.as_trained(checkpoint.load(last), data)
-
-
-def _set_aside(folder: Path) -> None:
     damaged = checkpoint.damaged(folder)
-    for step, error in damaged.items():
-        print(f'{error}; set aside as {checkpoint.set_aside(folder / str(step)).name}', file=sys.stderr)
-    if damaged and checkpoint.last(folder) is None:
+    processes.wait(f'check {folder}')
+    if processes.first():
+        for step, error in damaged.items():
+            print(f'{error}; set aside as {checkpoint.set_aside(folder / str(step)).name}', file=sys.stderr)
+    processes.wait(f'set aside in {folder}')
+    last = checkpoint.last(folder)
+    if damaged and last is None:
         raise InputError(f'{folder}: expected a whole checkpoint to go on from, found none; delete it to begin anew')
+    return data if last is None else export_data.as_trained(checkpoint.load(last), data)
 
 
 class DivergedError(Error):

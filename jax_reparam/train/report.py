@@ -74,7 +74,7 @@ def held(workdir: Path) -> Iterator[None]:
     try:
         with system.alone(workdir, wait=False):
             yield
-    except system.Held as holder:
+    except system.HeldError as holder:
         raise InputError(f'{workdir}: expected a workdir that no other run writes, found {holder} at it') from holder
     finally:
         with contextlib.suppress(OSError):  # not empty

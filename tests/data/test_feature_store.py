@@ -172,7 +172,10 @@ def test_a_damaged_file_is_named_and_made_anew(corpus, tmp_path, capsys):
             np.testing.assert_array_equal(found[clip], row)
         text = capsys.readouterr().err
         if text:  # else the bit that was changed is one that nobody reads
-            assert text == f'{file.with_suffix(".array_record")}: expected features, found a damaged file; it is made anew\n'
+            assert (
+                text
+                == f'{file.with_suffix(".array_record")}: expected features, found a damaged file; it is made anew\n'
+            )
         else:
             assert file.suffix == '.npz'
 

@@ -393,6 +393,7 @@ from jax_reparam.config import Recipe
 from jax_reparam.train import loop
 workdir = pathlib.Path({str(workdir)!r})
 kill = lambda: os.kill(os.getpid(), signal.SIGKILL)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests in the background has it ignored
 {KILLS[kill]}
 recipe = Recipe.from_json(json.loads({json.dumps(config.as_json())!r}))
 errors.run(lambda: loop.train(recipe, workdir, show_progress=False) and 0)

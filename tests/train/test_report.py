@@ -119,7 +119,9 @@ def test_what_is_not_finite_is_not_logged(tmp_path):
     assert (tmp_path / 'metrics.jsonl').read_text() == ''
 
 
-@pytest.mark.parametrize('damage', [b'{"step": 2, "lo\n', b'\xff\xfe\n', b'[]\n', b'3\n', b'{"loss": 1}\n', b'{"step": "2"}\n'])
+@pytest.mark.parametrize(
+    'damage', [b'{"step": 2, "lo\n', b'\xff\xfe\n', b'[]\n', b'3\n', b'{"loss": 1}\n', b'{"step": "2"}\n']
+)
 def test_a_damaged_line_of_the_log_is_left_out(tmp_path, damage):
     whole = b'{"step": 1, "loss": 1.0}\n'
     (tmp_path / 'metrics.jsonl').write_bytes(whole + damage)
