@@ -172,7 +172,7 @@ def _keep_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
     for name in ('stdout', 'stderr'):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open('w'))
+            setattr(sys, name, Path(os.devnull).open('w'))  # noqa: SIM115
 
 
 def _flush() -> None:
