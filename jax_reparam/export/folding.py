@@ -77,6 +77,7 @@ def fold_and_export(
     prefer: str | None = None,
     only_int8: bool = False,
     fast: bool = False,
+    corpus: str | None = None,
     show_progress: bool = True,
 ) -> Exported:
     """Folds a trained model, exports it, verifies every form on test windows, and writes what passed.
@@ -93,6 +94,7 @@ def fold_and_export(
       only_int8: int8 computes in 8 bits throughout, for the least arena or a runtime that lacks other kernels; else it
         has 16 bits where they pay (`deploy.widths`).
       fast: int8 has 16 bits also where they save time alone, at the price of arena.
+      corpus: where the model's corpus lies now; None: where it lay, or else what the checkpoint carries of it.
       show_progress: report on standard error.
 
     Raises:
@@ -111,7 +113,7 @@ def fold_and_export(
     tell(f'{trained.path}: {len(reparam.hrf_sites(trained.variables))} HRF sites folded')
     # Made before the work: a folder that cannot be written shows at once.
     with folder.replaced(out) as place:
-        data = export_data(trained, limit, show_progress=show_progress)
+        data = export_data(trained, limit, source=corpus, show_progress=show_progress)
         test, validation = data.test, data.validation
         compared, fold_entry = compare(trained, folded, np.concatenate([test.features, validation.features]))
         reference, validation_reference = np.split(compared, [len(test.features)])
