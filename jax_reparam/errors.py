@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import difflib
 import enum
+import io
 import os
 import sys
 import tempfile
@@ -50,6 +51,8 @@ def run(main: Callable[[], int | None], *, interrupted: str = 'interrupted') -> 
       main: gives the exit code; None is 0.
       interrupted: what is said after Ctrl-C.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors='backslashreplace')  # a terminal that knows ASCII alone is told escapes
     try:
         code = main() or ExitCode.DONE
         sys.stdout.flush()

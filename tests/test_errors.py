@@ -68,3 +68,10 @@ def test_what_nobody_foresaw_ends_with_one_line_and_keeps_its_traceback(capsys):
 def test_values_of_the_user_are_named():
     with pytest.raises(InputError, match='steps'), errors.from_user():
         raise ValueError('train.steps: expected at least 1')
+
+
+def test_a_terminal_that_knows_ascii_alone_is_told_escapes():
+    code = "from jax_reparam import errors; errors.run(lambda: print('\u00e4rgerlich'))"
+    env = {**os.environ, 'PYTHONIOENCODING': 'ascii'}
+    found = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False, env=env)
+    assert (found.returncode, found.stdout, found.stderr) == (0, '\\xe4rgerlich\n', '')
