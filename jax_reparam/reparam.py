@@ -75,8 +75,8 @@ def dehrf(params: Params, *, strict: bool = False) -> Params:
     """Folds every HRF site of a tree: the training pytree in, the compact inference pytree out.
 
     Products are taken at the highest precision, in at least float32, and given back in the factors' dtype. Fold in
-    float64 (`in_float64`) what is to be quantised; factors that are all NumPy's, in float64, stay so without it. Folding
-    a folded tree returns an equal tree. Leaves may be `jax.ShapeDtypeStruct`, or boxes (`nn.Partitioned`): a kernel's
+    float64 (`in_float64`) what is to be quantised; factors that are all float64 of NumPy stay so without it. Folding a
+    folded tree returns an equal tree. Leaves may be `jax.ShapeDtypeStruct`, or boxes (`nn.Partitioned`): a kernel's
     names are those of its rows and its columns.
 
     Args:
