@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import difflib
 import enum
+import io
 import os
 import select
 import signal
@@ -59,6 +60,8 @@ def run(main: Callable[[], int | None], *, interrupted: str = 'interrupted') -> 
       interrupted: what is said after Ctrl-C, if the KeyboardInterrupt that ended `main` says nothing itself.
     """
     _keep_streams()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors='backslashreplace')  # a terminal that knows ASCII alone is told escapes
     with _Interrupt.caught(interrupted) as interrupt:
         try:
             code = main() or ExitCode.DONE

@@ -211,3 +211,10 @@ def test_a_home_that_nobody_knows(monkeypatch):
     assert errors.user_path('a/~b') == Path('a/~b')
     with pytest.raises(InputError, match=r'^~/x: expected a home folder for ~, found none; set HOME'):
         errors.user_path('~/x')
+
+
+def test_a_terminal_that_knows_ascii_alone_is_told_escapes():
+    code = "from jax_reparam import errors; errors.run(lambda: print('\u00e4rgerlich'))"
+    env = {**os.environ, 'PYTHONIOENCODING': 'ascii'}
+    found = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False, env=env)
+    assert (found.returncode, found.stdout, found.stderr) == (0, '\\xe4rgerlich\n', '')

@@ -14,7 +14,7 @@ import soundfile
 from helpers import needs_tflm, run_without, syllables, windows_of
 from jax_reparam import evaluation, predict
 from jax_reparam.errors import InputError
-from jax_reparam.frontend import audio, voice
+from jax_reparam.frontend import audio, speech, voice
 from jax_reparam.frontend.voice import Profile
 from jax_reparam.runtime import litert, tflm
 
@@ -381,3 +381,13 @@ def test_what_are_no_samples_is_refused(recognizer, samples, found):
         with pytest.raises(InputError) as error:
             call(samples)
         assert str(error.value) == f'samples: expected [N] int16, as frontend.audio.read gives them, found {found}'
+
+
+def test_speech_is_looked_for_once_in_a_window(recognizer, monkeypatch):
+    seen, detect = [], speech.detect
+    monkeypatch.setattr(
+        speech, 'detect', lambda codes, *rest: seen.append(np.asarray(codes).tobytes()) or detect(codes, *rest)
+    )
+    found = recognizer.predict(syllables(3.0), over_time=True)
+    whole = [row for row in seen if len(row) == 64 * 12]
+    assert len(set(whole)) == len(whole) >= len(found.over_time)
