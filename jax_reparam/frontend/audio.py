@@ -56,7 +56,8 @@ def open_file(path: Path) -> BinaryIO:
     Raises:
       OSError: there is none, or it is a pipe or a device, which may never end.
     """
-    if path.exists() and not path.is_file() and not path.is_dir():
+    # By os.path: epath takes all that is no folder for a file, and a path in a cloud is none of a device.
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
         raise OSError(errno.EINVAL, 'a pipe or a device', str(path))
     return path.open('rb')
 
