@@ -36,7 +36,7 @@ class Bound:
 
 
 def at_most(largest: float) -> Bound:
-    """A bound from above, for what has one from below: `Annotated[Size, at_most(100)]`."""
+    """Bounds from above what is bounded from below, as `Size` is: `Annotated[Size, at_most(100)]`."""
     return Bound(f'at most {largest:,}', lambda value: value <= largest)
 
 

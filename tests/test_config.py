@@ -195,7 +195,7 @@ def test_bounds(make, message):
 
 
 def numbers(kind, *path):
-    """The fields that are numbers, and tuples of them, of a dataclass and those in it: where each lies, and its type."""
+    """Where the fields of a dataclass, and of those in it, lie that are numbers."""
     for name, hint in schema.field_types(kind).items():
         inner = get_args(hint)[0] if get_origin(hint) is Annotated else hint
         if dataclasses.is_dataclass(inner):
@@ -206,7 +206,9 @@ def numbers(kind, *path):
 
 @pytest.mark.parametrize('model', [ConvTransformerConfig, ConformerConfig, SpeechFormerConfig])
 @pytest.mark.parametrize(
-    'odd', [10**20, 2**31, -(10**20), -1, 1e300, -1e300, float('nan'), float('inf'), True, '1', None, [1], 1.5j], ids=str
+    'odd',
+    [10**20, 2**31, -(10**20), -1, 1e300, -1e300, float('nan'), float('inf'), True, '1', None, [1], 1.5j],
+    ids=str,
 )
 def test_no_number_of_a_recipe_is_without_bounds(model, odd):
     """Each number of a recipe refuses what is none, what is below 0, and what no memory or 32-bit counter holds."""

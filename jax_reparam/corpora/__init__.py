@@ -142,10 +142,11 @@ def prepare(
     """
     builder = _builder(name)
     config = name.partition('/')[2]
-    source = os.path.expanduser(source)
+    # As Path.expanduser, which raises where there is no such home.
+    source = os.path.expanduser(source)  # noqa: PTH111
     found = builder.find(source, config)
     key = builder.digest(found)
-    root = Path(os.path.expanduser(data_dir)) / f'{name.replace("/", "-")}-{key[:12]}'
+    root = Path(os.path.expanduser(data_dir)) / f'{name.replace("/", "-")}-{key[:12]}'  # noqa: PTH111
     directory = root / builder.name / builder.config_of(config) / str(builder.VERSION)
     if not directory.is_dir():
         with system.alone(root):

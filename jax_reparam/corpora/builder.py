@@ -306,6 +306,6 @@ def _hash_file(path: epath.Path | None) -> str:
     assert path is not None
     try:
         with audio.open_file(path) as file:
-            return hashlib.file_digest(file, 'sha256').hexdigest()
+            return hashlib.file_digest(file, 'sha256').hexdigest()  # type: ignore[arg-type]
     except OSError:
         return 'unreadable'

@@ -127,7 +127,9 @@ def doubts(labels: Iterable[str], speakers: Iterable[str]) -> tuple[str, ...]:
         alike[re.sub(r'[\s_-]+', '', unicodedata.normalize('NFKC', label).casefold()) or label].append(label)
     for same in alike.values():
         if len(same) > 1:
-            written = [label if label.isascii() else f'{label} ({label.encode("unicode_escape").decode()})' for label in same]
+            written = [
+                label if label.isascii() else f'{label} ({label.encode("unicode_escape").decode()})' for label in same
+            ]
             found.append(f'labels that are written alike: {", ".join(written)}')
     if len(labels) > 2 and len(labels) >= len(speakers):
         found.append(
@@ -145,7 +147,7 @@ def _check_label(label: str) -> None:
     if wrong or '??' in label or not printable(label) or label != label.strip() or not 0 < len(label) <= _LONGEST_LABEL:
         raise InputError(
             f'label: expected 1 to {_LONGEST_LABEL} letters, digits, spaces and of other characters '
-            f'-_.,:;+/()\'&!?=%@#~ (but not ??), found {shown(label)[:100]!r}'
+            f"-_.,:;+/()'&!?=%@#~ (but not ??), found {shown(label)[:100]!r}"
         )
 
 

@@ -56,8 +56,9 @@ def open_file(path: Path) -> BinaryIO:
     Raises:
       OSError: there is none, or it is a pipe or a device, which may never end.
     """
-    # By os.path: epath takes all that is no folder for a file, and a path in a cloud is none of a device.
-    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+    # By pathlib: epath takes all that is no folder for a file, and a path in a cloud is none of a device.
+    here = Path(os.fspath(path))
+    if here.exists() and not here.is_file() and not here.is_dir():
         raise OSError(errno.EINVAL, 'a pipe or a device', str(path))
     return path.open('rb')
 

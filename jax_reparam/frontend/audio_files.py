@@ -54,7 +54,8 @@ def files_below(folder: AnyPath) -> list[AnyPath]:
     seen: set[str] = set()
     files: list[AnyPath] = []
     # Links wait until all folders that are no links are listed.
-    folders, links = [folder], []
+    folders = [folder]
+    links: list[AnyPath] = []
     while folders or links:
         here = folders.pop() if folders else links.pop(0)
         if (real := os.path.realpath(here)) in seen:
@@ -62,7 +63,7 @@ def files_below(folder: AnyPath) -> list[AnyPath]:
         seen.add(real)
         for path in listing(here):
             if path.is_dir():
-                (links if os.path.islink(path) else folders).append(path)
+                (links if Path(os.fspath(path)).is_symlink() else folders).append(path)
             else:
                 files.append(path)
     return sorted(files, key=lambda path: path.parts)
@@ -102,9 +103,14 @@ def rows(
     except UnicodeDecodeError:
         raise InputError(f'{table}: expected a table in UTF-8, found another encoding') from None
     delimiter = max(',;\t', key=text.split('\n', 1)[0].count)
-    quoting = csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL
     lines = io.StringIO(text, newline='')
-    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, quoting=quoting, strict=True)
+    reader = csv.reader(
+        lines,
+        delimiter=delimiter,
+        skipinitialspace=True,
+        quoting=csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL,
+        strict=True,
+    )
     try:
         names = [name.strip() for name in next(reader, [])]
         header = [name.lower() for name in names]

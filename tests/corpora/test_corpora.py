@@ -91,7 +91,10 @@ def test_bad_clips_are_left_out_and_reported(make_folder, prepare, capsys):
     said = capsys.readouterr()
     assert said.out == ''
     assert 'preparing folder: 19/19' in said.err
-    assert 'folder: 12 clips, 3 speakers, 2 labels (anger, joy); skipped 7, first joy/ann/nan.wav (expected finite' in said.err
+    assert (
+        'folder: 12 clips, 3 speakers, 2 labels (anger, joy); skipped 7, first joy/ann/nan.wav (expected finite'
+        in said.err
+    )
     assert str(corpus.directory / 'skipped.tsv') in said.err
 
 

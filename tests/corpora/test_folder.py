@@ -160,12 +160,24 @@ BAD_LABELS = (
 
 @pytest.mark.parametrize('label', BAD_LABELS, ids=ascii)
 def test_labels_that_cannot_stand_everywhere_are_refused(label):
-    with pytest.raises(InputError, match='^label: expected 1 to 80 letters') as error:
+    with pytest.raises(InputError, match=r'^label: expected 1 to 80 letters') as error:
         Found(('anger', label), ())
     assert str(error.value).isprintable()
 
 
-@pytest.mark.parametrize('label', ['a', 'Ärger', '喜び', '😀', 'می\u200cخواهم', 'R&D?', "don't know (10 %)", 'x_y-z/1'])
+@pytest.mark.parametrize(
+    'label',
+    [
+        'a',
+        'Ärger',
+        '喜び',
+        '😀',
+        '\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645',
+        'R&D?',
+        "don't know (10 %)",
+        'x_y-z/1',
+    ],
+)
 def test_labels_that_can(label):
     assert Found(('anger', label), ()).labels == ('anger', label)
 

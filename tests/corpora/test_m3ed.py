@@ -175,7 +175,7 @@ def test_damaged_annotations_are_refused_or_read_and_nothing_else(source):
         try:
             found = M3ed.find(str(source))
         except InputError as error:
-            assert str(error).startswith(f'{path}: '), seed
+            assert str(error).startswith(f'{path}: '), seed  # noqa: PT017
         else:
             assert all(id_.isprintable() and why.isprintable() for id_, why in found.skipped.items()), seed
 

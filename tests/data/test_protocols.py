@@ -192,7 +192,7 @@ def test_patients_and_controls_both_choose(patients, protocol, sorted_):
         assert split.info['note'] == (f'no test clip of {", ".join(missing)}' if missing else '')
         if protocol == 'speakers5' and patients >= 5:
             assert not missing
-    assert sorted(sum((split.info['test_speakers'] for split in splits), [])) == sorted(set(speakers))
+    assert sorted(speaker for split in splits for speaker in split.info['test_speakers']) == sorted(set(speakers))
 
 
 def test_validation_never_takes_the_last_training_speaker_of_a_label():

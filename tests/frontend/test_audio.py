@@ -123,7 +123,7 @@ def test_floats_at_the_scale_of_integers_are_refused(peak, good):
     if good:
         assert audio.decode(data, 'a').max() == 32767
     else:
-        with pytest.raises(audio.AudioError, match=f'^a: expected float samples with a full scale of 1, found up to '):
+        with pytest.raises(audio.AudioError, match='^a: expected float samples with a full scale of 1, found up to '):
             audio.decode(data, 'a')
 
 
@@ -254,8 +254,8 @@ def test_damaged_bytes_are_refused_or_read_and_nothing_else():
         try:
             samples = audio.decode(bytes(data), 'a')
         except audio.AudioError as error:
-            assert str(error).startswith('a: expected '), seed
-            assert str(error).isprintable(), seed
+            assert str(error).startswith('a: expected '), seed  # noqa: PT017
+            assert str(error).isprintable(), seed  # noqa: PT017
         else:
             assert samples.dtype == np.int16
             assert len(samples) > 0
