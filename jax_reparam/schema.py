@@ -36,7 +36,7 @@ class Bound:
 
 
 def at_most(largest: float) -> Bound:
-    """Bounds from above what is bounded from below, as `Size` is: `Annotated[Size, at_most(100)]`."""
+    """Makes a bound from above, for a type with one from below, as `Size`."""
     return Bound(f'at most {largest:,}', lambda value: value <= largest)
 
 

@@ -123,7 +123,7 @@ def test_floats_at_the_scale_of_integers_are_refused(peak, good):
     if good:
         assert audio.decode(data, 'a').max() == 32767
     else:
-        with pytest.raises(audio.AudioError, match='^a: expected float samples with a full scale of 1, found up to '):
+        with pytest.raises(audio.AudioError, match=r'^a: expected float samples with a full scale of 1, found up to '):
             audio.decode(data, 'a')
 
 
