@@ -338,7 +338,7 @@ def test_what_was_learned_of_one_clip_is_not_known_of_the_next(exported, tmp_pat
 
 
 def test_a_recording_of_the_speaker_that_cannot_be_used_is_refused(exported, clips, tmp_path):
-    with pytest.raises(InputError, match=r'nobody\.wav: expected a WAV or FLAC file, found nothing there'):
+    with pytest.raises(InputError, match=r'nobody\.wav: expected a WAV, FLAC, MP3 or OGG file, found nothing there'):
         predict.main([str(exported.path), str(clips), '--speaker', str(tmp_path / 'nobody.wav')])
 
 

@@ -269,7 +269,7 @@ def summarise(workdir: Path, folds: Sequence[Path]) -> None:
         'protocol': {
             **{key: protocol[key] for key in ('name', 'unit', 'join', 'turns', 'metric')},
             'folds': len(folds),
-            'note': protocol['note'],
+            'note': _note([result['protocol']['note'] for result in results]),
         },
         'corpus': results[0]['corpus'],
         'steps': results[0]['steps'],
@@ -277,6 +277,15 @@ def summarise(workdir: Path, folds: Sequence[Path]) -> None:
         'versions': results[0]['versions'],
     }
     _write_result(workdir, summary, pooled['confusion'])
+
+
+def _note(notes: Sequence[str]) -> str:
+    """The notes of all folds as one: each once, and whether it is of all folds."""
+    parts = [note.split('; ') for note in notes]
+    every = dict.fromkeys(part for of_fold in parts for part in of_fold if part)
+    return '; '.join(
+        part if all(part in of_fold for of_fold in parts) else f'in some folds {part}' for part in sorted(every)
+    )
 
 
 def _write_result(workdir: Path, result: Mapping[str, Any], confusion: Sequence[Sequence[int]]) -> None:
