@@ -44,7 +44,7 @@ QUEUE_SLACK, DEFAULT_MHZ = 0.1, 120
 # window: of each code (speech, level, voice, quantisation). Of a frame: of each sample, each point of the transform by its
 # logarithm, each band.
 PER_CODE = 40
-PER_SAMPLE, PER_POINT, PER_BAND = 1, 1, 1
+PER_SAMPLE, PER_POINT, PER_BAND = 26, 12.2, 400
 _TYPES = {'int8': 'std::int8_t', 'int16': 'std::int16_t'}
 
 

@@ -62,4 +62,6 @@ def _only(name: str, types: set[str]) -> str:
         return f'tflm::Register_{name}_INT8()'
     if types == {'int16'} and name in INT16_ONLY:
         return f'tflm::Register_{name}_INT16()'
+    if types == {'float32'} and name == 'SignalRfft':
+        return 'tflm::Register_RFFT_FLOAT()'
     return ''

@@ -211,7 +211,10 @@ int GoldenTest() {
   int where = 0;
   for (int frame = 0; frame < kGoldenFrames; ++frame) {
     std::int8_t codes[kBands];
-    if (!recognizer.ComputeFrame(kGoldenPcm + frame * kHopLength, codes)) return 1;
+    if (!recognizer.ComputeFrame(kGoldenPcm + frame * kHopLength, codes)) {
+      std::printf("golden vectors: the frontend failed\n");
+      return 1;
+    }
     for (int band = 0; band < kBands; ++band) {
       const int apart = std::abs(codes[band] - kGoldenCodes[frame * kBands + band]);
       if (apart > 0) ++different;
@@ -224,7 +227,7 @@ int GoldenTest() {
   }
   const Difference unknown = Compare(kGoldenLogits);
   Stream stream = {0, 0, different == 0};
-  if (!FeedGolden(&stream)) return 1;
+  if (!FeedGolden(&stream)) ++stream.wrong;
   std::uint8_t profile[Profile::kBytes];
   recognizer.profile().Save(profile);
   int wrong_bytes = 0;

@@ -134,11 +134,14 @@ int main() {
   const bool golden = GoldenTest() == 0;
   if (!recognizer.Begin()) return 1;
   Calibrate();
-  std::int8_t codes[emotion::kBands];
+  static std::int8_t codes[emotion::kWindowFrames * emotion::kBands];
+  for (int i = 0; i < emotion::kWindowFrames * emotion::kBands; ++i) {
+    codes[i] = emotion::kGoldenCodes[i % (emotion::kGoldenFrames * emotion::kBands)];
+  }
   emotion::Result result;
+  const std::uint32_t window =
+      Instructions([&] { recognizer.ComputeWindow(codes, emotion::kWindowFrames, &result); });
   const std::uint32_t frame = Instructions([&] { recognizer.ComputeFrame(emotion::kGoldenPcm, codes); });
-  const std::uint32_t window = Instructions(
-      [&] { recognizer.ComputeWindow(emotion::kGoldenCodes, emotion::kGoldenFrames, &result); });
   std::printf("instructions: frame %u, window %u; estimated %u and %u\n", static_cast<unsigned>(frame),
               static_cast<unsigned>(window), static_cast<unsigned>(emotion::kFrameInstructions),
               static_cast<unsigned>(emotion::kWindowInstructions));
