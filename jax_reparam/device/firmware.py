@@ -30,10 +30,21 @@ SOURCES = (
     'main.cc',
     'sample_queue.h',
     'tflm.h',
+    'idf_component.yml',
+    'examples/esp_idf/CMakeLists.txt',
+    'examples/esp_idf/main/CMakeLists.txt',
+    'examples/esp_idf/main/main.cc',
+    'examples/esp_idf/sdkconfig.defaults',
     'examples/qemu/CMakeLists.txt',
     'examples/qemu/board.ld',
     'examples/qemu/main.cc',
     'examples/qemu/start.c',
+    'examples/zephyr/CMakeLists.txt',
+    'examples/zephyr/prj.conf',
+    'examples/zephyr/src/main.cc',
+    'zephyr/CMakeLists.txt',
+    'zephyr/Kconfig',
+    'zephyr/module.yml',
 )
 # Processor cycles that an instruction is taken to need, of a Cortex-M4F whose flash waits: a margin, not a measurement.
 CYCLES_PER_INSTRUCTION = 1.5
@@ -43,7 +54,7 @@ QUEUE_SLACK, DEFAULT_MHZ = 0.1, 120
 # Instructions of a Cortex-M4F beside the model's own, from whole programs on QEMU's mps2-an386 (docs/device.md). Of a
 # window: of each code (speech, level, voice, quantisation). Of a frame: of each sample, each point of the transform by its
 # logarithm, each band.
-PER_CODE = 40
+PER_CODE = 68
 PER_SAMPLE, PER_POINT, PER_BAND = 26, 12.2, 400
 _TYPES = {'int8': 'std::int8_t', 'int16': 'std::int16_t'}
 
@@ -96,6 +107,7 @@ def write(
       tflm.TFLMError: TFLM could not run one of the models.
     """
     graph = flatbuffer.graph(model)
+    faults = registrations.esp_nn_faults(model)
     calls = {'Model': registrations.registrations(model), 'Frontend': registrations.registrations(frontend)}
     arenas = {
         'model': _arena(model, np.zeros(graph.input.shape, np.float32)),
@@ -110,7 +122,7 @@ def write(
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(_source(name))
     (folder / 'README.md').write_text(_readme(inputs, arenas, len(model) + len(frontend)))
-    (folder / 'model_data.h').write_text(_model_header(graph, labels, inputs, arenas, keeps_up))
+    (folder / 'model_data.h').write_text(_model_header(graph, labels, inputs, arenas, keeps_up, not faults))
     # JSON's escapes are C's, but for what is not ASCII, which stays as UTF-8.
     texts = ', '.join(json.dumps(label, ensure_ascii=False) for label in labels)
     names = f'const char* const kLabels[kClasses] = {{{texts}}};\n\n'
@@ -168,6 +180,7 @@ def _model_header(
     inputs: Input,
     arenas: dict[str, manifest.Arena],
     keeps_up: manifest.RealTime,
+    esp_nn: bool,
 ) -> str:
     config, model, frontend, rule = inputs.frontend, arenas['model'], arenas['frontend'], inputs.rule
     # The first count of frames whose share is not 0; one that is never reached stands for none.
@@ -259,6 +272,9 @@ constexpr std::size_t kQueueSamples =
     kFrameLength + static_cast<std::size_t>(
                        kSampleRate * ({QUEUE_SLACK:g} + kWindowInstructions * kCyclesPerInstruction / (EMOTION_CLOCK_MHZ * 1e6)));
 #endif
+
+// Whether the kernels of ESP-NN stay within their buffers with the model (registrations.esp_nn_faults in Python).
+constexpr bool kFitsEspNn = {'true' if esp_nn else 'false'};
 
 extern const char* const kLabels[kClasses];
 

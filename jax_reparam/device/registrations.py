@@ -50,6 +50,23 @@ def registrations(model: bytes) -> list[str]:
     return [f'{METHODS[name]}({_only(name, types)})' for name, types in sorted(read.items())]
 
 
+def esp_nn_faults(model: bytes) -> list[str]:
+    """What of a model the kernels of ESP-NN would not stay within their buffers with, one line a node.
+
+    Its softmax of int8 reserves 4 bytes for each row along the second axis and writes 4 for each element of a row. All
+    other kernels of it that these models meet size their buffers by all axes: convolutions have rank 4, and ADD and MUL
+    of unequal shapes go to TFLM's reference kernels.
+    """
+    tree, faults = flatbuffer.tree(model), []
+    for name, node in zip(operators(tree), tree.subgraphs[0].operators, strict=True):
+        shape = flatbuffer.shape(tree, node.inputs[0])
+        if name == 'SOFTMAX' and flatbuffer.dtype(tree, node.inputs[0]) == 'int8' and shape[1] < shape[-1]:
+            faults.append(f'SOFTMAX {list(shape)}: expected a second axis of {shape[-1]} or more, found {shape[1]}')
+        if name in ('CONV_2D', 'DEPTHWISE_CONV_2D') and len(shape) != 4:
+            faults.append(f'{name} {list(shape)}: expected 4 axes, found {len(shape)}')
+    return faults
+
+
 def operators(tree: Any) -> list[str]:
     """The name of each node's operator, custom ones by their own name."""
     names = flatbuffer.operator_names(tree)

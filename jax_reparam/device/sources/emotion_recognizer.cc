@@ -10,6 +10,9 @@ namespace {
 
 static_assert(kHopLength <= kFrameLength, "frames are neighbours or overlap");
 static_assert(kQueueSamples >= kFrameLength, "the queue must hold a frame");
+#if defined(ESP_PLATFORM)
+static_assert(kFitsEspNn, "ESP-NN's softmax would write past its buffer with this model: README.md, \"ESP-IDF\"");
+#endif
 
 template <typename Value>
 constexpr TfLiteType kTypeOf = sizeof(Value) == 1 ? kTfLiteInt8 : kTfLiteInt16;
