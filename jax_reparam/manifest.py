@@ -214,6 +214,10 @@ class RealTime:
     cycles_per_instruction: Amount
     mhz: Count
 
+    def window_seconds(self, mhz: int) -> float:
+        """What a window takes at a clock."""
+        return self.window_instructions * self.cycles_per_instruction / (mhz * 1e6)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Firmware:

@@ -16,6 +16,7 @@ import numpy as np
 from jax_reparam import manifest
 from jax_reparam.device import golden, registrations
 from jax_reparam.frontend import features, speech, voice
+from jax_reparam.frontend.features import FrontendConfig
 from jax_reparam.frontend.inputs import Input
 from jax_reparam.frontend.voice import Profile
 from jax_reparam.graph import cost, flatbuffer
@@ -51,6 +52,10 @@ CYCLES_PER_INSTRUCTION = 1.5
 # Of the queue of samples: seconds in which Run() need not be called, beside a window's time; and the clock that it is
 # made for where the build says none, if the model keeps up at it.
 QUEUE_SLACK, DEFAULT_MHZ = 0.1, 120
+CLOCKS = (80, 120, 160, 240, 480)  # of the README's table, MHz
+ARENAS_ARE = (
+    "The arenas are what TFLM's interpreter took on a 64-bit host with its reference kernels, 15 % and 1 KB more (`model_data.h`)."
+)
 # Instructions of a Cortex-M4F beside the model's own, from whole programs on QEMU's mps2-an386 (docs/device.md). Of a
 # window: of each code (speech, level, voice, quantisation). Of a frame: of each sample, each point of the transform by its
 # logarithm, each band.
@@ -121,7 +126,7 @@ def write(
     for name in SOURCES:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(_source(name))
-    (folder / 'README.md').write_text(_readme(inputs, arenas, len(model) + len(frontend)))
+    (folder / 'README.md').write_text(_readme(inputs, arenas, keeps_up, len(model) + len(frontend), faults))
     (folder / 'model_data.h').write_text(_model_header(graph, labels, inputs, arenas, keeps_up, not faults))
     # JSON's escapes are C's, but for what is not ASCII, which stays as UTF-8.
     texts = ', '.join(json.dumps(label, ensure_ascii=False) for label in labels)
@@ -151,21 +156,54 @@ def _source(name: str) -> str:
     return importlib.resources.files(__package__).joinpath('sources', *name.split('/')).read_text(encoding='utf-8')
 
 
-def _readme(inputs: Input, arenas: dict[str, manifest.Arena], flash: int) -> str:
-    seconds, frames = inputs.frontend.hop_ms / 1000, inputs.window.frames
+def _queue_bytes(keeps_up: manifest.RealTime, mhz: int, config: FrontendConfig) -> int:
+    """Of the queue of samples at a clock: as model_data.h has it."""
+    samples = config.sample_rate * (QUEUE_SLACK + keeps_up.window_seconds(mhz))
+    return 2 * (config.frame_length + int(samples) + 1)
+
+
+def _readme(
+    inputs: Input, arenas: dict[str, manifest.Arena], keeps_up: manifest.RealTime, flash: int, faults: Sequence[str]
+) -> str:
+    config, window = inputs.frontend, inputs.window
+    seconds = config.hop_ms / 1000
+    default = max(DEFAULT_MHZ, keeps_up.mhz)
+    clocks = ''.join(
+        f'| {mhz} MHz | {keeps_up.window_seconds(mhz):.2f} s | {keeps_up.mhz / mhz:.0%} '
+        f'| {_queue_bytes(keeps_up, mhz, config):,} bytes |\n'
+        for mhz in sorted({keeps_up.mhz, *(mhz for mhz in CLOCKS if mhz > keeps_up.mhz)})
+    )
+    esp_nn = 'Its kernels stay within their buffers with this model.'
+    if faults:
+        esp_nn = (
+            '**This model does not run with ESP-NN**, whose softmax would write past its buffer: '
+            f'{"; ".join(sorted(set(faults)))}. The build stops there; export with `fold.py --prefer int16`.'
+        )
     values = {
-        'window_seconds': f'{inputs.window.frames * seconds:g}',
-        'hop_seconds': f'{inputs.window.hop * seconds:g}',
+        'window_seconds': f'{window.frames * seconds:g}',
+        'hop_seconds': f'{window.hop * seconds:g}',
+        'hop_frames': f'{window.hop}',
+        'window_instructions': f'{keeps_up.window_instructions / 1e6:.1f}',
+        'frame_instructions': f'{keeps_up.frame_instructions:,}',
+        'cycles': f'{keeps_up.cycles_per_instruction:g}',
+        'mhz': f'{keeps_up.mhz}',
+        'default_mhz': f'{default}',
+        'slack': f'{QUEUE_SLACK:g}',
+        'clocks': clocks.rstrip('\n'),
+        'sample_rate': f'{config.sample_rate:,}',
+        'queue': f'{_queue_bytes(keeps_up, default, config):,}',
+        'esp_nn': esp_nn,
+        'arenas_are': ARENAS_ARE,
         'model_arena': f'{arenas["model"].reserved:,}',
         'frontend_arena': f'{arenas["frontend"].reserved:,}',
-        'ring': f'{frames * inputs.frontend.n_mels:,}',
-        'beside': f'{10 * frames:,}',
-        'bands': f'{inputs.frontend.n_mels}',
-        'profile': f'{len(voice.to_bytes(Profile.empty(inputs.frontend.n_mels), inputs)):,}',
+        'ring': f'{window.frames * config.n_mels:,}',
+        'beside': f'{10 * window.frames:,}',
+        'bands': f'{config.n_mels}',
+        'profile': f'{len(voice.to_bytes(Profile.empty(config.n_mels), inputs)):,}',
         'most_seconds': f'{inputs.voice.most_seconds:g}',
         'adapts': 'on' if inputs.voice.history else 'off',
         'clipped_one_in': f'{speech.CLIPPED_ONE_IN:,}',
-        'pcm': f'{2 * inputs.frontend.frame_length:,}',
+        'pcm': f'{2 * config.frame_length:,}',
         'flash': f'{flash:,}',
     }
     text = _source('README.md')
