@@ -53,9 +53,7 @@ CYCLES_PER_INSTRUCTION = 1.5
 # made for where the build says none, if the model keeps up at it.
 QUEUE_SLACK, DEFAULT_MHZ = 0.1, 120
 CLOCKS = (80, 120, 160, 240, 480)  # of the README's table, MHz
-ARENAS_ARE = (
-    "The arenas are what TFLM's interpreter took on a 64-bit host with its reference kernels, 15 % and 1 KB more (`model_data.h`)."
-)
+ARENAS_ARE = "The arenas are what TFLM's interpreter took on a 64-bit host with its reference kernels, 15 % and 1 KB more (`model_data.h`)."
 # Instructions of a Cortex-M4F beside the model's own, from whole programs on QEMU's mps2-an386 (docs/device.md). Of a
 # window: of each code (speech, level, voice, quantisation). Of a frame: of each sample, each point of the transform by its
 # logarithm, each band.

@@ -51,7 +51,9 @@ def test_it_passes_and_keeps_up_with_sound(request, fixture, example):
     code, printed = example(folder)
     assert (code, 'golden vectors: passed' in printed, 'PASS' in printed) == (0, True, True)
     assert 'codes: 0 of ' in printed
-    frame, _, estimated, _ = map(int, re.search(r'frame (\d+), window (\d+); estimated (\d+) and (\d+)', printed).groups())
+    frame, _, estimated, _ = map(
+        int, re.search(r'frame (\d+), window (\d+); estimated (\d+) and (\d+)', printed).groups()
+    )
     assert abs(frame / estimated - 1) < 0.2
     assert estimated == entry.real_time.frame_instructions
     assert int(re.search(r'at most (\d+) instructions in Feed', printed)[1]) < 2000
