@@ -197,12 +197,31 @@ class Arena:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class RealTime:
+    """From which clock a Cortex-M4F with CMSIS-NN keeps up with speech, estimated.
+
+    A frame and a window cost so many instructions, the window's own are the model's and what comes before it. `mhz` is
+    for one window a hop with its frames, and an instruction of `cycles_per_instruction`.
+    """
+
+    window_instructions: Count
+    frame_instructions: Count
+    cycles_per_instruction: Amount
+    mhz: Count
+
+    def window_seconds(self, mhz: int) -> float:
+        """What a window takes at a clock."""
+        return self.window_instructions * self.cycles_per_instruction / (mhz * 1e6)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Firmware:
     """The folder `firmware/`: around which form, arenas of `model` and `frontend`, calls that add their operators."""
 
     folder: Name
     form: str
     arena_bytes: Mapping[str, Arena]
+    real_time: RealTime
     registrations: Mapping[str, Lines]
 
 
