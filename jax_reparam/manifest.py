@@ -108,6 +108,14 @@ class TFLMScore(Score):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Price:
+    """What a form takes on a device, by its plan: `arena.arena` and `cost.of_graph`."""
+
+    arena_bytes: Count
+    instructions: Count
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Made:
     """How a form was made of the folded model; None throughout for float32.
 
@@ -115,11 +123,13 @@ class Made:
       bits: that each part computes in, by the part's scope (`deploy.widths`).
       windows: of calibration.
       validation: its score on validation windows.
+      prices: of int8 as `fold.py` makes it, '', and with `--fast`, where these differ; else None.
     """
 
     bits: dict[str, Count] | None = None
     windows: Count | None = None
     validation: Score | None = None
+    prices: dict[str, Price] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -45,7 +45,9 @@ def parser() -> argparse.ArgumentParser:
         metavar='FORM',
         help='the form to build the firmware around, if it passes: ' + ', '.join(manifest.QUANTISED),
     )
-    command.add_argument('--only-int8', action='store_true', help='int8 without operators of 16 bits: the least arena')
+    bits = command.add_mutually_exclusive_group()
+    bits.add_argument('--only-int8', action='store_true', help='int8 without operators of 16 bits: the least arena')
+    bits.add_argument('--fast', action='store_true', help='int8 with all softmaxes in 16 bits: less time, more arena')
     command.add_argument('--quiet', action='store_true', help='no progress on standard error')
     return command
 
@@ -69,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         accept=args.accept,
         prefer=args.prefer,
         only_int8=args.only_int8,
+        fast=args.fast,
         corpus=args.source,
         show_progress=not args.quiet,
     )

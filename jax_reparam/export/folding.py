@@ -25,10 +25,10 @@ from jax_reparam.evaluation import Windows, evenly
 from jax_reparam.export import card, folder, npu
 from jax_reparam.field import robustness
 from jax_reparam.field.robustness import Row
-from jax_reparam.graph import flatbuffer
+from jax_reparam.graph import arena, cost, flatbuffer
 from jax_reparam.graph.graph import Graph
 from jax_reparam.graph.passes import optimise
-from jax_reparam.manifest import NPU_FORM, Failed, Form, Layer, Made, Manifest
+from jax_reparam.manifest import NPU_FORM, Failed, Form, Layer, Made, Manifest, Price
 from jax_reparam.quantise import tensor_report
 from jax_reparam.quantise.quantise import Calibration, Quantised, quantise
 from jax_reparam.reparam import Params
@@ -121,11 +121,12 @@ def fold_and_export(
 
         frames = data.inputs.window.frames
         function = deploy.build(trained.recipe.model, folded, frames)
-        chosen = {'': 8} if only_int8 else deploy.widths(trained.recipe.model, frames, fast=fast)
+        offered = {flag: deploy.widths(trained.recipe.model, frames, fast=bool(flag)) for flag in ('', '--fast')}
+        chosen = {'': 8} if only_int8 else offered['--fast' if fast else '']
         bits = {'float32': None, 'int8': chosen, 'int16': {'': 16}, NPU_FORM: {'': 8}}
         made = _forms(
             {name: bits[name] for name in manifest.FORM_FILES if accelerator is not None or name != NPU_FORM},
-            _Maker(function, data.calibration, validation, validation_reference),
+            _Maker(function, data.calibration, validation, validation_reference, {} if only_int8 else offered),
             test,
             reference,
             attach=lambda model: metadata.attach(model, trained.labels, data.inputs),
@@ -209,12 +210,14 @@ class _Maker:
       calibration: training windows, `[W, frames, n_mels]`.
       validation: windows on which a form is scored before it meets test windows.
       reference: the trained model's logits of `validation`, `[V, C]`.
+      offered: the bits that a user may choose for int8, by flag.
     """
 
     function: deploy.Function
     calibration: np.ndarray
     validation: Windows
     reference: np.ndarray
+    offered: Mapping[str, dict[str, int]]
 
     @functools.cached_property
     def calibrated(self) -> Calibration:
@@ -236,7 +239,18 @@ class _Maker:
         score = gates.score(self.reference, logits, self.validation)
         # With 16 bits time counts for more than the last bytes of memory.
         graph = optimise(quantised.graph, fast=name == 'int16')
-        return graph, Made(bits=bits, windows=len(self.calibration), validation=score), quantised
+        prices = self._prices() if name == 'int8' else None
+        return graph, Made(bits=bits, windows=len(self.calibration), validation=score, prices=prices), quantised
+
+    def _prices(self) -> dict[str, Price] | None:
+        """What each choice takes; None where there is none."""
+        prices = {}
+        if len({*map(str, self.offered.values())}) < 2:
+            return None
+        for flag, bits in self.offered.items():
+            graph = optimise(quantise(self.calibrated, bits).graph)
+            prices[flag] = Price(arena_bytes=arena.arena(graph), instructions=cost.of_graph(graph).instructions)
+        return prices
 
 
 @dataclasses.dataclass
