@@ -282,7 +282,7 @@ def layout(rng: random.Random, folder: Path) -> tuple[Case, Any]:
         'label with a line break': (lambda: (source / 'joy').rename(source / 'j\noy'), True),
         'label of markup': (lambda: (source / 'joy').rename(source / '<b>'), True),
         'speaker with an escape code': (lambda: clip.parent.rename(clip.parent.with_name('\x1b[31mx')), True),
-        'name not UTF-8': (lambda: os.rename(clip, os.fsencode(clip.parent) + b'/\xff.wav'), True),
+        'name not UTF-8': (lambda: clip.rename(clip.with_name(os.fsdecode(b'\xff.wav'))), True),
         'name with a line break': (lambda: clip.rename(clip.with_name('a\nb.wav')), False),
         'clip beside the speakers': (lambda: clip.rename(clip.parents[1] / 'x.wav'), True),
         'what systems leave': (lambda: trees.write(source / '__MACOSX' / 'a' / 'x.wav', trees.sound(0.2, 9)), False),
@@ -585,8 +585,8 @@ def text(counts: Mapping[str, Mapping[str, int]], seed: int) -> str:
     lines = [
         '# Damaged inputs',
         '',
-        f'`python benchmarks/faults.py W OUT --seed {seed}` damages {sum(total.values()):,} inputs that can be read; its first lines say '
-        'what the columns mean. The last three are faults.',
+        f'`python benchmarks/faults.py W OUT --seed {seed}` damages {sum(total.values()):,} inputs that can be read;',
+        'its first lines say what the columns mean. The last three are faults.',
         '',
         f'| reader | cases | {" | ".join(OUTCOMES)} |',
         '|---' * (len(OUTCOMES) + 2) + '|',

@@ -116,7 +116,8 @@ def _children(node: Params) -> list[tuple[str, Params]]:
     if isinstance(node, Mapping):
         return [(str(key), child) for key, child in node.items()]
     if isinstance(node, (list, tuple)):
-        return [(str(name), child) for name, child in zip(getattr(node, '_fields', range(len(node))), node, strict=True)]
+        names = getattr(node, '_fields', range(len(node)))
+        return [(str(name), child) for name, child in zip(names, node, strict=True)]
     if dataclasses.is_dataclass(node) and not isinstance(node, type):
         return [(field.name, getattr(node, field.name, None)) for field in dataclasses.fields(node)]
     parts = jax.tree.leaves(node, is_leaf=lambda part: part is not node)
