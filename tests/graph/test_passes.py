@@ -195,7 +195,9 @@ def test_every_softmax_reads_a_matrix_whatever_is_around_it(rng):
 
 def test_reshapes_that_follow_each_other_are_one(rng):
     """Also where another node reads the first, or nothing is left of both."""
-    source, first, second, back, end = (Tensor(shape, 'float32') for shape in ((1, 12), (3, 4), (2, 6), (1, 12), (1, 12)))
+    source, first, second, back, end = (
+        Tensor(shape, 'float32') for shape in ((1, 12), (3, 4), (2, 6), (1, 12), (1, 12))
+    )
     reshape = lambda a, b: Node('RESHAPE', [a, Tensor.of(np.array(b.shape, np.int32))], [b])
     graph = flatbuffer.Graph([reshape(source, first), reshape(first, second), reshape(second, back)], [source], [end])
     graph.nodes.append(Node('TANH', [back], [end]))
