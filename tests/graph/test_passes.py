@@ -10,7 +10,6 @@ import pytest
 from helpers import float32, quantise
 from jax_reparam.deploy import ops
 from jax_reparam.graph import arena, flatbuffer, passes
-from jax_reparam.graph.graph import Node, Tensor
 from jax_reparam.runtime import litert, tflm
 
 
@@ -191,16 +190,3 @@ def test_every_softmax_reads_a_matrix_whatever_is_around_it(rng):
     last = passes.optimise(quantise(lambda x: jax.nn.softmax(jnp.tanh(x)), windows))
     assert last.output.shape == (1, 6, 4)
     assert [node.output.shape for node in last.nodes if node.op == 'SOFTMAX'] == [(6, 4)]
-
-
-def test_reshapes_that_follow_each_other_are_one(rng):
-    """Also where another node reads the first, or nothing is left of both."""
-    source, first, second, back, end = (
-        Tensor(shape, 'float32') for shape in ((1, 12), (3, 4), (2, 6), (1, 12), (1, 12))
-    )
-    reshape = lambda a, b: Node('RESHAPE', [a, Tensor.of(np.array(b.shape, np.int32))], [b])
-    graph = flatbuffer.Graph([reshape(source, first), reshape(first, second), reshape(second, back)], [source], [end])
-    graph.nodes.append(Node('TANH', [back], [end]))
-    passes._join_reshapes(graph)
-    assert [node.op for node in graph.nodes] == ['TANH']
-    assert graph.nodes[0].inputs == [source]
