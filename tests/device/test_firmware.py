@@ -17,7 +17,7 @@ from jax_reparam.device import firmware, registrations
 from jax_reparam.evaluation import softmax
 from jax_reparam.frontend import features, speech, stream, voice
 from jax_reparam.frontend.voice import Profile
-from jax_reparam.graph.flatbuffer import Port
+from jax_reparam.graph.graph import Port
 from jax_reparam.runtime import tflm
 
 pytestmark = pytest.mark.slow
