@@ -125,9 +125,7 @@ def apply(config: ConformerConfig, params: Params, features: jax.Array) -> jax.A
             x = added(x, y)
             y = normalised(x)
             with scope('conv'):
-                value, gate = ops.linear(conv['value'], y), ops.linear(conv['gate'], y)
-                with scope('gate'):
-                    y = value * jax.nn.sigmoid(gate)
+                y = ops.gated(ops.linear(conv['value'], y), ops.linear(conv['gate'], y))
                 y = ops.linear(conv['out'], activation(ops.depthwise(conv['depthwise'], y)))
             x = added(x, y)
             x = normalised(added(x, ffn(block['ffn_1'], normalised(x))))
@@ -139,5 +137,5 @@ def apply(config: ConformerConfig, params: Params, features: jax.Array) -> jax.A
 
 
 def widths(config: ConformerConfig, frames: int, fast: bool) -> dict[str, int]:
-    """See `deploy.widths`."""
-    return ops.widths(config.layers, fast=fast)
+    """See `deploy.widths`. Half of the queries lie in memory at a time, so wide weights pay from the first layer on."""
+    return ops.widths(config.layers, softmax=16)

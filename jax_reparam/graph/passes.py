@@ -26,7 +26,7 @@ def optimise(graph: Graph, *, fast: bool = False) -> Graph:
     - Zeros, which lie in the file once, joined in place of a PAD of 16 bits: TFLM's kernel for that is slow (`cost`).
     - Parts in place of a whole where much memory can be saved (`tile`), convolutions where these are faster
       (`convolutions`): with `fast` more of them, since they take a little more memory.
-    - SOFTMAX of matrices: ESP-NN takes its memory for rows by the second size of a shape, whatever its rank.
+    - SOFTMAX of matrices, between views: ESP-NN's buffer has the second size of a shape, and has to hold a row.
     - Nodes in the order, and tensors at the places, that need the least memory (`arena`).
     """
     graph = graph.copy()

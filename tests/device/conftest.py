@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from helpers import TINY, float32, quantised
+from helpers import TINY, float32
 from jax_reparam import deploy, manifest, models
 from jax_reparam.device import firmware, frontend, metadata
 from jax_reparam.frontend.features import FrontendConfig
@@ -20,6 +20,7 @@ from jax_reparam.frontend.inputs import Input
 from jax_reparam.frontend.voice import VoiceConfig
 from jax_reparam.frontend.windows import WindowConfig
 from jax_reparam.graph import flatbuffer, passes
+from jax_reparam.quantise.quantise import Calibration, quantise
 from jax_reparam.runtime import tflm
 
 LABELS = ('anger', 'Überraschung', 'neutral')
@@ -48,12 +49,12 @@ def convert(fresh_inputs):
     rng = np.random.default_rng(1)
     fresh = jax.jit(plain.init)(jax.random.key(0), windows[:1])
     variables = jax.tree.map(lambda leaf: np.float32(leaf + 0.1 * np.abs(rng.standard_normal(leaf.shape))), fresh)
-    graph = float32(deploy.build(tiny, variables, 48), windows.shape)
+    calibration = Calibration(float32(deploy.build(tiny, variables, 48), windows.shape), windows)
     own = deploy.widths(tiny, 48)
-    bits = {'int8': own, 'int16': 16, 'wide': own | {'layers/0/attention/softmax': 16}, 'narrow': 8}
+    bits = {'int8': own, 'int16': {'': 16}, 'wide': own | {'layers/0/attention/softmax': 16}, 'narrow': {'': 8}}
 
     def run(form):
-        made = passes.optimise(quantised(graph, windows, bits[form]).graph, fast=form == 'int16')
+        made = passes.optimise(quantise(calibration, bits[form]).graph, fast=form == 'int16')
         return metadata.attach(flatbuffer.write(made), LABELS, fresh_inputs)
 
     return run

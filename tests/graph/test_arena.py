@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from helpers import drawn_case, float32, needs_tflm, quantised
+from helpers import drawn_case, float32, needs_tflm
 from jax_reparam.graph import arena, flatbuffer, passes
 from jax_reparam.graph.arena import ALIGNMENT, Memory, MemoryNode, Plan, schedule
+from jax_reparam.quantise.quantise import Calibration, quantise
 from jax_reparam.runtime import tflm
 
 
@@ -213,17 +214,22 @@ def test_which_slices_are_one_piece():
     assert pieces(columns) == [(), ()]
 
 
+@pytest.fixture(scope='module')
+def calibration():
+    windows, _, function = drawn_case('conv_transformer', 128)
+    return Calibration(float32(function, windows.shape), windows)
+
+
 @needs_tflm
 @pytest.mark.parametrize(
     'bits',
     [None, {'': 8}, {'': 16}, {'': 8} | {f'layers/{index}/attention/softmax': 16 for index in range(2)}],
     ids=['float32', '8', '16', '8 and 16'],
 )
-def test_tflm_follows_the_plan_and_computes_the_same(bits):
+def test_tflm_follows_the_plan_and_computes_the_same(calibration, bits):
     """A plan that puts everything in one place gives other logits, so the plan is read."""
-    windows, _, function = drawn_case('conv_transformer', 128)
-    graph = float32(function, windows.shape)
-    graph = passes.optimise(graph if bits is None else quantised(graph, windows, bits).graph)
+    windows = calibration.windows
+    graph = passes.optimise(calibration.graph if bits is None else quantise(calibration, bits).graph)
     if bits and len(bits) > 1:  # of scores, which are cast where they lie
         found = zip(arena.read(graph).nodes, graph.nodes, strict=True)
         assert sum(bool(memory.in_place) for memory, node in found if node.op == 'CAST') >= 2

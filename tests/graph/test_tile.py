@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from helpers import float32, quantise, quantised
+from helpers import float32, quantise
 from jax_reparam.deploy import ops
 from jax_reparam.graph import arena, flatbuffer, tile
+from jax_reparam.quantise import quantise as quantiser
+from jax_reparam.quantise.quantise import Calibration
 from jax_reparam.runtime import litert
 
 
@@ -48,8 +50,9 @@ def test_parts_compute_the_same(rng, monkeypatch, make, frames, parts):
     monkeypatch.setattr(tile, 'CONVOLUTION_PARTS', (parts,))
     function = make(rng)
     windows = rng.standard_normal((4, frames, 16)).astype(np.float32)
-    whole = float32(function, windows.shape)
-    for graph in (whole, *(quantised(whole, windows, bits).graph for bits in (8, 16))):
+    calibration = Calibration(float32(function, windows.shape), windows)
+    quantised = (quantiser.quantise(calibration, {'': bits}).graph for bits in (8, 16))
+    for graph in (calibration.graph, *quantised):
         tiled = tile.tile(graph)
         # Each is cut out, and has its nodes; of convolutions all but the last drop a token; all are joined.
         more = 4 * parts - 2
@@ -73,9 +76,9 @@ def test_a_softmax_of_16_bits_is_split_where_that_saves_more_than_its_tables(rng
     windows = rng.standard_normal((4, 100, 16)).astype(np.float32)
     graph = quantise(attention(rng), windows, {'': 8, 'softmax': 16})
     tiled = tile.tile(graph)
-    assert arena.tables(tiled) == 2 * arena.tables(graph) > 4000
+    assert arena.tables(tiled) > arena.tables(graph) > 2000
     np.testing.assert_array_equal(run(tiled, windows), run(graph, windows))
-    monkeypatch.setattr(arena, 'PER_SOFTMAX', arena.peak(graph) - arena.peak(tiled))
+    monkeypatch.setattr(arena, 'PER_SOFTMAX', arena.peak(graph) - arena.peak(tiled))  # of one more
     assert tile.tile(graph) is graph
 
 
