@@ -9,7 +9,7 @@ import pytest
 
 from helpers import float32, quantise
 from jax_reparam.deploy import ops
-from jax_reparam.graph import arena, flatbuffer, passes
+from jax_reparam.graph import arena, flatbuffer, passes, tile
 from jax_reparam.runtime import litert, tflm
 
 
@@ -163,6 +163,7 @@ def test_a_softmax_reads_a_matrix(rng, monkeypatch, bits, frames):
 
     Views take no arena, but each is a node; not a bit of the output changes.
     """
+    monkeypatch.setattr(tile, 'ATTENTION_PARTS', (2,))
     windows = rng.standard_normal((2, frames, 16)).astype(np.float32)
     graph = quantise(attention(rng), windows, bits)
     flat = passes.optimise(graph)
