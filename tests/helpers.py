@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import re
 import subprocess
@@ -235,6 +236,13 @@ def drawn_case(name, frames):
     windows = 2 * (rng.standard_normal((12, frames, 12)) + rng.standard_normal((12, 1, 12))).astype(np.float32)
     logits = jax.jit(plain.apply)(jax.tree.map(np.float32, variables), windows)
     return windows, np.asarray(logits), deploy.build(fields, variables, frames)
+
+
+@functools.cache
+def drawn_graph(name):
+    """(windows of 61 frames, logits of the plain model, float32 graph) of one of `TINY_MODELS`, not to be changed."""
+    windows, logits, function = drawn_case(name, 61)
+    return windows, logits, float32(function, windows.shape)
 
 
 def float32(function, shape):
