@@ -239,10 +239,10 @@ def drawn_case(name, frames):
 
 
 @functools.cache
-def drawn_graph(name):
-    """(windows of 61 frames, logits of the plain model, float32 graph) of one of `TINY_MODELS`, not to be changed."""
+def drawn_calibration(name):
+    """(windows of 61 frames, logits of the plain model, `Calibration`) of one of `TINY_MODELS`, to be read only."""
     windows, logits, function = drawn_case(name, 61)
-    return windows, logits, float32(function, windows.shape)
+    return windows, logits, quantiser.Calibration(float32(function, windows.shape), windows)
 
 
 def float32(function, shape):
@@ -252,13 +252,8 @@ def float32(function, shape):
 
 def quantise(function, windows, bits=8):
     """The same graph in integers; the windows set the ranges, `bits` are 8, 16, or by scope."""
-    return quantised(float32(function, windows.shape), windows, bits).graph
-
-
-def quantised(graph, windows, bits=8):
-    """A float32 graph quantised, and what it was made of."""
-    calibration = quantiser.Calibration(graph, windows)
-    return quantiser.quantise(calibration, {'': bits} if isinstance(bits, int) else bits)
+    calibration = quantiser.Calibration(float32(function, windows.shape), windows)
+    return quantiser.quantise(calibration, {'': bits} if isinstance(bits, int) else bits).graph
 
 
 def save(workdir, recipe, variables, data):

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from helpers import TINY_MODELS, drawn_graph, float32, pattern
+from helpers import TINY_MODELS, drawn_calibration, float32, pattern
 from jax_reparam import deploy
 from jax_reparam.graph.graph import Graph, Node, Tensor
 from jax_reparam.quantise import widths
@@ -108,7 +108,7 @@ def test_one_reader_in_16_bits_is_enough():
 @pytest.mark.parametrize('name', TINY_MODELS)
 def test_every_computing_node_of_a_deploy_form_has_its_part(name):
     """Also through jax.nn's own calls; the converter's names are those of the JAX version at hand."""
-    _, _, graph = drawn_graph(name)
+    graph = drawn_calibration(name)[2].graph
     parts = collections.defaultdict(set)
     for node in graph.nodes[:-1]:  # the last is named by its caller
         if node.op not in widths.MOVES:
