@@ -125,9 +125,7 @@ def apply(config: ConformerConfig, params: Params, features: jax.Array) -> jax.A
             x = added(x, y)
             y = normalised(x)
             with scope('conv'):
-                value, gate = ops.linear(conv['value'], y), ops.linear(conv['gate'], y)
-                with scope('gate'):
-                    y = value * jax.nn.sigmoid(gate)
+                y = ops.gated(ops.linear(conv['value'], y), ops.linear(conv['gate'], y))
                 y = ops.linear(conv['out'], activation(ops.depthwise(conv['depthwise'], y)))
             x = added(x, y)
             x = normalised(added(x, ffn(block['ffn_1'], normalised(x))))

@@ -19,8 +19,14 @@ Array = jax.Array
 Layer = Mapping[str, Array]
 
 
+def gated(x: Array, gate: Array) -> Array:
+    """`x` times the sigmoid of `gate`."""
+    with jax.named_scope('gate'):
+        return x * jax.nn.sigmoid(gate)
+
+
 # Those of `layers`; what is jitted there would lose its scope on the way to the exported graph.
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {'relu': jax.nn.relu, 'swish': lambda x: x * jax.nn.sigmoid(x)}
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {'relu': jax.nn.relu, 'swish': lambda x: gated(x, x)}
 
 
 def linear(layer: Layer, x: Array) -> Array:

@@ -18,7 +18,7 @@ _CALL = re.compile(r'\w+\(.*\)\d*')
 
 
 def scopes(name: str) -> list[str]:
-    """The scopes in a tensor's name, one a part: of `jit(f)/a/b/add;jit(f)/a/b/mul;jit(f)/c/mul;max` two `a/b`, a `c`."""
+    """The scopes in a tensor's name, one a part: of `jit(f)/a/b/add;jit(f)/c/mul;max` it is `a/b` and `c`."""
     found = []
     for part in name.split(';'):
         *path, _ = [key for key in part.split('/') if not _CALL.fullmatch(key)] or ['']
@@ -30,8 +30,8 @@ def scopes(name: str) -> list[str]:
 def assign(graph: Graph, widths: Mapping[str, int]) -> dict[Node, int]:
     """The bits that each node computes in.
 
-    A node has those of its part: of the longest prefix in `widths` of the scope in its output's name, of which a fused
-    operator has several; most count, since the converter also names it after constants that others share. What moves values
+    A node has those of its part: of the longest prefix in `widths` of the scope in its output's name. A fused operator
+    has several, of which most count: the converter also names it after constants that others share. What moves values
     has 16 where these are made in 16 and read in 16: else it moves bytes for nothing. The graph's output is named by
     its caller, so the node that makes it has the bits of the one before.
 
