@@ -4,7 +4,8 @@
 
 8 bits take the whole range from -128 to 127, 16 bits are symmetric around 0. A tensor that is made in 8 bits and read
 in 16 keeps its steps, so that nothing is rounded. It has a zero point of 0, too, where its steps hardly grow for that:
-CAST, which keeps integers, then keeps values, and takes a tenth of QUANTIZE's instructions.
+CAST, which keeps integers, then keeps values, and takes a tenth of QUANTIZE's instructions. What an operator joins in 16
+bits has the one format that its kernel asks for, also where a part is made in 8.
 """
 
 from __future__ import annotations
@@ -104,14 +105,13 @@ def formats(graph: Graph, ranges: Ranges, bits: Mapping[Node, int]) -> dict[Held
         if form := FIXED.get((node.op, bits[node])):
             fixed[output] = form
         for tensor in _one_format(node):
-            if tensor in made and made[tensor] < bits[node]:
-                raise ValueError(f'{node.op} {node.output.name!r}: expected what it joins in 16 bits, found 8')
             if tensor in made:
+                groups.setdefault((tensor, bits[node]), [(tensor, bits[node])])
                 _join(groups, output, (tensor, bits[node]))
     chosen: dict[Held, Format] = {}
     for group in {id(group): group for group in groups.values()}.values():
         cast = any(
-            made[tensor] == width < bits[node] and node.op not in SHIFT_FREE
+            made[tensor] == width < bits[node] and node.op not in SHIFT_FREE and (tensor, 16) not in groups
             for tensor, width in group
             for node in readers[tensor]
         )
@@ -124,7 +124,7 @@ def formats(graph: Graph, ranges: Ranges, bits: Mapping[Node, int]) -> dict[Held
     for node in graph.nodes:  # what is cast keeps its steps
         for tensor in node.reads:
             if tensor in made and made[tensor] < bits[node]:
-                chosen[tensor, 16] = Format(16, chosen[tensor, 8].scale)
+                chosen.setdefault((tensor, 16), Format(16, chosen[tensor, 8].scale))
     return chosen
 
 
