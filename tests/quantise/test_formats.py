@@ -116,6 +116,19 @@ def test_what_is_made_in_16_bits_and_read_in_8_is_held_in_both():
     assert (three, 16) not in found
 
 
+def test_what_is_joined_in_16_bits_has_one_format_also_where_a_part_is_made_in_8():
+    one, two, three, four, five = (tensor() for _ in range(5))
+    nodes = [
+        Node('ADD', [one, one], [two]),
+        Node('ADD', [one, two], [three]),
+        Node('CONCATENATION', [two, three], [four]),
+        Node('SOFTMAX', [two], [five]),
+    ]
+    found = chosen(nodes, [(-1, 1), (-2, 5), (-3, 2), (-3, 5), (0, 1)], [8, 16, 16, 16])
+    assert found[two, 8] == Format.of(-2, 5, 8)
+    assert found[two, 16] == found[three, 16] == found[four, 16] == Format.of(-3, 5, 16)
+
+
 @pytest.mark.parametrize('seed', range(50))
 def test_from_8_to_16_bits_nothing_is_rounded(seed):
     """By CAST, which keeps integers, with a zero point of 0, else by QUANTIZE; steps hardly grow."""

@@ -71,6 +71,7 @@ KERNELS = {
         None: 0.55,  # 0.539
         # Multipliers of 16 bits where sums have 64.
         'CONV_2D': 1.3,  # 0.78
+        'FULLY_CONNECTED': 1.3,  # 0.73
         'DEPTHWISE_CONV_2D': 1.3,  # 1.17
         'BATCH_MATMUL': 1.3,  # 1.25
         # Tables.
