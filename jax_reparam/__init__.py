@@ -1,6 +1,7 @@
 """Transformer re-parameterization (HRF / deHRF) for speech emotion recognition on a microcontroller.
 
-`dehrf` folds a training pytree; `HRFDense` and `HRFConfig` make one. They are loaded when first used, so that commands
+`dehrf` folds a training pytree; `HRFDense` and `HRFConfig` make one; `add_decay` is weight decay that knows its sites,
+for any optax chain. They are loaded when first used, so that commands
 that need neither jax nor flax start at once.
 """
 
@@ -15,10 +16,17 @@ if TYPE_CHECKING:
     from jax_reparam.config import HRFConfig
     from jax_reparam.layers import HRFDense
     from jax_reparam.reparam import dehrf, hrf_sites
+    from jax_reparam.train.optimizer import add_decay
 
-__all__ = ['HRFConfig', 'HRFDense', '__version__', 'dehrf', 'hrf_sites']
+__all__ = ['HRFConfig', 'HRFDense', '__version__', 'add_decay', 'dehrf', 'hrf_sites']
 
-_HOME = {'HRFConfig': 'config', 'HRFDense': 'layers', 'dehrf': 'reparam', 'hrf_sites': 'reparam'}
+_HOME = {
+    'HRFConfig': 'config',
+    'HRFDense': 'layers',
+    'add_decay': 'train.optimizer',
+    'dehrf': 'reparam',
+    'hrf_sites': 'reparam',
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -17,7 +17,7 @@ from jax_reparam.errors import InputError, known, one_line
 from jax_reparam.frontend.features import FrontendConfig
 from jax_reparam.frontend.voice import VoiceConfig
 from jax_reparam.frontend.windows import WindowConfig
-from jax_reparam.schema import Amount, Bound, Count, Positive, Rate, Share, Size
+from jax_reparam.schema import Amount, Bound, Count, Positive, Rate, Share, Size, at_most
 
 # What a corpus changes in a recipe; `configs/NAME.py:emodb` picks one.
 CORPORA: Mapping[str, Mapping[str, Any]] = {
@@ -66,6 +66,22 @@ POSITIONS = 2000
 Crop = Annotated[float, Bound('0 or more and less than 0.5', lambda value: 0 <= value < 0.5)]
 # Seconds of a window.
 SHORTEST_WINDOW = 0.5
+# The upper bounds lie far beyond what anybody trains, and within what memory, counters and random keys of 32 bits take:
+# a slip of the finger is named at once, and not by an allocator or a loop without an end.
+Width = Annotated[Size, at_most(1 << 14)]
+Depth = Annotated[Size, at_most(256)]
+Steps = Annotated[Size, at_most(1_000_000_000)]
+Seconds = Annotated[Positive, at_most(3600)]
+Masks = Annotated[Count, at_most(100)]
+Span = Annotated[Count, at_most(100_000)]
+Expand = Annotated[Size, at_most(16)]
+Decibels = Annotated[Amount, at_most(200)]
+Expansion = Annotated[Amount, at_most(256)]
+Batch = Annotated[Size, at_most(1 << 20)]
+Warmup = Annotated[Count, at_most(1_000_000_000)]
+Seed = Annotated[Count, at_most((1 << 32) - 1)]
+LearningRate = Annotated[Positive, at_most(1e6)]
+Factor = Annotated[Amount, at_most(1e6)]
 
 
 class _Encoder(schema.Checked):
@@ -105,11 +121,11 @@ class ConvTransformerConfig(_Encoder):
     """
 
     name: ClassVar[str] = 'conv_transformer'
-    channels: Size = 16
-    width: Size = 96
-    layers: Size = 4
-    heads: Size = 4
-    ffn_width: Size = 384
+    channels: Width = 16
+    width: Width = 96
+    layers: Depth = 4
+    heads: Width = 4
+    ffn_width: Width = 384
     dropout: Rate = 0.1
     attention_dropout: Rate = 0.1
 
@@ -134,12 +150,12 @@ class ConformerConfig(_Encoder):
     """
 
     name: ClassVar[str] = 'conformer'
-    channels: Size = 16
-    width: Size = 64
-    layers: Size = 4
-    heads: Size = 4
-    ffn_width: Size = 256
-    kernel: Size = 15
+    channels: Width = 16
+    width: Width = 64
+    layers: Depth = 4
+    heads: Width = 4
+    ffn_width: Width = 256
+    kernel: Width = 15
     positions: Literal['relative', 'none'] = 'relative'
     activation: Literal['swish', 'relu'] = 'swish'
     dropout: Rate = 0.1
@@ -172,10 +188,10 @@ class SpeechFormerConfig(schema.Checked):
     """
 
     name: ClassVar[str] = 'speech_former'
-    hop_ms: Size = 10
-    layers: tuple[Size, Size, Size, Size] = (2, 2, 4, 4)
-    heads: Size = 8
-    expand: tuple[Size, Size, Size] = (1, 1, 1)
+    hop_ms: Width = 10
+    layers: tuple[Depth, Depth, Depth, Depth] = (2, 2, 4, 4)
+    heads: Width = 8
+    expand: tuple[Expand, Expand, Expand] = (1, 1, 1)
     dropout: Rate = 0.1
     attention_dropout: Rate = 0.1
     head_dropout: Rate = 0.5
@@ -213,7 +229,7 @@ class HRFConfig(schema.Checked):
         after the convolutions, SpeechFormer's merging layers). `'ffn_in,attention'` is read as two.
     """
 
-    expansion: Amount = 4.0
+    expansion: Expansion = 4.0
     forward: Literal['composed', 'two_step'] = 'composed'
     init: Literal['lecun', 'orthonormal'] = 'lecun'
     decay: Literal['none', 'factors', 'product'] = 'product'
@@ -242,8 +258,8 @@ class WindowSeconds(schema.Checked):
       hop_seconds: distance between the starts of two windows of one clip.
     """
 
-    seconds: Positive = 4.0
-    hop_seconds: Positive = 2.0
+    seconds: Seconds = 4.0
+    hop_seconds: Seconds = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -267,13 +283,17 @@ class DataConfig(schema.Checked):
     protocol: str = ''
     fold: str = '0'
     accept_mismatch: bool = False
-    turns: Count = 0
+    turns: Span = 0
     join: Literal['', 'mean', 'vote'] = ''
 
     def __post_init__(self) -> None:
         super().__post_init__()
         known('corpus', self.corpus, tuple(CORPORA))
-        schema.expect(self.fold == 'all' or self.fold.isdecimal(), 'fold', "a number or 'all'", self.fold)
+        number = self.fold.isascii() and self.fold.isdecimal() and len(self.fold) < 10
+        schema.expect(self.fold == 'all' or number, 'fold', "a number or 'all'", self.fold)
+        for name in ('source', 'cache', 'protocol'):
+            text = getattr(self, name)
+            schema.expect('\0' not in text and '\n' not in text, name, 'text on one line', text)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -297,17 +317,17 @@ class AugmentConfig(schema.Checked):
       telephone: share of them in a telephone's band.
     """
 
-    freq_masks: Count = 2
-    freq_mask_bands: Count = 10
-    time_masks: Count = 2
-    time_mask_frames: Count = 40
+    freq_masks: Masks = 2
+    freq_mask_bands: Span = 10
+    time_masks: Masks = 2
+    time_mask_frames: Span = 40
     stretch: Rate = 0.0
     warp: Rate = 0.0
     crop: Crop = 0.0
     field: Share = 0.5
-    level_db: Amount = 20.0
-    equaliser_db: Amount = 6.0
-    tilt_db: Amount = 2.0
+    level_db: Decibels = 20.0
+    equaliser_db: Decibels = 6.0
+    tilt_db: Decibels = 2.0
     noise: Share = 0.5
     room: Share = 0.0
     telephone: Share = 0.0
@@ -331,16 +351,16 @@ class TrainConfig(schema.Checked):
       eval_every: steps between validations (and checkpoints).
     """
 
-    steps: Size = 1000
-    batch_size: Size = 32
-    learning_rate: Positive = 1e-3
-    warmup_steps: Count = 100
-    weight_decay: Amount = 0.01
+    steps: Steps = 1000
+    batch_size: Batch = 32
+    learning_rate: LearningRate = 1e-3
+    warmup_steps: Warmup = 100
+    weight_decay: Factor = 0.01
     label_smoothing: Rate = 0.1
     class_weights: bool = False
-    clip_norm: Amount = 1.0
+    clip_norm: Factor = 1.0
     average: Rate = 0.99
-    eval_every: Size = 50
+    eval_every: Steps = 50
 
 
 @dataclasses.dataclass(frozen=True)
@@ -359,7 +379,7 @@ class Recipe(schema.Checked):
     augment: AugmentConfig = AugmentConfig()
     voice: VoiceConfig = dataclasses.field(default_factory=VoiceConfig)
     train: TrainConfig = TrainConfig()
-    seed: Count = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()

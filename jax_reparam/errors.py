@@ -6,12 +6,20 @@ import argparse
 import contextlib
 import difflib
 import enum
+import io
 import os
+import select
+import signal
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import ClassVar
+
+# After Ctrl-C a command has so long to end by itself, and so long in a block of `deferred`.
+_SECONDS, _DEFERRED_SECONDS = 1.0, 10.0
 
 
 class ExitCode(enum.IntEnum):
@@ -44,29 +52,152 @@ def run(main: Callable[[], int | None], *, interrupted: str = 'interrupted') -> 
     """Runs a command's `main` and exits with its code.
 
     `Error` and `OSError` (a full disk, a folder one may not write) become one line on standard error. So does what
-    nobody foresaw, and its traceback goes to a file that the line names. A reader who has gone is no error.
+    nobody foresaw, and its traceback goes to a file that the line names. A reader who has gone is no error. Ctrl-C ends
+    the command within a second, or when a block of `deferred` has.
 
     Args:
       main: gives the exit code; None is 0.
-      interrupted: what is said after Ctrl-C.
+      interrupted: what is said after Ctrl-C, if the KeyboardInterrupt that ended `main` says nothing itself.
     """
+    _keep_streams()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors='backslashreplace')  # a terminal that knows ASCII alone is told escapes
+    with _Interrupt.caught(interrupted) as interrupt:
+        try:
+            code = main() or ExitCode.DONE
+            _flush()
+        except BrokenPipeError:
+            _drop_output()
+            code = ExitCode.UNREAD
+        except (Error, OSError) as error:
+            _drop_output()
+            _say(f'error: {one_line(error)}')
+            code = error.exit_code if isinstance(error, Error) else ExitCode.INPUT
+        except KeyboardInterrupt as end:
+            _say(str(end) or interrupted)
+            code = ExitCode.INTERRUPTED
+            if interrupt.came:
+                # XLA may be compiling in another thread, which would crash while the interpreter is taken down.
+                os._exit(code)
+        except Exception as error:
+            _say(f'error: a fault of jax_reparam: {_kept(error)}')
+            code = ExitCode.FAULT
+    sys.exit(int(code))
+
+
+class _Interrupt:
+    """Ctrl-C while a command runs: raises KeyboardInterrupt, and sees to it that the process ends.
+
+    Python may be busy in C++ for minutes (XLA compiles), and loses an exception that is raised in a callback. A thread
+    of its own therefore waits for the signal, too, and ends the process if it has not ended by itself.
+    """
+
+    current: ClassVar[_Interrupt | None] = None
+
+    def __init__(self, says: str) -> None:
+        self.says, self.came, self.deferred = says, False, False
+        self._stderr = 2
+
+    @classmethod
+    @contextlib.contextmanager
+    def caught(cls, says: str) -> Iterator[_Interrupt]:
+        """Handles Ctrl-C in a block, unless somebody else does or the process is to ignore it (`nohup`)."""
+        self = cls(says)
+        ours = threading.current_thread() is threading.main_thread()
+        if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+            yield self
+            return
+        told, tell = os.pipe()
+        self._stderr = os.dup(2)  # which a block of `system.captured_stderr` may have put elsewhere
+        os.set_blocking(tell, False)
+        signal.signal(signal.SIGINT, self._handle)
+        before = signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, args=(told,), daemon=True).start()
+        cls.current = self
+        unraisable = sys.unraisablehook
+        # One that was lost in a callback: the thread sees to it.
+        sys.unraisablehook = lambda lost: None if lost.exc_type is KeyboardInterrupt else unraisable(lost)
+        try:
+            yield self
+        finally:
+            sys.unraisablehook = unraisable
+            cls.current = None
+            signal.set_wakeup_fd(before)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            os.close(tell)
+            os.close(self._stderr)
+
+    def _handle(self, number: int, frame: object) -> None:
+        self.came = True
+        if not self.deferred:
+            raise KeyboardInterrupt
+
+    def _watch(self, told: int) -> None:
+        while (number := os.read(told, 1)) and number[0] != signal.SIGINT:
+            pass
+        if number:
+            # Another signal ends it at once, and so does the command if it ends: then nothing is left to do.
+            again, _, _ = select.select([told], [], [], _DEFERRED_SECONDS if self.deferred else _SECONDS)
+            if not again or os.read(told, 1):
+                os.write(self._stderr, ('\n' * os.isatty(self._stderr) + self.says + '\n').encode(errors='replace'))
+                os._exit(ExitCode.INTERRUPTED)
+        os.close(told)
+
+
+@contextlib.contextmanager
+def deferred() -> Iterator[Callable[[], bool]]:
+    """Puts Ctrl-C off while work is done that is lost else; yields what says whether it came.
+
+    The block is to end then, within some seconds. Outside `run` nothing is put off.
+    """
+    interrupt = _Interrupt.current
+    if interrupt is None:
+        yield lambda: False
+        return
+    interrupt.deferred = True
     try:
-        code = main() or ExitCode.DONE
+        yield lambda: interrupt.came
+    finally:
+        interrupt.deferred = False
+    if interrupt.came:  # and nobody has asked since
+        raise KeyboardInterrupt
+
+
+def _keep_streams() -> None:
+    """Gives a process that was started with standard streams closed the null device in their place.
+
+    The next file that it opens would else become its standard output.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+    for name in ('stdout', 'stderr'):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open('w'))  # noqa: SIM115
+
+
+def _flush() -> None:
+    try:
         sys.stdout.flush()
     except BrokenPipeError:
-        # What is left in the buffer would be written, and complained of, at the very end.
+        raise
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, 'standard output') from error
+
+
+def _drop_output() -> None:
+    """Loses what cannot be written: it would be tried again, and complained of, at the very end."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = ExitCode.UNREAD
-    except (Error, OSError) as error:
-        print(f'error: {one_line(error)}', file=sys.stderr)
-        code = error.exit_code if isinstance(error, Error) else ExitCode.INPUT
-    except KeyboardInterrupt:
-        print(interrupted, file=sys.stderr)
-        code = ExitCode.INTERRUPTED
-    except Exception as error:
-        print(f'error: a fault of jax_reparam: {_kept(error)}', file=sys.stderr)
-        code = ExitCode.FAULT
-    sys.exit(int(code))
+
+
+def _say(line: str) -> None:
+    with contextlib.suppress(OSError):  # nobody is left to be told
+        print(line, file=sys.stderr, flush=True)
 
 
 def _kept(error: Exception) -> str:
@@ -106,6 +237,20 @@ def count(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f'expected at least 1, found {value}')
     return value
+
+
+def user_path(text: str) -> Path:
+    """A path of the user's, with `~` as their home; shells leave it in `--workdir=~/x`.
+
+    Raises:
+      InputError: nobody knows where that home is.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise InputError(
+            f'{text}: expected a home folder for ~, found none; set HOME or give the whole path'
+        ) from error
 
 
 def one_line(error: BaseException) -> str:

@@ -44,6 +44,12 @@ class HRFDense(nn.Module):
       dtype: of the computation; None takes the inputs' and parameters'.
       param_dtype: of the parameters.
       precision: of the matrix products.
+      bias_init: initializer of the bias (in training form of `bias_v`; `bias_u` begins at 0).
+      promote_dtype: as in `nn.Dense`.
+      dot_general: as in `nn.Dense`, of each matrix product with the inputs; None is JAX's.
+      dot_general_cls: as in `nn.Dense`: makes `dot_general`.
+
+    A `kernel_init` of `nn.with_partitioning` names the axes of U `[names[0], None]` and of V `[None, names[1]]`.
 
     Raises:
       ValueError: E < min(D, F); the product would have a lower rank than the layer it stands for.
@@ -56,14 +62,17 @@ class HRFDense(nn.Module):
     dtype: Any = None
     param_dtype: Any = jnp.float32
     precision: jax.lax.PrecisionLike = None
+    bias_init: Initializer = nn.initializers.zeros_init()
+    promote_dtype: Callable[..., Any] = nn.dtypes.promote_dtype
+    dot_general: Callable[..., Any] | None = None
+    dot_general_cls: Any = None
 
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """Maps `[..., D]` to `[..., F]`."""
         if self.hrf.expansion == 0:
-            zeros = nn.initializers.zeros_init()
             kernel = self.param('kernel', self.kernel_init, (inputs.shape[-1], self.features), self.param_dtype)
-            bias = self.param('bias', zeros, (self.features,), self.param_dtype) if self.use_bias else None
+            bias = self.param('bias', self.bias_init, (self.features,), self.param_dtype) if self.use_bias else None
             return self._linear(inputs, kernel, bias)
         factors = self.param(reparam.SITE, self._init_factors, inputs.shape[-1])
         if self.hrf.forward == 'composed':
@@ -73,8 +82,14 @@ class HRFDense(nn.Module):
         return self._linear(hidden, factors['kernel_v'], factors.get('bias_v'))
 
     def _linear(self, inputs: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
-        inputs, kernel, bias = nn.dtypes.promote_dtype(inputs, kernel, bias, dtype=self.dtype)
-        outputs = jnp.matmul(inputs, kernel, precision=self.precision)
+        inputs, kernel, bias = self.promote_dtype(inputs, kernel, bias, dtype=self.dtype)
+        dot_general = self.dot_general if self.dot_general_cls is None else self.dot_general_cls()
+        outputs: jax.Array
+        if dot_general is not None:
+            axes = (((inputs.ndim - 1,), (0,)), ((), ()))
+            outputs = dot_general(inputs, kernel, axes, precision=self.precision)
+        else:
+            outputs = jnp.matmul(inputs, kernel, precision=self.precision)
         return outputs if bias is None else outputs + bias.reshape((1,) * (outputs.ndim - 1) + (-1,))
 
     def _init_factors(self, key: jax.Array, width: int) -> dict[str, jax.Array]:
@@ -84,33 +99,40 @@ class HRFDense(nn.Module):
                 f'{"/".join(self.path)}: expected E >= min(D, F) = {min(width, self.features)}, '
                 f'got E = {inner} (hrf.expansion {self.hrf.expansion}, D {width}, F {self.features})'
             )
+        drawn: Any = None
         if self.hrf.init == 'orthonormal':
-            u, v = _orthonormal_factors(key, self.kernel_init, width, inner, self.features, self.param_dtype)
+            drawn = self.kernel_init(key, (width, self.features), self.param_dtype)
+            u, v = _orthonormal_factors(key, nn.unbox(drawn), inner)
         else:
             key_u, key_v, key_plain = jax.random.split(key, 3)
             u = lecun_normal(key_u, (width, inner), self.param_dtype)
             # The product of two LeCun draws has variance 1/D. Of another rule (Xavier, zeros) one draw tells it.
             gain = 1.0
             if self.kernel_init is not lecun_normal:
-                gain = width**0.5 * self.kernel_init(key_plain, (width, self.features), self.param_dtype).std()
+                drawn = self.kernel_init(key_plain, (width, self.features), self.param_dtype)
+                gain = width**0.5 * nn.unbox(drawn).std()
             v = gain * lecun_normal(key_v, (inner, self.features), self.param_dtype)
-        factors = {'kernel_u': u, 'kernel_v': v}
+        factors: dict[str, Any] = {'kernel_u': u, 'kernel_v': v}
+        if isinstance(drawn, nn.Partitioned):
+            rows, columns = drawn.names
+            factors = {
+                'kernel_u': drawn.replace(value=u, names=(rows, None)),
+                'kernel_v': drawn.replace(value=v, names=(None, columns)),
+            }
         if self.use_bias:
             factors |= {
                 'bias_u': jnp.zeros((inner,), self.param_dtype),
-                'bias_v': jnp.zeros((self.features,), self.param_dtype),
+                'bias_v': self.bias_init(jax.random.fold_in(key, 2), (self.features,), self.param_dtype),
             }
         return factors
 
 
-def _orthonormal_factors(
-    key: jax.Array, kernel_init: Initializer, d: int, e: int, f: int, dtype: Any
-) -> tuple[jax.Array, jax.Array]:
-    """Factors U `[D, E]` and V `[E, F]` whose product is the plain layer's start `kernel_init(key, [D, F])`.
+def _orthonormal_factors(key: jax.Array, kernel: jax.Array, e: int) -> tuple[jax.Array, jax.Array]:
+    """Factors U `[D, E]` and V `[E, F]` whose product is the plain layer's start, `kernel` `[D, F]`.
 
     U has orthonormal rows and V = U^T W where E >= D; else V has orthonormal columns and U = W V^T (E >= F then).
     """
-    kernel = kernel_init(key, (d, f), dtype)
+    (d, f), dtype = kernel.shape, kernel.dtype
     basis: Initializer = nn.initializers.orthogonal()
     key = jax.random.fold_in(key, 1)
     matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)

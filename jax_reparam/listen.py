@@ -14,6 +14,7 @@ listening to a microphone ends. 2: bad input, or something that is missing here.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -24,6 +25,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import soxr
 
 from jax_reparam import manifest
 from jax_reparam.errors import InputError, run
@@ -40,6 +42,8 @@ from jax_reparam.table import aligned
 CHUNK_SECONDS = 0.1
 # Without a sample a microphone is given up after this.
 SILENT_SECONDS = 10.0
+# So far behind a microphone, what has come meanwhile is dropped: more would be memory without end, and old news.
+BEHIND_SECONDS = 10.0
 SMOOTHING = 0.5
 
 
@@ -141,6 +145,9 @@ def recording(path: str, sample_rate: int, *, real_time: bool = False) -> Iterat
 def microphone(device: str | None, sample_rate: int) -> Iterator[np.ndarray]:
     """The samples of a microphone in chunks, without end; `device` is its number or a part of its name.
 
+    One that does not record at `sample_rate` is recorded at its own rate, and resampled. Who takes the chunks too
+    slowly is told how far behind it is, and goes on at the present: times count what is heard.
+
     Raises:
       InputError: no microphone, or nothing to record with.
     """
@@ -155,23 +162,57 @@ def microphone(device: str | None, sample_rate: int) -> Iterator[np.ndarray]:
             f'microphone: expected the PortAudio library that sounddevice wraps (Debian: libportaudio2), found: {error}'
         ) from None
     name = f'microphone {device or "(default)"}'
-    arrived: queue.SimpleQueue[np.ndarray] = queue.SimpleQueue()
+    arrived: queue.Queue[np.ndarray] = queue.Queue(round(BEHIND_SECONDS / CHUNK_SECONDS))
+    lost = overflows = 0  # chunks that found no place; times that PortAudio lost samples
 
-    def take(samples: Any, *_: Any) -> None:
-        # PortAudio uses its memory again. Nothing is lost while the model runs: the queue has no end.
-        arrived.put(np.frombuffer(samples, np.int16).copy())
+    def take(samples: Any, _: Any, __: Any, status: Any) -> None:
+        nonlocal lost, overflows
+        overflows += bool(status and status.input_overflow)
+        try:
+            arrived.put_nowait(np.frombuffer(samples, np.int16).copy())  # PortAudio uses its memory again
+        except queue.Full:
+            lost += 1
 
-    try:
-        with sounddevice.RawInputStream(
-            samplerate=sample_rate,
-            blocksize=int(CHUNK_SECONDS * sample_rate),
-            device=int(device) if device is not None and device.isdigit() else device,
+    number = int(device) if device is not None and device.isdigit() else device
+
+    def opened(rate: int) -> Any:
+        return sounddevice.RawInputStream(
+            samplerate=rate,
+            blocksize=int(CHUNK_SECONDS * rate),
+            device=number,
             channels=1,
             dtype='int16',
             callback=take,
-        ):
+        )
+
+    try:
+        rate = sample_rate
+        try:
+            stream = opened(rate)
+        except sounddevice.PortAudioError:
+            rate = round(sounddevice.query_devices(number, 'input')['default_samplerate'])
+            if rate == sample_rate:
+                raise
+            stream = opened(rate)
+        resampler = None if rate == sample_rate else soxr.ResampleStream(rate, sample_rate, 1, dtype='int16')
+        with stream:
+            told = 0
             while True:
-                yield arrived.get(timeout=SILENT_SECONDS)
+                if overflows > told:
+                    told = overflows
+                    print(f'{name}: samples were lost before they came here, {told} times so far', file=sys.stderr)
+                if arrived.full():
+                    with contextlib.suppress(queue.Empty):
+                        while True:
+                            arrived.get_nowait()
+                            lost += 1
+                    print(
+                        f'{name}: {lost * CHUNK_SECONDS:.1f} s behind: dropped, it goes on at the present',
+                        file=sys.stderr,
+                    )
+                    lost = 0
+                chunk = arrived.get(timeout=SILENT_SECONDS)
+                yield chunk if resampler is None else resampler.resample_chunk(chunk)
     except queue.Empty:
         raise InputError(f'{name}: expected samples, found none in {SILENT_SECONDS:g} s') from None
     except (sounddevice.PortAudioError, ValueError) as error:

@@ -108,6 +108,14 @@ class TFLMScore(Score):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Price:
+    """What a form takes on a device, by its plan: `arena.arena` and `cost.of_graph`."""
+
+    arena_bytes: Count
+    instructions: Count
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Made:
     """How a form was made of the folded model; None throughout for float32.
 
@@ -115,11 +123,13 @@ class Made:
       bits: that each part computes in, by the part's scope (`deploy.widths`).
       windows: of calibration.
       validation: its score on validation windows.
+      prices: of int8 as `fold.py` makes it, '', and with `--fast`, where these differ; else None.
     """
 
     bits: dict[str, Count] | None = None
     windows: Count | None = None
     validation: Score | None = None
+    prices: dict[str, Price] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -197,12 +207,31 @@ class Arena:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class RealTime:
+    """From which clock a Cortex-M4F with CMSIS-NN keeps up with speech, estimated.
+
+    A frame and a window cost so many instructions, the window's own are the model's and what comes before it. `mhz` is
+    for one window a hop with its frames, and an instruction of `cycles_per_instruction`.
+    """
+
+    window_instructions: Count
+    frame_instructions: Count
+    cycles_per_instruction: Amount
+    mhz: Count
+
+    def window_seconds(self, mhz: int) -> float:
+        """What a window takes at a clock."""
+        return self.window_instructions * self.cycles_per_instruction / (mhz * 1e6)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Firmware:
     """The folder `firmware/`: around which form, arenas of `model` and `frontend`, calls that add their operators."""
 
     folder: Name
     form: str
     arena_bytes: Mapping[str, Arena]
+    real_time: RealTime
     registrations: Mapping[str, Lines]
 
 

@@ -30,6 +30,7 @@ from jax_reparam.errors import InputError, one_line, run
 from jax_reparam.evaluation import decide, softmax
 from jax_reparam.frontend import audio, audio_files, features, speech, voice, windows
 from jax_reparam.frontend.inputs import Heard, Input
+from jax_reparam.frontend.speech import Speech
 from jax_reparam.frontend.voice import Profile
 from jax_reparam.manifest import FORM_FILES, Manifest, Protocol, open_form
 from jax_reparam.runtime import litert, tflm
@@ -154,13 +155,21 @@ class Recognizer:
         profile = self.profile if profile is None else profile
         codes, frames, hop = self._codes(samples), inputs.window.frames, inputs.frontend.hop_ms / 1000
         seconds = len(samples) / inputs.frontend.sample_rate
+        found = dict(speech.windows_of(codes, inputs.window, inputs.rule))
+        span = speech.active_span(codes, inputs.rule, found.items() if inputs.rule.scan == inputs.window else None)
+
         # One window at a time: all of a long recording take more memory than the recording.
-        probabilities = decide(np.stack([self._decide(heard) for heard in inputs.clip(codes, profile)]))[0]
-        parts = []
-        for start in windows.starts(len(codes), inputs.window) if over_time else ():
-            row = self._decide(inputs.hear(codes[start : start + frames], profile))
-            parts.append(Part(float(start * hop), min(float((start + frames) * hop), seconds), row))
-        return Prediction(probabilities, seconds, *_told(samples, codes, inputs), over_time=tuple(parts))
+        def row(start: int, end: int) -> np.ndarray:
+            known = found.get(start) if end == min(start + frames, len(codes)) else None
+            return self._decide(inputs.hear(codes[start:end], profile, known))
+
+        starts = [span.start + int(start) for start in windows.starts(span.stop - span.start, inputs.window)]
+        probabilities = decide(np.stack([row(start, min(start + frames, span.stop)) for start in starts]))[0]
+        parts = [
+            Part(start * hop, min((start + frames) * hop, seconds), row(start, min(start + frames, len(codes))))
+            for start in (found if over_time else ())
+        ]
+        return Prediction(probabilities, seconds, *_told(samples, found, len(codes), inputs), over_time=tuple(parts))
 
     def _codes(self, samples: np.ndarray) -> np.ndarray:
         """Features of a recording; what is no recording would give some, too."""
@@ -179,11 +188,13 @@ class Recognizer:
         return row
 
 
-def _told(samples: np.ndarray, codes: np.ndarray, inputs: Input) -> tuple[float, bool, bool]:
+def _told(
+    samples: np.ndarray, windows_found: Mapping[int, Speech], frames: int, inputs: Input
+) -> tuple[float, bool, bool]:
     """The share of a recording's frames that are speech; whether all of it is too quiet; whether any of it clips."""
     full_scale = features.full_scale(samples, inputs.frontend)
-    spoken, quiet, clipping = np.zeros(len(codes), bool), [], []
-    for start, found in speech.windows_of(codes, inputs.window, inputs.rule):
+    spoken, quiet, clipping = np.zeros(frames, bool), [], []
+    for start, found in windows_found.items():
         end = start + len(found.mask)
         clipping.append(speech.clipping(found, full_scale[start:end], inputs.frontend))
         if found.there:

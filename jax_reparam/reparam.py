@@ -13,6 +13,9 @@ IEEE Internet of Things Journal 2024 (arXiv 2411.09339).
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
@@ -40,22 +43,41 @@ def compose(factors: Mapping[str, Array], *, precision: jax.lax.PrecisionLike = 
     Returns:
       `kernel` `[..., D, F]`, and `bias` `[..., F]` if the site has any bias, in the factors' dtype.
     """
+    return _compose(factors, functools.partial(_matmul, precision=precision))
+
+
+def _compose(factors: Mapping[str, Any], matmul: Callable[[Any, Any], Any]) -> dict[str, Any]:
     u, v = factors['kernel_u'], factors['kernel_v']
-    folded = {'kernel': jnp.matmul(u, v, precision=precision)}
+    folded = {'kernel': matmul(u, v)}
     bias = factors.get('bias_v')
     if 'bias_u' in factors:
-        through = jnp.matmul(factors['bias_u'][..., None, :], v, precision=precision)[..., 0, :]
+        through = matmul(factors['bias_u'][..., None, :], v)[..., 0, :]
         bias = through if bias is None else through + bias
     if bias is not None:
         folded['bias'] = bias
     return folded
 
 
+def _matmul(left: Array, right: Array, *, precision: jax.lax.PrecisionLike) -> Array:
+    """The product `[..., D, F]`; on a mesh with explicit axes it is split as its rows and its columns were."""
+    rows, columns = (jax.typeof(array).sharding for array in (left, right))
+    if not any(kind == jax.sharding.AxisType.Explicit for kind in (*rows.mesh.axis_types, *columns.mesh.axis_types)):
+        return jnp.matmul(left, right, precision=precision)
+    spec = [*rows.spec[:-1], columns.spec[-1]]
+    if spec[-1] in spec[:-1]:  # an axis splits one dimension
+        spec[-1] = None
+    mesh = columns.mesh if rows.mesh.empty else rows.mesh
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
+    return jnp.einsum('...de,...ef->...df', left, right, precision=precision, out_sharding=sharding)
+
+
 def dehrf(params: Params, *, strict: bool = False) -> Params:
     """Folds every HRF site of a tree: the training pytree in, the compact inference pytree out.
 
     Products are taken at the highest precision, in at least float32, and given back in the factors' dtype. Fold in
-    float64 (`in_float64`) what is to be quantised. Folding a folded tree returns an equal tree.
+    float64 (`in_float64`) what is to be quantised; factors that are all float64 of NumPy stay so without it. Folding a
+    folded tree returns an equal tree. Leaves may be `jax.ShapeDtypeStruct`, or boxes (`nn.Partitioned`): a kernel's
+    names are those of its rows and its columns.
 
     Args:
       params: nested dictionaries (and lists or tuples) of arrays, `params` or whole `variables`.
@@ -68,6 +90,8 @@ def dehrf(params: Params, *, strict: bool = False) -> Params:
 
     Raises:
       ValueError: the factors of a site do not fit, with the site's path, what was expected and what was found;
+        they are no floating-point numbers, or their product is too large for their dtype; a site in something else
+        than dictionaries, lists and tuples (a `TrainState`, whose moments cannot be folded), or in a flattened tree;
         or `strict` and no site found.
     """
     if strict and not hrf_sites(params):
@@ -88,11 +112,15 @@ def hrf_sites(params: Params) -> list[str]:
 
 
 def _children(node: Params) -> list[tuple[str, Params]]:
+    """The named parts of any node of a tree; none of a leaf."""
     if isinstance(node, Mapping):
         return [(str(key), child) for key, child in node.items()]
     if isinstance(node, (list, tuple)):
         return [(str(index), child) for index, child in enumerate(node)]
-    return []
+    if dataclasses.is_dataclass(node) and not isinstance(node, type):
+        return [(field.name, getattr(node, field.name, None)) for field in dataclasses.fields(node)]
+    parts = jax.tree.leaves(node, is_leaf=lambda part: part is not node)
+    return [(str(index), child) for index, child in enumerate(parts) if child is not node]
 
 
 def _is_site(node: Params) -> bool:
@@ -110,25 +138,91 @@ def _fold(node: Params, path: tuple[str, ...]) -> Params:
     if _is_site(node):
         return _fold_site(node, path)
     if isinstance(node, Mapping):
+        _refuse_flat_keys(node, path)
         return {key: _fold(child, (*path, str(key))) for key, child in node.items()}
     if isinstance(node, (list, tuple)):
         children = [_fold(child, (*path, str(index))) for index, child in enumerate(node)]
         return type(node)(*children) if hasattr(node, '_fields') else type(node)(children)
+    # Of a training state only `params` can be folded: moments of factors are not those of their product.
+    for key, child in _children(node):
+        _refuse_sites(child, (*path, key), type(node).__name__)
     return node
 
 
+def _refuse_sites(node: Params, path: tuple[str, ...], kind: str) -> None:
+    if _is_site(node):
+        raise ValueError(
+            f'{_where(path)}: expected a site in dictionaries, lists and tuples alone (the params of a state), '
+            f'got it in a {kind}'
+        )
+    if isinstance(node, Mapping):
+        _refuse_flat_keys(node, path)
+    for key, child in _children(node):
+        _refuse_sites(child, (*path, key), kind)
+
+
+def _refuse_flat_keys(node: Mapping[Any, Params], path: tuple[str, ...]) -> None:
+    for key in node:
+        parts = key if isinstance(key, tuple) else re.split('[/.]', str(key))
+        if len(parts) > 1 and SITE in parts:
+            raise ValueError(f'{_where(path)}: expected nested dictionaries, got the flattened key {key!r}')
+
+
 def _fold_site(node: Mapping[str, Params], path: tuple[str, ...]) -> dict[str, Params]:
-    factors = node[SITE]
-    _check_site(factors, '/'.join(path) or '<root>')
+    boxes, where = node[SITE], _where(path)
+    factors = {name: _unboxed(leaf) for name, leaf in boxes.items()}
+    _check_site(factors, where)
     others = {key: _fold(child, (*path, str(key))) for key, child in node.items() if key != SITE}
-    dtype = jnp.result_type(*factors.values())
-    # A bfloat16 product would lose what float32 sums keep; float64 stays float64.
-    wide = {name: jnp.asarray(leaf, jnp.promote_types(dtype, jnp.float32)) for name, leaf in factors.items()}
-    folded = {name: leaf.astype(dtype) for name, leaf in compose(wide, precision=jax.lax.Precision.HIGHEST).items()}
+    leaves = list(factors.values())
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves):
+        folded = jax.eval_shape(_product, factors)
+    else:
+        folded = _product(factors)
+        for name, leaf in folded.items():
+            # What is traced has no values yet.
+            known = not any(isinstance(array, jax.core.Tracer) for array in (leaf, *leaves))
+            if known and not _finite(leaf) and all(map(_finite, leaves)):
+                raise ValueError(
+                    f'{where}: expected a {name} within {leaf.dtype}, got a larger one: fold in a wider type'
+                )
     clash = sorted(others.keys() & folded.keys())
     if clash:
         raise ValueError(f"{'/'.join(path)}: expected '{SITE}' alone, found it beside {clash}")
-    return {**others, **folded}
+    return {**others, **{name: _boxed(name, leaf, boxes) for name, leaf in folded.items()}}
+
+
+def _product(factors: Mapping[str, Any]) -> dict[str, Any]:
+    """The folded layer in the factors' dtype, summed in at least float32."""
+    if all(isinstance(leaf, np.ndarray) and leaf.dtype == np.float64 for leaf in factors.values()):
+        return _compose(factors, np.matmul)  # JAX would round them to float32
+    dtype = jnp.result_type(*factors.values())
+    # A bfloat16 product would lose what float32 sums keep; float64 stays float64.
+    wide = {name: jnp.asarray(leaf, jnp.promote_types(dtype, jnp.float32)) for name, leaf in factors.items()}
+    return {name: leaf.astype(dtype) for name, leaf in compose(wide, precision=jax.lax.Precision.HIGHEST).items()}
+
+
+def _finite(leaf: Any) -> bool:
+    return bool((np if isinstance(leaf, np.ndarray) else jnp).isfinite(leaf).all())
+
+
+def _unboxed(leaf: Any) -> Any:
+    """What a box (Flax's `AxisMetadata`, known by its method) holds; without the constraint that `unbox` would add."""
+    return leaf.value if hasattr(leaf, 'replace_boxed') else leaf
+
+
+def _boxed(name: str, leaf: Any, boxes: Mapping[str, Any]) -> Any:
+    """A folded leaf in the box of the factors: the names of rows are U's, those of columns V's."""
+    box: Any = boxes['kernel_u'] if name == 'kernel' else boxes.get('bias_v')
+    if not hasattr(box, 'replace_boxed'):
+        return leaf
+    columns = boxes['kernel_v']
+    if name == 'kernel' and hasattr(box, 'names') and hasattr(columns, 'names'):
+        box = box.replace(names=(*box.names[:-1], columns.names[-1]))
+    return box.replace_boxed(leaf)
+
+
+def _where(path: tuple[str, ...]) -> str:
+    return '/'.join(path) or '<root>'
 
 
 def _check_site(factors: Mapping[str, Params], where: str) -> None:
@@ -137,9 +231,15 @@ def _check_site(factors: Mapping[str, Params], where: str) -> None:
         raise ValueError(
             f'{where}: expected the factors kernel_u, kernel_v and optionally bias_u, bias_v, got {sorted(factors)}'
         )
-    u, v = jnp.shape(factors['kernel_u']), jnp.shape(factors['kernel_v'])
+    for name, leaf in factors.items():
+        if not hasattr(leaf, 'dtype') or not jnp.issubdtype(leaf.dtype, jnp.floating):
+            found = getattr(leaf, 'dtype', type(leaf).__name__)
+            raise ValueError(f'{where}: expected {name} in floating point, got {found}')
+    shapes = {name: tuple(leaf.shape) for name, leaf in factors.items()}
+    u, v = shapes['kernel_u'], shapes['kernel_v']
+    stacked = ', with layers stacked on the first axes alone' if max(len(u), len(v)) > 2 else ''
     if len(u) < 2 or len(u) != len(v) or u[:-2] != v[:-2] or u[-1] != v[-2]:
-        raise ValueError(f'{where}: expected kernel_u [..., D, E] and kernel_v [..., E, F], got {u} and {v}')
+        raise ValueError(f'{where}: expected kernel_u [..., D, E] and kernel_v [..., E, F]{stacked}, got {u} and {v}')
     for name, expected in (('bias_u', (*u[:-2], u[-1])), ('bias_v', (*v[:-2], v[-1]))):
-        if name in factors and jnp.shape(factors[name]) != expected:
-            raise ValueError(f'{where}: expected {name} {expected}, got {jnp.shape(factors[name])}')
+        if name in shapes and shapes[name] != expected:
+            raise ValueError(f'{where}: expected {name} {expected}{stacked}, got {shapes[name]}')

@@ -35,6 +35,11 @@ class Bound:
     holds: Callable[[Any], bool]
 
 
+def at_most(largest: float) -> Bound:
+    """Makes a bound from above, for a type with one from below, as `Size`."""
+    return Bound(f'at most {largest:,}', lambda value: value <= largest)
+
+
 Count = Annotated[int, Bound('at least 0', lambda value: value >= 0)]
 Size = Annotated[int, Bound('at least 1', lambda value: value >= 1)]
 Amount = Annotated[float, Bound('at least 0', lambda value: value >= 0)]

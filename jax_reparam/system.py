@@ -1,4 +1,4 @@
-"""What is asked of the operating system: memory that is kept, a folder locked, C++ libraries kept quiet.
+"""What is asked of the operating system: memory that is kept, a folder locked, files named, C++ libraries kept quiet.
 
 The package needs a POSIX system.
 """
@@ -14,6 +14,10 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
+
+# The name of a lock in its folder.
+LOCK = 'lock'
 
 # What glibc's allocator does with memory that is freed (mallopt(3)); with another C library nothing changes.
 _NEVER = -1
@@ -40,13 +44,62 @@ def keep_all() -> bool:
     return all(mallopt(option, value) for option, value in _KEEP.items())
 
 
+class HeldError(Exception):
+    """Another process holds a lock; the message says which."""
+
+
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Makes a folder and holds the one right to write in it; the system takes it back when the process ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / 'lock').open('w') as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+def alone(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Makes a folder and holds the one right to write in it; the system takes it back when the process ends.
+
+    The lock is a file in the folder, which names its holder and goes when the block ends.
+
+    Args:
+      folder: may exist.
+      wait: until another process that holds it is done.
+
+    Raises:
+      HeldError: another process holds it, and `wait` is False.
+      OSError: the folder cannot be made or written.
+    """
+    path = folder / LOCK
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        with path.open('a+') as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError as error:
+                file.seek(0)
+                raise HeldError(file.read().strip() or 'another process') from error
+            if not _is(file, path):  # whoever held it before has removed it meanwhile
+                continue
+            file.truncate(0)
+            file.write(f'process {os.getpid()} on {platform.node()}\n')
+            file.flush()
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _is(file: IO[str], path: Path) -> bool:
+    """Whether an open file is the one that has this path now."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Has an `OSError` of the block that names no file name this one; a full disk, for example, names none."""
+    try:
         yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 @contextlib.contextmanager

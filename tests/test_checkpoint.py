@@ -90,7 +90,7 @@ def test_a_full_disk_leaves_what_was_there(workdir):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
-        with pytest.raises(OSError, match=r'checkpoints: checkpoint 4 could not be written: .*File too large'):
+        with pytest.raises(OSError, match=r'checkpoints/4: the checkpoint could not be written: .*File too large'):
             checkpoints.save(4, variables=variables, state=variables, meta=META, score=2.0, error=0.1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -147,9 +147,117 @@ def test_damage_is_named(workdir, damage):
         checkpoint.load(workdir)
 
 
+STATE = {'step': jnp.asarray(3), 'params': {'v': jnp.arange(7.0)}}
+CARRIED = {'codes': np.arange(40, dtype=np.int8).reshape(20, 2)}
+
+
+@pytest.fixture(scope='module')
+def full(tmp_path_factory):
+    """Checkpoints at 1, which is chosen, and 3, with all that one holds."""
+    path = tmp_path_factory.mktemp('full') / 'w'
+    with contextlib.closing(Checkpoints(path / 'checkpoints')) as checkpoints:
+        for step, score in ((1, 0.9), (3, 0.6)):
+            variables = {'params': {'dense': {'kernel': jnp.full((2, 3), float(step))}}, 'batch_stats': {}}
+            checkpoints.save(step, variables=variables, state=STATE, meta=META, score=score, error=0.1, export=CARRIED)
+    return path
+
+
+def content(path):
+    """All that is read of a checkpoint for folding."""
+    found = checkpoint.load(path)
+    return {'variables': found.variables, 'export': found.export()}
+
+
+@pytest.mark.parametrize('seed', range(25))
+def test_what_is_damaged_is_never_taken(full, tmp_path, seed):
+    """One bit of any file, or a file that is cut or gone: it is seen, or nothing that is read has changed."""
+    rng = np.random.default_rng(seed)
+    shutil.copytree(full, tmp_path / 'w')
+    step = tmp_path / 'w' / 'checkpoints' / '3'
+    before = checkpoint.digest([content(step), STATE])
+    files = sorted(path for path in step.rglob('*') if path.is_file())
+    file = files[rng.integers(len(files))]
+    data = bytearray(file.read_bytes())
+    if seed % 5 == 0:
+        file.unlink()
+    elif seed % 5 == 1:
+        file.write_bytes(data[: rng.integers(len(data))])
+    else:
+        data[rng.integers(len(data))] ^= 1 << int(rng.integers(8))
+        file.write_bytes(data)
+    damaged = checkpoint.damaged(step.parent)
+    if damaged:
+        assert list(damaged) == [3]
+        assert re.match(r'.*checkpoints/3: expected a whole checkpoint, found a damaged one \(', str(damaged[3]))
+        assert checkpoint.set_aside(step).name == '3.damaged'
+        assert checkpoint.last(step.parent).name == '1'
+    with contextlib.closing(Checkpoints(step.parent)) as checkpoints:
+        assert checkpoints.latest() == (1 if damaged else 3)
+        assert checkpoints.chosen() == 1
+        if not damaged:
+            assert checkpoint.digest([content(step), checkpoints.restore(3, STATE)]) == before
+
+
+@pytest.mark.parametrize('item', ['variables', 'state', 'export', 'meta', 'metrics'])
+def test_a_part_of_another_checkpoint_is_seen(full, tmp_path, item):
+    """It is whole, and of the same shape."""
+    shutil.copytree(full, tmp_path / 'w')
+    other = tmp_path / 'other'
+    variables = {'params': {'dense': {'kernel': jnp.full((2, 3), 9.0)}}, 'batch_stats': {}}
+    state = {'step': jnp.asarray(9), 'params': {'v': jnp.arange(7.0)}}
+    meta, carried = META | {'labels': ['c', 'd']}, {'codes': CARRIED['codes'] + 1}
+    with contextlib.closing(Checkpoints(other)) as checkpoints:
+        checkpoints.save(3, variables=variables, state=state, meta=meta, score=0.7, export=carried)
+    step = tmp_path / 'w' / 'checkpoints' / '3'
+    shutil.rmtree(step / item)
+    shutil.copytree(other / '3' / item, step / item)
+    assert list(checkpoint.damaged(step.parent)) == [3]
+
+
+@pytest.mark.parametrize('shape', ['values', 'type', 'shape', 'name'])
+def test_a_digest_is_of_values_types_shapes_and_names(shape):
+    tree = {'a': np.arange(6, dtype=np.int8), 'b': np.zeros(0)}
+    other = {
+        'values': {**tree, 'a': np.array([0, 1, 2, 3, 4, -5], np.int8)},
+        'type': {**tree, 'a': tree['a'].view(np.uint8)},
+        'shape': {**tree, 'a': tree['a'].reshape(2, 3)},
+        'name': {'c': tree['a'], 'b': tree['b']},
+    }[shape]
+    assert checkpoint.digest(tree) != checkpoint.digest(other)
+    assert checkpoint.digest(tree) == checkpoint.digest(dict(reversed(tree.items())))
+
+
+@pytest.mark.parametrize('name', ['a[1]', 'a\\b'])
+def test_a_folder_that_could_not_be_read_is_refused(full, tmp_path, name):
+    shutil.copytree(full, tmp_path / name / 'w')
+    with pytest.raises(InputError, match=r'w: expected a path without \[ \] \\, found '):
+        checkpoint.load(tmp_path / name / 'w')
+    with pytest.raises(InputError, match='expected a path without'):
+        Checkpoints(tmp_path / name / 'new')
+
+
+def test_what_was_saved_is_read_at_once(tmp_path, monkeypatch):
+    """A file system that does not give back what was written shows with the first checkpoint."""
+    digests = iter('abcdefgh')
+    monkeypatch.setattr(checkpoint, 'digest', lambda tree: next(digests))
+    with (
+        contextlib.closing(Checkpoints(tmp_path)) as checkpoints,
+        pytest.raises(InputError, match='not what was saved'),
+    ):
+        save(checkpoints, 1, 0.5)
+
+
+def test_a_checkpoint_without_a_score_is_never_chosen_before_one_that_has_it(tmp_path):
+    with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
+        for step, score, chosen in ((1, None, 1), (2, 0.5, 2), (3, None, 2), (4, 0.9, 4), (5, None, 4), (6, 0.85, 6)):
+            save(checkpoints, step, score)
+            assert checkpoints.chosen() == chosen
+            assert checkpoint.load(tmp_path).step == chosen
+
+
 def test_another_format_is_refused(workdir, monkeypatch):
-    monkeypatch.setattr(checkpoint, 'FORMAT', 3)
-    with pytest.raises(InputError, match='expected checkpoint format 3, found 2'):
+    monkeypatch.setattr(checkpoint, 'FORMAT', 4)
+    with pytest.raises(InputError, match='expected checkpoint format 4, found 3'):
         checkpoint.load(workdir)
 
 

@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 import sys
+from typing import Annotated, get_args, get_origin
 
 import chex
 import jax
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 
 from helpers import RECIPE, ROOT, TINY, TINY_MODELS, batch, pattern, plain_inputs
-from jax_reparam import checkpoint, config, corpora, models, reparam
+from jax_reparam import checkpoint, config, corpora, models, reparam, schema
 from jax_reparam.config import (
     SITES,
     AugmentConfig,
@@ -191,6 +192,66 @@ def test_bounds(make, message):
     with pytest.raises(ValueError, match='expected') as caught:
         make()
     assert re.match(pattern(message), str(caught.value))
+
+
+def numbers(kind, *path):
+    """Where the fields of a dataclass, and of those in it, lie that are numbers."""
+    for name, hint in schema.field_types(kind).items():
+        inner = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+        if dataclasses.is_dataclass(inner):
+            yield from numbers(inner, *path, name)
+        elif inner in (int, float):
+            yield (*path, name)
+
+
+@pytest.mark.parametrize('model', [ConvTransformerConfig, ConformerConfig, SpeechFormerConfig])
+@pytest.mark.parametrize(
+    'odd',
+    [10**20, 2**31, -(10**20), -1, 1e300, -1e300, float('nan'), float('inf'), True, '1', None, [1], 1.5j],
+    ids=str,
+)
+def test_no_number_of_a_recipe_is_without_bounds(model, odd):
+    """Each number of a recipe refuses what is none, what is below 0, and what no memory or 32-bit counter holds."""
+    recipe = Recipe(model())
+    places = [('model', *path) for path in numbers(model)] + list(numbers(Recipe))
+    assert len(places) > 40
+    for *sections, name in places:
+        # A fold and a random key may be any number of 32 bits.
+        if (name, odd) == ('seed', 2**31):
+            continue
+        values = recipe.as_json()
+        place = values
+        for section in sections:
+            place = place[section]
+        place[name] = odd
+        with pytest.raises(ValueError, match=rf'^{".".join((*sections, name))}: expected .*, found ') as error:
+            Recipe.from_json(values)
+        assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize('sites', [3, None, [3], ['ffn'], [None], {'ffn_in': 1}, True])
+def test_sites_that_are_none(sites):
+    with pytest.raises(ValueError, match=r'^sites(\[0\])?: expected '):
+        HRFConfig(sites=sites)
+
+
+def test_the_largest_seed_makes_a_key():
+    largest = Recipe(TINY, seed=2**32 - 1).seed
+    assert jax.random.key(largest) != jax.random.key(0)
+    with pytest.raises(ValueError, match='seed: expected at most 4,294,967,295, found 4294967296'):
+        Recipe(TINY, seed=2**32)
+
+
+@pytest.mark.parametrize('fold', ['²', '1' * 100, '1.0', ' 1', '+1', '\u0663', ''])
+def test_folds_that_are_no_numbers(fold):
+    with pytest.raises(ValueError, match=r"^fold: expected a number or 'all', found "):
+        DataConfig(fold=fold)
+
+
+@pytest.mark.parametrize('name', ['source', 'cache', 'protocol'])
+def test_texts_with_control_characters(name):
+    with pytest.raises(ValueError, match=rf'^{name}: expected text on one line, found '):
+        DataConfig(**{name: 'a\0b'})
 
 
 @pytest.mark.parametrize(

@@ -190,3 +190,43 @@ def test_it_computes_in_the_type_that_it_is_told(rng, hrf):
     y = layer.apply(variables, x)
     assert y.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.float32(y), HRFDense(5, hrf).apply(variables, x), atol=0.1)
+
+
+def test_partitioned_initialisers_name_the_factors_and_the_fold(rng):
+    x = rng.standard_normal((5, 6)).astype(np.float32)
+    options = {
+        'kernel_init': nn.with_partitioning(nn.initializers.lecun_normal(), ('rows', 'columns')),
+        'bias_init': nn.with_partitioning(nn.initializers.normal(), ('columns',)),
+    }
+    for form in FORMS:
+        layer = HRFDense(10, form, **options)
+        variables = layer.init(jax.random.key(0), x)
+        factors = variables['params']['hrf']
+        assert factors['kernel_u'].names == ('rows', None)
+        assert factors['kernel_v'].names == (None, 'columns')
+        folded = reparam.dehrf(variables)
+        plain = HRFDense(10, layers.PLAIN, **options)
+        expected = plain.init(jax.random.key(0), x)
+        assert nn.get_partition_spec(folded) == nn.get_partition_spec(expected)
+        assert jax.tree.structure(folded) == jax.tree.structure(expected)
+        np.testing.assert_allclose(plain.apply(folded, x), layer.apply(variables, x), atol=1e-5)
+
+
+@pytest.mark.parametrize('expansion', [0, 4.0])
+def test_the_other_options_of_nn_dense(rng, expansion):
+    x, calls = rng.standard_normal((5, 6)).astype(np.float32), []
+
+    def dot_general(*arguments, **options):
+        calls.append(arguments)
+        return jax.lax.dot_general(*arguments, **options)
+
+    form = HRFConfig(expansion, 'two_step')
+    for options in ({'dot_general': dot_general}, {'dot_general_cls': lambda: dot_general}):
+        layer = HRFDense(10, form, bias_init=nn.initializers.ones, **options)
+        variables = layer.init(jax.random.key(0), x)
+        calls.clear()
+        found = layer.apply(variables, x)
+        assert len(calls) == (2 if expansion else 1)
+        np.testing.assert_array_equal(found, HRFDense(10, form).apply(variables, x))
+        bias = variables['params']['hrf']['bias_v'] if expansion else variables['params']['bias']
+        np.testing.assert_array_equal(bias, np.ones(10))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 import json
 import os
@@ -217,19 +218,22 @@ def sounddevice(monkeypatch):
     """A module in sounddevice's place whose microphone gives the samples that are put into it, and then none."""
     module = types.ModuleType('sounddevice')
     module.PortAudioError = type('PortAudioError', (Exception,), {})
-    module.samples, module.opened = np.zeros(0, np.int16), {}
+    module.samples, module.opened, module.status = np.zeros(0, np.int16), {}, None
+    module.query_devices = lambda device, kind: {'default_samplerate': 44100.0 if device == 8 else 16000.0}
 
     class RawInputStream:
         def __init__(self, **arguments):
             module.opened = arguments
             if arguments['device'] == 9:
                 raise module.PortAudioError('Error querying device 9')
+            if arguments['device'] == 8 and arguments['samplerate'] != 44100:
+                raise module.PortAudioError('Invalid sample rate')
 
         def __enter__(self):
             size, block = module.opened['blocksize'], bytearray()
             for at in range(0, len(module.samples), size):
                 block[:] = module.samples[at : at + size].tobytes()  # one memory for all, as PortAudio has
-                module.opened['callback'](block, len(block) // 2, None, None)
+                module.opened['callback'](block, len(block) // 2, None, module.status)
 
         def __exit__(self, *_):
             module.opened['closed'] = True
@@ -250,6 +254,39 @@ def test_a_microphone_is_heard_like_a_file(exported, clips, sounddevice, capsys)
     assert found == heard(capsys, exported.path, '--file', clips[3], '--json')[:-1]
     wanted = {'samplerate': 16000, 'blocksize': 1600, 'device': 3, 'channels': 1, 'dtype': 'int16', 'closed': True}
     assert wanted.items() <= sounddevice.opened.items()
+
+
+def chunks_of(device):
+    """All chunks until the microphone falls silent."""
+    found = []
+    with pytest.raises(InputError, match='expected samples, found none'):
+        collections.deque(map(found.append, listen.microphone(device, 16000)))
+    return found
+
+
+def test_a_microphone_of_another_rate_is_resampled(sounddevice):
+    tone = lambda rate, seconds: np.rint(8000 * np.sin(2 * np.pi * 440 * np.arange(rate * seconds) / rate))
+    sounddevice.samples = tone(44100, 2).astype(np.int16)
+    found = np.concatenate(chunks_of('8'))
+    assert sounddevice.opened['samplerate'] == 44100
+    assert 15000 < len(found) - 16000 <= 16000  # the resampler keeps the last milliseconds
+    np.testing.assert_allclose(found[1000:30000], tone(16000, 2)[1000:30000], atol=40)
+
+
+def test_who_is_too_slow_is_told_and_goes_on_at_the_present(sounddevice, capsys):
+    """The queue has an end: 12.5 s have come before the first chunk is taken."""
+    sounddevice.samples = np.ones(200000, np.int16)
+    assert chunks_of('3') == []
+    assert capsys.readouterr().err == 'microphone 3: 12.5 s behind: dropped, it goes on at the present\n'
+    sounddevice.samples = np.ones(96000, np.int16)
+    assert sum(map(len, chunks_of('3'))) == 96000
+    assert capsys.readouterr().err == ''
+
+
+def test_samples_that_the_device_lost_are_told(sounddevice, capsys):
+    sounddevice.samples, sounddevice.status = np.ones(3200, np.int16), types.SimpleNamespace(input_overflow=True)
+    assert len(chunks_of('3')) == 2
+    assert capsys.readouterr().err == 'microphone 3: samples were lost before they came here, 2 times so far\n'
 
 
 def test_a_microphone_that_cannot_be_used_is_named(sounddevice):

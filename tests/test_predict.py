@@ -14,7 +14,7 @@ import soundfile
 from helpers import needs_tflm, run_without, syllables, windows_of
 from jax_reparam import evaluation, predict
 from jax_reparam.errors import InputError
-from jax_reparam.frontend import audio, voice
+from jax_reparam.frontend import audio, speech, voice
 from jax_reparam.frontend.voice import Profile
 from jax_reparam.runtime import litert, tflm
 
@@ -338,7 +338,7 @@ def test_what_was_learned_of_one_clip_is_not_known_of_the_next(exported, tmp_pat
 
 
 def test_a_recording_of_the_speaker_that_cannot_be_used_is_refused(exported, clips, tmp_path):
-    with pytest.raises(InputError, match=r'nobody\.wav: expected a WAV or FLAC file, found nothing there'):
+    with pytest.raises(InputError, match=r'nobody\.wav: expected a WAV, FLAC, MP3 or OGG file, found nothing there'):
         predict.main([str(exported.path), str(clips), '--speaker', str(tmp_path / 'nobody.wav')])
 
 
@@ -381,3 +381,13 @@ def test_what_are_no_samples_is_refused(recognizer, samples, found):
         with pytest.raises(InputError) as error:
             call(samples)
         assert str(error.value) == f'samples: expected [N] int16, as frontend.audio.read gives them, found {found}'
+
+
+def test_speech_is_looked_for_once_in_a_window(recognizer, monkeypatch):
+    seen, detect = [], speech.detect
+    monkeypatch.setattr(
+        speech, 'detect', lambda codes, *rest: seen.append(np.asarray(codes).tobytes()) or detect(codes, *rest)
+    )
+    found = recognizer.predict(syllables(3.0), over_time=True)
+    whole = [row for row in seen if len(row) == 64 * 12]
+    assert len(set(whole)) == len(whole) >= len(found.over_time)

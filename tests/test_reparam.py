@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 import types
 
 import chex
+import flax
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from flax.training import train_state
+from jax.sharding import PartitionSpec as P
 
 from helpers import fold64, moved
 from jax_reparam import reparam
@@ -163,3 +169,103 @@ def test_moved_moves_every_leaf():
     tree = {'kernel': np.zeros((3, 3), np.float32), 'bias': np.zeros(3, np.float32)}
     for leaf in jax.tree.leaves(moved(tree)):
         assert (leaf > 0).all()
+
+
+@flax.struct.dataclass
+class State:
+    """As a TrainState: parameters, and moments that must not be folded."""
+
+    params: dict
+    step: int = 0
+
+
+@dataclasses.dataclass
+class Unregistered:
+    params: dict
+
+
+@pytest.mark.parametrize('wrap', [
+    lambda tree: State(tree),
+    lambda tree: {'a': [Unregistered(tree)]},
+    lambda tree: State({'b': State(tree)}),
+    lambda tree: train_state.TrainState.create(apply_fn=None, params=tree, tx=optax.adam(1.0)),
+])  # fmt: skip
+def test_sites_in_something_else_than_a_tree_of_dictionaries_are_refused(rng, wrap):
+    with pytest.raises(ValueError, match=r'enc/ffn: expected a site in dictionaries, .* got it in a'):
+        reparam.dehrf(wrap({'enc': {'ffn': site(rng)}}))
+    kept = wrap({'enc': {'ffn': {'kernel': np.ones((2, 2))}}})
+    chex.assert_trees_all_equal(reparam.dehrf(kept), kept)
+
+
+@pytest.mark.parametrize('separator', [None, '/', '.'])
+def test_a_flattened_tree_with_sites_is_refused(rng, separator):
+    flat = flax.traverse_util.flatten_dict({'enc': {'ffn': site(rng)}}, sep=separator)
+    for tree in (flat, State(flat)):
+        with pytest.raises(ValueError, match='expected nested dictionaries, got the flattened key'):
+            reparam.dehrf(tree)
+    plain = {'enc/ffn/kernel': np.ones((2, 2))}
+    assert reparam.dehrf(plain) == plain
+
+
+def test_float64_of_numpy_stays_float64(rng):
+    node = site(rng)
+    folded = reparam.dehrf(node)
+    for leaf in folded.values():
+        assert isinstance(leaf, np.ndarray)
+        assert leaf.dtype == np.float64
+    np.testing.assert_allclose(folded['kernel'], node['hrf']['kernel_u'] @ node['hrf']['kernel_v'], rtol=1e-14)
+
+
+def test_shapes_alone_fold_to_shapes(rng):
+    tree = {'ffn': site(rng, dtype=np.float32, lead=(2,))}
+    shapes = jax.eval_shape(lambda: tree)
+    expected = jax.eval_shape(lambda: reparam.dehrf(tree))
+    assert reparam.dehrf(shapes) == jax.eval_shape(reparam.dehrf, tree) == expected
+
+
+def test_boxes_are_folded_and_named_by_rows_and_columns(rng):
+    node = site(rng, dtype=np.float32)
+    box = lambda name, *names: nn.Partitioned(node['hrf'][name], names)
+    boxed = {
+        'kernel_u': box('kernel_u', 'rows', None),
+        'bias_u': node['hrf']['bias_u'],
+        'kernel_v': box('kernel_v', None, 'columns'),
+        'bias_v': box('bias_v', 'columns'),
+    }
+    folded = reparam.dehrf({'hrf': boxed})
+    assert folded['kernel'].names == ('rows', 'columns')
+    assert folded['bias'].names == ('columns',)
+    chex.assert_trees_all_equal(nn.unbox(folded), reparam.dehrf(node))
+
+
+@pytest.mark.parametrize(('rows', 'columns'), [
+    (('x', None), (None, None)),
+    ((None, 'x'), ('x', None)),
+    (('x', None), (None, 'x')),
+    ((None, None), ('x', None)),
+])  # fmt: skip
+def test_meshes_with_explicit_axes(rng, rows, columns):
+    node = site(rng, dtype=np.float32)
+    mesh = jax.make_mesh((2,), ('x',), axis_types=(jax.sharding.AxisType.Explicit,))
+    put = lambda leaf, spec: jax.device_put(leaf, jax.sharding.NamedSharding(mesh, P(*spec)))
+    specs = {'kernel_u': rows, 'bias_u': rows[1:], 'kernel_v': columns, 'bias_v': columns[1:]}
+    with jax.set_mesh(mesh):
+        sharded = {'hrf': {name: put(leaf, specs[name]) for name, leaf in node['hrf'].items()}}
+        for fold in (reparam.dehrf, jax.jit(reparam.dehrf)):
+            chex.assert_trees_all_close(fold(sharded), reparam.dehrf(node), rtol=1e-5, atol=1e-5)
+
+
+def test_layers_stacked_on_another_axis_are_told_where_they_belong(rng):
+    node = {'hrf': {name: np.moveaxis(leaf, 0, 1) for name, leaf in site(rng, lead=(3,))['hrf'].items()}}
+    with pytest.raises(ValueError, match=r'<root>: expected kernel_u .* with layers stacked on the first axes alone'):
+        reparam.dehrf(node)
+
+
+def test_overflow_and_integers_are_refused(rng):
+    node = {'hrf': {name: np.full_like(leaf, 300, np.float16) for name, leaf in site(rng)['hrf'].items()}}
+    with pytest.raises(ValueError, match=r'ffn: expected a kernel within float16, got a larger one'):
+        reparam.dehrf({'ffn': node})
+    for name in node['hrf']:
+        wrong = {'hrf': {**site(rng)['hrf'], name: node['hrf'][name].astype(np.int8)}}
+        with pytest.raises(ValueError, match=f'ffn: expected {name} in floating point, got int8'):
+            reparam.dehrf({'ffn': wrong})

@@ -1,7 +1,9 @@
-"""Freed memory is kept: a block that is asked for again is not cleared page by page."""
+"""Freed memory is kept: a block that is asked for again is not cleared page by page. A lock has one holder."""
 
 from __future__ import annotations
 
+import errno
+import os
 import platform
 import subprocess
 import sys
@@ -52,3 +54,55 @@ def test_train_keeps_memory_before_it_imports_jax():
         "import train; train.main(['--config', 'configs/transformer_s.py'])"
     )
     assert subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=False).returncode == 7
+
+
+def test_a_lock_has_one_holder_and_goes_with_it(tmp_path):
+    with system.alone(tmp_path / 'w'):
+        assert (tmp_path / 'w' / system.LOCK).exists()
+        with (
+            pytest.raises(system.HeldError, match=f'process {os.getpid()} on '),
+            system.alone(tmp_path / 'w', wait=False),
+        ):
+            pass
+        assert (tmp_path / 'w' / system.LOCK).exists()
+    assert list((tmp_path / 'w').iterdir()) == []
+
+
+def test_a_lock_of_a_process_that_was_killed_is_free(tmp_path):
+    code = (
+        f'import os, pathlib, time; from jax_reparam import system\nwith system.alone(pathlib.Path({str(tmp_path)!r})):'
+    )
+    command = [sys.executable, '-c', f'{code}\n  print(1, flush=True); time.sleep(60)']
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as child:
+        child.stdout.readline()
+        with pytest.raises(system.HeldError, match=f'process {child.pid} on '), system.alone(tmp_path, wait=False):
+            pass
+        child.kill()
+    assert (tmp_path / system.LOCK).exists()
+    with system.alone(tmp_path, wait=False):
+        pass
+
+
+def test_who_waited_for_a_lock_makes_it_anew(tmp_path, monkeypatch):
+    """The file that was waited for went with its holder: a third process would lock another."""
+    real, calls = system.fcntl.flock, []
+
+    def flock(file, how):
+        calls.append(how)
+        if len(calls) == 1:
+            (tmp_path / system.LOCK).unlink()
+        real(file, how)
+
+    monkeypatch.setattr(system.fcntl, 'flock', flock)
+    with system.alone(tmp_path), pytest.raises(system.HeldError), system.alone(tmp_path, wait=False):
+        pass
+    assert len(calls) == 3
+
+
+def test_an_error_of_the_system_gets_the_name_of_the_file(tmp_path):
+    with pytest.raises(OSError, match="No space left on device: 'a/b'"), system.naming(Path('a/b')):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(FileNotFoundError, match='nowhere'), system.naming(Path('a/b')):
+        (tmp_path / 'nowhere').read_text()
+    with pytest.raises(OSError, match=r'^told$'), system.naming(Path('a/b')):
+        raise OSError('told')

@@ -128,4 +128,6 @@ def test_an_interrupted_command_says_how_to_go_on(capsys, monkeypatch):
     with pytest.raises(SystemExit) as end:
         runpy.run_path(str(ROOT / 'train.py'), run_name='__main__')
     assert end.value.code == 130
-    assert capsys.readouterr().err == 'interrupted; the same command goes on from the last checkpoint\n'
+    assert (
+        capsys.readouterr().err == 'interrupted; the same command goes on from the last checkpoint, if there is one\n'
+    )

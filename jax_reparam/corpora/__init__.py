@@ -43,6 +43,8 @@ _BUILDERS = {
     'folder': ('folder', 'Folder'),
 }
 NAMES = tuple(_BUILDERS)
+# Labels that a line names.
+_NAMED = 12
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -140,10 +142,11 @@ def prepare(
     """
     builder = _builder(name)
     config = name.partition('/')[2]
-    source = os.fspath(source)
+    # As Path.expanduser, which raises where there is no such home.
+    source = os.path.expanduser(source)  # noqa: PTH111
     found = builder.find(source, config)
     key = builder.digest(found)
-    root = Path(data_dir).expanduser() / f'{name.replace("/", "-")}-{key[:12]}'
+    root = Path(os.path.expanduser(data_dir)) / f'{name.replace("/", "-")}-{key[:12]}'  # noqa: PTH111
     directory = root / builder.name / builder.config_of(config) / str(builder.VERSION)
     if not directory.is_dir():
         with system.alone(root):
@@ -169,7 +172,7 @@ def prepare(
         message = check.mismatch(source, name, corpus.mismatches)
         raise InputError(f'{message}; the report is {corpus.report}')
     if progress:
-        print(_summary(corpus), file=sys.stderr)
+        print(_summary(corpus, found.doubts), file=sys.stderr)
     return corpus
 
 
@@ -210,10 +213,16 @@ def _load(name: str, key: str, directory: Path) -> Corpus:
     )
 
 
-def _summary(corpus: Corpus) -> str:
-    line = f'{corpus.name}: {len(corpus):,} clips, {len(set(corpus.speaker))} speakers, {len(corpus.labels)} labels'
+def _summary(corpus: Corpus, doubts: Sequence[str]) -> str:
+    labels = ', '.join(corpus.labels[:_NAMED]) + (', ...' if len(corpus.labels) > _NAMED else '')
+    line = (
+        f'{corpus.name}: {len(corpus):,} clips, {len(set(corpus.speaker))} speakers, '
+        f'{len(corpus.labels)} labels ({labels})'
+    )
     if corpus.synthetic:
         line += f'; {synth.NOTICE}'
+    for doubt in doubts:
+        line += f'; warning: {doubt}'
     if corpus.skipped:
         id_, reason = corpus.skipped[0]
         line += f'; skipped {len(corpus.skipped):,}, first {id_} ({reason}); all in {corpus.directory / "skipped.tsv"}'

@@ -305,7 +305,7 @@ def _require_labels(labels: Sequence[str], clips: Sequence[Clip], skipped: Mappi
 def _hash_file(path: epath.Path | None) -> str:
     assert path is not None
     try:
-        with path.open('rb') as file:
-            return hashlib.file_digest(file, 'sha256').hexdigest()
+        with audio.open_file(path) as file:
+            return hashlib.file_digest(file, 'sha256').hexdigest()  # type: ignore[arg-type]
     except OSError:
         return 'unreadable'

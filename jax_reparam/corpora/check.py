@@ -198,7 +198,8 @@ def report(name: str, found: Found, measured: Sequence[Measured], result: Review
         lines += ['This copy has the counts that the corpus was published with.', '']
     else:
         lines += ['There are no published counts to compare this copy with.', '']
-    lines += [f'{note}\n' for note in found.notes]
+    lines += [f'**To check:** {_cell(doubt)}.\n' for doubt in found.doubts]
+    lines += [f'{_cell(note)}\n' for note in found.notes]
     lines += _section('Two labels for one clip, left out', result.conflicts)
     lines += _section('The same audio under two speakers, the first kept', result.across)
     lines += ['## Counts', '', '| | published | in this copy | used |', '|---|---:|---:|---:|']

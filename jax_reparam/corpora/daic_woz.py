@@ -13,8 +13,7 @@ Faults of the release that are known, and where from:
 
 from __future__ import annotations
 
-import csv
-import io
+import math
 import re
 from collections.abc import Iterator
 
@@ -132,21 +131,15 @@ def _scores(table: epath.Path) -> Iterator[tuple[int, int | None, bool | None]]:
 
     The tables write their columns in several ways: Participant_ID and participant_ID, PHQ8_Score and PHQ_Score.
     """
-    reader = csv.DictReader(io.StringIO(table.read_bytes().decode('utf-8-sig'), newline=''))
-    for row in reader:
-        fields = {(key or '').strip().lower().replace('phq_', 'phq8_'): value for key, value in row.items()}
-        if 'participant_id' not in fields:
-            there = ', '.join(reader.fieldnames or ()) or 'it'
-            raise InputError(f'{table}: expected a column Participant_ID, found none in {there}')
-        values = [(fields.get(name) or '').strip() for name in ('participant_id', 'phq8_score', 'phq8_binary')]
+    names = ('PHQ8_Score', 'PHQ_Score'), ('PHQ8_Binary', 'PHQ_Binary')
+    for line, cells in rows(table, ('Participant_ID',), optional=(*names[0], *names[1])):
+        values = cells[0], cells[1] or cells[2], cells[3] or cells[4]
         if not values[0]:
             continue
         try:
             participant, score, binary = (int(float(value)) if value else None for value in values)
-        except ValueError:
-            raise InputError(
-                f'{table}: expected numbers in line {reader.line_num}, found {", ".join(values)}'
-            ) from None
+        except (ValueError, OverflowError):
+            raise InputError(f'{table}: expected numbers in line {line}, found {", ".join(values)}') from None
         assert participant is not None
         yield participant, score, None if binary is None else bool(binary)
 
@@ -173,7 +166,10 @@ def _turns(transcript: epath.Path, participant: int) -> Iterator[tuple[str, floa
             yield id_, 0.0, 0.0, f'expected two times, found {start_text!r} and {stop_text!r}'
             continue
         why = ''
-        if stop <= start:
+        if not (math.isfinite(start) and math.isfinite(stop)):
+            why = f'expected two times, found {start_text!r} and {stop_text!r}'
+            start = stop = 0.0
+        elif stop <= start:
             why = f'ends at {stop_text} s and starts at {start_text} s'
         elif start < to and stop > from_:
             why = f'in the interruption of the session from {from_:g} to {to:g} s'

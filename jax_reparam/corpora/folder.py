@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import collections
+import dataclasses
+
 from etils import epath
 
 from jax_reparam.corpora.builder import Clip, Found, SpeechBuilder, by_id, folder_of
+from jax_reparam.corpora.found import doubts
 from jax_reparam.errors import InputError
-from jax_reparam.frontend import audio_files
+from jax_reparam.frontend import audio, audio_files
 
 LAYOUT = 'SOURCE/LABEL/SPEAKER/clip.wav'
 COLUMNS = ('path', 'label', 'speaker')
+# Folders of what a corpus was split into: SOURCE/train/LABEL/SPEAKER/clip.wav.
+_PARTS = {'train', 'training', 'validation', 'valid', 'val', 'dev', 'development', 'eval', 'test', 'testing'}
 
 
 class Folder(SpeechBuilder):
@@ -30,7 +36,12 @@ class Folder(SpeechBuilder):
         found = _find_in_table(path) if source and path.is_file() else _find_in_folder(source)
         if len(found.labels) < 2:
             raise InputError(f'{source}: expected at least 2 labels, found {", ".join(found.labels) or "none"}')
-        return found
+        if {label.lower() for label in found.labels} <= _PARTS:
+            raise InputError(
+                f'{source}: expected labels ({LAYOUT}), found parts of a corpus: {", ".join(found.labels)}; '
+                f'move the clips of all parts together, or list them in a table of {", ".join(COLUMNS)}'
+            )
+        return dataclasses.replace(found, doubts=doubts(found.labels, (clip.speaker for clip in found.clips)))
 
 
 def _find_in_folder(source: str) -> Found:
@@ -38,16 +49,21 @@ def _find_in_folder(source: str) -> Found:
     labels = [path for path in audio_files.listing(top) if path.is_dir()]
     clips = []
     skipped: dict[str, str] = {}
+    others: collections.Counter[str] = collections.Counter()
     for label in labels:
-        for path in audio_files.below(label):
+        for path in audio_files.files_below(label):
             id_ = path.relative_to(top).as_posix()
-            if (text := id_.encode(errors='replace').decode()) != id_:
+            if path.suffix.lower() not in audio.SUFFIXES:
+                others[audio_files.shown(path.suffix.lower()) or 'no suffix'] += 1
+            elif (text := id_.encode(errors='replace').decode()) != id_:
                 skipped[text] = 'its name is not UTF-8'
             elif path.parent == label:
                 skipped[id_] = f'not in the folder of a speaker ({LAYOUT})'
             else:
                 clips.append(Clip(id_, label.name, path.relative_to(label).parts[0], path))
-    return Found(tuple(label.name for label in labels), by_id(clips), skipped)
+    kinds = ', '.join(f'{count:,} {suffix}' for suffix, count in sorted(others.items()))
+    notes = (f'Files that are not named as audio, passed over: {kinds}.',) if kinds else ()
+    return Found(tuple(label.name for label in labels), by_id(clips), skipped, notes=notes)
 
 
 def _find_in_table(table: epath.Path) -> Found:

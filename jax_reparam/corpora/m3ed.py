@@ -11,7 +11,7 @@ from typing import Any
 from etils import epath
 
 from jax_reparam.corpora.builder import Clip, Found, Part, Published, SpeechBuilder, by_id, first_missing, folder_of
-from jax_reparam.errors import InputError
+from jax_reparam.errors import InputError, one_line
 
 # In the order of the authors' numbers.
 LABELS = ('Happy', 'Neutral', 'Sad', 'Disgust', 'Anger', 'Fear', 'Surprise')
@@ -108,7 +108,11 @@ def _parts(top: epath.Path) -> dict[str, Part]:
     parts: dict[str, Part] = {}
     for part, name in PARTS.items():
         path = top / 'splitInfo' / f'movie_list_{name}.txt'
-        for series in path.read_text(encoding='utf-8-sig').split():
+        try:
+            names = path.read_text(encoding='utf-8-sig').split()
+        except UnicodeDecodeError:
+            raise InputError(f'{path}: expected a list of series in UTF-8, found another encoding') from None
+        for series in names:
             if parts.setdefault(series, part) != part:
                 raise InputError(
                     f'{path}: expected a series in one list, found {series} in that of {parts[series]} too'
@@ -128,8 +132,8 @@ def _turns(path: epath.Path) -> Iterator[tuple[str, str, dict[str, Any], dict[st
         # An object is the list of its pairs: of two equal keys a dictionary would keep the last and say nothing, so two
         # labels for one turn would not show.
         content = json.loads(path.read_bytes().decode('utf-8-sig'), object_pairs_hook=collections.UserList)
-    except ValueError as error:
-        raise InputError(f'{path}: expected JSON, found {error}') from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f'{path}: expected JSON, found {one_line(error)[:200]}') from None
     nothing: collections.UserList[tuple[str, Any]] = collections.UserList()
     for series, dialogues in entries(content, 'series'):
         for dialogue, value in entries(dialogues, f'the dialogues of {series}'):

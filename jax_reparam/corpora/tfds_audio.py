@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
+from etils import epath
 
 from jax_reparam.corpora.builder import Clip, Found, Part, Published, SpeechBuilder
 from jax_reparam.errors import InputError, one_line
@@ -35,7 +36,7 @@ class _TfdsAudio(SpeechBuilder, skip_registration=True):  # type: ignore[call-ar
 
     @classmethod
     def find(cls, source: str, config: str = '') -> Found:
-        """Lists the clips; where TFDS has not prepared them in `source` yet, it does so first."""
+        """Lists the clips that TFDS has prepared in `source`."""
         if not source:
             raise InputError(f'{cls.name}: expected a data_dir of TensorFlow Datasets as the source, found none given')
         inner = _prepared(cls.INNER, source)
@@ -95,15 +96,21 @@ class Savee(_TfdsAudio, skip_registration=True):  # type: ignore[call-arg]
 
 
 def _prepared(name: str, data_dir: str) -> Any:
+    """TFDS's builder of what lies in `data_dir`; nothing is written there, and nothing downloaded."""
+    folder = epath.Path(data_dir) / name
+    found = 'no folder of that name in it'
     try:
-        builder = tfds.builder(name, data_dir=data_dir)
-        if not builder.is_prepared():
-            builder.download_and_prepare()
-    except Exception as error:  # TFDS, its downloads and the reading of archives raise what they like.
-        raise InputError(
-            f'{data_dir}: expected {name} as TensorFlow Datasets prepares it, found: {one_line(error)[:400]}'
-        ) from error
-    return builder
+        if folder.is_dir():
+            builder = tfds.builder(name, data_dir=data_dir)
+            if builder.is_prepared():
+                return builder
+            found = f'nothing prepared, or another version than {builder.version}, in {folder}'
+    except Exception as error:  # TFDS and the reading of what it wrote raise what they like.
+        raise InputError(f'{data_dir}: expected {name} as TFDS prepares it, found: {one_line(error)[:400]}') from error
+    raise InputError(
+        f'{data_dir}: expected a data_dir of TensorFlow Datasets with {name} prepared, found {found}; '
+        f'prepare it there: tfds build {name} --data_dir={data_dir}'
+    )
 
 
 def _records(builder: Any, part: str, *fields: str) -> Iterator[dict[str, Any]]:

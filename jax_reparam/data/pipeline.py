@@ -15,7 +15,7 @@ import numpy as np
 from jax_reparam import corpora, evaluation
 from jax_reparam.config import DataConfig, Recipe
 from jax_reparam.data import feature_store, protocols
-from jax_reparam.errors import InputError
+from jax_reparam.errors import InputError, user_path
 from jax_reparam.frontend import speech, windows
 from jax_reparam.frontend.inputs import Heard, Input
 from jax_reparam.frontend.voice import Profile
@@ -24,9 +24,12 @@ Part = Literal['train', 'validation', 'test']
 
 
 def cache_dir(configured: str) -> Path:
-    """The folder that holds prepared corpora and features."""
-    default = os.environ.get('JAX_REPARAM_CACHE') or '~/.cache/jax_reparam'
-    return Path(configured or default).expanduser()
+    """The folder that holds prepared corpora and features.
+
+    Raises:
+      InputError: it is nowhere: there is no home folder.
+    """
+    return user_path(configured or os.environ.get('JAX_REPARAM_CACHE') or '~/.cache/jax_reparam')
 
 
 @dataclasses.dataclass(frozen=True)

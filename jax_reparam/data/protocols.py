@@ -7,7 +7,7 @@ protocols but `random` keep the three sets of speakers apart. docs/corpora.md sa
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -176,7 +176,9 @@ def split(
         notes.append(GROUPS_OVERLAP)
     if chosen.test == 'validation':
         notes.append(DEV)
-    notes += [f'no training clip of {label}' for label, clips in counts['train'].items() if not clips]
+    for key, what in (('train', 'training'), ('validation', 'validation'), ('test', 'test')):
+        if missing := [label for label, clips in counts[key].items() if not clips]:
+            notes.append(f'no {what} clip of {", ".join(missing)}')
     return Split(
         train=np.flatnonzero(train),
         validation=np.flatnonzero(validation),
@@ -207,21 +209,70 @@ def _units(corpus: Corpus, protocol: Protocol) -> Sequence[str]:
 def _deal(corpus: Corpus, protocol: Protocol, fold: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Masks `[n]` of the validation and of the test clips."""
     of_clip = np.array(_units(corpus, protocol))
-    units = sorted(set(of_clip.tolist()))
-    test = np.isin(of_clip, units[fold::count])
-    tested = {group for group in np.array(corpus.group)[test].tolist() if group}
+    classes = {unit: set(corpus.label[of_clip == unit].tolist()) for unit in sorted(set(of_clip.tolist()))}
+    units = _in_order(classes, count)
+    tested = units[fold::count]
+    test = np.isin(of_clip, tested)
+    in_test = {group for group in np.array(corpus.group)[test].tolist() if group}
+    others = [unit for unit in units if unit not in tested]
+    everything = set.union(*(classes[unit] for unit in others))
+    # One speaker who validates has all classes, or those that there are; but one of a patient or a control chooses by
+    # one class alone.
+    covers = protocol.validation == 'next' and (protocol.folds or all(len(classes[unit]) == 1 for unit in others))
+    choices: list[tuple[bool, int, list[str]]] = []
     for step in range(1, count):
-        following = units[(fold + step) % count :: count]
+        start = (fold + step) % count
+        following = units[start::count]
+        drawn = [following]
         if protocol.validation == 'next':
             # The first of the next fold; a twelfth of all, but two of 10 or more, and one below.
-            following = following[: max(2 if len(units) >= 10 else 1, len(units) // 12)]
-        validation = np.isin(of_clip, following)
-        # A partner in a dialog of the test speaker's would choose by a recording in which that one is heard.
-        if not tested & set(np.array(corpus.group)[validation].tolist()):
+            size = max(2 if len(units) >= 10 else 1, len(units) // 12)
+            drawn = [following[:size]]
+            if covers:
+                among = following if protocol.folds else [u for u in (*units[start:], *units[:start]) if u in others]
+                drawn.append(_covering(among, classes, len(drawn[0])))
+        for chosen in drawn:
+            # A partner in a dialog of the test speaker's would choose by a recording in which that one is heard.
+            heard = not in_test.isdisjoint(np.array(corpus.group)[np.isin(of_clip, chosen)].tolist())
+            # A class that is not trained is worse than all that do not choose.
+            trained = (classes[unit] for unit in others if unit not in chosen)
+            lacking = len(corpus.labels) * len(everything.difference(*trained)) if covers else 0
+            lacking += len(everything.difference(*(classes[unit] for unit in chosen))) if covers else 0
+            choices.append((heard, lacking, chosen))
+        if choices[-1][:2] == (False, 0):
             break
-    else:
-        validation = np.isin(of_clip, units[(fold + 1) % count :: count])
-    return validation, test
+    # Of equally good ones the first.
+    _, _, validating = min(choices, key=lambda choice: choice[:2])
+    return np.isin(of_clip, validating), test
+
+
+def _in_order(classes: Mapping[str, set[int]], count: int) -> list[str]:
+    """The speakers or sessions in the order in which they are dealt out: by name.
+
+    Where some fold would then test without a class, they are dealt by their classes first, if that makes it fewer.
+    """
+
+    def lacking(units: Sequence[str]) -> int:
+        of_fold = (set.union(*(classes[unit] for unit in units[fold::count])) for fold in range(count))
+        return sum(len(everything - there) for there in of_fold)
+
+    everything = set.union(*classes.values())
+    by_name = sorted(classes)
+    by_class = sorted(classes, key=lambda unit: (sorted(classes[unit]), unit))
+    # With one in a fold another order only numbers the folds anew.
+    return by_class if len(classes) > count and lacking(by_class) < lacking(by_name) else by_name
+
+
+def _covering(units: Sequence[str], classes: Mapping[str, set[int]], size: int) -> list[str]:
+    """At least `size` of the units, the first ones that add a class before the others."""
+    chosen: list[str] = []
+    there: set[int] = set()
+    for unit in units:
+        if classes[unit] - there:
+            chosen.append(unit)
+            there |= classes[unit]
+    chosen += [unit for unit in units if unit not in chosen][: max(0, size - len(chosen))]
+    return chosen
 
 
 def _part(corpus: Corpus, name: str, part: str) -> np.ndarray:

@@ -150,9 +150,11 @@ def _apply_layer(
             if window is None
             else ops.windowed_attention(layer, y, config.heads, window)
         )
-    with scope('sum'):
+    with scope('mean'):
         mean = ops.linear(layer['mean'], x)
+    with scope('attention'):
         out = ops.linear(layer['out'], jnp.concatenate([mixed, mean], axis=1))
+    with scope('sum'):
         x = _normalise(residual + out)
     with scope('ffn'):
         ffn = ops.linear(layer['ffn_out'], jax.nn.relu(ops.linear(layer['ffn_in'], x)))
@@ -166,6 +168,7 @@ def _normalise(x: jax.Array) -> jax.Array:
 
 def widths(config: SpeechFormerConfig, frames: int, fast: bool) -> dict[str, int]:
     """See `deploy.widths`. The attention of the frames dominates the arena but adds little noise."""
+    of_frames = {'attention': 8, 'attention/softmax': 16}
     return dict.fromkeys((*STAGES, 'head'), 16) | {
-        f'{STAGES[0]}/{number}/attention': 8 for number in range(config.layers[0])
+        f'{STAGES[0]}/{number}/{part}': bits for number in range(config.layers[0]) for part, bits in of_frames.items()
     }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.resources
 import json
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -15,13 +16,53 @@ import numpy as np
 from jax_reparam import manifest
 from jax_reparam.device import golden, registrations
 from jax_reparam.frontend import features, speech, voice
+from jax_reparam.frontend.features import FrontendConfig
 from jax_reparam.frontend.inputs import Input
 from jax_reparam.frontend.voice import Profile
-from jax_reparam.graph import flatbuffer
+from jax_reparam.graph import cost, flatbuffer
 from jax_reparam.graph.graph import Graph
 from jax_reparam.runtime import tflm
 
-SOURCES = ('CMakeLists.txt', 'emotion_recognizer.cc', 'emotion_recognizer.h', 'golden_test.cc', 'main.cc', 'tflm.h')
+# Copied as they are; below `examples` and `zephyr` is what other build systems want.
+SOURCES = (
+    'CMakeLists.txt',
+    'emotion_recognizer.cc',
+    'emotion_recognizer.h',
+    'golden_test.cc',
+    'main.cc',
+    'sample_queue.h',
+    'tflm.h',
+    'idf_component.yml',
+    'examples/esp_idf/CMakeLists.txt',
+    'examples/esp_idf/main/CMakeLists.txt',
+    'examples/esp_idf/main/main.cc',
+    'examples/esp_idf/sdkconfig.defaults',
+    'examples/qemu/CMakeLists.txt',
+    'examples/qemu/board.ld',
+    'examples/qemu/main.cc',
+    'examples/qemu/start.c',
+    'examples/zephyr/CMakeLists.txt',
+    'examples/zephyr/prj.conf',
+    'examples/zephyr/src/main.cc',
+    'zephyr/CMakeLists.txt',
+    'zephyr/Kconfig',
+    'zephyr/module.yml',
+)
+# Processor cycles that an instruction is taken to need, of a Cortex-M4F whose flash waits: a margin, not a measurement.
+CYCLES_PER_INSTRUCTION = 1.5
+# Of the queue of samples: seconds in which Run() need not be called, beside a window's time; and the clock that it is
+# made for where the build says none, if the model keeps up at it.
+QUEUE_SLACK, DEFAULT_MHZ = 0.1, 120
+CLOCKS = (80, 120, 160, 240, 480)  # of the README's table, MHz
+ARENAS_ARE = (
+    "The arenas are what TFLM's interpreter took on a 64-bit host with its reference kernels, 15 % and 1 KB more "
+    '(`model_data.h`).'
+)
+# Instructions of a Cortex-M4F beside the model's own, from whole programs on QEMU's mps2-an386 (docs/board.md). Of a
+# window: of each code (speech, level, voice, quantisation). Of a frame: of each sample, each point of the transform by
+# its logarithm, each band.
+PER_CODE = 68
+PER_SAMPLE, PER_POINT, PER_BAND = 26, 12.2, 400
 _TYPES = {'int8': 'std::int8_t', 'int16': 'std::int16_t'}
 
 
@@ -38,6 +79,21 @@ def _arena(model: bytes, example: np.ndarray) -> manifest.Arena:
     while not tflm.fits(model, size := -(-size // 16) * 16):
         size += size // 8
     return manifest.Arena(measured=measured, reserved=size)
+
+
+def real_time(model: bytes, inputs: Input) -> manifest.RealTime:
+    """What a Cortex-M4F with CMSIS-NN needs to keep up with speech: estimated instructions, with a margin in cycles."""
+    config, window = inputs.frontend, inputs.window
+    points = config.n_fft * math.log2(config.n_fft)
+    frame = PER_SAMPLE * config.frame_length + PER_POINT * points + PER_BAND * config.n_mels
+    each = cost.of_graph(flatbuffer.read(model)).instructions + PER_CODE * window.frames * config.n_mels
+    second = (each + window.hop * frame) / (window.hop * config.hop_ms / 1000)
+    return manifest.RealTime(
+        window_instructions=each,
+        frame_instructions=round(frame),
+        cycles_per_instruction=CYCLES_PER_INSTRUCTION,
+        mhz=math.ceil(CYCLES_PER_INSTRUCTION * second / 1e6),
+    )
 
 
 def write(
@@ -58,19 +114,22 @@ def write(
       tflm.TFLMError: TFLM could not run one of the models.
     """
     graph = flatbuffer.read(model)
+    faults = registrations.esp_nn_faults(graph)
     calls = {'Model': registrations.registrations(model), 'Frontend': registrations.registrations(frontend)}
     arenas = {
         'model': _arena(model, np.zeros(graph.input.shape, np.float32)),
         'frontend': _arena(frontend, np.zeros((1, inputs.frontend.frame_length), np.float32)),
     }
+    keeps_up = real_time(model, inputs)
     vectors = golden.make(model, frontend, inputs)
 
     folder = place / manifest.FIRMWARE
     (folder / 'golden').mkdir(parents=True)
     for name in SOURCES:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(_source(name))
-    (folder / 'README.md').write_text(_readme(inputs, arenas, len(model) + len(frontend)))
-    (folder / 'model_data.h').write_text(_model_header(graph, labels, inputs, arenas))
+    (folder / 'README.md').write_text(_readme(inputs, arenas, keeps_up, len(model) + len(frontend), faults))
+    (folder / 'model_data.h').write_text(_model_header(graph, labels, inputs, arenas, keeps_up, not faults))
     # JSON's escapes are C's, but for what is not ASCII, which stays as UTF-8.
     texts = ', '.join(json.dumps(label, ensure_ascii=False) for label in labels)
     names = f'const char* const kLabels[kClasses] = {{{texts}}};\n\n'
@@ -90,29 +149,63 @@ def write(
         folder=manifest.FIRMWARE,
         form=form,
         arena_bytes=arenas,
+        real_time=keeps_up,
         registrations={kind: tuple(names) for kind, names in calls.items()},
     )
 
 
 def _source(name: str) -> str:
-    return importlib.resources.files(__package__).joinpath('sources', name).read_text(encoding='utf-8')
+    return importlib.resources.files(__package__).joinpath('sources', *name.split('/')).read_text(encoding='utf-8')
 
 
-def _readme(inputs: Input, arenas: dict[str, manifest.Arena], flash: int) -> str:
-    seconds, frames = inputs.frontend.hop_ms / 1000, inputs.window.frames
+def _queue_bytes(keeps_up: manifest.RealTime, mhz: int, config: FrontendConfig) -> int:
+    """Of the queue of samples at a clock: as model_data.h has it."""
+    samples = config.sample_rate * (QUEUE_SLACK + keeps_up.window_seconds(mhz))
+    return 2 * (config.frame_length + int(samples) + 1)
+
+
+def _readme(
+    inputs: Input, arenas: dict[str, manifest.Arena], keeps_up: manifest.RealTime, flash: int, faults: Sequence[str]
+) -> str:
+    config, window = inputs.frontend, inputs.window
+    seconds = config.hop_ms / 1000
+    default = max(DEFAULT_MHZ, keeps_up.mhz)
+    clocks = ''.join(
+        f'| {mhz} MHz | {keeps_up.window_seconds(mhz):.2f} s | {keeps_up.mhz / mhz:.0%} '
+        f'| {_queue_bytes(keeps_up, mhz, config):,} bytes |\n'
+        for mhz in sorted({keeps_up.mhz, *(mhz for mhz in CLOCKS if mhz > keeps_up.mhz)})
+    )
+    esp_nn = 'Its kernels stay within their buffers with this model.'
+    if faults:
+        esp_nn = (
+            '**This model does not run with ESP-NN**, whose softmax would write past its buffer: '
+            f'{"; ".join(sorted(set(faults)))}. The build stops there; export with `fold.py --prefer int16`.'
+        )
     values = {
-        'window_seconds': f'{inputs.window.frames * seconds:g}',
-        'hop_seconds': f'{inputs.window.hop * seconds:g}',
+        'window_seconds': f'{window.frames * seconds:g}',
+        'hop_seconds': f'{window.hop * seconds:g}',
+        'hop_frames': f'{window.hop}',
+        'window_instructions': f'{keeps_up.window_instructions / 1e6:.1f}',
+        'frame_instructions': f'{keeps_up.frame_instructions:,}',
+        'cycles': f'{keeps_up.cycles_per_instruction:g}',
+        'mhz': f'{keeps_up.mhz}',
+        'default_mhz': f'{default}',
+        'slack': f'{QUEUE_SLACK:g}',
+        'clocks': clocks.rstrip('\n'),
+        'sample_rate': f'{config.sample_rate:,}',
+        'queue': f'{_queue_bytes(keeps_up, default, config):,}',
+        'esp_nn': esp_nn,
+        'arenas_are': ARENAS_ARE,
         'model_arena': f'{arenas["model"].reserved:,}',
         'frontend_arena': f'{arenas["frontend"].reserved:,}',
-        'ring': f'{frames * inputs.frontend.n_mels:,}',
-        'beside': f'{10 * frames:,}',
-        'bands': f'{inputs.frontend.n_mels}',
-        'profile': f'{len(voice.to_bytes(Profile.empty(inputs.frontend.n_mels), inputs)):,}',
+        'ring': f'{window.frames * config.n_mels:,}',
+        'beside': f'{10 * window.frames:,}',
+        'bands': f'{config.n_mels}',
+        'profile': f'{len(voice.to_bytes(Profile.empty(config.n_mels), inputs)):,}',
         'most_seconds': f'{inputs.voice.most_seconds:g}',
         'adapts': 'on' if inputs.voice.history else 'off',
         'clipped_one_in': f'{speech.CLIPPED_ONE_IN:,}',
-        'pcm': f'{2 * inputs.frontend.frame_length:,}',
+        'pcm': f'{2 * config.frame_length:,}',
         'flash': f'{flash:,}',
     }
     text = _source('README.md')
@@ -121,7 +214,14 @@ def _readme(inputs: Input, arenas: dict[str, manifest.Arena], flash: int) -> str
     return text
 
 
-def _model_header(graph: Graph, labels: Sequence[str], inputs: Input, arenas: dict[str, manifest.Arena]) -> str:
+def _model_header(
+    graph: Graph,
+    labels: Sequence[str],
+    inputs: Input,
+    arenas: dict[str, manifest.Arena],
+    keeps_up: manifest.RealTime,
+    esp_nn: bool,
+) -> str:
     config, model, frontend, rule = inputs.frontend, arenas['model'], arenas['frontend'], inputs.rule
     # The first count of frames whose share is not 0; one that is never reached stands for none.
     most = inputs.most_frames
@@ -184,8 +284,39 @@ using Logit = {_TYPES[graph.output.dtype]};  // and of its output
 // Python package tflite-micro). Optimised kernels may take scratch buffers, so 15 % and 1 KB more are set aside, or
 // what it takes to plan: with these sizes that interpreter does load the models.
 // golden_test prints what was taken; where it does not fit, Begin() returns false.
-constexpr std::size_t kModelArenaBytes = {model.reserved};
-constexpr std::size_t kFrontendArenaBytes = {frontend.reserved};
+// EMOTION_ARENA_BYTES and EMOTION_FRONTEND_ARENA_BYTES replace them.
+#ifndef EMOTION_ARENA_BYTES
+#define EMOTION_ARENA_BYTES {model.reserved}
+#endif
+#ifndef EMOTION_FRONTEND_ARENA_BYTES
+#define EMOTION_FRONTEND_ARENA_BYTES {frontend.reserved}
+#endif
+constexpr std::size_t kModelArenaBytes = EMOTION_ARENA_BYTES;
+constexpr std::size_t kFrontendArenaBytes = EMOTION_FRONTEND_ARENA_BYTES;
+
+// Instructions of a Cortex-M4F with CMSIS-NN, estimated: of a window and of a frame. With so many cycles an instruction
+// (memories that wait, divisions, interrupts) it keeps up with speech from {keeps_up.mhz} MHz.
+constexpr std::uint32_t kWindowInstructions = {keeps_up.window_instructions};
+constexpr std::uint32_t kFrameInstructions = {keeps_up.frame_instructions};
+constexpr double kCyclesPerInstruction = {keeps_up.cycles_per_instruction};
+
+// Samples that wait while a window is computed: as many as come in that time, at this clock, and for {QUEUE_SLACK:g} s
+// in which Run() is not called. EMOTION_QUEUE_SAMPLES replaces it, where a window's time was measured or the processor
+// is another.
+#ifndef EMOTION_CLOCK_MHZ
+#define EMOTION_CLOCK_MHZ {max(DEFAULT_MHZ, keeps_up.mhz)}
+#endif
+#ifdef EMOTION_QUEUE_SAMPLES
+constexpr std::size_t kQueueSamples = EMOTION_QUEUE_SAMPLES;
+#else
+constexpr std::size_t kQueueSamples =
+    kFrameLength + static_cast<std::size_t>(
+                       kSampleRate *
+                       ({QUEUE_SLACK:g} + kWindowInstructions * kCyclesPerInstruction / (EMOTION_CLOCK_MHZ * 1e6)));
+#endif
+
+// Whether the kernels of ESP-NN stay within their buffers with the model (registrations.esp_nn_faults in Python).
+constexpr bool kFitsEspNn = {'true' if esp_nn else 'false'};
 
 extern const char* const kLabels[kClasses];
 
@@ -275,9 +406,11 @@ namespace emotion {{
 
 constexpr int kGoldenSamples = {len(vectors.pcm)};
 constexpr int kGoldenFrames = {len(vectors.codes)};    // of the PCM heard once
-// A stream: the PCM so often, so many zeros, and the PCM so often again; its speaker is learned.
+// A stream: the PCM so often, so many zeros, and the PCM divided by kGoldenQuieter so often again; its speaker is
+// learned.
 constexpr int kGoldenRepeats = {vectors.repeats};
 constexpr int kGoldenSilence = {vectors.silence};
+constexpr int kGoldenQuieter = {golden.QUIETER};
 constexpr int kGoldenWindows = {len(vectors.starts)};    // of that stream, the one that ends with it included
 
 extern const std::int16_t kGoldenPcm[kGoldenSamples];

@@ -15,13 +15,15 @@ from jax_reparam.runtime import tflm
 SECONDS = 0.75
 # Of the signal, so that quiet frames lie between loud ones.
 SYLLABLES_A_SECOND = 5
+# What the samples of the stream's second half are divided by, towards zero as in C++: 12 dB.
+QUIETER = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class Golden:
     """What goes in and what must come out.
 
-    The stream is the PCM `repeats` times, zeros, and the PCM as often again, while its speaker is learned.
+    The stream is the PCM `repeats` times, zeros, and the PCM as often again, quieter, while its speaker is learned.
 
     Attributes:
       pcm: `[N]` int16.
@@ -86,7 +88,8 @@ def make(model: bytes, front: bytes, inputs: Input) -> Golden:
     silence = (window.frames + 2 * window.hop) * config.hop_length  # one window is zeros alone, at least
 
     speech = np.tile(pcm, repeats)
-    samples = np.concatenate([speech, np.zeros(silence, np.int16), speech])
+    quieter = np.trunc(speech / QUIETER).astype(np.int16)
+    samples = np.concatenate([speech, np.zeros(silence, np.int16), quieter])
     once, streamed = features.frames(pcm, config), features.frames(samples, config)
     # Most frames come several times.
     distinct, place = np.unique(np.concatenate([once, streamed]), axis=0, return_inverse=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from jax_reparam.errors import Error
 from jax_reparam.graph import flatbuffer
+from jax_reparam.graph.graph import Graph
 
 _OPERATORS = """
     ADD AVERAGE_POOL_2D BATCH_MATMUL CAST CONCATENATION CONV_2D DEPTHWISE_CONV_2D DEQUANTIZE DIV EXPAND_DIMS
@@ -46,9 +47,27 @@ def registrations(model: bytes) -> list[str]:
     return [f'{METHODS[name]}({_only(name, types)})' for name, types in sorted(read.items())]
 
 
+def esp_nn_faults(graph: Graph) -> list[str]:
+    """What of a model the kernels of ESP-NN would not stay within their buffers with, one line a node.
+
+    Its softmax of int8 reserves 4 bytes for each row along the second axis and writes 4 for each element of a row; its
+    convolutions take 4 axes. Of its other kernels nothing of the kind is known.
+    """
+    faults = []
+    for node in graph.nodes:
+        shape = node.input(0).shape
+        if node.op == 'SOFTMAX' and node.input(0).dtype == 'int8' and shape[1] < shape[-1]:
+            faults.append(f'SOFTMAX {list(shape)}: expected a second axis of {shape[-1]} or more, found {shape[1]}')
+        if node.op in ('CONV_2D', 'DEPTHWISE_CONV_2D') and len(shape) != 4:
+            faults.append(f'{node.op} {list(shape)}: expected 4 axes, found {len(shape)}')
+    return faults
+
+
 def _only(name: str, types: set[str]) -> str:
     if types == {'int8'} and name in INT8_ONLY:
         return f'tflm::Register_{name}_INT8()'
     if types == {'int16'} and name in INT16_ONLY:
         return f'tflm::Register_{name}_INT16()'
+    if types == {'float32'} and name == 'SignalRfft':
+        return 'tflm::Register_RFFT_FLOAT()'
     return ''

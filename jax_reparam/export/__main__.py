@@ -11,14 +11,21 @@ import sys
 from collections.abc import Sequence
 
 from jax_reparam import manifest
-from jax_reparam.errors import count, run
+from jax_reparam.errors import count, run, user_path
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     command = argparse.ArgumentParser(prog='fold.py', description='Folds a trained model, exports it and verifies it.')
-    command.add_argument('source', metavar='W', help='training folder, its checkpoints, or one checkpoint')
-    command.add_argument('out', metavar='OUT', help='folder to write; one that this command wrote before is replaced')
+    command.add_argument('trained', metavar='W', help='training folder, its checkpoints, or one checkpoint')
+    command.add_argument(
+        'out', type=user_path, metavar='OUT', help='folder to write; one that this command wrote before is replaced'
+    )
+    command.add_argument(
+        '--source',
+        metavar='CORPUS',
+        help='where the corpus lies now (default: where it lay, else what W carries of it)',
+    )
     command.add_argument('--windows', type=count, metavar='N', help='verify on at most N test windows (default: all)')
     command.add_argument('--plain', action='store_true', help='accept a model without HRF sites')
     command.add_argument(
@@ -38,7 +45,9 @@ def parser() -> argparse.ArgumentParser:
         metavar='FORM',
         help='the form to build the firmware around, if it passes: ' + ', '.join(manifest.QUANTISED),
     )
-    command.add_argument('--only-int8', action='store_true', help='int8 without operators of 16 bits: the least arena')
+    bits = command.add_mutually_exclusive_group()
+    bits.add_argument('--only-int8', action='store_true', help='int8 without operators of 16 bits: the least arena')
+    bits.add_argument('--fast', action='store_true', help='int8 with all softmaxes in 16 bits: less time, more arena')
     command.add_argument('--quiet', action='store_true', help='no progress on standard error')
     return command
 
@@ -54,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.set_verbosity(logging.ERROR)  # Orbax warns of what is meant to be.
 
     exported = folding.fold_and_export(
-        args.source,
+        args.trained,
         args.out,
         plain=args.plain,
         limit=args.windows,
@@ -62,6 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         accept=args.accept,
         prefer=args.prefer,
         only_int8=args.only_int8,
+        fast=args.fast,
+        corpus=args.source,
         show_progress=not args.quiet,
     )
     for line in card.summary(exported.path, exported.manifest):

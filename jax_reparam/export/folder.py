@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from jax_reparam import manifest
+from jax_reparam import manifest, system
 from jax_reparam.errors import InputError
 
 # Whatever else lies in a folder is not ours, and would be lost with it.
@@ -44,51 +43,43 @@ def check(out: Path) -> None:
 def replaced(out: Path) -> Iterator[Path]:
     """Yields an empty folder beside `out` that takes its place when the block ends well, and is removed when it fails.
 
+    It lies in `.OUT.fold`, which belongs to whoever holds its lock. What a killed process left is put right first.
+
     Raises:
-      InputError: see `check`; or the folder cannot be made.
+      InputError: see `check`; or the folder cannot be made, or another process writes it.
       OSError: the disk is full, or the like; `out` is then as it was.
     """
     out = out.resolve()  # a link stays; what it points to is replaced
-    new, old = (out.with_name(f'.{out.name}.{os.getpid()}.{kind}') for kind in ('new', 'old'))
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        _clear_up(out)
-        check(out)
-        new.mkdir()
-    except OSError as error:
-        raise InputError(f'{out}: expected a folder that can be written, found: {error.strerror or error}') from error
-    try:
-        yield new
+    work = out.with_name(f'.{out.name}.fold')
+    new, old = work / 'new', work / 'old'
+    with contextlib.ExitStack() as stack:
+        stack.callback(_remove_empty, work)  # after the lock, which is in it
+        try:
+            stack.enter_context(system.alone(work, wait=False))
+            _clear_up(out, new, old)
+            check(out)
+            new.mkdir()
+        except system.HeldError as holder:
+            raise InputError(f'{out}: expected a folder that nobody else writes, found {holder} writing it') from holder
+        except OSError as error:
+            reason = error.strerror or error
+            raise InputError(f'{out}: expected a folder that can be written, found: {reason}') from error
+        stack.callback(_clear_up, out, new, old)
+        with system.naming(out):
+            yield new
         if out.exists():
             out.rename(old)
-        try:
-            new.rename(out)
-        except OSError:
-            if old.exists():
-                old.rename(out)
-            raise
-    finally:
-        for leftover in (new, old):
-            shutil.rmtree(leftover, ignore_errors=True)
+        new.rename(out)
 
 
-def _clear_up(out: Path) -> None:
-    """Puts right what a run that was killed left beside `out`: a half-written folder, or `out` itself, moved away."""
-    for kind in ('old', 'new'):
-        for stale in out.parent.glob(f'.{out.name}.*.{kind}'):
-            process = stale.name.split('.')[-2]
-            if process.isdigit() and not _runs(int(process)):
-                if kind == 'old' and not out.exists():
-                    stale.rename(out)
-                else:
-                    shutil.rmtree(stale)
+def _remove_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # somebody else has begun
+        folder.rmdir()
 
 
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+def _clear_up(out: Path, new: Path, old: Path) -> None:
+    """Removes what is half-written, and what was replaced; where nothing took its place, it goes back."""
+    if old.exists() and not out.exists():
+        old.rename(out)
+    for leftover in (new, old):
+        shutil.rmtree(leftover, ignore_errors=True)

@@ -25,10 +25,10 @@ from jax_reparam.evaluation import Windows, evenly
 from jax_reparam.export import card, folder, npu
 from jax_reparam.field import robustness
 from jax_reparam.field.robustness import Row
-from jax_reparam.graph import flatbuffer
+from jax_reparam.graph import arena, cost, flatbuffer
 from jax_reparam.graph.graph import Graph
 from jax_reparam.graph.passes import optimise
-from jax_reparam.manifest import NPU_FORM, Failed, Form, Layer, Made, Manifest
+from jax_reparam.manifest import NPU_FORM, Failed, Form, Layer, Made, Manifest, Price
 from jax_reparam.quantise import tensor_report
 from jax_reparam.quantise.quantise import Calibration, Quantised, quantise
 from jax_reparam.reparam import Params
@@ -77,6 +77,7 @@ def fold_and_export(
     prefer: str | None = None,
     only_int8: bool = False,
     fast: bool = False,
+    corpus: str | None = None,
     show_progress: bool = True,
 ) -> Exported:
     """Folds a trained model, exports it, verifies every form on test windows, and writes what passed.
@@ -93,6 +94,7 @@ def fold_and_export(
       only_int8: int8 computes in 8 bits throughout, for the least arena or a runtime that lacks other kernels; else it
         has 16 bits where they pay (`deploy.widths`).
       fast: int8 has 16 bits also where they save time alone, at the price of arena.
+      corpus: where the model's corpus lies now; None: where it lay, or else what the checkpoint carries of it.
       show_progress: report on standard error.
 
     Raises:
@@ -111,7 +113,7 @@ def fold_and_export(
     tell(f'{trained.path}: {len(reparam.hrf_sites(trained.variables))} HRF sites folded')
     # Made before the work: a folder that cannot be written shows at once.
     with folder.replaced(out) as place:
-        data = export_data(trained, limit, show_progress=show_progress)
+        data = export_data(trained, limit, source=corpus, show_progress=show_progress)
         test, validation = data.test, data.validation
         compared, fold_entry = compare(trained, folded, np.concatenate([test.features, validation.features]))
         reference, validation_reference = np.split(compared, [len(test.features)])
@@ -119,11 +121,12 @@ def fold_and_export(
 
         frames = data.inputs.window.frames
         function = deploy.build(trained.recipe.model, folded, frames)
-        chosen = {'': 8} if only_int8 else deploy.widths(trained.recipe.model, frames, fast=fast)
+        offered = {flag: deploy.widths(trained.recipe.model, frames, fast=bool(flag)) for flag in ('', '--fast')}
+        chosen = {'': 8} if only_int8 else offered['--fast' if fast else '']
         bits = {'float32': None, 'int8': chosen, 'int16': {'': 16}, NPU_FORM: {'': 8}}
         made = _forms(
             {name: bits[name] for name in manifest.FORM_FILES if accelerator is not None or name != NPU_FORM},
-            _Maker(function, data.calibration, validation, validation_reference),
+            _Maker(function, data.calibration, validation, validation_reference, {} if only_int8 else offered),
             test,
             reference,
             attach=lambda model: metadata.attach(model, trained.labels, data.inputs),
@@ -207,12 +210,14 @@ class _Maker:
       calibration: training windows, `[W, frames, n_mels]`.
       validation: windows on which a form is scored before it meets test windows.
       reference: the trained model's logits of `validation`, `[V, C]`.
+      offered: the bits that a user may choose for int8, by flag.
     """
 
     function: deploy.Function
     calibration: np.ndarray
     validation: Windows
     reference: np.ndarray
+    offered: Mapping[str, dict[str, int]]
 
     @functools.cached_property
     def calibrated(self) -> Calibration:
@@ -234,7 +239,18 @@ class _Maker:
         score = gates.score(self.reference, logits, self.validation)
         # With 16 bits time counts for more than the last bytes of memory.
         graph = optimise(quantised.graph, fast=name == 'int16')
-        return graph, Made(bits=bits, windows=len(self.calibration), validation=score), quantised
+        prices = self._prices() if name == 'int8' else None
+        return graph, Made(bits=bits, windows=len(self.calibration), validation=score, prices=prices), quantised
+
+    def _prices(self) -> dict[str, Price] | None:
+        """What each choice takes; None where there is none."""
+        prices = {}
+        if len({*map(str, self.offered.values())}) < 2:
+            return None
+        for flag, bits in self.offered.items():
+            graph = optimise(quantise(self.calibrated, bits).graph)
+            prices[flag] = Price(arena_bytes=arena.arena(graph), instructions=cost.of_graph(graph).instructions)
+        return prices
 
 
 @dataclasses.dataclass

@@ -1,7 +1,8 @@
-"""Audio in: WAV or FLAC of any rate and channel count becomes int16 mono at one rate."""
+"""Audio in: WAV, FLAC, MP3 or OGG of any rate and channel count becomes int16 mono at one rate."""
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import struct
@@ -18,18 +19,29 @@ if TYPE_CHECKING:
 
 SAMPLE_RATE = 16000
 
-# Of the files that are looked for in folders.
-SUFFIXES = ('.wav', '.flac')
+READABLE = 'WAV, FLAC, MP3 or OGG'
+# Of the files that are looked for in folders; the second row is audio that no reader here decodes, and that says so.
+SUFFIXES = (
+    *('.wav', '.flac', '.mp3', '.ogg', '.oga', '.opus'),
+    *('.m4a', '.aac', '.mp4', '.wma', '.amr', '.webm', '.aif', '.aiff', '.au', '.caf', '.w64', '.sph', '.3gp'),
+)
 SHORTEST_SECONDS = 0.1
 # Dither alone moves a sample by one step to either side; a clip that never leaves this span holds no sound.
 SILENT_SPAN = 2
 
-_FORMATS = ('WAV', 'WAVEX', 'RF64', 'FLAC')
+_FORMATS = ('WAV', 'WAVEX', 'RF64', 'FLAC', 'MP3', 'OGG')
 _RATES = (1000, 768000)
 # Samples that are read, and that are mixed and resampled, at a time.
 _READ, _BLOCK = 1 << 17, 1 << 16
 # Programs that write WAV to a pipe cannot go back to fill in the length, and leave a number near the largest there is.
 _LENGTH_UNKNOWN = 0x7FFF0000
+# Samples beyond it (24 dB above full scale) are no recording's: they are those of integers, or damaged.
+_LOUDEST_FLOAT = 16.0
+# Of the loudest channel's power (7 dB). A voice in one of two channels with noise loses 6 dB in their mean; what loses
+# more cancels, or lies in few of many.
+_LEAST_MEAN = 0.2
+# Bytes that programs leave behind the audio: padding, or an ID3 tag of 128 bytes.
+_TRAILING = 1024
 # What libsndfile gives for FLAC that was written to a pipe, and then cannot read (1.2.2).
 _NO_LENGTH = 1 << 62
 
@@ -38,55 +50,67 @@ class AudioError(InputError):
     """A file is not the audio it should be; the message is `file: expected ..., found ...`."""
 
 
+def open_file(path: Path) -> BinaryIO:
+    """Opens a file to read it; `path` may also be epath's.
+
+    Raises:
+      OSError: there is none, or it is a pipe or a device, which may never end.
+    """
+    # By pathlib: epath takes all that is no folder for a file, and a path in a cloud is none of a device.
+    here = Path(os.fspath(path))
+    if here.exists() and not here.is_file() and not here.is_dir():
+        raise OSError(errno.EINVAL, 'a pipe or a device', str(path))
+    return path.open('rb')
+
+
 def read(path: str | os.PathLike[str], sample_rate: int = SAMPLE_RATE) -> np.ndarray:
-    """Reads one WAV or FLAC file as mono int16.
+    """Reads one audio file as mono int16.
 
     Args:
-      path: the file.
+      path: the file: WAV, FLAC, MP3 or OGG (Vorbis, Opus), whatever its name.
       sample_rate: samples per second of the result; other rates are resampled (soxr, high quality).
 
     Returns:
-      `[N]` int16, the mean of the channels in which there is anything. 16-bit mono at `sample_rate` comes back bit for
-      bit.
+      `[N]` int16, of the channels what `mono` says. 16-bit mono at `sample_rate` comes back bit for bit.
 
     Raises:
-      AudioError: the file is missing, unreadable, not WAV or FLAC, shorter than its header says, empty, or holds NaN or
-        infinite samples.
+      AudioError: the file is missing, unreadable, a pipe or a device, of another format, of another length than its
+        header says, empty, or holds samples that are no audio.
     """
     try:
-        data = Path(path).read_bytes()
+        with open_file(Path(path)) as file:
+            data = file.read()
     except FileNotFoundError:
-        raise AudioError(f'{path}: expected a WAV or FLAC file, found nothing there') from None
-    except OSError as error:
-        raise AudioError(f'{path}: expected a readable WAV or FLAC file, found: {error.strerror}') from None
+        raise AudioError(f'{path}: expected a {READABLE} file, found nothing there') from None
+    except (OSError, ValueError) as error:  # of a name with a zero byte, a ValueError
+        found = error.strerror if isinstance(error, OSError) else error
+        raise AudioError(f'{path}: expected a readable {READABLE} file, found: {found}') from None
     return decode(data, str(path), sample_rate)
 
 
 def decode(data: bytes, name: str, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
-    """Decodes the bytes of one WAV or FLAC file; see `read`, which gives them. `name` stands in the errors."""
+    """Decodes the bytes of one audio file; see `read`, which gives them. `name` stands in the errors."""
     import soundfile
 
     if not data:
-        raise AudioError(f'{name}: expected WAV or FLAC audio, found an empty file')
+        raise AudioError(f'{name}: expected {READABLE} audio, found an empty file')
+    if data[:4] in (b'RIFF', b'RF64'):
+        data = _whole(data, name)
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
-            rate = file.samplerate
             if file.format not in _FORMATS:
-                raise AudioError(f'{name}: expected WAV or FLAC audio, found {file.format_info}')
+                raise AudioError(f'{name}: expected {READABLE} audio, found {file.format_info}')
             if file.frames >= _NO_LENGTH:
                 raise AudioError(f'{name}: expected FLAC that says its length, found a stream; write it to a file anew')
-            if data[:4] == b'RIFF' and (missing := _missing_bytes(data)):
-                raise AudioError(
-                    f'{name}: expected the audio that its header promises, found {missing:,} bytes too few'
-                )
-            return mono(_blocks(file), rate, name, sample_rate)
+            return _mono(file, 0, file.frames, name, sample_rate)
     except soundfile.LibsndfileError as error:
-        found = 'a damaged or truncated one' if data[:4] in (b'RIFF', b'RF64', b'fLaC') else 'something else'
-        raise AudioError(f'{name}: expected WAV or FLAC audio, found {found} ({error.error_string})') from None
+        known = data[:4] in (b'RIFF', b'RF64', b'fLaC', b'OggS') or data[:3] == b'ID3'
+        found = 'a damaged or truncated one' if known else 'something else'
+        raise AudioError(f'{name}: expected {READABLE} audio, found {found} ({error.error_string})') from None
 
 
 def decode_cut(file: BinaryIO, name: str, start: float, end: float | None) -> np.ndarray:
-    """Decodes a part of a long WAV or FLAC file, reading that part alone.
+    """Decodes a part of a long audio file, reading that part alone.
 
     Args:
       file: the opened file.
@@ -98,7 +122,7 @@ def decode_cut(file: BinaryIO, name: str, start: float, end: float | None) -> np
       `[N]` int16 at `SAMPLE_RATE`, as `read` makes it.
 
     Raises:
-      AudioError: not WAV or FLAC, no audio at `start`, or samples that are not finite.
+      AudioError: another format, no audio at `start`, or samples that are no audio.
     """
     import soundfile
 
@@ -111,14 +135,22 @@ def decode_cut(file: BinaryIO, name: str, start: float, end: float | None) -> np
                 raise AudioError(
                     f'{name}: expected audio from {start:.3f} s on, found {sound.frames / rate:.3f} s of it in all'
                 )
-            sound.seek(first)
-            samples = mono(_blocks(sound, last - first), rate, name)
-            count = sound.tell() - first
+            return _mono(sound, first, last, name, SAMPLE_RATE)
     except soundfile.LibsndfileError as error:
-        raise AudioError(f'{name}: expected WAV or FLAC audio, found something else ({error.error_string})') from None
-    if count < last - first:
-        # A header may promise more than a truncated file holds.
+        raise AudioError(f'{name}: expected {READABLE} audio, found something else ({error.error_string})') from None
+
+
+def _mono(file: SoundFile, first: int, last: int, name: str, sample_rate: int) -> np.ndarray:
+    """Samples `first` to `last` of an opened file, as `read` gives them."""
+    file.seek(first)
+    samples, loudest = _mixed(_blocks(file, last - first), file.samplerate, name, sample_rate)
+    # A header may promise more than a truncated file holds.
+    if (count := file.tell() - first) < last - first:
         raise AudioError(f'{name}: expected {last - first:,} samples, found {count:,}')
+    if loudest is not None:
+        file.seek(first)
+        alone = (block[:, loudest : loudest + 1] for block in _blocks(file, last - first))
+        samples, _ = _mixed(alone, file.samplerate, name, sample_rate)
     return samples
 
 
@@ -133,11 +165,17 @@ def mono(blocks: Iterable[np.ndarray], rate: int, name: str, sample_rate: int = 
 
     Returns:
       `[M]` int16, the mean of the channels, without those that hold nothing but zeros: a voice in one channel of 5.1
-      would else lose 15.6 dB.
+      would else lose 15.6 dB. `read` and `decode_cut` take the loudest channel alone where the mean is more than 7 dB
+      below it: where one channel is the other upside down, or one of many holds the voice and the others noise.
 
     Raises:
-      AudioError: no sample, a rate that no recording has, or samples that are not finite.
+      AudioError: no sample, a rate that no recording has, or samples that are not finite, or far beyond full scale.
     """
+    return _mixed(blocks, rate, name, sample_rate)[0]
+
+
+def _mixed(blocks: Iterable[np.ndarray], rate: int, name: str, sample_rate: int) -> tuple[np.ndarray, int | None]:
+    """What `mono` gives, and the loudest channel if the mean has lost most of it."""
     import soxr
 
     if not _RATES[0] <= rate <= _RATES[1]:
@@ -145,7 +183,8 @@ def mono(blocks: Iterable[np.ndarray], rate: int, name: str, sample_rate: int = 
     # As soxr.resample gives it, bit for bit, but in pieces that stay in the processor's cache.
     stream = None if rate == sample_rate else soxr.ResampleStream(rate, sample_rate, 1)
     done: list[np.ndarray] = []
-    count, bad, used = 0, 0, np.zeros(1, bool)
+    count, bad, used, peak = 0, 0, np.zeros(1, bool), 0.0
+    power, mixed_power = np.zeros(1), 0.0
     for block in blocks:
         count += len(block)
         used = used | block.any(axis=0)
@@ -157,28 +196,39 @@ def mono(blocks: Iterable[np.ndarray], rate: int, name: str, sample_rate: int = 
         elif wrong := int(np.sum(~np.isfinite(block))):
             bad += wrong
             continue
+        else:
+            peak = max(peak, float(np.abs(block).max(initial=0)))
         mixed = block[:, 0]
         if block.shape[1] > 1:
             # As block.mean(axis=1), which takes longer than the resampling: its axis is short.
             mixed = sum(block.T[1:], start=mixed) / block.shape[1]
+            power = power + [np.dot(one, one) for one in block.T.astype(np.float64)]
+            mixed_power += float(np.dot(mixed, mixed.astype(np.float64)))
         done.append(mixed if stream is None else stream.resample_chunk(mixed))
     if not count:
         raise AudioError(f'{name}: expected audio, found 0 samples')
     if bad:
         raise AudioError(f'{name}: expected finite samples, found {bad:,} that are NaN or infinite')
+    if peak > _LOUDEST_FLOAT:
+        raise AudioError(
+            f'{name}: expected float samples with a full scale of 1, found up to {peak:.6g} '
+            '(16-bit samples saved as float: divide them by 32,768)'
+        )
     if stream is not None:
         done.append(stream.resample_chunk(np.zeros(0, np.float32), last=True))
     # Which channels are silent is known at the end alone.
     gain = np.float32(len(used) / max(1, used.sum()))
-    return np.concatenate([piece if piece.dtype == np.int16 else _pcm(piece, gain) for piece in done])
+    samples = np.concatenate([piece if piece.dtype == np.int16 else _pcm(piece, gain) for piece in done])
+    lost = mixed_power * float(gain) ** 2 < _LEAST_MEAN * power.max()
+    return samples, int(power.argmax()) if lost else None
 
 
-def _blocks(file: SoundFile, count: float = float('inf')) -> Iterator[np.ndarray]:
+def _blocks(file: SoundFile, count: int) -> Iterator[np.ndarray]:
     """Reads on, at most `count` samples, and gives them in blocks as `mono` takes them."""
     # libsndfile's own conversion of integers to float takes as long as the resampling.
     dtype = 'int16' if file.subtype == 'PCM_16' else 'float32'
     # Not all at once, because a damaged header may promise more than fits in memory.
-    while len(samples := file.read(int(min(count, _READ)), dtype=dtype, always_2d=True)):
+    while len(samples := file.read(min(count, _READ), dtype=dtype, always_2d=True)):
         count -= len(samples)
         for start in range(0, len(samples), _BLOCK):
             yield samples[start : start + _BLOCK]
@@ -209,12 +259,47 @@ def check(audio: np.ndarray, name: str, sample_rate: int = SAMPLE_RATE, *, sound
         raise AudioError(f'{name}: expected sound, found silence')
 
 
-def _missing_bytes(data: bytes) -> int:
-    """How many bytes of its `data` chunk a RIFF file lacks; libsndfile refuses short FLAC, but not short WAV."""
-    at = 12
+def _whole(data: bytes, name: str) -> bytes:
+    """The bytes of a RIFF or RF64 file; libsndfile takes one that is longer or shorter than its `data` chunk says.
+
+    A length of 0, or of nearly 4 GB, is what a recorder leaves that could not go back to write it: then all that
+    follows is the audio, as it is where RF64 says no other length.
+
+    Raises:
+      AudioError: the audio ends before the header says, or goes on after it.
+    """
+    at, long = 12, None
     while at + 8 <= len(data):
         chunk, length = struct.unpack_from('<4sI', data, at)
+        start = at + 8
+        if chunk == b'ds64' and start + 16 <= len(data):
+            (long,) = struct.unpack_from('<Q', data, start + 8)
         if chunk == b'data':
-            return 0 if length >= _LENGTH_UNKNOWN else max(0, at + 8 + length - len(data))
-        at += 8 + length + length % 2
-    return 0
+            if length == 0xFFFFFFFF and long:
+                length = long
+            elif length >= _LENGTH_UNKNOWN:
+                return data
+            rest = len(data) - start
+            if length == 0 and rest and not _are_chunks(data, start):
+                return data[: at + 4] + struct.pack('<I', min(rest, _LENGTH_UNKNOWN)) + data[start:]
+            if length > rest:
+                raise AudioError(
+                    f'{name}: expected the audio that its header promises, found {length - rest:,} bytes too few'
+                )
+            behind = rest - length
+            if behind > _TRAILING and not _are_chunks(data, start + length + length % 2):
+                raise AudioError(
+                    f'{name}: expected the {length:,} bytes of audio that its header promises, found {behind:,} more '
+                    'behind them; write it to a file anew'
+                )
+            return data
+        at = start + length + length % 2
+    return data
+
+
+def _are_chunks(data: bytes, at: int) -> bool:
+    """Whether the file goes on as a RIFF file does: with a chunk whose name is text and that ends within the file."""
+    if at + 8 > len(data):
+        return True
+    chunk, length = struct.unpack_from('<4sI', data, at)
+    return all(32 <= byte < 127 for byte in chunk) and at + 8 + length <= len(data) + 1

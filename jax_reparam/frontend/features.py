@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 
 from jax_reparam import schema
 from jax_reparam.frontend.audio import SAMPLE_RATE
-from jax_reparam.schema import Amount, Positive, Size
+from jax_reparam.schema import Amount, Positive, Size, at_most
 
 # Part of the key of features on disk: another number, and they are computed anew.
 VERSION = 3
@@ -46,10 +46,10 @@ class FrontendConfig(schema.Checked):
 
     sample_rate: ClassVar[int] = SAMPLE_RATE
     floor: ClassVar[float] = 1e-9
-    n_mels: Size = 64
-    frame_ms: Size = 25
-    hop_ms: Size = 10
-    n_fft: Size = 512
+    n_mels: Annotated[Size, at_most(1024)] = 64
+    frame_ms: Annotated[Size, at_most(1000)] = 25
+    hop_ms: Annotated[Size, at_most(1000)] = 10
+    n_fft: Annotated[Size, at_most(1 << 16)] = 512
     fmin: Amount = 20.0
     fmax: Positive = 8000.0
 
@@ -58,6 +58,7 @@ class FrontendConfig(schema.Checked):
         frame, n_fft, nyquist = self.frame_length, self.n_fft, self.sample_rate / 2
         fits = n_fft >= frame and n_fft.bit_count() == 1
         schema.expect(fits, 'n_fft', f'a power of two of at least a frame of {frame} samples', n_fft)
+        schema.expect(self.n_mels <= n_fft // 2, 'n_mels', f'at most half of n_fft, {n_fft // 2}', self.n_mels)
         schema.expect(self.fmax <= nyquist, 'fmax', f'at most half the sample rate, {nyquist:g}', self.fmax)
         schema.expect(self.fmin < self.fmax, 'fmin', f'less than fmax, {self.fmax:g}', self.fmin)
 

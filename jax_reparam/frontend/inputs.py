@@ -125,10 +125,10 @@ class Input:
     def _frames(self, seconds: float) -> int:
         return round(1000 * seconds / self.frontend.hop_ms)
 
-    def hear(self, codes: np.ndarray, profile: Profile | None = None) -> Heard:
-        """One window of at most `window.frames` frames, `[n, M]` int8, for the model."""
+    def hear(self, codes: np.ndarray, profile: Profile | None = None, found: Speech | None = None) -> Heard:
+        """One window of at most `window.frames` frames, `[n, M]` int8, for the model; `found`: its speech, if known."""
         missing = self.window.frames - len(codes)
-        off, found = speech.normalise(np.pad(codes, ((0, missing), (0, 0))), len(codes), self.rule)
+        off, found = speech.normalise(np.pad(codes, ((0, missing), (0, 0))), len(codes), self.rule, found=found)
         return Heard((off - self.offset(profile)) / self.std, found)
 
     def clip(self, codes: np.ndarray, profile: Profile | None = None) -> Iterator[Heard]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -160,15 +160,15 @@ def detect(codes: Any, frames: Any, rule: Rule, xp: Any = np) -> Speech:
 _LARGE = 1 << 24
 
 
-def normalise(codes: Any, frames: Any, rule: Rule, xp: Any = np) -> tuple[Any, Speech]:
+def normalise(codes: Any, frames: Any, rule: Rule, xp: Any = np, found: Speech | None = None) -> tuple[Any, Speech]:
     """Takes the level off a window, and repeats its active span until it is full.
 
-    Args are those of `detect`.
+    Args are those of `detect`; `found` is what it gave, where that is known.
 
     Returns:
       `[T, M]` float32 in steps, multiples of 1 / PARTS, at least -`rule.clamp`; and what is speech.
     """
-    speech = detect(codes, frames, rule, xp)
+    speech = detect(codes, frames, rule, xp) if found is None else found
     active = codes[speech.first + xp.arange(len(codes)) % speech.frames]
     return level_off(active, speech.level, rule, xp), speech
 
@@ -209,14 +209,15 @@ def active(codes: np.ndarray, rule: Rule) -> np.ndarray:
     return codes[active_span(codes, rule)]
 
 
-def active_span(codes: np.ndarray, rule: Rule) -> slice:
+def active_span(codes: np.ndarray, rule: Rule, scanned: Iterable[tuple[int, Speech]] | None = None) -> slice:
     """The frames of a clip `[T, M]` from its first speech to its last; all of them where there is none.
 
     Windows are laid over it as over a stream, and each finds its own, so that a word in a minute of silence is found.
+    `scanned` is what `windows_of` gives with `rule.scan`, where that is known.
     """
     found = [
         (start + int(speech.first), start + int(speech.first + speech.frames))
-        for start, speech in windows_of(codes, rule.scan, rule)
+        for start, speech in (windows_of(codes, rule.scan, rule) if scanned is None else scanned)
         if speech.there
     ]
     if not found:

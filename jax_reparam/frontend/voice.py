@@ -12,7 +12,7 @@ import contextlib
 import dataclasses
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from jax_reparam.errors import InputError
 from jax_reparam.frontend import speech
 from jax_reparam.frontend.speech import PARTS, Rule, Speech
 from jax_reparam.frontend.windows import WindowConfig
-from jax_reparam.schema import Amount, Positive, Share
+from jax_reparam.schema import Amount, Positive, Share, at_most
 
 if TYPE_CHECKING:
     from jax_reparam.frontend.inputs import Input
@@ -44,9 +44,9 @@ class VoiceConfig(schema.Checked):
 
     history: Share = 0.0
     one_class: Share = 0.0
-    half_seconds: Positive = 5.0
-    after_seconds: Amount = 0.0
-    most_seconds: Positive = 60.0
+    half_seconds: Annotated[Positive, at_most(86400)] = 5.0
+    after_seconds: Annotated[Amount, at_most(86400)] = 0.0
+    most_seconds: Annotated[Positive, at_most(86400)] = 60.0
 
 
 @dataclasses.dataclass(frozen=True)

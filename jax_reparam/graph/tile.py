@@ -20,7 +20,7 @@ from jax_reparam.graph.graph import CONVERSIONS, Graph, Node, Tensor
 # What a node more has to save. One takes some 150 bytes of arena and, as it copies, some thousand instructions.
 BYTES_PER_NODE = 512
 # What is tried.
-ATTENTION_PARTS, CONVOLUTION_PARTS = (2,), (2, 3, 4)
+ATTENTION_PARTS, CONVOLUTION_PARTS = (2, 3), (2, 3, 4)
 
 
 def tile(graph: Graph) -> Graph:

@@ -15,25 +15,28 @@ from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
 from jax_reparam import config, schema, system
-from jax_reparam.errors import InputError, from_user, known, run
+from jax_reparam.errors import InputError, from_user, known, run, user_path
 
 KEY = '--config.'
-INTERRUPTED = 'interrupted; the same command goes on from the last checkpoint'
-FLAGS = ('--config', '--workdir', '--distributed', '--help')
+INTERRUPTED = 'interrupted; the same command goes on from the last checkpoint, if there is one'
+FLAGS = ('--config', '--workdir', '--source', '--distributed', '--help')
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments, less the keys of the recipe."""
     command = argparse.ArgumentParser(
         prog='train.py',
-        usage='train.py --config CONFIG.py[:CORPUS] [--workdir W] [--config.KEY=VALUE ...] [--distributed]',
+        usage='train.py --config CONFIG.py[:CORPUS] [--workdir W] [--source S] [--config.KEY=VALUE ...] [options]',
         description='Trains a recipe. The same command goes on with a run that was stopped.',
         epilog='\n'.join(['keys of a recipe, and their defaults where it does not say otherwise:', *_keys()]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     command.add_argument('--config', metavar='CONFIG.py[:CORPUS]', help='a recipe such as configs/transformer_s.py')
-    command.add_argument('--workdir', metavar='W', help='folder of the run (default: runs/RECIPE[-CORPUS])')
+    command.add_argument(
+        '--workdir', type=user_path, metavar='W', help='folder of the run (default: runs/RECIPE[-CORPUS])'
+    )
+    command.add_argument('--source', metavar='S', help='where the corpus lies; the same as --config.data.source')
     command.add_argument(
         '--distributed', action='store_true', help='train with the other processes of a cluster (docs/training.md)'
     )
@@ -84,6 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise InputError('--config: expected a recipe such as configs/transformer_s.py, found none')
     path, _, corpus = args.config.partition(':')
     recipe = config.load_recipe(path, corpus)
+    if args.source is not None:
+        changes['data.source'] = args.source
     with from_user():
         recipe = recipe.with_changes(changes)
     workdir = Path(args.workdir or f'runs/{Path(path).stem}' + (f'-{corpus.replace("/", "_")}' if corpus else ''))

@@ -6,7 +6,8 @@ The devices may belong to several processes, each of which runs this program and
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,11 @@ import optax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jax_reparam import evaluation, models
+from jax_reparam import checkpoint, evaluation, models
 from jax_reparam.checkpoint import FOLDER, Checkpoints
 from jax_reparam.config import AugmentConfig, Recipe
-from jax_reparam.data import pipeline
-from jax_reparam.errors import InputError
+from jax_reparam.data import export_data, pipeline
+from jax_reparam.errors import Error, InputError, deferred
 from jax_reparam.frontend import speech
 from jax_reparam.frontend.inputs import Input
 from jax_reparam.frontend.voice import Profile
@@ -216,21 +217,29 @@ def train(recipe: Recipe, workdir: Path, *, show_progress: bool = True) -> dict[
     size, devices = recipe.train.batch_size, jax.device_count()
     if size % devices:
         raise InputError(f'train.batch_size: expected a multiple of the {devices} devices, found {size}')
-    processes.in_turn(lambda: report.claim(workdir, recipe), f'claim {workdir}')
-    if (workdir / report.RESULT_FILE).exists():
-        return report.read_result(workdir)
+    report.check(workdir, recipe)
+    if (result := report.finished(workdir, recipe)) is not None:
+        return result
     show_progress = show_progress and processes.first()
+    with _held(workdir):
+        data = pipeline.load_data(recipe, show_progress=show_progress)
+        # The recipe's words are right: now, not before, the workdir becomes this run's.
+        processes.in_turn(lambda: report.claim(workdir, recipe), f'claim {workdir}')
+        data = _as_before(workdir / FOLDER, data)
+        model = models.build(recipe.model, recipe.hrf, n_classes=len(data.corpus.labels))
+        predict = Predictor(model)
+        chosen, variables = _fit(recipe, workdir, data, model, predict, show_progress)
+        test, probabilities = evaluate(predict, variables, data, 'test')
+        scores = {'test': test, 'validation': evaluate(predict, variables, data, 'validation')[0]}
+        if processes.first():
+            report.finish(workdir, describe(recipe, data), scores, step=chosen, data=data, probabilities=probabilities)
+        processes.wait(f'finish {workdir}')
+        return report.read_result(workdir)
 
-    data = pipeline.load_data(recipe, show_progress=show_progress)
-    model = models.build(recipe.model, recipe.hrf, n_classes=len(data.corpus.labels))
-    predict = Predictor(model)
-    chosen, variables = _fit(recipe, workdir, data, model, predict, show_progress)
-    test, probabilities = evaluate(predict, variables, data, 'test')
-    scores = {'test': test, 'validation': evaluate(predict, variables, data, 'validation')[0]}
-    if processes.first():
-        report.finish(workdir, describe(recipe, data), scores, step=chosen, data=data, probabilities=probabilities)
-    processes.wait(f'finish {workdir}')
-    return report.read_result(workdir)
+
+def _held(workdir: Path) -> contextlib.AbstractContextManager[None]:
+    """Keeps other runs out of the workdir; the first of several processes does so for all."""
+    return report.held(workdir) if processes.first() else contextlib.nullcontext()
 
 
 def evaluate(
@@ -250,6 +259,7 @@ def evaluate(
         (predict(variables, windows), clip) for windows, clip in data.spoken(data.clips(part), predict.batch, history)
     ]
     logits, clip = map(np.concatenate, zip(*batches, strict=True))
+    _check_finite({f'logits of the {part} part': logits})
     clips = evaluation.decide(evaluation.softmax(logits), clip, units=len(data.clips(part)))
     probabilities = data.decide(part, clips)
     return evaluation.metrics(data.truth(part), probabilities, data.corpus.labels), probabilities
@@ -279,6 +289,8 @@ def _fit(
         bar = Progress(settings.steps, workdir.name, start=start, unit='step', enabled=show_progress)
         stack.enter_context(contextlib.closing(bar))
         log = stack.enter_context(contextlib.closing(report.Log(workdir, start, enabled=processes.first())))
+        kept = export_data.Kept.of(data).arrays()
+        interrupted: Callable[[], bool] = lambda: False
         # Metrics are read one step late, so that the devices never wait for the host.
         unread: list[tuple[int, dict[str, jax.Array]]] = []
         for number in range(start + 1, settings.steps + 1):
@@ -286,37 +298,96 @@ def _fit(
             batch = {name: jax.make_array_from_process_local_data(by_batch, value) for name, value in local}
             state, metrics = update(state, batch)
             unread.append((number, metrics))
+            if number == start + 1:  # compiled: from now on there is something to save
+                interrupted = stack.enter_context(deferred())
+            # Several processes would each stop at another step.
+            stops = interrupted() and jax.process_count() == 1
             validating = number % settings.eval_every == 0 or number == settings.steps
-            while len(unread) > (0 if validating else 1):
+            while len(unread) > (0 if validating or stops else 1):
                 at, values = unread.pop(0)
-                log.write(at, {name: float(value) for name, value in values.items()})
-            note = ''
+                told = {name: float(value) for name, value in values.items()}
+                with _diverging(workdir, at, checkpoints):
+                    _check_finite(told)
+                log.write(at, told)
+            if validating or stops:
+                with _diverging(workdir, number, checkpoints):
+                    _check_finite(dict(checkpoint.leaves(state.variables)))
+            note, score, error = '', None, 0.0
             if validating:
-                scores, probabilities = evaluate(predict, state.average, data, 'validation')
+                with _diverging(workdir, number, checkpoints):
+                    scores, probabilities = evaluate(predict, state.average, data, 'validation')
                 metric = data.split.protocol.metric
                 shown = dict.fromkeys(('uar', 'wa', metric, 'nll'))
                 log.write(number, {f'validation_{name}': scores[name] for name in shown})
-                log.flush()
+                score = scores[metric]
                 error = evaluation.standard_error(data.truth('validation'), probabilities, data.corpus.labels, metric)
-                checkpoints.save(
-                    number, variables=state.average, state=state, meta=meta, score=scores[metric], error=error
-                )
-                validated = f'{report.METRICS[metric]} {100 * scores[metric]:.1f}'
+                validated = f'{report.METRICS[metric]} {100 * score:.1f}'
                 note = f'loss {float(metrics["loss"]):.3f}, validation {validated}'
+            if validating or stops:
+                log.flush()
+                checkpoints.save(
+                    number, variables=state.average, state=state, meta=meta, score=score, error=error, export=kept
+                )
+            if stops:
+                raise KeyboardInterrupt(f'interrupted; step {number} is saved, and the same command goes on from it')
             bar.update(note)
         chosen = checkpoints.chosen()
         assert chosen is not None
         return chosen, checkpoints.restore(chosen, state).average
 
 
+def _as_before(folder: Path, data: pipeline.Data) -> pipeline.Data:
+    """The data with the statistics of the run's checkpoints, of which the damaged ones get another name.
+
+    Raises:
+      InputError: all are damaged, or they are of another corpus or split.
+    """
+    damaged = checkpoint.damaged(folder)
+    processes.wait(f'check {folder}')
+    if processes.first():
+        for step, error in damaged.items():
+            print(f'{error}; set aside as {checkpoint.set_aside(folder / str(step)).name}', file=sys.stderr)
+    processes.wait(f'set aside in {folder}')
+    last = checkpoint.last(folder)
+    if damaged and last is None:
+        raise InputError(f'{folder}: expected a whole checkpoint to go on from, found none; delete it to begin anew')
+    return data if last is None else export_data.as_trained(checkpoint.load(last), data)
+
+
+class DivergedError(Error):
+    """Training has left the finite numbers."""
+
+
+def _check_finite(values: Mapping[str, Any]) -> None:
+    """Raises a `DivergedError` that names the first of some values, by name, that is not finite."""
+    for name, value in values.items():
+        found = np.asarray(value)
+        if not (finite := np.isfinite(found)).all():
+            raise DivergedError(f'expected finite numbers, found {name} = {found[~finite].flat[0]}')
+
+
+@contextlib.contextmanager
+def _diverging(workdir: Path, step: int, checkpoints: Checkpoints) -> Iterator[None]:
+    """Says of a `DivergedError` of the block where it was, and what is left."""
+    try:
+        yield
+    except DivergedError as error:
+        last = checkpoints.latest()
+        left = f'the checkpoint of step {last} is kept' if last else 'no checkpoint was written'
+        raise DivergedError(f'{workdir}: step {step}: {error}; {left}; try a lower train.learning_rate') from error
+
+
 def train_folds(recipe: Recipe, workdir: Path, *, show_progress: bool = True) -> dict[str, Any]:
     """As `train`, for every fold of a protocol in `workdir/fold_K`; then pools the results (`report.summarise`)."""
-    processes.in_turn(lambda: report.claim(workdir, recipe), f'claim {workdir}')
-    folds = []
-    for fold in range(pipeline.count_folds(recipe, show_progress=show_progress)):
-        folds.append(workdir / f'fold_{fold}')
-        train(recipe.with_changes({'data.fold': str(fold)}), folds[-1], show_progress=show_progress)
-    if processes.first():
-        report.summarise(workdir, folds)
-    processes.wait(f'summarise {workdir}')
-    return report.read_result(workdir)
+    report.check(workdir, recipe)
+    with _held(workdir):
+        folds = []
+        for fold in range(pipeline.count_folds(recipe, show_progress=show_progress)):
+            folds.append(workdir / f'fold_{fold}')
+            train(recipe.with_changes({'data.fold': str(fold)}), folds[-1], show_progress=show_progress)
+            # After the first, whose data has shown that the recipe's words are right.
+            processes.in_turn(lambda: report.claim(workdir, recipe), f'claim {workdir} {fold}')
+        if processes.first():
+            report.summarise(workdir, folds)
+        processes.wait(f'summarise {workdir}')
+        return report.read_result(workdir)

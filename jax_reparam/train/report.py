@@ -9,6 +9,8 @@ import io
 import json
 import os
 import platform
+import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from jax_reparam import evaluation
+from jax_reparam import checkpoint, evaluation, schema, system
 from jax_reparam.config import Recipe
 from jax_reparam.corpora.synth import NOTICE
-from jax_reparam.errors import InputError
+from jax_reparam.errors import InputError, one_line
 
 if TYPE_CHECKING:
     from jax_reparam.data.pipeline import Data
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 # As the field writes them.
 METRICS = {'uar': 'UAR', 'wa': 'WA', 'wf1': 'WF1', 'macro_f1': 'macro-F1'}
 PACKAGES = ('jax_reparam', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'librosa')
+# Keys of a recipe that a run may go on with in another place, and the one that may grow.
+PLACES, STEPS = frozenset({'data.source', 'data.cache'}), 'train.steps'
 RUN_FILE, METRICS_FILE, RESULT_FILE, PREDICTIONS_FILE = 'config.json', 'metrics.jsonl', 'result.json', 'predictions.csv'
 
 
@@ -42,43 +46,103 @@ def versions() -> dict[str, str]:
 
 
 def write(path: Path, content: str | bytes) -> None:
-    """Writes a file under a temporary name, then renames it: what can be seen is whole."""
-    temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
+    """Writes a file under a temporary name, then renames it: what can be seen is whole.
+
+    Who writes holds the workdir (`held`), so the name needs to be no other's.
+    """
+    temporary = _temporary(path)
     try:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-        temporary.replace(path)
+        with system.naming(path):
+            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def claim(workdir: Path, recipe: Recipe) -> None:
-    """Makes `workdir` the folder of this recipe, or checks that it is.
+def _temporary(path: Path) -> Path:
+    return path.with_name(f'{path.name}.tmp')
+
+
+@contextlib.contextmanager
+def held(workdir: Path) -> Iterator[None]:
+    """Makes a workdir and keeps other runs out of it; one that stays empty goes again.
+
+    Raises:
+      InputError: another run has it.
+      OSError: it cannot be written.
+    """
+    try:
+        with system.alone(workdir, wait=False):
+            yield
+    except system.HeldError as holder:
+        raise InputError(f'{workdir}: expected a workdir that no other run writes, found {holder} at it') from holder
+    finally:
+        with contextlib.suppress(OSError):  # not empty
+            workdir.rmdir()
+
+
+def check(workdir: Path, recipe: Recipe) -> Recipe | None:
+    """Checks that a recipe may be trained in a workdir; nothing is written.
+
+    Where data and caches lie may be another place than before (the checkpoint's corpus key says whether it is the same
+    corpus), and `train.steps` may be more.
+
+    Returns:
+      What was trained in it before; None: nothing.
 
     Raises:
       InputError: it holds a run of another recipe, or something that is no run.
     """
+    checkpoint.check_path(workdir)
     path = workdir / RUN_FILE
-    if path.exists():
-        try:
-            earlier = Recipe.from_json(json.loads(path.read_text()))
-        except ValueError as error:
-            raise InputError(f'{path}: expected a recipe in JSON, found {error}') from error
-        expected, found = (flatten_dict(told.as_json(), sep='.') for told in (recipe, earlier))
-        for key in sorted(expected.keys() | found.keys()):
-            if expected.get(key) != found.get(key):
-                raise InputError(
-                    f'{workdir}: expected a run of this recipe, found one with other values: '
-                    f'{key} (expected {expected.get(key)!r}, found {found.get(key)!r})'
-                )
-        return
-    if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
-        raise InputError(f'{workdir}: expected a new folder or a training run, found something else')
-    workdir.mkdir(parents=True, exist_ok=True)
-    write(path, json.dumps(recipe.as_json(), indent=2) + '\n')
+    way_out = 'delete the folder or choose another --workdir'
+    if not path.exists():
+        ours = {system.LOCK, _temporary(path).name, 'fold_0'}  # of a run that was killed while it began
+        if workdir.exists() and (not workdir.is_dir() or {child.name for child in workdir.iterdir()} - ours):
+            raise InputError(f'{workdir}: expected a new folder or a training run, found something else; {way_out}')
+        return None
+    try:
+        earlier = Recipe.from_json(json.loads(path.read_text()))
+    except ValueError as error:
+        raise InputError(f'{path}: expected a recipe in JSON, found {error}; {way_out}') from error
+    expected, found = (flatten_dict(told.as_json(), sep='.') for told in (recipe, earlier))
+    for key in sorted(expected.keys() | found.keys()):
+        new, old = expected.get(key), found.get(key)
+        if new != old and key not in PLACES and not (key == STEPS and new > old):
+            raise InputError(
+                f'{workdir}: expected a run of this recipe, found one with other values: '
+                f'{key} (expected {new!r}, found {old!r}); {way_out}'
+            )
+    return earlier
+
+
+def claim(workdir: Path, recipe: Recipe) -> None:
+    """Makes `workdir`, which the caller holds, the folder of this recipe.
+
+    Raises:
+      InputError: see `check`.
+    """
+    if check(workdir, recipe) != recipe:
+        write(workdir / RUN_FILE, _strict(recipe.as_json()))
+
+
+def _strict(content: Any) -> str:
+    """JSON as its standard has it, without NaN or Infinity."""
+    return json.dumps(content, indent=2, allow_nan=False) + '\n'
+
+
+def finished(workdir: Path, recipe: Recipe) -> dict[str, Any] | None:
+    """The result of a run that has all steps of its recipe; None: it has not."""
+    if not (workdir / RESULT_FILE).exists():
+        return None
+    result = read_result(workdir)
+    return result if result.get('steps') == recipe.train.steps else None
 
 
 class Log:
     """metrics.jsonl (one line a step) and TensorBoard events.
+
+    The events are written one by one: tensorboardX's own writer keeps some in a queue, which a kill would lose.
 
     Args:
       workdir: the run's folder.
@@ -87,32 +151,52 @@ class Log:
     """
 
     def __init__(self, workdir: Path, start: int, *, enabled: bool = True) -> None:
-        import tensorboardX
+        from tensorboardX import event_file_writer, summary
+        from tensorboardX.proto import event_pb2
 
-        path = workdir / METRICS_FILE if enabled else Path(os.devnull)
-        if path.is_file():
-            # A line cut by a kill has no line break at its end.
-            whole = [line for line in path.read_text().splitlines(keepends=True) if line.endswith('\n')]
-            write(path, ''.join(line for line in whole if json.loads(line)['step'] <= start))
-        self._file = path.open('a')
-        events = str(workdir / 'tensorboard')
-        self._events = tensorboardX.SummaryWriter(events, purge_step=start + 1, write_to_disk=enabled)
+        self._path = workdir / METRICS_FILE if enabled else Path(os.devnull)
+        self._scalar, self._event = summary.scalar, event_pb2.Event
+        if self._path.is_file():
+            write(self._path, ''.join(_lines(self._path, start)))
+        self._file = self._path.open('a')
+        self._events = None
+        if enabled:
+            with system.naming(folder := workdir / 'tensorboard'):
+                folder.mkdir(exist_ok=True)
+                self._events = event_file_writer.EventsWriter(str(folder / 'events'), f'.{start}')
+                begins = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+                self._events.write_event(event_pb2.Event(wall_time=time.time(), step=start + 1, session_log=begins))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Logs the values of a step."""
-        self._file.write(json.dumps({'step': step, **values}) + '\n')
-        for name, value in values.items():
-            self._events.add_scalar(name, value, step)
+        """Logs the values of a step, which are finite."""
+        with system.naming(self._path):
+            self._file.write(json.dumps({'step': step, **values}, allow_nan=False) + '\n')
+            if self._events is not None:
+                for name, value in values.items():
+                    shown = self._scalar(name, value)
+                    self._events.write_event(self._event(wall_time=time.time(), step=step, summary=shown))
 
     def flush(self) -> None:
         """Puts on disk what was logged."""
-        self._file.flush()
-        self._events.flush()
+        with system.naming(self._path):
+            self._file.flush()
+            if self._events is not None:
+                self._events.flush()
 
     def close(self) -> None:
         """Ends the log."""
-        self._file.close()
-        self._events.close()
+        with system.naming(self._path):
+            self._file.close()
+            if self._events is not None:
+                self._events.close()
+
+
+def _lines(path: Path, last: int) -> Iterator[str]:
+    """The lines of metrics.jsonl up to a step; one that a kill has cut, or damage made unreadable, is left out."""
+    for line in path.read_text(errors='replace').splitlines(keepends=True):
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            if line.endswith('\n') and json.loads(line)['step'] <= last:
+                yield line
 
 
 def finish(
@@ -151,6 +235,7 @@ def finish(
         'labels': meta['labels'],
         'protocol': meta['split'],
         'corpus': meta['corpus'],
+        'steps': meta['config']['train']['steps'],
         'seed': meta['config']['seed'],
         'versions': meta['versions'],
     }
@@ -184,23 +269,45 @@ def summarise(workdir: Path, folds: Sequence[Path]) -> None:
         'protocol': {
             **{key: protocol[key] for key in ('name', 'unit', 'join', 'turns', 'metric')},
             'folds': len(folds),
-            'note': protocol['note'],
+            'note': _note([result['protocol']['note'] for result in results]),
         },
         'corpus': results[0]['corpus'],
+        'steps': results[0]['steps'],
         'seed': results[0]['seed'],
         'versions': results[0]['versions'],
     }
     _write_result(workdir, summary, pooled['confusion'])
 
 
+def _note(notes: Sequence[str]) -> str:
+    """The notes of all folds as one: each once, and whether it is of all folds."""
+    parts = [note.split('; ') for note in notes]
+    every = dict.fromkeys(part for of_fold in parts for part in of_fold if part)
+    return '; '.join(
+        part if all(part in of_fold for of_fold in parts) else f'in some folds {part}' for part in sorted(every)
+    )
+
+
 def _write_result(workdir: Path, result: Mapping[str, Any], confusion: Sequence[Sequence[int]]) -> None:
     plot_confusion(workdir / 'confusion.png', confusion, result['labels'], result['corpus']['synthetic'])
-    write(workdir / RESULT_FILE, json.dumps(result, indent=2) + '\n')
+    write(workdir / RESULT_FILE, _strict(result))
 
 
 def read_result(workdir: Path) -> dict[str, Any]:
-    """What a finished run's result.json holds."""
-    return dict(json.loads((workdir / RESULT_FILE).read_text()))
+    """What a finished run's result.json holds.
+
+    Raises:
+      InputError: it is not what a run has written.
+    """
+    path = workdir / RESULT_FILE
+    try:
+        result = json.loads(path.read_text())
+        schema.expect(isinstance(result, dict), 'it', 'an object', result)
+        return dict(result)
+    except ValueError as error:
+        raise InputError(
+            f'{path}: expected a result in JSON, found {one_line(error)}; delete it, and the same command makes it anew'
+        ) from error
 
 
 def headline(result: Mapping[str, Any]) -> str:
@@ -233,7 +340,7 @@ def _headline(scores: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _plot_learning(workdir: Path) -> None:
-    lines = [json.loads(line) for line in (workdir / METRICS_FILE).read_text().splitlines()]
+    lines = [json.loads(line) for line in _lines(workdir / METRICS_FILE, sys.maxsize)]
     with _figure(workdir / 'learning.png', 2, (9, 3.2)) as axes:
         for axis, names in zip(axes, (('loss', 'validation_nll'), ('accuracy', 'validation_uar')), strict=True):
             for name in names:

@@ -82,7 +82,7 @@ def test_bad_clips_are_left_out_and_reported(make_folder, prepare, capsys):
         'none.wav': 'expected audio, found 0 samples',
         'short.wav': 'expected at least 0.1 s, found 0.050 s',
         'silence.wav': 'expected sound, found silence',
-        'text.wav': 'expected WAV or FLAC audio, found something else (Format not recognised.)',
+        'text.wav': 'expected WAV, FLAC, MP3 or OGG audio, found something else (Format not recognised.)',
         'truncated.wav': 'expected the audio that its header promises, found 100 bytes too few',
         'twice.wav': 'the same audio as joy/ann/0.wav',
     }
@@ -91,7 +91,10 @@ def test_bad_clips_are_left_out_and_reported(make_folder, prepare, capsys):
     said = capsys.readouterr()
     assert said.out == ''
     assert 'preparing folder: 19/19' in said.err
-    assert 'folder: 12 clips, 3 speakers, 2 labels; skipped 7, first joy/ann/nan.wav (expected finite' in said.err
+    assert (
+        'folder: 12 clips, 3 speakers, 2 labels (anger, joy); skipped 7, first joy/ann/nan.wav (expected finite'
+        in said.err
+    )
     assert str(corpus.directory / 'skipped.tsv') in said.err
 
 
@@ -107,6 +110,34 @@ def test_an_unreadable_file_is_left_out(make_folder, prepare):
     corpus = prepare(source)
     assert [id_ for id_, _ in corpus.skipped] == ['joy/ann/gone.wav', 'joy/ann/loop.wav']
     assert all(reason.startswith('expected a readable file, found: ') for _, reason in corpus.skipped)
+
+
+def test_a_pipe_or_a_device_is_left_out(make_folder, prepare):
+    source = make_folder()
+    os.mkfifo(source / 'joy' / 'ann' / 'pipe.wav')
+    (source / 'joy' / 'ann' / 'zero.wav').symlink_to('/dev/zero')
+    reason = 'expected a readable file, found: a pipe or a device'
+    assert prepare(source).skipped == (('joy/ann/pipe.wav', reason), ('joy/ann/zero.wav', reason))
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='other systems take no such name')
+def test_names_are_on_one_line_wherever_they_stand(make_folder, prepare, write_clip, capsys):
+    source = make_folder()
+    write_clip(source / 'joy' / 'ann' / 'two\nlines\x1b[31m.wav')
+    (source / 'joy' / 'ann' / 'bad\r\n\t.wav').touch()
+    corpus = prepare(source, progress=True)
+    assert 'joy/ann/two\\nlines\\x1b[31m.wav' in corpus.id
+    skipped = 'joy/ann/bad\\r\\n\\t.wav\texpected WAV, FLAC, MP3 or OGG audio, found an empty file'
+    assert (corpus.directory / 'skipped.tsv').read_text().split('\n')[1:] == [skipped, '']
+    said = capsys.readouterr().err.splitlines()
+    assert all(map(str.isprintable, said))
+    assert corpus.report.read_text().replace('\n', '').isprintable()
+
+
+@pytest.mark.parametrize('name', ['~nobody_of_that_name/x', 'a\0b'])
+def test_a_source_that_cannot_be(prepare, name):
+    with pytest.raises(InputError, match='expected the folder of folder'):
+        prepare(name)
 
 
 def test_an_unchanged_source_is_prepared_once(make_folder, prepare, monkeypatch):

@@ -151,3 +151,39 @@ def test_another_layout(source, gone):
     (source / f'{gone}_split_Depression_AVEC2017.csv').unlink()
     with pytest.raises(InputError, match=rf'daic: expected DAIC-WOZ \(.*300_AUDIO\.wav.*\), found no {gone}_split_'):
         DaicWoz.find(str(source))
+
+
+@pytest.mark.parametrize(
+    ('old', 'new', 'message'),
+    [
+        (b',13,', b',inf,', 'expected numbers in line'),
+        (b',13,', b',1e400,', 'expected numbers in line'),
+        (b',13,', b',nan,', 'expected numbers in line'),
+        (b',13,', b',ten,', 'expected numbers in line'),
+        (b',13,', b',\xff,', 'expected a table in UTF-8'),
+        (b',13,', b',1,3,', 'expected 3 cells'),
+        (b',13,', b',' + b'1' * 200_000 + b',', 'field larger than field limit'),
+        (b'articipant_ID', b'erson', "found no 'Participant_ID'"),
+    ],
+)
+def test_a_damaged_table_is_named(source, old, new, message):
+    path = source / 'train_split_Depression_AVEC2017.csv'
+    data = path.read_bytes()
+    at = data.index(b'\n')
+    if b'articipant' not in old:
+        data = data[: at + 1] + b'301,13,\n'.replace(old, new) + data[at + 1 :]
+        data = data.replace(data[:at], b'Participant_ID,PHQ8_Score,Gender', 1)
+    else:
+        data = data.replace(old, new)
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=rf'{path}: .*{message}'):
+        DaicWoz.find(str(source))
+
+
+@pytest.mark.parametrize('time', ['nan', 'inf', '1e999', '-inf', ''])
+def test_times_that_are_no_numbers_are_left_out(source, time):
+    (path,) = source.glob('303_P/303_TRANSCRIPT.csv')
+    text = path.read_text() + f'{time}\t99\tParticipant\tyes\n'
+    path.write_text(text)
+    skipped = DaicWoz.find(str(source)).skipped
+    assert any(f'expected two times, found {time!r} and ' in reason for reason in skipped.values())

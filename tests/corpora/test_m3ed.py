@@ -3,6 +3,7 @@
 import collections
 import json
 
+import numpy as np
 import pytest
 
 import trees
@@ -137,4 +138,49 @@ def test_another_layout(source, gone):
 def test_a_damaged_annotation(source, text):
     (source / 'annotation.json').write_text(text)
     with pytest.raises(InputError, match=r'annotation\.json: expected '):
+        M3ed.find(str(source))
+
+
+def test_a_list_that_is_no_text_is_named(source):
+    (source / 'splitInfo' / 'movie_list_val.txt').write_bytes('幸福'.encode('gbk'))
+    with pytest.raises(InputError, match=r'movie_list_val\.txt: expected a list of series in UTF-8'):
+        M3ed.find(str(source))
+
+
+def test_damaged_annotations_are_refused_or_read_and_nothing_else(source):
+    """150 annotations in which a value is another kind, or bytes are: clips and reasons, or one line."""
+    path = source / 'annotation.json'
+    content = json.loads(path.read_text(encoding='utf-8'))
+    whole = path.read_bytes()
+    odd = [None, 1, 1e400, True, 'x\n', [], [1], {}, {'a': {}}, '\udcff']
+    for seed in range(150):
+        rng = np.random.default_rng(seed)
+        if seed % 3:
+            copy = json.loads(json.dumps(content))
+            place = copy
+            for _ in range(rng.integers(1, 8)):
+                key = rng.choice(sorted(place))
+                if not isinstance(place[key], dict) or not place[key] or rng.random() < 0.2:
+                    break
+                place = place[key]
+            if rng.random() < 0.2 or key not in place:
+                key = '\x1b[31m'
+            place[key] = odd[rng.integers(len(odd))]
+            path.write_text(json.dumps(copy))
+        else:
+            data = bytearray(whole)
+            at = int(rng.integers(len(data)))
+            data[at : at + int(rng.integers(4))] = rng.bytes(int(rng.integers(4)))
+            path.write_bytes(data)
+        try:
+            found = M3ed.find(str(source))
+        except InputError as error:
+            assert str(error).startswith(f'{path}: '), seed  # noqa: PT017
+        else:
+            assert all(id_.isprintable() and why.isprintable() for id_, why in found.skipped.items()), seed
+
+
+def test_an_annotation_of_brackets_is_refused(source):
+    (source / 'annotation.json').write_text('[' * 100_000)
+    with pytest.raises(InputError, match=r'annotation\.json: expected JSON, found '):
         M3ed.find(str(source))

@@ -17,10 +17,9 @@ SPEAKERS = {'train': ('1001', '1002'), 'validation': ('1003',), 'test': ('1004',
 
 @pytest.fixture
 def crema_d(tmp_path, monkeypatch):
-    """A data_dir in which TFDS's CREMA-D can be prepared from made clips, and a count of how often it was."""
+    """A data_dir in which TFDS's CREMA-D was prepared from made clips."""
     from tensorflow_datasets.audio.crema_d import CremaD as Inner
 
-    prepared = []
     files = {}
     for part, speakers in SPEAKERS.items():
         names = [f'{speaker}_DFA_{label}_XX' for speaker in speakers for label in LABELS]
@@ -29,16 +28,16 @@ def crema_d(tmp_path, monkeypatch):
             trees.write(tmp_path / 'wav' / f'{name}.wav', trees.sound(0.35, 100 * int(name[:4]) + n))
 
     def splits(self, dl_manager):
-        prepared.append(1)
         return {part: self._generate_examples(names) for part, names in files.items()}
 
     monkeypatch.setattr(Inner, '_split_generators', splits)
-    return tmp_path, prepared
+    Inner(data_dir=tmp_path / 'tfds').download_and_prepare()
+    return tmp_path
 
 
 @pytest.mark.filterwarnings('ignore:::pydub')
 def test_prepared_with_tfds_own_builder(crema_d):
-    folder, prepared = crema_d
+    folder = crema_d
     arguments = {'source': folder / 'tfds', 'data_dir': folder / 'data', 'accept_mismatch': True, 'progress': False}
     corpus = corpora.prepare('crema_d', **arguments)
     assert corpus.labels == LABELS
@@ -57,19 +56,27 @@ def test_prepared_with_tfds_own_builder(crema_d):
         about = written.pop(corpus.audio(i).tobytes())
         assert about == (corpus.speaker[i], corpus.labels[corpus.label[i]], corpus.part[i])
     assert corpora.prepare('crema_d', **arguments).key == corpus.key
-    assert len(prepared) == 1
 
 
 @pytest.mark.filterwarnings('ignore:::pydub')
 def test_the_published_counts_of_crema_d(crema_d):
-    folder, _ = crema_d
+    folder = crema_d
     with pytest.raises(InputError, match=r'clips 24 \(published 7,438\), part train 12 \(published 5,144\)'):
         corpora.prepare('crema_d', source=folder / 'tfds', data_dir=folder / 'data', progress=False)
 
 
-def test_savee_without_its_archive(tmp_path):
-    with pytest.raises(InputError, match=r'expected savee as TensorFlow Datasets prepares it, found: .*AudioData\.zip'):
-        Savee.find(str(tmp_path / 'tfds'))
+@pytest.mark.parametrize('builder', [CremaD, Savee])
+@pytest.mark.parametrize('found', ['foreign', 'gone', 'empty'])
+def test_what_is_not_prepared_is_neither_downloaded_nor_written(tmp_path, builder, found, monkeypatch):
+    monkeypatch.setattr(tfds.core.DatasetBuilder, 'download_and_prepare', None)
+    source = tmp_path / 'x'
+    if found != 'gone':
+        (source / (builder.INNER if found == 'empty' else 'photos')).mkdir(parents=True)
+    before = sorted(tmp_path.rglob('*'))
+    name = builder.INNER
+    with pytest.raises(InputError, match=f'{source}: expected a data_dir .*; prepare it there: tfds build {name} --da'):
+        builder.find(str(source))
+    assert sorted(tmp_path.rglob('*')) == before
 
 
 def test_no_source():

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+import shutil
 
+import jax
 import numpy as np
 import pytest
 
@@ -107,3 +110,82 @@ def test_the_checkpoints_statistics_are_used(tmp_path, config, variables, data):
         np.testing.assert_array_equal(getattr(found.inputs, name), getattr(inputs, name))
     expected = (windows_of(data, 'test')[0] - 1 / data.inputs.std) / 2
     np.testing.assert_allclose(found.test.features, expected, atol=1e-5)
+
+
+def same(a, b):
+    """Whether two `ExportData` are the same, to the bit."""
+    flat = jax.tree.map(np.asarray, [part_arrays(a), part_arrays(b)])
+    jax.tree.map(np.testing.assert_array_equal, *flat)
+
+
+def part_arrays(one):
+    windows = [[w.features, w.clip, w.truth, w.unit if w.unit is not None else 0] for w in (one.validation, one.test)]
+    field = [list(one.field.samples), one.field.truth, list(one.field.speaker)]
+    places = [[clip for clip, _ in one.places], [start for _, start in one.places]]
+    return [one.calibration, places, windows, one.validation.join, one.of_clips, list(one.recordings), field]
+
+
+@pytest.mark.parametrize('limit', [None, 1, 9])
+def test_what_a_checkpoint_carries_is_what_the_corpus_gives(workdir, limit):
+    trained = checkpoint.load(workdir)
+    found = export_data.Kept.from_arrays(trained.export()).export_data(trained.inputs, limit)
+    same(found, export_data.export_data(trained, limit, show_progress=False))
+
+
+@pytest.mark.parametrize(('join', 'history'), [('vote', 0.5), ('mean', 1.0)])
+def test_speakers_and_known_voices_travel_too(data, join, history):
+    protocol = dataclasses.replace(data.split.protocol, unit='speaker', join=join)
+    inputs = dataclasses.replace(data.inputs, voice=VoiceConfig(history=history))
+    data = dataclasses.replace(data, inputs=inputs, split=dataclasses.replace(data.split, protocol=protocol))
+    # One label a speaker, as such a protocol has it.
+    label = np.array([int(speaker > 'b') for speaker in data.corpus.speaker])
+    data = dataclasses.replace(data, corpus=dataclasses.replace(data.corpus, label=label))
+    kept = export_data.Kept.of(data)
+    assert kept.test.unit is not None
+    assert kept.test.join == join
+    assert any(profile.frames for profile in kept.known)
+    same(export_data.Kept.from_arrays(kept.arrays()).export_data(inputs), kept.export_data(inputs))
+
+
+@pytest.mark.parametrize('limit', [1, 9])
+def test_a_checkpoint_carries_some_test_windows(data, limit):
+    kept = export_data.Kept.of(data, limit)
+    found = export_data.Kept.from_arrays(kept.arrays()).export_data(data.inputs)
+    np.testing.assert_array_equal(found.test.features, export_data.of_part(data, 'test', limit).features)
+    assert found.of_clips == len(data.clips('test')) > len(found.test.truth)
+
+
+def test_without_its_corpus_a_model_is_exported_by_what_the_checkpoint_carries(workdir, tmp_path, capsys):
+    trained = checkpoint.load(workdir)
+    elsewhere = trained.recipe.with_changes({'data.source': str(tmp_path / 'nowhere')})
+    moved = dataclasses.replace(trained, recipe=elsewhere)
+    found = export_data.export_data(moved, show_progress=False)
+    assert re.fullmatch(
+        r'no corpus at hand \(.*nowhere.*\): verified on what the checkpoint carries of it, 6 of 6 test clips\n',
+        capsys.readouterr().err,
+    )
+    same(found, export_data.export_data(trained, show_progress=False))
+    # Its place can be named.
+    same(export_data.export_data(moved, source=trained.recipe.data.source, show_progress=False), found)
+    with pytest.raises(InputError, match='nowhere2'):
+        export_data.export_data(trained, source=str(tmp_path / 'nowhere2'), show_progress=False)
+
+
+def test_a_checkpoint_that_carries_nothing_needs_the_corpus(tmp_path, config, variables, data):
+    save(tmp_path / 'w', config.with_changes({'data.source': str(tmp_path / 'nowhere')}), variables, data)
+    with pytest.raises(InputError, match='nowhere'):
+        export_data.export_data(checkpoint.load(tmp_path / 'w'), show_progress=False)
+
+
+def test_what_a_checkpoint_carries_may_be_deleted_but_not_be_damaged(workdir, tmp_path):
+    shutil.copytree(workdir, tmp_path / 'w')
+    export = checkpoint.load(tmp_path / 'w').path / 'export'
+    biggest = max((path for path in export.rglob('*') if path.is_file()), key=lambda path: path.stat().st_size)
+    content = bytearray(biggest.read_bytes())
+    content[len(content) // 2] ^= 1
+    biggest.write_bytes(content)
+    with pytest.raises(InputError, match='expected a whole checkpoint, found a damaged one'):
+        checkpoint.load(tmp_path / 'w').export()
+    shutil.rmtree(export)
+    assert checkpoint.load(tmp_path / 'w').export() is None
+    assert checkpoint.damaged(tmp_path / 'w' / 'checkpoints') == {}

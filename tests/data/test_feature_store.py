@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import pickle
+import resource
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -143,3 +145,48 @@ def test_the_key_names_all_that_decides_them(corpus, monkeypatch, change):
     # The statistics follow from the features.
     assert feature_store.key(corpus, dataclasses.replace(inputs, mean=ZERO + 1)) == feature_store.key(corpus, inputs)
     speech.Rule.of.cache_clear()
+
+
+def damages():
+    """Ways in which a file is damaged, seeded: flips of a bit, cuts, and no content."""
+    rng = np.random.default_rng(0)
+
+    def flip(content):
+        place = int(rng.integers(len(content)))
+        return content[:place] + bytes([content[place] ^ 1 << int(rng.integers(8))]) + content[place + 1 :]
+
+    return [flip] * 12 + [lambda content: content[: int(rng.integers(len(content)))]] * 3 + [lambda content: b'']
+
+
+def test_a_damaged_file_is_named_and_made_anew(corpus, tmp_path, capsys):
+    expected = store(corpus, tmp_path)
+    rows = [expected[clip] for clip in range(len(corpus))]
+    for number, damage in enumerate(damages()):
+        file = Path(expected.files[number % 5])
+        file = file.with_suffix('.npz') if number % 2 else file
+        file.write_bytes(damage(file.read_bytes()))
+        found = store(corpus, tmp_path)
+        for name in ('lengths', 'voice_sums', 'voice_frames'):
+            np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+        for clip, row in enumerate(rows):
+            np.testing.assert_array_equal(found[clip], row)
+        text = capsys.readouterr().err
+        if text:  # else the bit that was changed is one that nobody reads
+            assert (
+                text
+                == f'{file.with_suffix(".array_record")}: expected features, found a damaged file; it is made anew\n'
+            )
+        else:
+            assert file.suffix == '.npz'
+
+
+def test_a_full_disk_is_named(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(threads, 'cores', lambda _: 1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r'00000-of-00005\.array_record'):
+            store(corpus, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert len(store(corpus, tmp_path)) == len(corpus)

@@ -13,12 +13,15 @@ from jax_reparam.errors import InputError
 
 
 def corpus(speakers, name='folder', labels=('anger', 'joy', 'neutral'), label=None):
-    """A corpus with one clip an entry of `speakers`; nothing of it is on the disk."""
+    """A corpus with one clip an entry of `speakers`, whose labels take turns; nothing of it is on the disk."""
     n = len(speakers)
+    if label is None:
+        so_far = collections.Counter()
+        label = [(so_far.update([speaker]), so_far[speaker] - 1)[1] % len(labels) for speaker in speakers]
     return Corpus(
         name=name,
         labels=tuple(labels),
-        label=np.arange(n, dtype=np.int64) % len(labels) if label is None else np.asarray(label, np.int64),
+        label=np.asarray(label, np.int64),
         speaker=tuple(speakers),
         id=tuple(f'{i:05d}' for i in range(n)),
         group=('',) * n,
@@ -161,7 +164,43 @@ def test_seeds_do_not_move_the_folds_of_speakers():
 def test_a_label_that_nobody_trains_is_noted():
     corp = corpus(['a', 'b', 'c'] * 4, labels=('x', 'y'), label=[0, 0, 1] + [0] * 9)
     notes = [split.info['note'] for split in every_fold(corp, 'loso')]
-    assert notes == ['', 'no training clip of y', 'no training clip of y']
+    assert notes == [
+        'no validation clip of y; no test clip of y',
+        'no training clip of y; no test clip of y',
+        'no training clip of y; no validation clip of y',
+    ]
+
+
+@pytest.mark.parametrize('protocol', ['speakers5', 'loso'])
+@pytest.mark.parametrize('patients', range(3, 16, 2))
+@pytest.mark.parametrize('sorted_', [True, False])
+def test_patients_and_controls_both_choose(patients, protocol, sorted_):
+    """Speakers who each have one label: validation has both, training too, and with enough of them the test part."""
+    people = 20
+    label = np.arange(people) >= patients
+    if not sorted_:
+        np.random.default_rng(patients).shuffle(label)
+    speakers = [f'{n:02d}' for n in range(people)]
+    corp = corpus(speakers * 3, labels=('patient', 'control'), label=np.tile(label, 3))
+    splits = every_fold(corp, protocol)
+    for split in splits:
+        check_partition(split, len(corp))
+        counts = split.info['counts']
+        assert min(counts['validation'].values()) > 0
+        assert min(counts['train'].values()) > 0
+        missing = [name for name, clips in counts['test'].items() if not clips]
+        assert split.info['note'] == (f'no test clip of {", ".join(missing)}' if missing else '')
+        if protocol == 'speakers5' and patients >= 5:
+            assert not missing
+    assert sorted(speaker for split in splits for speaker in split.info['test_speakers']) == sorted(set(speakers))
+
+
+def test_validation_never_takes_the_last_training_speaker_of_a_label():
+    """Of three labels with two speakers each, one tests and one trains."""
+    speakers = [f'{label}{n}' for label in 'abc' for n in range(2)]
+    corp = corpus(speakers * 2, label=[0, 0, 1, 1, 2, 2] * 2)
+    for split in every_fold(corp, 'loso'):
+        assert min(split.info['counts']['train'].values()) > 0
 
 
 @pytest.mark.parametrize('protocol', ['', 'loso', 'speakers5'])

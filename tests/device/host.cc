@@ -97,7 +97,7 @@ namespace {
 
 emotion::EmotionRecognizer recognizer;
 
-void Print(const emotion::Result& result, void*) {
+void Print(const emotion::Result& result) {
   std::printf("%u %d %s", static_cast<unsigned>(result.start_frame), result.frames,
               result.label < 0 ? "-" : emotion::kLabels[result.label]);
   std::printf(" %.7f %d %d %.2f", static_cast<double>(result.speech_share), result.too_quiet, result.clipping,
@@ -106,6 +106,29 @@ void Print(const emotion::Result& result, void*) {
   for (emotion::Feature value : last_input) std::printf(" %d", value);
   std::printf("\n");
   std::memset(last_input, 0, sizeof(last_input));  // the model does not always run
+}
+
+// What is due; false: a model failed.
+bool Take(emotion::Ran (emotion::EmotionRecognizer::*run)(emotion::Result*)) {
+  emotion::Result result;
+  std::memset(&result, 0xFF, sizeof(result));  // what is not written is seen
+  emotion::Ran ran;
+  while ((ran = (recognizer.*run)(&result)) == emotion::Ran::kWindow) {
+    if (result.lost_samples != 0) return false;
+    Print(result);
+  }
+  return ran == emotion::Ran::kNothing;
+}
+
+// Chunks come whole where the queue has room; else what it holds is computed between.
+bool Feed(const std::int16_t* samples, std::size_t count) {
+  while (count > 0) {
+    const std::size_t taken = recognizer.room() < count ? recognizer.room() : count;
+    if (!recognizer.Feed(samples, taken) || !Take(&emotion::EmotionRecognizer::Run)) return false;
+    samples += taken;
+    count -= taken;
+  }
+  return true;
 }
 
 // Each comes after another voice, which a refusal must leave.
@@ -129,7 +152,7 @@ bool Window(const std::int8_t* codes, std::size_t count) {
   emotion::Result result;
   std::memset(&result, 0xFF, sizeof(result));  // what is not written is seen
   if (!recognizer.ComputeWindow(codes, static_cast<int>(count) / emotion::kBands, &result)) return false;
-  Print(result, nullptr);
+  Print(result);
   return true;
 }
 
@@ -165,11 +188,11 @@ int main(int count, char** arguments) {
   const bool twice = has("finish") || has("drop");
   for (int stream = 0; stream < (twice ? 2 : 1); ++stream) {
     for (std::size_t at = 0; at < all; at += chunk) {
-      if (!recognizer.Feed(pcm + at, all - at < chunk ? all - at : chunk, Print, nullptr)) return 1;
+      if (!Feed(pcm + at, all - at < chunk ? all - at : chunk)) return 1;
     }
     if (stream == 0 && has("drop")) {
       recognizer.Reset();
-    } else if (twice && !recognizer.Finish(Print, nullptr)) {
+    } else if (twice && !Take(&emotion::EmotionRecognizer::Finish)) {
       return 1;
     }
     if (has("reset")) recognizer.ResetProfile();

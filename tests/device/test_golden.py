@@ -59,7 +59,8 @@ def decide(model, fresh_inputs):
 def stream(written, found):
     """The samples of the stream."""
     speech = np.tile(found('Pcm').astype(np.int16), constant(written[1], 'kGoldenRepeats'))
-    return np.concatenate([speech, np.zeros(constant(written[1], 'kGoldenSilence'), np.int16), speech])
+    silence, quieter = (constant(written[1], f'kGolden{name}') for name in ('Silence', 'Quieter'))
+    return np.concatenate([speech, np.zeros(silence, np.int16), (speech / quieter).astype(np.int16)])
 
 
 @pytest.fixture(scope='module')

@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -128,7 +126,7 @@ def test_a_failed_rename_puts_the_old_folder_back(tmp_path, monkeypatch):
     real = Path.rename
 
     def rename(self, target):
-        if self.name.endswith('.new'):
+        if self.name == 'new':
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return real(self, target)
 
@@ -139,12 +137,49 @@ def test_a_failed_rename_puts_the_old_folder_back(tmp_path, monkeypatch):
     assert names(tmp_path) == ['out']
 
 
-def test_leftovers_of_a_killed_run_are_put_right(tmp_path):
-    gone = subprocess.Popen([sys.executable, '-c', ''])
-    gone.wait()
-    ours(tmp_path / f'.out.{gone.pid}.old')  # killed between its two renames
-    (tmp_path / f'.out.{gone.pid}.new').mkdir()
-    with folder.replaced(tmp_path / 'out') as place:
-        assert (tmp_path / 'out' / 'labels.txt').read_text() == 'old'
+@pytest.mark.parametrize('name', ['out', 'o[u]t', 'o*t', 'o\\t', '-out'])
+def test_leftovers_of_a_killed_run_are_put_right(tmp_path, name):
+    work = tmp_path / f'.{name}.fold'
+    work.mkdir()
+    ours(work / 'old')  # killed between its two renames
+    (work / 'new').mkdir()
+    (work / 'lock').write_text('process 1 on another machine')  # a process of this number runs in every container
+    with folder.replaced(tmp_path / name) as place:
+        assert list(place.iterdir()) == []
+        assert not (tmp_path / name).exists() or (tmp_path / name / 'labels.txt').read_text() == 'old'
         ours(place / 'x').rename(place / 'checkpoint')
+    assert names(tmp_path) == [name]
+    assert names(tmp_path / name) == ['checkpoint']
+
+
+def test_what_a_killed_run_had_moved_away_is_back_when_the_next_one_fails(tmp_path):
+    (tmp_path / '.out.fold').mkdir()
+    ours(tmp_path / '.out.fold' / 'old')
+    with pytest.raises(KeyError), folder.replaced(tmp_path / 'out'):
+        raise KeyError
+    assert (tmp_path / 'out' / 'labels.txt').read_text() == 'old'
     assert names(tmp_path) == ['out']
+
+
+@pytest.mark.parametrize('other', ['model.v2', 'model.1', 'model.fold', '.model', 'mode'])
+def test_folders_of_like_names_are_left_alone(tmp_path, other):
+    with folder.replaced(tmp_path / other) as place:
+        ours(place / 'x').rename(place / 'checkpoint')
+        before = sorted(tmp_path.rglob('*'))
+        fill(tmp_path / 'model')
+        assert [path for path in before if not path.exists()] == []
+    assert names(tmp_path) == sorted([other, 'model'])
+
+
+def test_of_two_the_second_is_told_who_writes(tmp_path):
+    with folder.replaced(tmp_path / 'out') as place:
+        with pytest.raises(InputError, match=rf'out: .* nobody else writes, found process {os.getpid()} on .* writing'):
+            fill(tmp_path / 'out')
+        (place / 'labels.txt').write_text('of the first')
+    assert (tmp_path / 'out' / 'labels.txt').read_text() == 'of the first'
+    assert names(tmp_path) == ['out']
+
+
+def test_a_full_disk_is_named(tmp_path):
+    with pytest.raises(OSError, match=r"No space left on device: '.*/out'"), folder.replaced(tmp_path / 'out'):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -229,6 +231,123 @@ def test_predictor_multiplies_in_float32_on_every_device(rng):
     assert [line for line in products if 'HIGHEST' not in line] == []
 
 
+def test_a_run_that_diverges_stops_and_says_where(trained, tmp_path):
+    config = trained[0].with_changes({'train.warmup_steps': '0', 'train.clip_norm': '0', 'train.learning_rate': '1e38'})
+    with pytest.raises(loop.DivergedError) as caught:
+        loop.train(config, tmp_path / 'w', show_progress=False)
+    text = str(caught.value)
+    assert re.search(r'w: step \d+: expected finite numbers, found .* = -?(nan|inf); no checkpoint was written', text)
+    assert caught.value.exit_code == 1
+    assert not (tmp_path / 'w' / 'result.json').exists()
+    assert checkpoint.last(tmp_path / 'w' / 'checkpoints') is None
+    for line in (tmp_path / 'w' / 'metrics.jsonl').read_text().splitlines():
+        assert all(np.isfinite(value) for value in json.loads(line).values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('at', [6, 8])
+def test_a_run_that_diverges_keeps_its_last_good_checkpoint(trained, tmp_path, monkeypatch, at):
+    """At 8, before the validation of step 8 sees the parameters of that step."""
+    real = loop.make_step
+
+    def make_step(*args):
+        step = real(*args)
+
+        def broken(state, batch):
+            state, metrics = step(state, batch)
+            factor = jnp.where(state.step == at, jnp.nan, 1.0)
+            return state.replace(variables=jax.tree.map(lambda leaf: leaf * factor, state.variables)), metrics
+
+        return broken
+
+    monkeypatch.setattr(loop, 'make_step', make_step)
+    for _ in range(2):
+        with pytest.raises(loop.DivergedError, match=rf'step {at + (at == 6)}: .*; the checkpoint of step 4 is kept'):
+            loop.train(trained[0], tmp_path / 'w', show_progress=False)
+    assert checkpoint.load(tmp_path / 'w').step == 4
+    assert not (tmp_path / 'w' / 'result.json').exists()
+
+
+def test_logits_that_are_not_finite_are_no_result(trained, monkeypatch):
+    data = loop.pipeline.load_data(trained[0], show_progress=False)
+    logits = lambda variables, windows: np.full((len(windows), 2), np.inf, np.float32)
+    logits.batch = 8
+    with pytest.raises(loop.DivergedError, match='found logits of the test part = inf'):
+        loop.evaluate(logits, {}, data, 'test')
+
+
+def test_a_recipe_that_is_wrong_leaves_the_workdir_free(trained, tmp_path):
+    for wrong in ({'data.source': str(tmp_path / 'nowhere')}, {'data.fold': '99'}, {'data.protocol': 'sessions'}):
+        for start in (loop.train, loop.train_folds):
+            if start is loop.train_folds and 'data.fold' in wrong:
+                continue
+            with pytest.raises(InputError):
+                start(trained[0].with_changes(wrong), tmp_path / 'w', show_progress=False)
+            assert not (tmp_path / 'w').exists()
+
+
+@pytest.fixture
+def copy(trained, tmp_path):
+    """A finished run of one's own, whose result is missing: (config, workdir)."""
+    shutil.copytree(trained[1], tmp_path / 'w')
+    (tmp_path / 'w' / 'result.json').unlink()
+    return trained[0], tmp_path / 'w'
+
+
+def flip(path):
+    """Changes a bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+def biggest(folder):
+    return max((path for path in folder.rglob('*') if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+def test_when_all_are_damaged_nothing_is_begun_anew(copy):
+    config, workdir = copy
+    for step in (workdir / 'checkpoints').iterdir():
+        flip(biggest(step / 'variables'))
+    with pytest.raises(InputError, match=r'checkpoints: expected a whole checkpoint to go on from, found none'):
+        loop.train(config, workdir, show_progress=False)
+    assert any(path.name.endswith('.damaged') for path in (workdir / 'checkpoints').iterdir())
+
+
+def test_a_half_deleted_checkpoint_goes(copy, trained):
+    config, workdir = copy
+    left = workdir / 'checkpoints' / 'removed' / '4' / 'variables'
+    left.mkdir(parents=True)
+    assert loop.train(config, workdir, show_progress=False) == trained[2]
+    assert not (workdir / 'checkpoints' / 'removed').exists()
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_extended(copy, trained):
+    config, workdir = copy
+    more = config.with_changes({'train.steps': '16'})
+    result = loop.train(more, workdir, show_progress=False)
+    assert result['steps'] == 16
+    steps = [json.loads(line)['step'] for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+    assert sorted(set(steps)) == list(range(1, 17))
+    before = (trained[1] / 'metrics.jsonl').read_text()
+    assert (workdir / 'metrics.jsonl').read_text().startswith(before)
+    assert loop.train(more, workdir, show_progress=False) == result
+    with pytest.raises(InputError, match=r'train.steps \(expected 12, found 16\)'):
+        loop.train(config, workdir, show_progress=False)
+
+
+@pytest.mark.slow
+def test_a_corpus_that_has_moved_goes_on_and_another_does_not(source, copy, trained, tmp_path):
+    config, workdir = copy
+    shutil.copytree(source, tmp_path / 'moved')
+    moved = config.with_changes({'data.source': str(tmp_path / 'moved'), 'train.steps': '13'})
+    assert loop.train(moved, workdir, show_progress=False)['steps'] == 13
+    next((tmp_path / 'moved').rglob('*.wav')).unlink()
+    with pytest.raises(InputError, match='expected the corpus and split that it was trained on, found another folder'):
+        loop.train(moved.with_changes({'train.steps': '14'}), workdir, show_progress=False)
+
+
 # Killed in the middle of an epoch, while a checkpoint is being written, and between a checkpoint and its log line.
 KILLS = {
     'step': """
@@ -254,6 +373,14 @@ def save(self, *args, save=loop.Checkpoints.save, **kwargs):
     kill()
 loop.Checkpoints.save = save
 """,
+    # Ctrl-C: a checkpoint is saved at the next step.
+    'interrupt': """
+step = loop.report.Log.write
+def write(self, number, values):
+    step(self, number, values)
+    if number == 5: os.kill(os.getpid(), signal.SIGINT)
+loop.report.Log.write = write
+""",
     None: '',
 }
 
@@ -261,16 +388,20 @@ loop.Checkpoints.save = save
 def run_and_die(config, workdir, kill):
     code = f"""
 import json, os, pathlib, signal, sys
+from jax_reparam import errors
 from jax_reparam.config import Recipe
 from jax_reparam.train import loop
 workdir = pathlib.Path({str(workdir)!r})
 kill = lambda: os.kill(os.getpid(), signal.SIGKILL)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests in the background has it ignored
 {KILLS[kill]}
-loop.train(Recipe.from_json(json.loads({json.dumps(config.as_json())!r})), workdir, show_progress=False)
+recipe = Recipe.from_json(json.loads({json.dumps(config.as_json())!r}))
+errors.run(lambda: loop.train(recipe, workdir, show_progress=False) and 0)
 """
     done = subprocess.run([sys.executable, '-c', code], check=False, capture_output=True, text=True)
-    expected = 0 if kill is None else -signal.SIGKILL
+    expected = {None: 0, 'interrupt': 130}.get(kill, -signal.SIGKILL)
     assert done.returncode == expected, done.stderr[-2000:]
+    return done.stderr
 
 
 def final_state(workdir: Path) -> dict[str, bytes]:
@@ -293,8 +424,16 @@ def final_state(workdir: Path) -> dict[str, bytes]:
 def test_a_run_killed_at_any_moment_ends_the_same_bit_for_bit(source, trained, tmp_path):
     config, reference, result = trained
     workdir = tmp_path / 'w'
-    for kill in ('step', 'after', 'checkpoint', None):
-        run_and_die(config, workdir, kill)
+    for kill in ('step', 'after', 'interrupt', 'checkpoint', None):
+        said = run_and_die(config, workdir, kill)
+        if kill == 'interrupt':
+            assert said == 'interrupted; step 7 is saved, and the same command goes on from it\n'
+            assert checkpoint.last(workdir / 'checkpoints').name == '7'
+            assert checkpoint.load(workdir).step == 4  # the one that was validated
+            flip(biggest(workdir / 'checkpoints' / '7' / 'state'))
+        if kill == 'checkpoint':
+            assert '7: expected a whole checkpoint, found a damaged one' in said
+            assert said.endswith('set aside as 7.damaged\n')
     expected, got = final_state(reference), final_state(workdir)
     assert expected.keys() == got.keys()
     assert [name for name in expected if expected[name] != got[name]] == []

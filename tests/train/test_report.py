@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 
 import numpy as np
 import pytest
+from tensorboardX.proto import event_pb2
 
 from helpers import RECIPE
 from jax_reparam.errors import InputError
@@ -40,22 +42,109 @@ def test_write_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ['result.json']
 
 
-def test_claim_names_the_first_difference(tmp_path):
-    report.claim(tmp_path / 'w', RECIPE)
-    report.claim(tmp_path / 'w', RECIPE)
-    with pytest.raises(InputError, match=r'train\.steps \(expected 4, found 12\)'):
-        report.claim(tmp_path / 'w', RECIPE.with_changes({'train.steps': 4}))
+def claim(workdir, recipe):
+    with report.held(workdir):
+        report.claim(workdir, recipe)
+
+
+def test_claim_names_the_first_difference_and_the_way_out(tmp_path):
+    claim(tmp_path / 'w', RECIPE)
+    claim(tmp_path / 'w', RECIPE)
+    way_out = 'delete the folder or choose another --workdir'
+    with pytest.raises(InputError, match=rf'train\.steps \(expected 4, found 12\); {way_out}$'):
+        claim(tmp_path / 'w', RECIPE.with_changes({'train.steps': 4}))
+
+
+def test_a_run_may_move_and_grow(tmp_path):
+    claim(tmp_path / 'w', RECIPE)
+    more = RECIPE.with_changes({'train.steps': 24, 'data.source': 'elsewhere', 'data.cache': 'c'})
+    claim(tmp_path / 'w', more)
+    assert json.loads((tmp_path / 'w' / 'config.json').read_text()) == more.as_json()
+
+
+@pytest.mark.parametrize('left', ['lock', 'config.json.tmp', 'fold_0'])
+def test_what_a_killed_claim_leaves_refuses_nobody(tmp_path, left):
+    (tmp_path / 'w').mkdir()
+    (tmp_path / 'w' / left).write_text('{')
+    claim(tmp_path / 'w', RECIPE)
+    assert json.loads((tmp_path / 'w' / 'config.json').read_text()) == RECIPE.as_json()
+
+
+def test_of_two_runs_in_one_workdir_the_second_is_told(tmp_path):
+    with report.held(tmp_path / 'w'):
+        with pytest.raises(InputError, match=rf'no other run writes, found process {os.getpid()} on .* at it'):
+            claim(tmp_path / 'w', RECIPE)
+        report.claim(tmp_path / 'w', RECIPE)
+    assert [path.name for path in (tmp_path / 'w').iterdir()] == ['config.json']
+
+
+def test_a_workdir_that_nothing_was_written_to_goes_again(tmp_path):
+    with pytest.raises(KeyError), report.held(tmp_path / 'w'):
+        raise KeyError
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize('name', ['a[1]', 'a[', 'a]', 'a\\b'])
+def test_a_workdir_whose_checkpoints_could_not_be_read_is_refused_at_once(tmp_path, name):
+    for workdir in (tmp_path / name, tmp_path / name / 'w'):
+        with pytest.raises(InputError, match=r'expected a path without \[ \] \\, found '):
+            report.check(workdir, RECIPE)
+
+
+def events(file):
+    """The events of a TensorBoard file: each follows its length and a checksum, and is followed by another."""
+    content = file.read_bytes()
+    while content:
+        length = int.from_bytes(content[:8], 'little')
+        yield event_pb2.Event.FromString(content[12 : 12 + length])
+        content = content[16 + length :]
+
+
+def test_every_row_is_on_disk_when_the_log_is_flushed(tmp_path):
+    """A kill loses what lies in a queue."""
+    log = report.Log(tmp_path, 0)
+    for step in range(1, 31):
+        log.write(step, {'loss': 0.5, 'accuracy': 1.0})
+    log.flush()
+    [file] = (tmp_path / 'tensorboard').iterdir()
+    rows = [(event.step, value.tag) for event in events(file) for value in event.summary.value]
+    assert rows == [(step, name) for step in range(1, 31) for name in ('loss', 'accuracy')]
+    assert len((tmp_path / 'metrics.jsonl').read_text().splitlines()) == 30
+    log.close()
+
+
+def test_what_is_not_finite_is_not_logged(tmp_path):
+    with contextlib.closing(report.Log(tmp_path, 0)) as log, pytest.raises(ValueError, match='not JSON compliant'):
+        log.write(1, {'loss': float('nan')})
+    assert (tmp_path / 'metrics.jsonl').read_text() == ''
+
+
+@pytest.mark.parametrize(
+    'damage', [b'{"step": 2, "lo\n', b'\xff\xfe\n', b'[]\n', b'3\n', b'{"loss": 1}\n', b'{"step": "2"}\n']
+)
+def test_a_damaged_line_of_the_log_is_left_out(tmp_path, damage):
+    whole = b'{"step": 1, "loss": 1.0}\n'
+    (tmp_path / 'metrics.jsonl').write_bytes(whole + damage)
+    report.Log(tmp_path, 3).close()
+    assert (tmp_path / 'metrics.jsonl').read_bytes() == whole
+
+
+@pytest.mark.parametrize('text', ['', '{', '[1]', 'null'])
+def test_a_damaged_result_is_named(tmp_path, text):
+    (tmp_path / 'result.json').write_text(text)
+    with pytest.raises(InputError, match=r'result\.json: expected a result in JSON, found .*; delete it'):
+        report.finished(tmp_path, RECIPE)
 
 
 def test_a_run_of_before_is_the_same_recipe(tmp_path):
     """Its config.json has other types, another order and fewer keys."""
-    report.claim(tmp_path / 'w', RECIPE)
+    claim(tmp_path / 'w', RECIPE)
     file = tmp_path / 'w' / 'config.json'
     values = json.loads(file.read_text())
     del values['data']['turns'], values['hrf']['sites']
     values['hrf']['expansion'] = 4
     file.write_text(json.dumps(values, sort_keys=True))
-    report.claim(tmp_path / 'w', RECIPE)
+    claim(tmp_path / 'w', RECIPE)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +169,7 @@ def fold(path, uar, rows, synthetic=False):
     scores = dict.fromkeys(('uar', 'wa', 'wf1', 'macro_f1'), uar)
     protocol = {'name': 'loso', 'unit': 'clip', 'join': 'mean', 'turns': 0, 'metric': 'uar', 'note': ''}
     corpus = {'name': 'x', 'key': 'k', 'synthetic': synthetic}
-    more = {'labels': ['a', 'b'], 'step': 3, 'seed': 0, 'versions': {}}
+    more = {'labels': ['a', 'b'], 'step': 3, 'steps': 4, 'seed': 0, 'versions': {}}
     (path / 'result.json').write_text(json.dumps({**scores, **more, 'protocol': protocol, 'corpus': corpus}))
     return path
 

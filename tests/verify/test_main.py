@@ -232,7 +232,7 @@ def test_bad_clips_are_refused(out, tmp_path, files, message):
     ('text', 'message'),
     [
         ('path,speaker\na.wav,x\n', r"expected the columns path, label, found no 'label' in path, speaker"),
-        (json.dumps({'text': ['x'] * 1000}), r"""found no 'path' in \{"text": .{91}$"""),
+        (json.dumps({'text': ['x'] * 1000}), 'line 1: expected a row of a table, found: '),
         ('Path,LABEL,Speaker\na.wav,joy,x\n', r"expected a label of the model \(high, low\), found 'joy'"),
         ('path,label\na.wav,\n', 'line 2: expected path and label'),
         ('path,label\na.wav,low\n', r'a\.wav: expected'),

@@ -8,7 +8,11 @@
 namespace emotion {
 namespace {
 
-static_assert(kHopLength <= kFrameLength, "frames are cut from a buffer of one frame");
+static_assert(kHopLength <= kFrameLength, "frames are neighbours or overlap");
+static_assert(kQueueSamples >= kFrameLength, "the queue must hold a frame");
+#if defined(ESP_PLATFORM)
+static_assert(kFitsEspNn, "ESP-NN's softmax would write past its buffer with this model: README.md, \"ESP-IDF\"");
+#endif
 
 template <typename Value>
 constexpr TfLiteType kTypeOf = sizeof(Value) == 1 ? kTfLiteInt8 : kTfLiteInt16;
@@ -133,6 +137,7 @@ void Profile::Offset(bool known, float* offset) const {
 EmotionRecognizer::EmotionRecognizer()
     : model_(tflm::GetModel(kModel), model_ops_, model_arena_, sizeof(model_arena_)),
       frontend_(tflm::GetModel(kFrontend), frontend_ops_, frontend_arena_, sizeof(frontend_arena_)),
+      lost_(0),
       adapting_(kAdapts) {
   Reset();
 }
@@ -147,7 +152,7 @@ bool EmotionRecognizer::Begin() {
 }
 
 void EmotionRecognizer::Reset() {
-  pcm_count_ = 0;
+  queue_.Skip(queue_.available());
   next_ = 0;
   filled_ = 0;
   until_window_ = kWindowFrames;
@@ -156,33 +161,30 @@ void EmotionRecognizer::Reset() {
   seen_ = 0;
 }
 
-bool EmotionRecognizer::Feed(const std::int16_t* samples, std::size_t count, OnResult on_result, void* context) {
-  while (count > 0) {
-    const std::size_t room = static_cast<std::size_t>(kFrameLength - pcm_count_);
-    const std::size_t taken = count < room ? count : room;
-    std::memcpy(pcm_ + pcm_count_, samples, taken * sizeof(*samples));
-    pcm_count_ += static_cast<int>(taken);
-    samples += taken;
-    count -= taken;
-    if (pcm_count_ < kFrameLength) return true;
-    if (!PushFrame()) return false;
-    pcm_count_ = kFrameLength - kHopLength;
-    std::memmove(pcm_, pcm_ + kHopLength, static_cast<std::size_t>(pcm_count_) * sizeof(*pcm_));
-    if (complete_ && !Emit(on_result, context)) return false;
+Ran EmotionRecognizer::Run(Result* result) {
+  while (queue_.available() >= kFrameLength) {
+    queue_.Peek(pcm_, kFrameLength);
+    queue_.Skip(kHopLength);
+    if (!PushFrame()) return Ran::kFailed;
+    if (complete_) return Emit(result);
   }
-  return true;
+  return Ran::kNothing;
 }
 
-bool EmotionRecognizer::Finish(OnResult on_result, void* context) {
-  bool done = true;
-  if (filled_ == 0 && pcm_count_ > 0) {
-    std::memset(pcm_ + pcm_count_, 0, static_cast<std::size_t>(kFrameLength - pcm_count_) * sizeof(*pcm_));
-    done = PushFrame();
+Ran EmotionRecognizer::Finish(Result* result) {
+  const Ran ran = Run(result);
+  if (ran != Ran::kNothing) return ran;
+  // A stream that is shorter than a frame is heard as one that ends with zeros.
+  const std::size_t rest = queue_.available();
+  if (filled_ == 0 && rest > 0) {
+    std::fill_n(pcm_, kFrameLength, std::int16_t{0});
+    queue_.Peek(pcm_, rest);
+    if (!PushFrame()) return Ran::kFailed;
   }
   // A window that the last frame completed has come already.
-  if (done && new_ > 0) done = Emit(on_result, context);
+  const Ran last = new_ > 0 ? Emit(result) : Ran::kNothing;
   Reset();
-  return done;
+  return last;
 }
 
 bool EmotionRecognizer::PushFrame() {
@@ -201,26 +203,27 @@ bool EmotionRecognizer::PushFrame() {
 
 // Decides, then learns: what a window teaches is used from the next one on. Each frame is learned once, in the first
 // window that holds it.
-bool EmotionRecognizer::Emit(OnResult on_result, void* context) {
-  Result result;
+Ran EmotionRecognizer::Emit(Result* result) {
   const Window window = {ring_, (next_ + kWindowFrames - filled_) % kWindowFrames, filled_};
   const Speech speech = Detect(window);
-  if (!Classify(window, speech, &result)) return false;
-  result.start_frame = seen_ - static_cast<std::uint32_t>(filled_);
+  if (!Classify(window, speech, result)) return Ran::kFailed;
+  result->start_frame = seen_ - static_cast<std::uint32_t>(filled_);
   std::int32_t full = 0;
   for (int frame = 0; frame < filled_; ++frame) {
     if (energy_[frame] >= speech.least) full += full_scale_[window.Place(frame)];
   }
-  result.clipping = kClippedOneIn * full > speech.count * kFrameLength;
+  result->clipping = kClippedOneIn * full > speech.count * kFrameLength;
   if (adapting_ && speech.there) {
     for (int frame = filled_ - new_; frame < filled_; ++frame) {
       if (energy_[frame] >= speech.least) profile_.Learn(window[frame], speech.level);
     }
   }
   new_ = 0;
-  result.learned_seconds = profile_.learned_seconds();
-  if (on_result != nullptr) on_result(result, context);
-  return true;
+  result->learned_seconds = profile_.learned_seconds();
+  const std::uint32_t lost = queue_.lost();
+  result->lost_samples = lost - lost_;
+  lost_ = lost;
+  return Ran::kWindow;
 }
 
 bool EmotionRecognizer::ComputeFrame(const std::int16_t* samples, std::int8_t* codes) {
@@ -245,6 +248,7 @@ bool EmotionRecognizer::ComputeWindow(const std::int8_t* codes, int frames, Resu
   result->start_frame = 0;
   result->clipping = false;
   result->learned_seconds = profile_.learned_seconds();
+  result->lost_samples = 0;
   return Classify(window, Detect(window), result);
 }
 

@@ -1,8 +1,10 @@
 // Emotions of a stream of speech: PCM of any chunk size in, probabilities of a window every hop out.
 //
-// Frames of samples become log-mel once (frontend.tflite), in steps of 0.1 nat, and the last window of them stays in a
-// ring. Whenever a window is complete, its speech is looked for. Where somebody speaks, the speech's level and what is
-// known of the voice are taken off, and the model runs. No heap: everything lies inside the object, so make it static.
+// Two tasks share one recognizer. The audio task (or an interrupt) calls Feed(), which only copies samples into a queue.
+// Another task of lower priority, or the main loop, calls Run(), which computes. Frames of samples become log-mel once
+// (frontend.tflite), in steps of 0.1 nat, and the last window of them stays in a ring. Whenever a window is complete, its
+// speech is looked for. Where somebody speaks, the speech's level and what is known of the voice are taken off, and the
+// model runs. No heap: everything lies inside the object, so make it static.
 #ifndef EMOTION_RECOGNIZER_H_
 #define EMOTION_RECOGNIZER_H_
 
@@ -11,6 +13,7 @@
 
 #include "model_data.h"
 #include "op_resolver.h"
+#include "sample_queue.h"
 #include "tflm.h"
 
 namespace emotion {
@@ -27,6 +30,15 @@ struct Result {
   bool too_quiet;         // log-mel's floor cuts the speech off; so in 40 % of clips at -50 dBFS RMS, and in 90 % at -55
   bool clipping;          // more than one in kClippedOneIn samples of the speech is at full scale
   float learned_seconds;  // of the speaker's speech in the profile, what this window taught it included
+  // Samples that Feed() dropped since the result before, because the queue was full; this window or the next has a gap.
+  std::uint32_t lost_samples;
+};
+
+// What a call of Run() or Finish() did.
+enum class Ran {
+  kNothing,  // no window was due
+  kWindow,   // a window was due, and its result is written
+  kFailed,   // a model failed
 };
 
 // What is known of one speaker's voice: the mean of the speech so far, without its level. It holds no speech, but it is
@@ -69,8 +81,6 @@ class Profile {
 
 class EmotionRecognizer {
  public:
-  using OnResult = void (*)(const Result& result, void* context);
-
   EmotionRecognizer();
   EmotionRecognizer(const EmotionRecognizer&) = delete;
   EmotionRecognizer& operator=(const EmotionRecognizer&) = delete;
@@ -80,15 +90,29 @@ class EmotionRecognizer {
   // definitions than TFLM (README.md: TF_LITE_STATIC_MEMORY).
   bool Begin();
 
-  // Takes the next samples of the stream (16-bit mono at kSampleRate) and calls `on_result` for each window that they
-  // complete: the first one after kWindowFrames frames, then one every kWindowHop frames. False: a model failed.
-  bool Feed(const std::int16_t* samples, std::size_t count, OnResult on_result, void* context);
+  // Takes the next samples of the stream (16-bit mono at kSampleRate), any number of them. It copies them and returns: it
+  // computes nothing and waits for nobody, so call it from the audio task or an interrupt, always the same one. False:
+  // the queue was full and samples are lost, which the next result says (Result::lost_samples).
+  bool Feed(const std::int16_t* samples, std::size_t count) { return queue_.Write(samples, count); }
 
-  // Ends the stream, as the end of a recording does, and starts a new one: gives the window that ends with it, unless
-  // that one has come already. Never needed by a device that listens on and on. The profile stays.
-  bool Finish(OnResult on_result, void* context);
+  // How many samples Feed() would take now; for a caller that can wait, as one that reads a file.
+  std::size_t room() const { return queue_.room(); }
 
-  // Forgets the stream. The profile stays: it is the speaker's, not the stream's.
+  // Samples that Feed() dropped since the start; from any task. It wraps around at 2^32.
+  std::uint32_t lost_samples() const { return queue_.lost(); }
+
+  // Computes the frames that have come, up to the end of the first window among them: the first window is due after
+  // kWindowFrames frames, then one every kWindowHop frames. Call it again at once after kWindow, and else when samples
+  // have come. It may take as long as the model does, and Feed() may interrupt it at any time. All calls but Feed() and
+  // room() belong to this one task.
+  Ran Run(Result* result);
+
+  // Ends the stream, as the end of a recording does, when nobody feeds it any more. Call it until it gives kNothing: it
+  // gives the windows that are still due, then the one that ends with the stream, unless that one has come already, and
+  // then a new stream starts. Never needed by a device that listens on and on. The profile stays.
+  Ran Finish(Result* result);
+
+  // Forgets the stream, and the samples that no window held. The profile stays: it is the speaker's, not the stream's.
   void Reset();
 
   // The profile of the one who speaks. Nothing but ResetProfile() and Profile's own calls forget it: the next user is
@@ -130,7 +154,7 @@ class EmotionRecognizer {
   };
 
   bool PushFrame();
-  bool Emit(OnResult on_result, void* context);
+  Ran Emit(Result* result);
   Speech Detect(const Window& window);
   std::int32_t Percentile(int percent, int first, int last, std::int32_t least);
   bool Classify(const Window& window, const Speech& speech, Result* result);
@@ -142,8 +166,8 @@ class EmotionRecognizer {
   tflm::MicroInterpreter model_;
   tflm::MicroInterpreter frontend_;
 
-  std::int16_t pcm_[kFrameLength];
-  int pcm_count_;
+  SampleQueue<kQueueSamples> queue_;
+  std::int16_t pcm_[kFrameLength];  // of the frame in hand
   std::int8_t ring_[kWindowFrames * kBands];
   std::uint16_t full_scale_[kWindowFrames];  // samples at full scale in each frame of the ring
   std::int32_t energy_[kWindowFrames];       // of the window in hand
@@ -154,6 +178,7 @@ class EmotionRecognizer {
   int new_;             // frames that no window held
   bool complete_;       // the last frame completed a window
   std::uint32_t seen_;  // frames since the stream began
+  std::uint32_t lost_;  // samples lost so far, as the last result said
   Profile profile_;
   bool adapting_;
 };

@@ -1,8 +1,8 @@
 // An example: reads 16-bit mono PCM and prints a line a window, as a device would write to its UART.
 //
 //   host:   sox clip.wav -t raw -r 16000 -e signed -b 16 -c 1 - | ./emotion
-//   device: replace ReadSamples() by your microphone's driver (I2S or PDM, by DMA, kSampleRate, 16 bits, one channel),
-//           which returns 0 only when the stream has ended.
+//   device: your microphone's driver (I2S or PDM, by DMA, kSampleRate, 16 bits, one channel) calls recognizer.Feed() from
+//           its interrupt or task, and main() calls Run() in a loop of its own, which never ends: see README.md.
 #include <cstdio>
 
 #include "emotion_recognizer.h"
@@ -18,7 +18,8 @@ std::size_t ReadSamples(std::int16_t* into, std::size_t count) {
 }
 
 // Thousandths, since printf of floats is often left out of a device's C library.
-void Print(const emotion::Result& result, void*) {
+void Print(const emotion::Result& result) {
+  if (result.lost_samples > 0) std::printf("%u samples were lost\n", static_cast<unsigned>(result.lost_samples));
   const unsigned milliseconds =
       static_cast<unsigned>(static_cast<std::uint64_t>(result.start_frame) * emotion::kHopLength * 1000 /
                             static_cast<std::uint64_t>(emotion::kSampleRate));
@@ -41,8 +42,17 @@ int main() {
     std::printf("the models do not load\n");
     return 1;
   }
+  std::printf("arenas: model %u of %u bytes, frontend %u of %u bytes\n",
+              static_cast<unsigned>(recognizer.model_arena_used()), static_cast<unsigned>(emotion::kModelArenaBytes),
+              static_cast<unsigned>(recognizer.frontend_arena_used()),
+              static_cast<unsigned>(emotion::kFrontendArenaBytes));
+  emotion::Result result;
+  emotion::Ran ran = emotion::Ran::kNothing;
   while (const std::size_t count = ReadSamples(samples, sizeof(samples) / sizeof(samples[0]))) {
-    if (!recognizer.Feed(samples, count, Print, nullptr)) return 1;
+    recognizer.Feed(samples, count);
+    while ((ran = recognizer.Run(&result)) == emotion::Ran::kWindow) Print(result);
+    if (ran == emotion::Ran::kFailed) return 1;
   }
-  return recognizer.Finish(Print, nullptr) ? 0 : 1;
+  while ((ran = recognizer.Finish(&result)) == emotion::Ran::kWindow) Print(result);
+  return ran == emotion::Ran::kFailed ? 1 : 0;
 }

@@ -23,7 +23,10 @@
 #endif
 
 namespace tflite {
-namespace micro {}
+namespace tflm_signal {}
+namespace micro {
+namespace tflm_signal {}
+}  // namespace micro
 }  // namespace tflite
 
 namespace emotion {
@@ -50,6 +53,8 @@ Registration Register_TRANSPOSE_INT8() { return {}; }
 using namespace absent;
 using namespace ::tflite;
 using namespace ::tflite::micro;
+using namespace ::tflite::tflm_signal;
+using namespace ::tflite::micro::tflm_signal;
 
 // Calls a method of the resolver with a registration, or without where that is absent or the method takes none, as many
 // did until August 2025: TFLM's generic kernels are then registered.

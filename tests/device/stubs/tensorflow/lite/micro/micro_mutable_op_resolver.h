@@ -85,6 +85,7 @@ typedef TfLiteStatus (*TfLiteBridgeBuiltinParseFunction)(const Operator* op, Bui
 #define STUBS_PARSER(parser) Parse##parser
 namespace tflm_signal {
 TFLMRegistration* Register_RFFT();
+TFLMRegistration* Register_RFFT_FLOAT();
 }
 #else
 #define OP(op, code, method, parser) \
@@ -95,6 +96,7 @@ inline TFLMRegistration* Register_RFFT() {
   static TFLMRegistration none = {};
   return &none;
 }
+inline TFLMRegistration* Register_RFFT_FLOAT() { return Register_RFFT(); }
 }  // namespace tflm_signal
 #endif
 STUBS_OPERATORS(OP, OP)

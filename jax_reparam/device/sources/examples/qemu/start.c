@@ -12,10 +12,13 @@ static void Fault(void) {
   for (;;) __asm volatile("bkpt 1");
 }
 
-__attribute__((section(".vectors"), used)) static void* const vectors[] = {stack_top, Reset, Fault, Fault,
-                                                                          Fault,     Fault, Fault};
+// A program that wants the clock's interrupt defines it.
+__attribute__((weak)) void SysTick_Handler(void) {}
 
-// For printf of floats.
+__attribute__((section(".vectors"), used)) static void* const vectors[] = {
+    stack_top, Reset, Fault, Fault, Fault, Fault, Fault, 0, 0, 0, 0, Fault, Fault, 0, Fault, SysTick_Handler};
+
+// For printf.
 void* _sbrk(int bytes) {
   static char heap[1 << 16];
   static char* end = heap;
