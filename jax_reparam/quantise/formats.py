@@ -4,8 +4,7 @@
 
 8 bits take the whole range from -128 to 127, 16 bits are symmetric around 0. A tensor that is made in 8 bits and read
 in 16 keeps its steps, so that nothing is rounded. It has a zero point of 0, too, where its steps hardly grow for that:
-CAST, which keeps integers, then keeps values, and takes a tenth of QUANTIZE's instructions. What an operator joins in 16
-bits has the one format that its kernel asks for, also where a part is made in 8.
+CAST, which keeps integers, then keeps values, and takes a tenth of QUANTIZE's instructions.
 """
 
 from __future__ import annotations
@@ -97,8 +96,8 @@ def formats(graph: Graph, ranges: Ranges, bits: Mapping[Node, int]) -> dict[Held
     groups = {(tensor, width): [(tensor, width)] for tensor, width in made.items()}
     for node in graph.nodes:
         for tensor in node.reads:
-            if tensor in made and bits[node] < made[tensor]:
-                groups.setdefault((tensor, 8), [(tensor, 8)])
+            if tensor in made:
+                groups.setdefault((tensor, bits[node]), [(tensor, bits[node])])
     fixed: dict[Held, Format] = {}
     for node in graph.nodes:
         output = node.output, bits[node]
@@ -106,12 +105,17 @@ def formats(graph: Graph, ranges: Ranges, bits: Mapping[Node, int]) -> dict[Held
             fixed[output] = form
         for tensor in _one_format(node):
             if tensor in made:
-                groups.setdefault((tensor, bits[node]), [(tensor, bits[node])])
                 _join(groups, output, (tensor, bits[node]))
     chosen: dict[Held, Format] = {}
-    for group in {id(group): group for group in groups.values()}.values():
+    # First those of 8 bits, whose steps are kept where they are cast.
+    for group in sorted({id(group): group for group in groups.values()}.values(), key=lambda group: group[0][1]):
+        steps = {chosen[tensor, 8].scale for tensor, width in group if made[tensor] < width}
+        largest = max(abs(end) for tensor, _ in group for end in ranges[tensor])
+        if len(steps) == 1 and largest <= 2**15 * max(steps) and not fixed.keys() & set(group):
+            chosen |= dict.fromkeys(group, Format(16, steps.pop()))
+            continue
         cast = any(
-            made[tensor] == width < bits[node] and node.op not in SHIFT_FREE and (tensor, 16) not in groups
+            made[tensor] == width < bits[node] and node.op not in SHIFT_FREE
             for tensor, width in group
             for node in readers[tensor]
         )
@@ -121,10 +125,6 @@ def formats(graph: Graph, ranges: Ranges, bits: Mapping[Node, int]) -> dict[Held
             held = node.output, bits[node]
             portable = _portable(chosen[node.input(0), bits[node]], chosen[held])
             chosen |= dict.fromkeys(groups[held], portable)
-    for node in graph.nodes:  # what is cast keeps its steps
-        for tensor in node.reads:
-            if tensor in made and made[tensor] < bits[node]:
-                chosen.setdefault((tensor, 16), Format(16, chosen[tensor, 8].scale))
     return chosen
 
 

@@ -116,16 +116,34 @@ def test_what_is_made_in_16_bits_and_read_in_8_is_held_in_both():
     assert (three, 16) not in found
 
 
-def test_what_is_joined_in_16_bits_has_one_format_also_where_a_part_is_made_in_8():
-    one, two, three, four, five = (tensor() for _ in range(5))
+@pytest.mark.parametrize(
+    ('ranges', 'kept'),
+    [
+        ([(-1, 1), (-2, 5), (-3, 9)], True),
+        ([(-1, 1), (-2, 5), (-3, 850)], True),
+        ([(-1, 1), (-2, 5), (-3, 950)], False),  # beyond 16 bits
+    ],
+)
+def test_what_is_joined_in_16_bits_keeps_the_steps_of_what_is_cast_if_all_fits(ranges, kept):
+    one, two, three, four = (tensor() for _ in range(4))
     nodes = [
         Node('ADD', [one, one], [two]),
         Node('ADD', [one, two], [three]),
         Node('CONCATENATION', [two, three], [four]),
-        Node('SOFTMAX', [two], [five]),
     ]
-    found = chosen(nodes, [(-1, 1), (-2, 5), (-3, 2), (-3, 5), (0, 1)], [8, 16, 16, 16])
+    found = chosen(nodes, [*ranges, (-2, ranges[-1][1])], [8, 16, 16])
     assert found[two, 8] == Format.of(-2, 5, 8)
+    joined = found[four, 16]
+    assert found[two, 16] == found[three, 16] == joined
+    assert joined == (Format(16, found[two, 8].scale) if kept else Format.of(-3, ranges[-1][1], 16))
+
+
+def test_two_parts_of_8_bits_that_are_joined_in_16_have_the_format_of_the_whole():
+    one, two, three, four = (tensor() for _ in range(4))
+    nodes = [Node('ADD', [one, one], [two]), Node('ADD', [two, two], [three])]
+    nodes.append(Node('CONCATENATION', [two, three], [four]))
+    found = chosen(nodes, [(-1, 1), (-2, 5), (-3, 2), (-3, 5)], [8, 8, 16])
+    assert [found[two, 8], found[three, 8]] == [Format.of(-2, 5, 8), Format.of(-3, 2, 8)]
     assert found[two, 16] == found[three, 16] == found[four, 16] == Format.of(-3, 5, 16)
 
 
