@@ -252,8 +252,13 @@ def float32(function, shape):
 
 def quantise(function, windows, bits=8):
     """The same graph in integers; the windows set the ranges, `bits` are 8, 16, or by scope."""
-    calibration = quantiser.Calibration(float32(function, windows.shape), windows)
-    return quantiser.quantise(calibration, {'': bits} if isinstance(bits, int) else bits).graph
+    return quantised(float32(function, windows.shape), windows, bits).graph
+
+
+def quantised(graph, windows, bits=8):
+    """A float32 graph quantised, and what it was made of."""
+    calibration = quantiser.Calibration(graph, windows)
+    return quantiser.quantise(calibration, {'': bits} if isinstance(bits, int) else bits)
 
 
 def save(workdir, recipe, variables, data):

@@ -83,7 +83,7 @@ def of(kind, entry):
         (['forms', 'int8'], None, 'forms.int8: expected an object, found None'),
         (['forms', 'int8', 'ops', 'ADD'], 'x', "forms.int8.ops.ADD: expected a whole number, found 'x'"),
         (['forms', 'int8', 'tflm'], 3, 'forms.int8.tflm: expected an object, found 3'),
-        (['forms', 'int8', 'made', 'tried', 0, 'norm'], 1, 'forms.int8.made.tried[0].norm: expected a text, found 1'),
+        (['forms', 'int8', 'made', 'bits', ''], 'x', "forms.int8.made.bits.: expected a whole number, found 'x'"),
         (['failed', 'int8'], ['x'], "failed.int8: expected an object, found ['x']"),
         (['failed', 'int8'], {'reasons': 'x'}, "failed.int8.reasons: expected a list, found 'x'"),
         (['kernels', 0, 'kernel_u', 'largest'], None, 'kernels[0].kernel_u.largest: expected a number, found None'),

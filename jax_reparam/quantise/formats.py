@@ -88,7 +88,7 @@ def formats(graph: Graph, ranges: Ranges, bits: Mapping[Node, int]) -> dict[Held
       bits: of its nodes (`widths.assign`).
 
     Raises:
-      ValueError: of tensors that have to share a format two are given, or one does not fit in.
+      ValueError: of tensors that have to share a format two are fixed, or one does not fit in.
     """
     made = {tensor: bits[node] for node in graph.nodes for tensor in node.outputs}
     readers = graph.readers()
@@ -110,9 +110,8 @@ def formats(graph: Graph, ranges: Ranges, bits: Mapping[Node, int]) -> dict[Held
     # First those of 8 bits, whose steps are kept where they are cast.
     for group in sorted({id(group): group for group in groups.values()}.values(), key=lambda group: group[0][1]):
         steps = {chosen[tensor, 8].scale for tensor, width in group if made[tensor] < width}
-        if len(steps) > 1:
-            raise ValueError(f'{group[0][0].name!r}: expected one scale of what is joined, found {sorted(steps)}')
-        if steps:
+        largest = max(abs(end) for tensor, _ in group for end in ranges[tensor])
+        if len(steps) == 1 and largest <= 2**15 * max(steps) and not fixed.keys() & set(group):
             chosen |= dict.fromkeys(group, Format(16, steps.pop()))
             continue
         cast = any(

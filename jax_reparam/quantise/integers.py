@@ -80,12 +80,13 @@ class _Lowering:
         source = self.held.get((tensor, 24 - bits))
         if (tensor, bits) in self.held or source is None:
             return self._held(tensor, bits)
+        assert source.scale is not None
         if bits == 16 and source.zero_point and shift_free:
             # All integers are off by the zero point, which its reader does not see.
-            converted = self._formats[tensor, 16].tensor(tensor)
+            converted = Format(16, float(source.scale[0])).tensor(tensor)
         else:
             converted = self._held(tensor, bits)
-        cast = bits == 16 and (shift_free or source.zero_point == 0)
+        cast = bits == 16 and (shift_free or source.zero_point == 0) and converted.port.scale == source.port.scale
         self.nodes.append(Node('CAST' if cast else 'QUANTIZE', [source], [converted]))
         return converted
 
