@@ -83,8 +83,8 @@ KERNELS = {
 
 
 def random_bits(graph, rng):
-    """8 or 16 for each scope of a graph: any mixture."""
-    scopes = sorted({scope for node in graph.nodes for scope in widths.scopes(node.output.name)})
+    """8 or 16 for each outermost scope of a graph: any mixture."""
+    scopes = sorted({scope.split('/')[0] for node in graph.nodes for scope in widths.scopes(node.output.name)})
     for _ in range(100):
         bits = dict(zip(['', *scopes], rng.choice([8, 16], len(scopes) + 1).tolist(), strict=True))
         with contextlib.suppress(ValueError):  # parts of a fused operator may tie
