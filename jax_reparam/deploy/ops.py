@@ -41,8 +41,9 @@ def normalise(x: Array, *, slot: float = 0.0) -> Array:
     It converts to operators that any runtime has in 8 and in 16 bits: a product of each row with itself, which sums
     squares in 32 bits, RSQRT, and a multiplication, whose output has a scale of its own.
     """
+    # At rank 3 throughout: a linear layer reads what is before the last RESHAPE.
     rows = x[:, None]
-    return x * jax.lax.rsqrt(_rows_by_rows(rows, rows)[:, 0] + slot**2)
+    return (rows * jax.lax.rsqrt(_rows_by_rows(rows, rows) + slot**2))[:, 0]
 
 
 def mean_over_time(x: Array) -> Array:
