@@ -1,9 +1,9 @@
 """Pools what `fold.py` wrote for the folds of a recipe, as one table: python benchmarks/folds.py out/NAME_0 ...
 
 Folders are pooled by their names up to the last `_`. All figures are those of the manifests: on test windows in TFLM,
-and the noise on the validation windows by which a form was made too. A form that missed its gates counts like the
-others. UAR is the mean over folds, with its standard deviation over them. The last row of a recipe has of each fold the
-form that the manifest recommends; test windows had a say in which one that is.
+and the noise on validation windows too. A form that missed its gates counts like the others. UAR is the mean over
+folds, with its standard deviation over them. The last row of a recipe has of each fold the form that the manifest
+recommends; test windows had a say in which one that is.
 """
 
 from __future__ import annotations
@@ -30,8 +30,7 @@ def cells(recipe: str, name: str, folds: Sequence[Manifest], names: Sequence[str
     """A row, by column: of each fold one form."""
     forms = [form for fold, own in zip(folds, names, strict=True) if (form := made(fold, own))]
     ran = [form.tflm for form in forms if form.tflm]
-    key = lambda way: (way.norm, way.ranges)
-    chosen = [next(tried for tried in form.made.tried or () if key(tried) == key(form.made)) for form in forms]
+    validation = [form.made.validation for form in forms if form.made.validation]
     differing, windows = sum(run.differing for run in ran), sum(fold.test.windows for fold in folds)
     most = lambda values: f'{max(values):,}'
     return {
@@ -46,7 +45,7 @@ def cells(recipe: str, name: str, folds: Sequence[Manifest], names: Sequence[str
         'UAR trained': spread(fold.reference_uar for fold in folds),
         'UAR': spread(run.uar for run in ran),
         'SNR dB': decibels(ran),
-        'on validation windows': f'{sum(tried.differing for tried in chosen)}, {decibels(chosen)}',
+        'on validation windows': f'{sum(score.differing for score in validation)}, {decibels(validation)}',
         'passed its gates': f'{sum(own in fold.forms for fold, own in zip(folds, names, strict=True))}',
     }
 

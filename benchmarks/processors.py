@@ -1,7 +1,7 @@
 """What models cost on a Cortex-M4F (estimated) and an Ethos-U55 (by Vela): python benchmarks/processors.py SOURCE ...
 
-A source is a folder of `fold.py`, or a recipe, whose weights are then fresh. Of the int8 form, as it is made first, and
-of the NPU's. Both are calibrated on random windows: work, placement and memory depend on no values.
+A source is a folder of `fold.py`, or a recipe, whose weights are then fresh. Of int8, of int8 with `--fast`, and of the
+form for an NPU. All are calibrated on random windows: work, placement and memory depend on no values.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jax_reparam import checkpoint, deploy, manifest, models
 from jax_reparam.config import Recipe, load_recipe
-from jax_reparam.evaluation import Windows
+from jax_reparam.deploy import convert
 from jax_reparam.export import npu
-from jax_reparam.graph import cost
-from jax_reparam.quantise import forms
+from jax_reparam.graph import cost, flatbuffer, passes
+from jax_reparam.graph.graph import Graph
+from jax_reparam.quantise.quantise import Calibration, quantise
 
 CLASSES = 4  # of a recipe without a corpus
 
@@ -35,17 +35,19 @@ def source(path: Path) -> tuple[Recipe, Mapping[str, Any]]:
     return recipe, jax.jit(models.build(recipe.model, n_classes=CLASSES).init)(jax.random.key(0), windows)
 
 
-def forms_of(path: Path) -> dict[str, bytes]:
-    """int8, and the form for an NPU."""
+def forms_of(path: Path) -> dict[str, Graph]:
+    """The forms, by name."""
     recipe, variables = source(path)
     model, frames = recipe.model, recipe.window_config.frames
     windows = np.random.default_rng(0).standard_normal((4, frames, recipe.frontend.n_mels)).astype(np.float32)
-    _, function = deploy.build(model, variables, frames)
-    # Of one validation window, which may be decided otherwise: so the first method is taken.
-    validation = Windows(windows[:1], np.zeros(1, int), np.zeros(1, int))
-    reference = np.asarray(function(jnp.asarray(windows[:1]), 'l2'))
-    maker = forms.Maker(function, windows, validation, reference, int8_norm=deploy.int8_norm(model))
-    return {name: maker.make(name).model for name in ('int8', manifest.NPU_FORM)}
+    float32 = convert.to_float32(deploy.build(model, variables, frames), windows[:1].shape)
+    calibration = Calibration(flatbuffer.read(float32), windows)
+    bits = {
+        'int8': deploy.widths(model, frames),
+        'int8 --fast': deploy.widths(model, frames, fast=True),
+        manifest.NPU_FORM: {'': 8},
+    }
+    return {name: passes.optimise(quantise(calibration, widths).graph) for name, widths in bits.items()}
 
 
 def main() -> None:
@@ -54,8 +56,8 @@ def main() -> None:
     parser.add_argument('--npu', default='ethos-u55-128', choices=manifest.NPU_FILES)
     args = parser.parse_args()
     for path in args.sources:
-        for name, model in forms_of(path).items():
-            found, (_, placed) = cost.of_model(model), npu.compiled(model, args.npu)
+        for name, graph in forms_of(path).items():
+            found, (_, placed) = cost.of_graph(graph), npu.compiled(flatbuffer.write(graph), args.npu)
             shares = ', '.join(f'{row.op} {row.share:.1%}' for row in found.ops[:5])
             print(f'{path.stem} {name}: {found.macs / 1e6:.1f} M MACs, {found.instructions / 1e6:.1f} M instructions,')
             print(f'  {found.instructions / found.macs:.2f} a MAC, assumed {found.assumed:.1%}: {shares}')

@@ -23,7 +23,7 @@ from helpers import recipe, tones
 from jax_reparam import checkpoint
 from jax_reparam.data import pipeline
 from jax_reparam.export import folding
-from jax_reparam.quantise import forms, ranges
+from jax_reparam.quantise.quantise import Calibration
 from jax_reparam.train import loop
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
@@ -99,6 +99,4 @@ def inputs(exported):
 @pytest.fixture
 def far_too_narrow(monkeypatch):
     """Quantised forms are calibrated on next to nothing: they load and run, and are wrong."""
-    quantised, measured = forms.quantised, ranges.measured
-    monkeypatch.setattr(ranges, 'measured', lambda float32, windows: measured(float32, 1e-3 * windows))
-    monkeypatch.setattr(forms, 'quantised', lambda float32, windows, *rest: quantised(float32, 1e-3 * windows, *rest))
+    monkeypatch.setattr(folding, 'Calibration', lambda graph, windows: Calibration(graph, 1e-3 * windows))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import re
 import subprocess
@@ -28,12 +29,10 @@ from jax_reparam.config import (
     WindowSeconds,
 )
 from jax_reparam.deploy import convert
-from jax_reparam.evaluation import Windows
 from jax_reparam.frontend.features import FrontendConfig
 from jax_reparam.frontend.inputs import Input
 from jax_reparam.graph import flatbuffer
-from jax_reparam.quantise import forms, mixed_precision, ranges
-from jax_reparam.quantise.regions import Regions
+from jax_reparam.quantise import quantise as quantiser
 from jax_reparam.runtime import tflm
 
 ROOT = Path(__file__).parent.parent
@@ -229,43 +228,37 @@ def run_without(module, arguments, names):
 
 
 def drawn_case(name, frames):
-    """(windows, logits of the plain model, deploy form's parameters) of one of `TINY_MODELS` with random weights."""
+    """(windows, logits of the plain model, deploy form) of one of `TINY_MODELS` with random weights."""
     fields = TINY_MODELS[name]
     plain = models.build(fields, n_classes=3)
     variables = drawn(jax.eval_shape(plain.init, jax.random.key(0), jnp.zeros((1, 8, 12))))
     rng = np.random.default_rng(0)
     windows = 2 * (rng.standard_normal((12, frames, 12)) + rng.standard_normal((12, 1, 12))).astype(np.float32)
-    params, _ = deploy.build(fields, variables, frames)
-    return windows, jax.jit(plain.apply)(jax.tree.map(np.float32, variables), windows), params
+    logits = jax.jit(plain.apply)(jax.tree.map(np.float32, variables), windows)
+    return windows, np.asarray(logits), deploy.build(fields, variables, frames)
 
 
-def quantise(function, windows, activations='int8'):
-    """What TensorFlow's quantisers make of a function of one window; the windows set the ranges."""
-    float32 = convert.to_float32(function, (1, *windows.shape[1:]))
-    return forms.quantised(float32, windows, ranges.measured(float32, windows), activations)
+@functools.cache
+def drawn_calibration(name):
+    """(windows of 61 frames, logits of the plain model, `Calibration`) of one of `TINY_MODELS`, to be read only."""
+    windows, logits, function = drawn_case(name, 61)
+    return windows, logits, quantiser.Calibration(float32(function, windows.shape), windows)
 
 
-def widen(int8, float32, *, front, worth=0, sums=False, tail=None, frames=False):
-    """An int8 model with 16 bits in the head and, as asked, in its other regions; a tail is the node it begins at."""
-    found = Regions(flatbuffer.tree(int8))
-    places = found.head() | found.tables(worth) | (set() if tail is None else set(range(tail, len(found.nodes))))
-    for asked, region in ((front, found.front), (sums, found.sums), (frames, found.but_attention)):
-        places |= region() if asked else set()
-    return mixed_precision.widen(int8, float32, places)
+def float32(function, shape):
+    """The graph of a function of one window `[1, frames, n_mels]`, as the converter leaves it."""
+    return flatbuffer.read(convert.to_float32(function, (1, *shape[-2:])))
 
 
-def make(function, windows, form='int8', **options):
-    """A form as `forms.Maker` makes it, always in the first way: its one validation window may be decided otherwise.
+def quantise(function, windows, bits=8):
+    """The same graph in integers; the windows set the ranges, `bits` are 8, 16, or by scope."""
+    return quantised(float32(function, windows.shape), windows, bits).graph
 
-    Args:
-      function: features and how normalisations are written to logits.
-      windows: those that set the ranges.
-      form: the form's name.
-      **options: of the maker.
-    """
-    validation = Windows(windows[:1], np.zeros(1, int), np.zeros(1, int))
-    reference = np.asarray(function(windows[:1], 'l2'))
-    return forms.Maker(function, windows, validation, reference, **options).make(form).model
+
+def quantised(graph, windows, bits=8):
+    """A float32 graph quantised, and what it was made of."""
+    calibration = quantiser.Calibration(graph, windows)
+    return quantiser.quantise(calibration, {'': bits} if isinstance(bits, int) else bits)
 
 
 def save(workdir, recipe, variables, data):

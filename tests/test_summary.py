@@ -22,7 +22,7 @@ from jax_reparam.errors import InputError
 from jax_reparam.frontend.features import FrontendConfig
 from jax_reparam.frontend.inputs import Input
 from jax_reparam.frontend.windows import WindowConfig
-from jax_reparam.graph import flatbuffer
+from jax_reparam.graph.graph import Port
 from jax_reparam.layers import HRFConfig, HRFDense
 from jax_reparam.models.speech_former import spans
 
@@ -50,12 +50,12 @@ def form(size, arena, *, frames=64, n_mels=12):
     return manifest.Form(
         **{'file': 'x.tflite', 'bytes': size, 'sha256': 64 * '0'},
         ops={},
-        input=flatbuffer.Port((1, frames, n_mels), **port),
-        output=flatbuffer.Port((1, 2), **port),
+        input=Port((1, frames, n_mels), **port),
+        output=Port((1, 2), **port),
         litert=None,
         tflm=None if arena is None else manifest.TFLMScore(**score, arena_bytes=arena),
         tflm_reason='not verified' if arena is None else None,
-        made=manifest.Made(norm='l2'),
+        made=manifest.Made(),
     )
 
 

@@ -180,7 +180,7 @@ def _table(manifest: Manifest) -> str:
     int8 = manifest.forms.get('int8')
     if int8 is not None and int8.made.prices:
         points = (
-            f'`fold.py{" " * bool(flag)}{flag}` {price.instructions / 1e6:.1f} M instructions in {_kb(price.arena_bytes)}'
+            f'`{f"fold.py {flag}".strip()}` {price.instructions / 1e6:.1f} M instructions in {_kb(price.arena_bytes)}'
             for flag, price in int8.made.prices.items()
         )
         rows += ['', f'int8 has two points, by the plan of its arena: {", ".join(points)}.']

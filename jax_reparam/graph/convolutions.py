@@ -55,14 +55,19 @@ def of_rows(graph: Graph, least_macs: int) -> None:
         image = (1, 1, rows, depth)
         if (source, image) not in images:  # several layers may read it
             images[source, image] = source.like(shape=image)
-            nodes.append(_reshape(source, images[source, image]))
+            nodes.append(reshape(source, images[source, image]))
         convolved = output.like(shape=(1, 1, rows, outputs))
         shape = (outputs, 1, 1, depth)
         kernel = weights.like(shape=shape, constant=weights.values.reshape(shape))
         inputs: list[Tensor | None] = [images[source, image], kernel, _bias(node)]
-        nodes += [_convolution(node, inputs, convolved), _reshape(convolved, output)]
+        nodes += [_convolution(node, inputs, convolved), reshape(convolved, output)]
     graph.nodes = nodes
-    _join_reshapes(graph)
+
+
+def reshape(source: Tensor, output: Tensor) -> Node:
+    """Shows a tensor in the shape of another one."""
+    shape = Tensor.of(np.array(output.shape, np.int32))
+    return Node('RESHAPE', [source, shape], [output], flatbuffer.options('RESHAPE'))
 
 
 def _pays(node: Node, least_macs: int) -> bool:
@@ -85,11 +90,6 @@ def _convolution(node: Node, inputs: list[Tensor | None], output: Tensor) -> Nod
     return Node('CONV_2D', inputs, [output], options)
 
 
-def _reshape(source: Tensor, output: Tensor) -> Node:
-    shape = Tensor.of(np.array(output.shape, np.int32))
-    return Node('RESHAPE', [source, shape], [output], flatbuffer.options('RESHAPE'))
-
-
 def _bias(layer: Node) -> Tensor:
     """A linear layer's bias; zeros where it has none, since LiteRT's convolutions need one."""
     if layer.bias is not None:
@@ -100,22 +100,3 @@ def _bias(layer: Node) -> Tensor:
     scale = (np.float64(source.scale[0]) * weights.scale).astype(np.float32)
     zeros = np.zeros(weights.shape[0], {'int8': np.int32, 'int16': np.int64}[source.dtype])
     return Tensor(zeros.shape, zeros.dtype.name, scale, constant=zeros)
-
-
-def _join_reshapes(graph: Graph) -> None:
-    """Of reshapes that follow each other, the first is passed over; so is one that changes nothing."""
-    # By tensor, what it shows in another shape; and what it equals.
-    shown: dict[Tensor, Tensor] = {}
-    same: dict[Tensor | None, Tensor] = {}
-    nodes = []
-    for node in graph.nodes:
-        node.inputs = [same.get(tensor, tensor) for tensor in node.inputs]
-        if node.op == 'RESHAPE':
-            source = node.input(0)
-            node.inputs[0] = shown[node.output] = shown.get(source, source)
-            if shown[node.output].shape == node.output.shape and node.output not in graph.outputs:
-                same[node.output] = shown[node.output]
-                continue
-        nodes.append(node)
-    read = {tensor for node in nodes for tensor in node.reads} | set(graph.outputs)
-    graph.nodes = [node for node in nodes if node.output in read or node.output not in shown]

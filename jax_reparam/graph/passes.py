@@ -26,6 +26,7 @@ def optimise(graph: Graph, *, fast: bool = False) -> Graph:
     - Zeros, which lie in the file once, joined in place of a PAD of 16 bits: TFLM's kernel for that is slow (`cost`).
     - Parts in place of a whole where much memory can be saved (`tile`), convolutions where these are faster
       (`convolutions`): with `fast` more of them, since they take a little more memory.
+    - SOFTMAX of matrices, between views: ESP-NN's buffer has the second size of a shape, and has to hold a row.
     - Nodes in the order, and tensors at the places, that need the least memory (`arena`).
     """
     graph = graph.copy()
@@ -37,6 +38,8 @@ def optimise(graph: Graph, *, fast: bool = False) -> Graph:
     convolutions.of_one_channel(graph)
     graph = tile.tile(graph)
     convolutions.of_rows(graph, convolutions.LEAST_MACS if fast else convolutions.LEAST_MACS_SMALL)
+    _flatten_softmaxes(graph)
+    _join_reshapes(graph)
     arena.arrange(graph)
     return graph
 
@@ -59,20 +62,23 @@ def _transpose_right(graph: Graph) -> None:
     for right, products in readers.items():
         if any(node.op != 'BATCH_MATMUL' or node.options.adjY or right is node.inputs[0] for node in products):
             continue
-        if right.constant is not None:
-            right.set(np.swapaxes(right.constant, -1, -2))
-        else:
-            chain, maker = [right], makers.get(right)
-            while maker is not None and maker.op in CONVERSIONS:
-                chain.append(maker.input(0))
-                maker = makers.get(chain[-1])
-            if maker is None or maker.op != 'TRANSPOSE' or any(len(readers[tensor]) > 1 for tensor in chain[1:]):
-                continue
+        chain, maker = [right], makers.get(right)
+        while maker is not None and maker.op in CONVERSIONS:
+            chain.append(maker.input(0))
+            maker = makers.get(chain[-1])
+        if any(len(readers[tensor]) > 1 for tensor in chain[1:]):
+            continue
+        if chain[-1].constant is not None:
+            source = chain.pop()
+            source.set(np.swapaxes(source.values, -1, -2))
+        elif maker is not None and maker.op == 'TRANSPOSE':
             *outer, last, inner = maker.input(1).values
             maker.inputs[1] = Tensor.of(np.array([*outer, inner, last], np.int32))
-            for tensor in chain:
-                *outer, last, inner = tensor.shape
-                tensor.shape = (*outer, inner, last)
+        else:
+            continue
+        for tensor in chain:
+            *outer, last, inner = tensor.shape
+            tensor.shape = (*outer, inner, last)
         for node in products:
             node.options.adjY = True
 
@@ -128,3 +134,34 @@ def _join_zeros(graph: Graph) -> None:
         joined = Node('CONCATENATION', [*front, source, *behind], [node.output])
         joined.options = flatbuffer.options('CONCATENATION', axis=axis)
         graph.replace(node, [joined])
+
+
+def _flatten_softmaxes(graph: Graph) -> None:
+    for node in list(graph.nodes):
+        source, output = node.input(0), node.output
+        if node.op != 'SOFTMAX' or len(source.shape) == 2:
+            continue
+        shape = math.prod(source.shape[:-1]), source.shape[-1]
+        node.inputs[0], node.outputs[0] = source.like(shape=shape), output.like(shape=shape)
+        graph.replace(
+            node, [convolutions.reshape(source, node.input(0)), node, convolutions.reshape(node.output, output)]
+        )
+
+
+def _join_reshapes(graph: Graph) -> None:
+    """Of reshapes that follow each other, the first is passed over; so is one that changes nothing."""
+    # By tensor, what it shows in another shape; and what it equals.
+    shown: dict[Tensor, Tensor] = {}
+    same: dict[Tensor | None, Tensor] = {}
+    nodes = []
+    for node in graph.nodes:
+        node.inputs = [same.get(tensor, tensor) for tensor in node.inputs]
+        if node.op == 'RESHAPE':
+            source = node.input(0)
+            node.inputs[0] = shown[node.output] = shown.get(source, source)
+            if shown[node.output].shape == node.output.shape and node.output not in graph.outputs:
+                same[node.output] = shown[node.output]
+                continue
+        nodes.append(node)
+    read = {tensor for node in nodes for tensor in node.reads} | set(graph.outputs)
+    graph.nodes = [node for node in nodes if node.output in read or node.output not in shown]

@@ -17,8 +17,8 @@ import numpy as np
 from jax_reparam.graph import arena, flatbuffer
 from jax_reparam.graph.graph import CONVERSIONS, Graph, Node, Tensor
 
-# What a node more has to save. One takes some 150 bytes of arena and, as it copies, some thousand instructions.
-BYTES_PER_NODE = 512
+# What a node more has to save. One takes some 160 bytes of arena and, as it copies, some thousand instructions.
+BYTES_PER_NODE = 256
 # What is tried.
 ATTENTION_PARTS, CONVOLUTION_PARTS = (2, 3), (2, 3, 4)
 

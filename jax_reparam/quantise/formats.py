@@ -96,20 +96,24 @@ def formats(graph: Graph, ranges: Ranges, bits: Mapping[Node, int]) -> dict[Held
     groups = {(tensor, width): [(tensor, width)] for tensor, width in made.items()}
     for node in graph.nodes:
         for tensor in node.reads:
-            if tensor in made and bits[node] < made[tensor]:
-                groups.setdefault((tensor, 8), [(tensor, 8)])
+            if tensor in made:
+                groups.setdefault((tensor, bits[node]), [(tensor, bits[node])])
     fixed: dict[Held, Format] = {}
     for node in graph.nodes:
         output = node.output, bits[node]
         if form := FIXED.get((node.op, bits[node])):
             fixed[output] = form
         for tensor in _one_format(node):
-            if tensor in made and made[tensor] < bits[node]:
-                raise ValueError(f'{node.op} {node.output.name!r}: expected what it joins in 16 bits, found 8')
             if tensor in made:
                 _join(groups, output, (tensor, bits[node]))
     chosen: dict[Held, Format] = {}
-    for group in {id(group): group for group in groups.values()}.values():
+    # First those of 8 bits, whose steps are kept where they are cast.
+    for group in sorted({id(group): group for group in groups.values()}.values(), key=lambda group: group[0][1]):
+        steps = {chosen[tensor, 8].scale for tensor, width in group if made[tensor] < width}
+        largest = max(abs(end) for tensor, _ in group for end in ranges[tensor])
+        if len(steps) == 1 and largest <= 2**15 * max(steps) and not fixed.keys() & set(group):
+            chosen |= dict.fromkeys(group, Format(16, steps.pop()))
+            continue
         cast = any(
             made[tensor] == width < bits[node] and node.op not in SHIFT_FREE
             for tensor, width in group
@@ -121,10 +125,6 @@ def formats(graph: Graph, ranges: Ranges, bits: Mapping[Node, int]) -> dict[Held
             held = node.output, bits[node]
             portable = _portable(chosen[node.input(0), bits[node]], chosen[held])
             chosen |= dict.fromkeys(groups[held], portable)
-    for node in graph.nodes:  # what is cast keeps its steps
-        for tensor in node.reads:
-            if tensor in made and made[tensor] < bits[node]:
-                chosen[tensor, 16] = Format(16, chosen[tensor, 8].scale)
     return chosen
 
 

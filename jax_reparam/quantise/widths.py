@@ -32,8 +32,8 @@ def assign(graph: Graph, widths: Mapping[str, int]) -> dict[Node, int]:
 
     A node has those of its part: of the longest prefix in `widths` of the scope in its output's name. A fused operator
     has several, of which most count: the converter also names it after constants that others share. What moves values
-    has 16 where these are made in 16 and read in 16: else it moves bytes for nothing. The graph's output is named by
-    its caller, so the node that makes it has the bits of the one before.
+    for a node of 16 bits has 16 where they are there in 16, made so or cast for another node: else it moves bytes for
+    nothing. The graph's output is named by its caller, so the node that makes it has the bits of the one before.
 
     Args:
       graph: a float32 graph.
@@ -52,10 +52,12 @@ def assign(graph: Graph, widths: Mapping[str, int]) -> dict[Node, int]:
             bits[node] = of_maker(node.input(0))
         else:
             bits[node] = _declared(node, widths)
+    cast = {tensor for node in graph.nodes if node.op not in MOVES and bits[node] == 16 for tensor in node.reads}
     read = dict.fromkeys(graph.outputs, 16)
     for node in reversed(graph.nodes):
         if node.op in MOVES:
-            bits[node] = min(bits[node], read.get(node.output, 8))
+            there = 16 if node.input(0) in cast else bits[node]
+            bits[node] = min(there, read.get(node.output, 8))
         for tensor in node.reads:
             read[tensor] = max(read.get(tensor, 8), bits[node])
     return bits

@@ -32,11 +32,12 @@ def project(layer, x):
     return [x @ layer[name]['kernel'] + layer[name]['bias'] for name in ('query', 'key', 'value')]
 
 
-@pytest.mark.parametrize('norm', ['l2', 'rsqrt'])
-def test_unit_rows(rng, norm):
+@pytest.mark.parametrize('slot', [0.0, 0.7])
+def test_unit_rows(rng, slot):
     x = rng.standard_normal((5, 6)) * np.exp(rng.standard_normal((5, 1)))
-    got = ops.normalise(jnp.asarray(x), norm)
-    np.testing.assert_allclose(got, x / np.linalg.norm(x, axis=-1, keepdims=True), rtol=1e-12)
+    longer = np.concatenate([x, np.full((5, 1), slot)], axis=1)
+    got = ops.normalise(jnp.asarray(x), slot=slot)
+    np.testing.assert_allclose(got, x / np.linalg.norm(longer, axis=-1, keepdims=True), rtol=1e-12)
 
 
 def test_linear_with_a_bias_by_token(rng):

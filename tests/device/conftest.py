@@ -12,14 +12,15 @@ import jax
 import numpy as np
 import pytest
 
-from helpers import TINY, make
+from helpers import TINY, float32
 from jax_reparam import deploy, manifest, models
 from jax_reparam.device import firmware, frontend, metadata
 from jax_reparam.frontend.features import FrontendConfig
 from jax_reparam.frontend.inputs import Input
 from jax_reparam.frontend.voice import VoiceConfig
 from jax_reparam.frontend.windows import WindowConfig
-from jax_reparam.graph import flatbuffer
+from jax_reparam.graph import flatbuffer, passes
+from jax_reparam.quantise.quantise import Calibration, quantise
 from jax_reparam.runtime import tflm
 
 LABELS = ('anger', 'Überraschung', 'neutral')
@@ -40,7 +41,7 @@ def fresh_inputs():
 def convert(fresh_inputs):
     """Makes the .tflite file of a conv_transformer.
 
-    `int8`, `int16` or `int8_npu`; or int8 with all 16 bits that it may have, `wide`, or without any, `narrow`.
+    `int8` or `int16`; or int8 with 16 bits in attention too, `wide`, or without any, `narrow`.
     """
     windows = 3 * np.random.default_rng(0).standard_normal((8, 48, 12)).astype(np.float32)
     tiny = dataclasses.replace(TINY, layers=1)
@@ -48,13 +49,13 @@ def convert(fresh_inputs):
     rng = np.random.default_rng(1)
     fresh = jax.jit(plain.init)(jax.random.key(0), windows[:1])
     variables = jax.tree.map(lambda leaf: np.float32(leaf + 0.1 * np.abs(rng.standard_normal(leaf.shape))), fresh)
-    params = jax.tree.map(np.asarray, deploy.prepare(tiny, variables, 48))
+    calibration = Calibration(float32(deploy.build(tiny, variables, 48), windows.shape), windows)
+    own = deploy.widths(tiny, 48)
+    bits = {'int8': own, 'int16': {'': 16}, 'wide': own | {'layers/0/attention/softmax': 16}, 'narrow': {'': 8}}
 
     def run(form):
-        function = lambda features, norm: deploy.apply(tiny, params, features, norm=norm)
-        options = {'narrow': {'narrow': True}, 'wide': {'worth': 0}}.get(form)
-        made = make(function, windows, form) if options is None else make(function, windows, 'int8', **options)
-        return metadata.attach(made, LABELS, fresh_inputs)
+        made = passes.optimise(quantise(calibration, bits[form]).graph, fast=form == 'int16')
+        return metadata.attach(flatbuffer.write(made), LABELS, fresh_inputs)
 
     return run
 
@@ -147,5 +148,5 @@ def build(zig, flags):
 
 
 def _zeros(model, windows):
-    width = flatbuffer.graph(model).output.shape[-1]
+    width = flatbuffer.read(model).output.shape[-1]
     return tflm.Outcome(logits=np.zeros((len(windows), width), np.float32), arena_bytes=60_000)

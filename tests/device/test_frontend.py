@@ -28,7 +28,7 @@ def test_log_mel_is_that_of_training(fields, rng):
 
 
 def test_a_frame_goes_in_and_log_mel_comes_out():
-    graph = flatbuffer.graph(frontend.build(FrontendConfig()))
+    graph = flatbuffer.read(frontend.build(FrontendConfig()))
     assert (graph.input.shape, graph.input.dtype) == ((1, 400), 'float32')
     assert (graph.output.shape, graph.output.dtype) == ((1, 64), 'float32')
     assert not {'CAST', 'SUB', 'DIV'} & set(graph.ops)

@@ -47,7 +47,7 @@ def codes(front):
 @pytest.fixture(scope='module')
 def decide(model, fresh_inputs):
     """Int8 logits of windows of codes, by TFLM; each window may have a profile."""
-    sink = flatbuffer.graph(model).output
+    sink = flatbuffer.read(model).output
 
     def run(heard):
         return sink.encode(tflm.run(model, np.stack([fresh_inputs.hear(*window).features for window in heard])).logits)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 
@@ -11,7 +10,7 @@ import pytest
 
 from jax_reparam import manifest
 from jax_reparam.device import metadata
-from jax_reparam.graph import flatbuffer
+from jax_reparam.graph import arena, flatbuffer
 from jax_reparam.runtime import litert, tflm
 
 FORMS = ('model_float32.tflite', 'model_int8.tflite', 'model_waveform_float32.tflite')
@@ -41,24 +40,22 @@ def test_labels_keep_their_order_and_their_letters(model, inputs):
 def test_the_second_entry_replaces_the_first(model, inputs):
     again = metadata.attach(model, ['x', 'y'], inputs)
     assert metadata.read(again)['labels'] == ['x', 'y']
-    names = [bytes(note.name) for note in flatbuffer.tree(again).metadata]
-    assert names.count(metadata.NAME.encode()) == 1
+    assert len(again) == len(metadata.attach(again, ['x', 'y'], inputs))
 
 
 def test_what_others_noted_stays(model, inputs):
-    tree = flatbuffer.tree(model)
-    note = copy.copy(tree.metadata[0])
-    note.name = 'another'
-    tree.metadata.append(note)
-    again = metadata.attach(flatbuffer.pack(tree), ['x', 'y'], inputs)
-    names = [bytes(note.name) for note in flatbuffer.tree(again).metadata]
-    assert names == [b'OfflineMemoryAllocation', b'another', b'jax_reparam']
+    graph = flatbuffer.read(model)
+    graph.metadata['another'] = b'text'
+    again = flatbuffer.read(metadata.attach(flatbuffer.write(graph), ['x', 'y'], inputs)).metadata
+    assert again.pop(metadata.NAME) != graph.metadata.pop(metadata.NAME)
+    assert again == graph.metadata
+    assert set(again) == {arena.NAME, 'another'}
 
 
 def test_it_adds_no_more_than_its_text(model, inputs):
-    tree = flatbuffer.tree(model)
-    tree.metadata = [note for note in tree.metadata if note.name != metadata.NAME.encode()]
-    bare = flatbuffer.pack(tree)
+    graph = flatbuffer.read(model)
+    del graph.metadata[metadata.NAME]
+    bare = flatbuffer.write(graph)
     text = json.dumps({'labels': ['a'], 'input': dataclasses.asdict(inputs.frontend)})
     assert len(metadata.attach(bare, ['a'], inputs)) - len(bare) < len(text) + 200
     with pytest.raises(ValueError, match=r"expected metadata 'jax_reparam' in the \.tflite file, got none"):

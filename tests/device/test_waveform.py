@@ -74,7 +74,7 @@ def test_nobody_speaks(last, rng, noise):
 
 
 def test_one_graph_of_builtin_operators(model, inputs):
-    graph = flatbuffer.graph(model)
+    graph = flatbuffer.read(model)
     assert graph.input.shape == (1, 63 * 160 + 400) == (1, waveform.samples(inputs))
     assert graph.output.shape == (1, 2)
     assert graph.ops['RFFT2D'] == 1

@@ -117,17 +117,19 @@ def test_without_vela_nothing_begins(fold, tmp_path, monkeypatch):
     )
 
 
-def test_16_bits_can_be_declined(fold, monkeypatch):
+@pytest.mark.parametrize(
+    ('flags', 'expected'), [([], (False, False)), (['--only-int8'], (True, False)), (['--fast'], (False, True))]
+)
+def test_the_price_of_memory_is_the_users_choice(fold, monkeypatch, flags, expected):
     asked = []
 
-    def fold_and_export(*args, only_int8, **options):
-        asked.append(only_int8)
+    def fold_and_export(*args, only_int8, fast, **options):
+        asked.append((only_int8, fast))
         raise errors.InputError('stopped')
 
     monkeypatch.setattr(folding, 'fold_and_export', fold_and_export)
-    for flags in ([], ['--only-int8']):
-        assert fold('w', 'out', *flags)[0] == 2
-    assert asked == [False, True]
+    assert fold('w', 'out', *flags)[0] == 2
+    assert asked == [expected]
 
 
 def test_an_unknown_accelerator_is_bad_input(fold):

@@ -13,7 +13,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from helpers import make, moved, save, windows_of
+from helpers import float32, moved, save, windows_of
 from jax_reparam import checkpoint, deploy, manifest, models, reparam
 from jax_reparam.deploy import convert
 from jax_reparam.device import metadata
@@ -22,7 +22,9 @@ from jax_reparam.export import card, folder, folding
 from jax_reparam.field.robustness import Row
 from jax_reparam.frontend.voice import VoiceConfig
 from jax_reparam.graph import flatbuffer
+from jax_reparam.graph.passes import optimise
 from jax_reparam.quantise import tensor_report
+from jax_reparam.quantise.quantise import Calibration, quantise
 from jax_reparam.runtime import tflm
 
 pytestmark = pytest.mark.slow
@@ -55,7 +57,7 @@ def test_manifest_has_the_schema_and_every_form_passed(exported, config, data, v
         assert form['file'] == f'model_{name}.tflite'
         assert form['bytes'] == len(model)
         assert form['sha256'] == hashlib.sha256(model).hexdigest()
-        assert form['ops'] == flatbuffer.graph(model).ops
+        assert form['ops'] == flatbuffer.read(model).ops
         expected = ('int8', 'int16') if name == 'int8' else (name, name)
         assert (form['input']['dtype'], form['output']['dtype']) == expected
         for runtime in ('litert', 'tflm'):
@@ -117,18 +119,25 @@ def test_the_calibration_windows_are_training_windows(exported, data):
     assert {clip for clip, _ in exported.manifest.calibration} <= ids
 
 
+def joined(ops):
+    """Which of the two conversions there is depends on ranges."""
+    ops = dict(ops)
+    return ops | {'CAST': ops.get('CAST', 0) + ops.pop('QUANTIZE', 0)}
+
+
 def test_the_folded_export_is_the_plain_one(exported, config, data):
     windows, _ = windows_of(data, 'train')
     plain = models.build(config.model, n_classes=2)
     # Moved, since the converter drops a bias of zero.
     fresh = moved(plain.init(jax.random.key(1), windows[:1]))
     assert exported.manifest.params.folded == checkpoint.count(fresh['params'])
-    ready = deploy.prepare(config.model, fresh, windows.shape[1])
-    function = lambda features, norm: deploy.apply(config.model, ready, features, norm=norm)
-    for name in ('float32', 'int8'):
-        model, form = make(function, windows[:4], name), exported.manifest.forms[name]
-        assert flatbuffer.graph(model).ops == form.ops
-        model = metadata.attach(model, exported.manifest.labels, exported.manifest.input)
+    frames = windows.shape[1]
+    graph = float32(deploy.build(config.model, fresh, frames), windows.shape)
+    int8 = quantise(Calibration(graph, windows[:4]), deploy.widths(config.model, frames)).graph
+    for name, made in (('float32', graph), ('int8', int8)):
+        ready, form = optimise(made), exported.manifest.forms[name]
+        assert joined(ready.ops) == joined(form.ops)
+        model = metadata.attach(flatbuffer.write(ready), exported.manifest.labels, exported.manifest.input)
         assert abs(len(model) - form.bytes) <= 64
 
 
@@ -147,30 +156,40 @@ def test_fewer_windows_can_be_asked_for(small):
 def test_for_an_npu_a_form_is_made_and_compiled_that_lies_on_it_as_a_whole(small):
     assert (small.failures, small.usable) == ([], True)
     form, entry = small.manifest.forms[manifest.NPU_FORM], small.manifest.npu
-    assert form.made.norm == 'rsqrt'
-    assert 'L2_NORMALIZATION' not in form.ops
+    assert form.made.bits == {'': 8}
+    assert {form.input.dtype, form.output.dtype} == {'int8'}
+    assert form.made.validation.argmax_agreement == 1
     assert form.litert.argmax_agreement == 1
     assert (entry.accelerator, entry.form, entry.left) == ('ethos-u55-128', manifest.NPU_FORM, ())
     assert (entry.share, entry.mac_share, entry.cpu_ops) == (1, 1, 0)
     model = (small.path / 'model_ethos-u55-128_vela.tflite').read_bytes()
     assert (entry.bytes, entry.sha256) == (len(model), hashlib.sha256(model).hexdigest())
-    assert flatbuffer.graph(model).ops == {'CUSTOM': 1}
+    assert flatbuffer.read(model).ops == {'ethos-u': 1}
     assert metadata.read(model)['labels'] == ['high', 'low']
     placed = 'compiled by Vela for ethos-u55-128: 100.0 % of the operators'
     assert placed in (small.path / 'MODEL_CARD.md').read_text()
     assert placed in card.summary(small.path, small.manifest)[4]
 
 
-def test_the_preferred_form_gets_the_firmware_and_int8_is_made_as_asked(workdir, tmp_path, monkeypatch):
-    monkeypatch.setattr(deploy.conv_transformer, 'INT8_NORM', 'rsqrt')
+def test_the_preferred_form_gets_the_firmware_and_int8_is_made_as_asked(exported, workdir, tmp_path):
     out = folding.fold_and_export(
         workdir, tmp_path / 'out', limit=2, prefer='int16', only_int8=True, show_progress=False
     )
     assert out.failures == []
     assert (out.manifest.recommended, out.manifest.device.firmware.form) == ('int16', 'int16')
-    int8 = out.manifest.forms['int8']
-    # Else `mixed` and int16, as in `exported`.
-    assert (int8.made.norm, int8.output.dtype) == ('rsqrt', 'int8')
+    forms, others = out.manifest.forms, exported.manifest.forms
+    assert (forms['int8'].made.bits, forms['int8'].output.dtype) == ({'': 8}, 'int8')
+    assert (others['int8'].made.bits, others['int8'].output.dtype) == (
+        deploy.widths(exported.manifest.architecture, 64),
+        'int16',
+    )
+    assert forms['int16'].made.bits == {'': 16}
+    assert forms['float32'].made.bits is None
+
+
+def test_speed_may_be_asked_for(workdir, tmp_path):
+    out = folding.fold_and_export(workdir, tmp_path / 'out', limit=2, fast=True, show_progress=False)
+    assert out.manifest.forms['int8'].made.bits == deploy.widths(out.manifest.architecture, 64, fast=True)
 
 
 @pytest.mark.parametrize('name', ['npu', manifest.NPU_FORM])
@@ -186,7 +205,7 @@ def test_each_quantised_form_has_its_worst_tensors(exported, variables):
         rows = exported.manifest.forms[name].layers
         assert len(rows) == tensor_report.WORST
         assert [row.snr_db for row in rows] == sorted(row.snr_db for row in rows)
-        assert {row.module.split('/')[0] for row in rows} <= {'stem', 'layers', 'head'}
+        assert {row.module.split('/')[0] for row in rows} <= {'stem', 'front', 'layers', 'norm', 'head', ''}
         assert f'## {name}\n' in text
     [site] = exported.manifest.kernels
     ffn_in = variables['params']['layer_0']['ffn']['ffn_in']
@@ -214,14 +233,15 @@ def test_a_wrong_form_is_left_out_unless_it_is_accepted(workdir, tmp_path):
 
 
 def test_a_form_that_the_converter_refuses_is_named(workdir, tmp_path, monkeypatch):
-    def refuse(float32):
+    def refuse(*_):
         raise convert.ConversionError('TensorFlow refused the graph: no such operator')
 
-    monkeypatch.setattr(convert, 'to_int8', refuse)
+    monkeypatch.setattr(convert, 'to_float32', refuse)
     out = folding.fold_and_export(workdir, tmp_path / 'out', show_progress=False)
-    assert out.failures == ['int8: TensorFlow refused the graph: no such operator']
-    assert list(out.manifest.forms) == ['float32', 'int16']
-    assert (out.manifest.recommended, out.usable) == ('int16', True)
+    assert out.failures[:3] == [
+        f'{name}: TensorFlow refused the graph: no such operator' for name in ('float32', 'int8', 'int16')
+    ]
+    assert (out.manifest.forms, out.usable) == ({}, False)
 
 
 def test_tflm_that_dies_fails_the_form(workdir, tmp_path, monkeypatch):

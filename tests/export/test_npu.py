@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from helpers import make
+from helpers import quantise
 from jax_reparam.errors import InputError
 from jax_reparam.export import npu
+from jax_reparam.graph import flatbuffer
+from jax_reparam.graph.passes import optimise
 
 SAID = """
 Warning (supported operators) operator: L2_NORMALIZATION, ofm: '<unnamed>'
@@ -65,6 +67,11 @@ def test_another_summary_is_refused(said, summary):
         npu.read('ethos-u55-128', said, summary, 1.0)
 
 
+def form(function, windows):
+    """A function in 8 bits, ready for a device."""
+    return flatbuffer.write(optimise(quantise(function, windows)))
+
+
 @vela
 @pytest.mark.parametrize(('sums', 'left'), [(False, []), (True, ['L2_NORMALIZATION'])])
 def test_compiles(sums, left):
@@ -75,7 +82,7 @@ def test_compiles(sums, left):
         y = y / jnp.sqrt(jnp.sum(y * y, axis=-1, keepdims=True)) if sums else y
         return (y @ windows[1, :, :3])[:1]
 
-    model = make(lambda x, norm: apply(x), windows, narrow=True)
+    model = form(apply, windows)
     compiled, found = npu.compiled(model)
     assert found.mac_share == 1
     assert [op for op, _ in found.left] == left
@@ -87,7 +94,7 @@ def test_compiles(sums, left):
 @vela
 def test_macs_left_to_the_processor_are_counted(monkeypatch):
     windows = np.random.default_rng(0).standard_normal((4, 6, 8)).astype(np.float32)
-    model = make(lambda x, norm: (x[0] @ windows[0].T)[:1], windows, narrow=True)
+    model = form(lambda x: (x[0] @ windows[0].T)[:1], windows)
 
     def run(command, cwd, **_):
         (cwd / 'model_summary_x.csv').write_text(SUMMARY)

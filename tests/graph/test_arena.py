@@ -8,17 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from helpers import TINY, drawn_case, make, needs_tflm
-from jax_reparam import deploy
-from jax_reparam.deploy import convert
-from jax_reparam.graph import arena, flatbuffer
-from jax_reparam.graph.arena import ALIGNMENT, Memory, Node, Plan, schedule
+from helpers import drawn_case, float32, needs_tflm
+from jax_reparam.graph import arena, flatbuffer, passes
+from jax_reparam.graph.arena import ALIGNMENT, Memory, MemoryNode, Plan, schedule
+from jax_reparam.quantise.quantise import Calibration, quantise
 from jax_reparam.runtime import tflm
 
 
 def graph(nodes, sizes, keep):
     made = {tensor for _, makes in nodes for tensor in makes}
-    nodes = [Node(tuple(tensor for tensor in reads if tensor in sizes), tuple(makes)) for reads, makes in nodes]
+    nodes = [MemoryNode(tuple(tensor for tensor in reads if tensor in sizes), tuple(makes)) for reads, makes in nodes]
     return Memory(tuple(nodes), sizes, inputs=frozenset(sizes.keys() - made), outputs=frozenset(keep))
 
 
@@ -73,21 +72,21 @@ def random_graph(rng, length):
             rows = sizes[one] // 16
             start = int(rng.integers(0, rows))
             sizes[made] = 16 * int(rng.integers(1, rows - start + 1))
-            nodes.append(Node((one,), (made,), shows=((one, -16 * start),)))
+            nodes.append(MemoryNode((one,), (made,), shows=((one, -16 * start),)))
         elif kind == 'join':
             starts = itertools.accumulate((sizes[t] for t in reads), initial=0)
             sizes[made] = sum(sizes[t] for t in reads)
-            nodes.append(Node(tuple(reads), (made,), shows=tuple(zip(reads, starts, strict=False))))
+            nodes.append(MemoryNode(tuple(reads), (made,), shows=tuple(zip(reads, starts, strict=False))))
         elif kind == 'in_place':
             sizes[made] = sizes[one]
             alike = tuple(t for t in reads if sizes[t] == sizes[one])
-            nodes.append(Node(alike, (made,), in_place=tuple((t, 0) for t in alike)))
+            nodes.append(MemoryNode(alike, (made,), in_place=tuple((t, 0) for t in alike)))
         elif kind == 'widen' or (kind == 'narrow' and sizes[one] % 32 == 0):
             sizes[made] = 2 * sizes[one] if kind == 'widen' else sizes[one] // 2
-            nodes.append(Node((one,), (made,), in_place=((one, max(0, sizes[made] - sizes[one])),)))
+            nodes.append(MemoryNode((one,), (made,), in_place=((one, max(0, sizes[made] - sizes[one])),)))
         else:
             sizes[made] = 16 * int(rng.integers(1, 12))
-            nodes.append(Node(tuple(reads), (made,)))
+            nodes.append(MemoryNode(tuple(reads), (made,)))
     read = {t for node in nodes for t in node.reads}
     return Memory(tuple(nodes), sizes, frozenset({0}), frozenset(sizes.keys() - read - {0}) | {length})
 
@@ -159,11 +158,11 @@ def test_nothing_is_overwritten_before_its_last_reader(seed):
 
 def test_views_joins_and_what_works_in_place_need_no_memory():
     nodes = [
-        Node((0,), (1,), shows=((0, 0),)),
-        Node((0,), (2,), shows=((0, -64),)),
-        Node((1,), (3,), in_place=((1, 0),)),
-        Node((2,), (4,), in_place=((2, 0),)),
-        Node((3, 4), (5,), shows=((3, 0), (4, 64))),
+        MemoryNode((0,), (1,), shows=((0, 0),)),
+        MemoryNode((0,), (2,), shows=((0, -64),)),
+        MemoryNode((1,), (3,), in_place=((1, 0),)),
+        MemoryNode((2,), (4,), in_place=((2, 0),)),
+        MemoryNode((3, 4), (5,), shows=((3, 0), (4, 64))),
     ]
     graph = Memory(tuple(nodes), {0: 128, 1: 64, 2: 64, 3: 64, 4: 64, 5: 128}, frozenset({0}), frozenset({5}))
     places, top = Plan(graph).places()
@@ -173,7 +172,7 @@ def test_views_joins_and_what_works_in_place_need_no_memory():
 
 def test_conversions_work_in_place():
     """There and back: 16 bits lie where the 8 were, and reach below where these begin."""
-    nodes = [Node((0,), (1,), in_place=((0, 64),)), Node((1,), (2,), in_place=((1, 0),))]
+    nodes = [MemoryNode((0,), (1,), in_place=((0, 64),)), MemoryNode((1,), (2,), in_place=((1, 0),))]
     graph = Memory(tuple(nodes), {0: 64, 1: 128, 2: 64}, frozenset({0}), frozenset({2}))
     places, top = Plan(graph).places()
     assert (places, top) == ({0: 64, 1: 0, 2: 0}, 128)
@@ -181,7 +180,7 @@ def test_conversions_work_in_place():
 
 
 def test_what_is_read_later_is_not_worked_on_in_place():
-    nodes = [Node((0,), (1,), in_place=((0, 0),)), Node((0, 1), (2,), in_place=((0, 0), (1, 0)))]
+    nodes = [MemoryNode((0,), (1,), in_place=((0, 0),)), MemoryNode((0, 1), (2,), in_place=((0, 0), (1, 0)))]
     graph = Memory(tuple(nodes), {0: 64, 1: 64, 2: 64}, frozenset({0}), frozenset({2}))
     places, top = Plan(graph).places()
     assert places[0] != places[1]
@@ -191,11 +190,11 @@ def test_what_is_read_later_is_not_worked_on_in_place():
 def test_free_rows_of_a_tensor_are_used():
     """Two halves of an input, one after the other: the first one's place is free while the second is read."""
     nodes = [
-        Node((0,), (1,), shows=((0, 0),)),
-        Node((0,), (2,), shows=((0, -512),)),
-        Node((1,), (3,)),
-        Node((2, 3), (4,)),
-        Node((4,), (5,)),
+        MemoryNode((0,), (1,), shows=((0, 0),)),
+        MemoryNode((0,), (2,), shows=((0, -512),)),
+        MemoryNode((1,), (3,)),
+        MemoryNode((2, 3), (4,)),
+        MemoryNode((4,), (5,)),
     ]
     graph = Memory(tuple(nodes), {0: 1024, 1: 512, 2: 512, 3: 16, 4: 512, 5: 16}, frozenset({0}), frozenset({5}))
     places, top = Plan(graph).places()
@@ -203,42 +202,44 @@ def test_free_rows_of_a_tensor_are_used():
     run(graph, places, top)
 
 
-def test_which_slices_are_one_piece(rng):
-    def pieces(function, shape):
-        content = flatbuffer.tree(convert.to_float32(function, shape))
-        names = flatbuffer.operator_names(content)
-        nodes = arena.read(content).nodes
-        return [n.shows for n, name in zip(nodes, names, strict=True) if name in ('SLICE', 'STRIDED_SLICE')]
+def test_which_slices_are_one_piece():
+    def pieces(function):
+        graph = float32(function, (1, 8, 4))
+        found = zip(arena.read(graph).nodes, graph.nodes, strict=True)
+        return [memory.shows for memory, node in found if node.op in ('SLICE', 'STRIDED_SLICE')]
 
     rows = lambda x: jnp.concatenate([jnp.exp(x[:, 2:5]), jnp.exp(x[:, 4:7])], axis=2).sum(axis=1)
-    assert sorted(shown[0][1] for shown in pieces(rows, (1, 8, 4))) == [-4 * 16, -2 * 16]
+    assert sorted(shown[0][1] for shown in pieces(rows)) == [-4 * 16, -2 * 16]
     columns = lambda x: jnp.concatenate([jnp.exp(x[:, :, 1:3]), jnp.exp(x[:, :, :2])], axis=1).sum(axis=1)
-    assert pieces(columns, (1, 8, 4)) == [(), ()]
+    assert pieces(columns) == [(), ()]
+
+
+@pytest.fixture(scope='module')
+def calibration():
+    windows, _, function = drawn_case('conv_transformer', 128)
+    return Calibration(float32(function, windows.shape), windows)
 
 
 @needs_tflm
-@pytest.mark.parametrize('form', ['int8', 'wide', 'int16', 'float32'])
-def test_tflm_follows_the_plan_and_computes_the_same(form):
+@pytest.mark.parametrize(
+    'bits',
+    [None, {'': 8}, {'': 16}, {'': 8} | {f'layers/{index}/attention/softmax': 16 for index in range(2)}],
+    ids=['float32', '8', '16', '8 and 16'],
+)
+def test_tflm_follows_the_plan_and_computes_the_same(calibration, bits):
     """A plan that puts everything in one place gives other logits, so the plan is read."""
-    windows, _, params = drawn_case('conv_transformer', 128)
-    function = lambda x, norm: deploy.apply(TINY, params, x, norm=norm)
-    options = {'int8': {'narrow': True}, 'wide': {'worth': 0}}.get(form, {})
-    model = make(function, windows, 'int8' if form == 'wide' else form, **options)
-    content = flatbuffer.tree(model)
-    if form == 'wide':  # of scores, which are cast where they lie
-        in_place = [node.in_place for node in arena.read(content).nodes]
-        names = flatbuffer.operator_names(content)
-        assert sum(bool(places) for name, places in zip(names, in_place, strict=True) if name == 'CAST') >= 2
-    assert content.metadata[0].name in (arena.NAME, arena.NAME.encode())
-    notes, content.metadata = content.metadata, [note for note in content.metadata if note is not content.metadata[0]]
-    free = tflm.run(flatbuffer.pack(content), windows)
-    planned = tflm.run(model, windows)
+    windows = calibration.windows
+    graph = passes.optimise(calibration.graph if bits is None else quantise(calibration, bits).graph)
+    if bits and len(bits) > 1:  # of scores, which are cast where they lie
+        found = zip(arena.read(graph).nodes, graph.nodes, strict=True)
+        assert sum(bool(memory.in_place) for memory, node in found if node.op == 'CAST') >= 2
+    planned = tflm.run(flatbuffer.write(graph), windows)
+    plan = graph.metadata.pop(arena.NAME)
+    free = tflm.run(flatbuffer.write(graph), windows)
     np.testing.assert_array_equal(planned.logits, free.logits)
     assert planned.arena_bytes < free.arena_bytes
 
-    content.metadata = notes
-    plan = content.buffers[notes[0].buffer]
-    offsets = np.asarray(plan.data, np.uint8).view(np.int32).copy()
+    offsets = np.frombuffer(plan, np.int32).copy()
     offsets[3:] = np.minimum(offsets[3:], 0)
-    plan.data = offsets.view(np.uint8)
-    assert not np.array_equal(tflm.run(flatbuffer.pack(content), windows).logits, free.logits)
+    graph.metadata[arena.NAME] = offsets.tobytes()
+    assert not np.array_equal(tflm.run(flatbuffer.write(graph), windows).logits, free.logits)

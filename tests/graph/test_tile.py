@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from helpers import quantise, widen
-from jax_reparam.deploy import convert, ops
+from helpers import float32, quantise
+from jax_reparam.deploy import ops
 from jax_reparam.graph import arena, flatbuffer, tile
+from jax_reparam.quantise import quantise as quantiser
+from jax_reparam.quantise.quantise import Calibration
 from jax_reparam.runtime import litert
 
 
@@ -36,10 +38,9 @@ def attention(rng, heads=4):
     return lambda x: ops.mean_over_time(ops.attention(layer, x[0], heads))
 
 
-def models(function, windows):
-    yield convert.to_float32(function, (1, *windows.shape[1:]))
-    for activations in ('int8', 'int16'):
-        yield quantise(function, windows, activations)
+def run(graph, windows):
+    """What LiteRT makes of windows."""
+    return litert.load(flatbuffer.write(graph))(windows)
 
 
 @pytest.mark.parametrize('parts', [2, 3, 4])
@@ -49,38 +50,36 @@ def test_parts_compute_the_same(rng, monkeypatch, make, frames, parts):
     monkeypatch.setattr(tile, 'CONVOLUTION_PARTS', (parts,))
     function = make(rng)
     windows = rng.standard_normal((4, frames, 16)).astype(np.float32)
-    for model in models(function, windows):
-        content = flatbuffer.tree(model)
-        tiled = tile.tile(content)
+    calibration = Calibration(float32(function, windows.shape), windows)
+    quantised = (quantiser.quantise(calibration, {'': bits}).graph for bits in (8, 16))
+    for graph in (calibration.graph, *quantised):
+        tiled = tile.tile(graph)
         # Each is cut out, and has its nodes; of convolutions all but the last drop a token; all are joined.
         more = 4 * parts - 2
-        assert len(tiled.subgraphs[0].operators) == len(content.subgraphs[0].operators) + more
-        assert arena.peak(tiled) <= arena.peak(content) - more * tile.BYTES_PER_NODE
-        np.testing.assert_array_equal(litert.load(flatbuffer.pack(tiled))(windows), litert.load(model)(windows))
+        assert len(tiled.nodes) == len(graph.nodes) + more
+        assert arena.peak(tiled) <= arena.peak(graph) - more * tile.BYTES_PER_NODE
+        np.testing.assert_array_equal(run(tiled, windows), run(graph, windows))
 
 
 def test_as_many_parts_as_pay(rng, monkeypatch):
-    content = flatbuffer.tree(quantise(front(rng), rng.standard_normal((4, 400, 16)).astype(np.float32)))
-    count = lambda graph: len(graph.subgraphs[0].operators)
-    needed = lambda graph: arena.peak(graph) + tile.BYTES_PER_NODE * count(graph)
-    chosen, some = tile.tile(content), []
+    graph = quantise(front(rng), rng.standard_normal((4, 400, 16)).astype(np.float32))
+    needed = lambda graph: arena.peak(graph) + tile.BYTES_PER_NODE * len(graph.nodes)
+    chosen, some = tile.tile(graph), []
     for parts in (2, 3, 4):
         monkeypatch.setattr(tile, 'CONVOLUTION_PARTS', (parts,))
-        some.append(tile.tile(content))
+        some.append(tile.tile(graph))
     assert needed(chosen) == min(map(needed, some))
-    assert len(set(map(count, some))) == 3
+    assert len({len(tiled.nodes) for tiled in some}) == 3
 
 
 def test_a_softmax_of_16_bits_is_split_where_that_saves_more_than_its_tables(rng, monkeypatch):
     windows = rng.standard_normal((4, 100, 16)).astype(np.float32)
-    function = attention(rng)
-    made = widen(quantise(function, windows), convert.to_float32(function, (1, 100, 16)), front=False)
-    content = flatbuffer.tree(made)
-    tiled = tile.tile(content)
-    assert arena.tables(tiled) == 2 * arena.tables(content) > 4000
-    np.testing.assert_array_equal(litert.load(flatbuffer.pack(tiled))(windows), litert.load(made)(windows))
-    monkeypatch.setattr(arena, 'PER_SOFTMAX', arena.peak(content) - arena.peak(tiled))
-    assert tile.tile(content) is content
+    graph = quantise(attention(rng), windows, {'': 8, 'softmax': 16})
+    tiled = tile.tile(graph)
+    assert arena.tables(tiled) > arena.tables(graph) > 2000
+    np.testing.assert_array_equal(run(tiled, windows), run(graph, windows))
+    monkeypatch.setattr(arena, 'PER_SOFTMAX', arena.peak(graph) - arena.peak(tiled))  # of one more
+    assert tile.tile(graph) is graph
 
 
 @pytest.mark.parametrize(
@@ -94,8 +93,8 @@ def test_a_softmax_of_16_bits_is_split_where_that_saves_more_than_its_tables(rng
 )
 def test_what_cannot_or_need_not_be_split_is_left(rng, make, frames):
     windows = rng.standard_normal((4, frames, 16)).astype(np.float32)
-    content = flatbuffer.tree(quantise(make(rng), windows))
-    assert tile.tile(content) is content
+    graph = quantise(make(rng), windows)
+    assert tile.tile(graph) is graph
 
 
 def test_other_convolutions_are_left(rng):
@@ -108,5 +107,5 @@ def test_other_convolutions_are_left(rng):
             x = jax.lax.conv_general_dilated(x, kernel, (2, 2), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
         return jnp.mean(x, axis=(1, 2))
 
-    content = flatbuffer.tree(convert.to_float32(function, (1, 400, 16)))
-    assert tile.tile(content) is content
+    graph = float32(function, (1, 400, 16))
+    assert tile.tile(graph) is graph

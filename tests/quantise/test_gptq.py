@@ -6,10 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from helpers import quantise
-from jax_reparam.deploy import convert
+from helpers import float32
 from jax_reparam.graph import flatbuffer
-from jax_reparam.quantise import bias_correction, gptq
+from jax_reparam.quantise import gptq
+from jax_reparam.quantise.quantise import Calibration, quantise
 from jax_reparam.runtime import litert
 
 
@@ -50,14 +50,18 @@ def layer(request):
     return request.param, function
 
 
-def rounded(model, float32, windows):
-    return gptq.rounded(model, float32, gptq.covariances(float32, windows))
+def plainly(layer, inputs):
+    """`gptq.rounded`, but each weight to its nearest step."""
+    views = {view: np.broadcast_to(np.eye(some.shape[-1]), some.shape) for view, some in inputs.items()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gptq, 'SCALES', gptq.SCALES[:1])
+        return gptq.rounded(layer, views)
 
 
-def spread(function, model, windows):
+def spread(function, graph, windows):
     """How far outputs lie from the function's, but for what `bias_correction` takes off: root of the mean square."""
     expected = np.concatenate([function(window[None]) for window in windows])
-    error = litert.load(model, reference=True)(windows) - expected
+    error = litert.load(flatbuffer.write(graph), reference=True)(windows) - expected
     return np.sqrt(np.square(error - error.mean(axis=0)).mean())
 
 
@@ -65,41 +69,41 @@ def test_the_output_comes_nearer(layer, windows):
     """With 16-bit activations, whose own rounding counts for little; on windows that were not rounded for."""
     operator, function = layer
     seen, others = windows[: gptq.WINDOWS], windows[gptq.WINDOWS :]
-    float32 = convert.to_float32(function, (1, *windows.shape[1:]))
-    assert operator in flatbuffer.graph(float32).ops
-    plain = quantise(function, windows, 'int16')
-    models = [bias_correction.corrected(model, float32, seen) for model in (plain, rounded(plain, float32, seen))]
-    before, after = (spread(function, model, others) for model in models)
+    graph = float32(function, windows.shape)
+    assert operator in graph.ops
+    [node], inputs = gptq.layers(graph), gptq.covariances(graph, seen)
+    errors = []
+    for rounded in (plainly, gptq.rounded):
+        calibration = Calibration(graph, windows)
+        calibration.kernels = {node: rounded(node, inputs)}
+        errors.append(spread(function, quantise(calibration, {'': 16}).graph, others))
+    before, after = errors
     assert after < before / (1.5 if operator == 'FULLY_CONNECTED' else 2)
 
 
 def test_what_never_varies_does_not_count(windows):
     """`bias_correction` takes it off."""
     kernel = np.random.default_rng(1).standard_normal(KERNELS['FULLY_CONNECTED']).astype(np.float32)
-    function = lambda features: features[0] @ kernel + np.ones((1, 8), np.float32)
-    model, float32 = quantise(function, windows), convert.to_float32(function, (1, *windows.shape[1:]))
-    trees = [flatbuffer.tree(rounded(model, float32, some)) for some in (windows, windows + 10)]
-    weights = [flatbuffer.constant(tree, tree.subgraphs[0].operators[-1].inputs[1]) for tree in trees]
-    np.testing.assert_array_equal(*weights)
+    graph = float32(lambda features: features[0] @ kernel + np.ones((1, 8), np.float32), windows.shape)
+    [layer] = gptq.layers(graph)
+    steps = [gptq.rounded(layer, gptq.covariances(graph, some)).values for some in (windows, windows + 10)]
+    np.testing.assert_array_equal(*steps)
 
 
-@pytest.mark.parametrize('activations', ['int8', 'int16'])
-def test_nothing_but_weights_changes(layer, windows, activations):
-    _, function = layer
-    model = quantise(function, windows, activations)
-    found = rounded(model, convert.to_float32(function, (1, *windows.shape[1:])), windows)
-    before, after = (flatbuffer.tree(file) for file in (model, found))
-    assert flatbuffer.operator_names(before) == flatbuffer.operator_names(after)
-    weights = {int(node.inputs[1]) for node in before.subgraphs[0].operators if len(node.inputs) == 3}
-    changed = set()
-    for index, (old, new) in enumerate(zip(before.subgraphs[0].tensors, after.subgraphs[0].tensors, strict=True)):
-        if not flatbuffer.is_constant(before, index):
-            assert flatbuffer.port(old) == flatbuffer.port(new)
-        elif not np.array_equal(flatbuffer.constant(before, index), flatbuffer.constant(after, index)):
-            changed.add(index)
-            assert np.shape(old.quantization.scale) == np.shape(new.quantization.scale)
-            assert np.abs(flatbuffer.constant(after, index).astype(int)).max() <= 127
-    assert changed == weights
+def test_a_kernel_in_int8(layer, windows):
+    """One scale a channel, but of linear layers: it lies where the kernel has its channels."""
+    operator, function = layer
+    graph = float32(function, windows.shape)
+    [node] = gptq.layers(graph)
+    made, kernel = gptq.rounded(node, gptq.covariances(graph, windows)), node.input(1)
+    assert (made.dtype, made.shape, made.values.shape) == ('int8', kernel.shape, kernel.shape)
+    assert np.abs(made.values.astype(int)).max() <= 127
+    axis, channels = {'CONV_2D': (0, 4), 'DEPTHWISE_CONV_2D': (3, 12), 'FULLY_CONNECTED': (0, 1)}[operator]
+    assert (made.axis, made.scale.shape, made.scale.dtype) == (axis, (channels,), np.float32)
+    scale = made.scale.reshape([-1 if place == axis else 1 for place in range(len(kernel.shape))])
+    # Steps are moved by the errors of those before, by a few at most.
+    assert np.abs(made.values * scale - kernel.values).max() < 4 * made.scale.max()
+    assert kernel.dtype == 'float32'
 
 
 def test_inputs_that_do_not_go_together_leave_nothing_to_make_up_for(rng):
@@ -149,10 +153,3 @@ def test_an_input_that_is_always_the_same_and_a_channel_of_zeros(rng):
     steps, _ = gptq.nearest(rows, covariance, np.array([0.05, 0.05]))
     assert np.isfinite(steps).all()
     assert not steps[0, 1].any()
-
-
-def test_another_graph_is_refused(windows):
-    function, other = (lambda x: x.sum(axis=1)), (lambda x: x @ np.ones((16, 2), np.float32))
-    model = quantise(function, windows)
-    with pytest.raises(ValueError, match='expected the operators of the float32 graph'):
-        rounded(model, convert.to_float32(other, (1, *windows.shape[1:])), windows)

@@ -13,12 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from helpers import TINY, drawn, make
-from jax_reparam import deploy, models
+from helpers import TINY, drawn, float32
+from jax_reparam import deploy, models, reparam
 from jax_reparam.deploy import convert, ops
 from jax_reparam.evaluation import Windows
 from jax_reparam.graph import flatbuffer
+from jax_reparam.graph.graph import Graph
+from jax_reparam.graph.passes import optimise
 from jax_reparam.manifest import Made
+from jax_reparam.quantise.quantise import Calibration, quantise
 from jax_reparam.runtime import tflm
 from jax_reparam.runtime.check import verify
 
@@ -41,20 +44,21 @@ class Case:
     test: Windows
     logits: np.ndarray
 
-    def made(self, windows: np.ndarray, form: str) -> bytes:
-        """A form of it, int8 of 8 bits alone; `windows` set the ranges."""
-        return make(lambda features, norm: self.function(features), windows, form, narrow=True)
+    def int8(self, windows: np.ndarray) -> Graph:
+        """Its form of 8 bits; `windows` set the ranges."""
+        return optimise(quantise(Calibration(float32(self.function, windows.shape), windows), {'': 8}).graph)
 
-    def reasons(self, name: str, model: bytes) -> list[str]:
+    def reasons(self, name: str, model: Graph | bytes) -> list[str]:
         """Why `fold.py` would leave the form out; empty where it would keep it."""
-        return verify(name, model, Made(norm='l2'), self.logits, self.test, show_progress=False)[1]
+        model = flatbuffer.write(model) if isinstance(model, Graph) else model
+        return verify(name, model, Made(), self.logits, self.test, show_progress=False)[1]
 
 
 @pytest.fixture(scope='module')
 def params():
     plain = models.build(TINY, n_classes=3)
     variables = drawn(jax.eval_shape(plain.init, jax.random.key(0), jnp.zeros((1, 8, BANDS))))
-    return deploy.build(TINY, variables, FRAMES)[0]
+    return reparam.in_float64(lambda tree: deploy.prepare(TINY, tree, FRAMES), variables)
 
 
 @pytest.fixture(scope='module')
@@ -63,9 +67,9 @@ def windows():
     return 2 * (rng.standard_normal((60, FRAMES, BANDS)) + rng.standard_normal((60, 1, BANDS))).astype(np.float32)
 
 
-def case(params, windows, norm='l2'):
+def case(params, windows):
     """The deploy form as `ops` is now, its logits centred, so that no class is always chosen."""
-    logits = lambda features: deploy.apply(TINY, params, features, norm=norm)
+    logits = lambda features: deploy.apply(TINY, params, features)
     found = np.concatenate([jax.jit(logits)(window[None]) for window in windows])
     offset = found.mean(axis=0)
     found = found - offset
@@ -87,8 +91,8 @@ def test_relu6_that_stands_alone(params, windows, monkeypatch, wrong):
     softmax, bound = jax.nn.softmax, 6 if wrong else None
     monkeypatch.setattr(jax.nn, 'softmax', lambda scores: softmax(jnp.clip(scores, 0, bound)))
     found = case(params, windows)
-    model = found.made(windows, 'int8')
-    assert ('RELU6' if wrong else 'RELU') in flatbuffer.graph(model).ops
+    model = found.int8(windows)
+    assert ('RELU6' if wrong else 'RELU') in model.ops
     reasons = found.reasons('int8', model)
     assert missed(reasons, 'TFLM') if wrong else reasons == []
 
@@ -110,13 +114,14 @@ def test_weights_alone_in_int8_with_a_scale_for_each_channel(params, windows, gr
 
 @pytest.mark.parametrize('wrong', [False, True])
 def test_a_mean_written_as_a_sum_with_16_bit_activations(params, windows, monkeypatch, wrong):
-    """The converter gives SUM the scale of its input, and it saturates."""
+    """With the scale of its input, as TensorFlow's quantiser gives it to SUM, it saturates; it has its own here."""
+    monkeypatch.setattr(ops, 'mean_over_time', lambda x: jnp.mean(x, axis=0, keepdims=True))
+    found = case(params, windows)
+    calibration = Calibration(float32(found.function, windows.shape), windows)
+    [mean] = [node for node in calibration.graph.nodes if node.op == 'SUM']
     if wrong:
-        monkeypatch.setattr(ops, 'mean_over_time', lambda x: jnp.mean(x, axis=0, keepdims=True))
-    found = case(params, windows, 'rsqrt')
-    model = found.made(windows, 'int16')
-    assert ('SUM' in flatbuffer.graph(model).ops) == wrong
-    reasons = found.reasons('int16', model)
+        calibration.ranges = {**calibration.ranges, mean.output: calibration.ranges[mean.input(0)]}
+    reasons = found.reasons('int16', optimise(quantise(calibration, {'': 16}).graph))
     assert missed(reasons, 'TFLM') if wrong else reasons == []
 
 
@@ -130,7 +135,7 @@ def test_a_mask_that_takes_the_whole_range(params, windows, monkeypatch, mask, w
 
     monkeypatch.setattr(jax.nn, 'softmax', masked)
     found = case(params, windows)
-    reasons = found.reasons('int8', found.made(windows, 'int8'))
+    reasons = found.reasons('int8', found.int8(windows))
     assert missed(reasons, 'TFLM') if wrong else reasons == []
 
 
@@ -141,7 +146,7 @@ def test_the_quantizers_stock_calibration(params, windows, stock):
     from litert_quantizer import calibrator, quantizer, recipe, recipe_manager
     from litert_quantizer.utils import qsv_utils
 
-    found = case(params, windows, 'rsqrt')  # L2_NORMALIZATION would stay in float32
+    found = case(params, windows)
     float32, static = convert.to_float32(found.function, (1, FRAMES, BANDS)), recipe.static_wi8_ai8()
     manager = recipe_manager.RecipeManager()
     manager.load_quantization_recipe(static)

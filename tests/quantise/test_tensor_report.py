@@ -6,12 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-from helpers import quantise, windows_of
-from jax_reparam import checkpoint, deploy, reparam
-from jax_reparam.deploy import convert
+from helpers import drawn_calibration, float32
+from jax_reparam import reparam
 from jax_reparam.graph import flatbuffer
 from jax_reparam.manifest import Kernel
 from jax_reparam.quantise import tensor_report
+from jax_reparam.quantise.quantise import Calibration, quantise
 from jax_reparam.runtime import litert
 
 
@@ -27,12 +27,12 @@ def apply(x):
 
 
 @pytest.fixture(scope='module')
-def forms(windows):
-    return quantise(apply, windows), convert.to_float32(apply, (1, 6, 8))
+def made(windows):
+    return quantise(Calibration(float32(apply, (6, 8)), windows), {'': 8})
 
 
-def test_each_tensor_is_compared_with_the_float32_one(forms, windows):
-    rows = tensor_report.report(*forms, windows)
+def test_each_tensor_is_compared_with_the_float32_one(made, windows):
+    rows = tensor_report.report(made, windows)
     by_op = {row.op: row for row in rows}
     assert {'FULLY_CONNECTED', 'SOFTMAX', 'SUB'} <= set(by_op)
     # 8 bits of well spread values leave about 40 dB; against another tensor nothing would be left.
@@ -46,68 +46,60 @@ def test_each_tensor_is_compared_with_the_float32_one(forms, windows):
     assert by_op['SOFTMAX'].high == pytest.approx(255 / 256)
 
 
-def test_the_snr_of_the_output_is_that_of_the_logits(forms, windows):
-    found = {row.op: row for row in tensor_report.report(*forms, windows)}['SUB']
-    expected, logits = (litert.load(form, reference=True)(windows) for form in reversed(forms))
+def test_the_snr_of_the_output_is_that_of_the_logits(made, windows):
+    found = {row.op: row for row in tensor_report.report(made, windows)}['SUB']
+    files = (flatbuffer.write(graph) for graph in (made.float32, made.graph))
+    expected, logits = (litert.load(file, reference=True)(windows) for file in files)
     noise = np.square(logits.astype(np.float64) - expected).sum()
     assert found.snr_db == pytest.approx(10 * np.log10(np.square(expected.astype(np.float64)).sum() / noise), abs=1e-6)
 
 
-def test_worst_first(forms, windows):
-    found = [row.snr_db for row in tensor_report.report(*forms, windows) if row.snr_db is not None]
+def test_worst_first(made, windows):
+    found = [row.snr_db for row in tensor_report.report(made, windows) if row.snr_db is not None]
     assert found == sorted(found)
 
 
-def test_what_lies_beyond_the_range_is_counted(forms, windows):
-    rows = tensor_report.report(*forms, windows)
+def test_what_lies_beyond_the_range_is_counted(made, windows):
+    rows = tensor_report.report(made, windows)
     assert all(row.clipped == 0 for row in rows)
-    linear = next(row for row in tensor_report.report(*forms, 3 * windows) if row.op == 'FULLY_CONNECTED')
+    linear = next(row for row in tensor_report.report(made, 3 * windows) if row.op == 'FULLY_CONNECTED')
     truth = 3 * windows @ np.random.default_rng(1).standard_normal((8, 5)).astype(np.float32)
     beyond = (truth < linear.low) | (truth > linear.high)
     assert linear.clipped == pytest.approx(beyond.mean(), abs=0.02)
     assert linear.clipped > 0.1
 
 
-def test_int8_and_float32_of_an_export_are_the_same_graph(exported, data):
-    found = checkpoint.load(exported.path / 'checkpoint')
-    params, function = deploy.build(found.recipe.model, found.variables, 64)
-    bound = lambda features: function(features, 'l2')
-    files = (
-        quantise(bound, windows_of(data, 'train')[0][:8]),
-        convert.to_float32(bound, (1, 64, found.recipe.frontend.n_mels)),
-    )
-    rows = tensor_report.report(*files, windows_of(data, 'test')[0][:3], params=params)
-    # Each layer is found by its kernel; what has none belongs to the layer before.
-    named = [row.module for row in sorted(rows, key=lambda row: row.node) if row.op == 'FULLY_CONNECTED']
-    assert named[0] == 'stem/project'
-    assert sorted(named[1:4]) == ['layers/0/key', 'layers/0/query', 'layers/0/value']
-    assert named[4:7] == ['layers/0/out', 'layers/0/ffn_in', 'layers/0/ffn_out']
-    assert named[-2:] == ['head/hidden_0', 'head/classifier']
-    assert [row.module for row in rows if row.op == 'CONV_2D'] == ['stem/conv_1']
-    assert [row.module for row in rows if row.op == 'DEPTHWISE_CONV_2D'] == ['stem/conv_0']
-    [softmax] = [row for row in rows if row.op == 'SOFTMAX']
-    assert softmax.module in ('layers/0/key', 'layers/0/query')
-    assert (softmax.scale, {row.module for row in rows if row.op == 'PAD'} <= {'', 'stem/conv_0'}) == (1 / 256, True)
-    assert len(rows) == sum(flatbuffer.graph(files[0]).ops.values())
+def test_each_tensor_has_its_part_also_between_conversions():
+    windows, _, calibration = drawn_calibration('conv_transformer')
+    made = quantise(calibration, {'': 8, 'layers/0': 16})
+    rows = tensor_report.report(made, windows[:3])
+    conversions = sum(made.graph.ops.get(op, 0) for op in ('CAST', 'QUANTIZE'))
+    assert len(rows) == len(calibration.graph.nodes) == len(made.graph.nodes) - conversions
+    assert conversions > 0
+    assert all(made.graph.nodes[row.node].op == row.op for row in rows)
+    modules = {row.module for row in rows if row.op == 'FULLY_CONNECTED'}
+    assert modules == {
+        'front',
+        *(f'layers/{layer}/{part}' for layer in '01' for part in ('attention', 'ffn')),
+        'head',
+        '',
+    }
+    assert {row.module for row in rows if row.op in ('CONV_2D', 'DEPTHWISE_CONV_2D')} == {'stem'}
+    scales = {row.module: row.scale for row in rows if row.op == 'SOFTMAX'}
+    assert scales == {'layers/0/attention/softmax': 2**-15, 'layers/1/attention/softmax': 2**-8}
     lines = tensor_report.table(rows)
     assert len(lines) == len(rows) + 1
     assert lines[1].split()[:2] == [str(rows[0].node), rows[0].op]
 
 
-def test_the_text_leaves_out_what_only_moves_values(forms, windows):
-    rows = tensor_report.report(*forms, windows)
+def test_the_text_leaves_out_what_only_moves_values(made, windows):
+    rows = tensor_report.report(made, windows)
     moves = {row.op for row in rows} - {row.op for row in tensor_report.computed(rows)}
     assert moves & {'SLICE', 'STRIDED_SLICE'}
     text = tensor_report.text([], {'int8': rows})
     assert 'deHRF' not in text
     assert text.index('## int8') < text.index('SOFTMAX')
     assert not any(f' {op} ' in text for op in moves)
-
-
-def test_another_graph_is_refused(forms, windows):
-    other = convert.to_float32(lambda x: x.mean(axis=1), (1, 6, 8))
-    with pytest.raises(ValueError, match='expected the operators of the float32 graph'):
-        tensor_report.report(forms[0], other, windows)
 
 
 def test_sites():

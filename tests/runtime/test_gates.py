@@ -104,6 +104,6 @@ def test_where_tflm_cannot_be_run_litert_decides(exported, data, monkeypatch):
     model = (exported.path / 'model_int8.tflite').read_bytes()
     wrong = -litert.load(model)(windows.features)
     monkeypatch.setattr(check.tflm, 'missing', lambda: 'not verified: not here')
-    form, reasons = check.verify('int8', model, Made(norm='l2'), wrong, windows, show_progress=False)
+    form, reasons = check.verify('int8', model, Made(), wrong, windows, show_progress=False)
     assert (form.tflm, form.tflm_reason) == (None, 'not verified: not here')
     assert any(reason.startswith('int8 in LiteRT: expected the same decision') for reason in reasons)

@@ -157,7 +157,7 @@ def test_what_a_library_prints_does_not_come_between(exported, windows, tmp_path
         (folder / '__init__.py').touch()
     monkeypatch.setenv('PYTHONPATH', str(tmp_path))
     model = (exported.path / 'model_int16.tflite').read_bytes()  # both ends are of one type
-    graph = flatbuffer.graph(model)
+    graph = flatbuffer.read(model)
     expected = graph.output.decode(graph.input.encode(windows)[:, 0, :2])
     np.testing.assert_array_equal(tflm.run(model, windows).logits, expected)
 

@@ -70,15 +70,11 @@ def broken(out, tmp_path):
 
 
 def swap_classes(file):
-    tree = flatbuffer.tree(file.read_bytes())
-    subgraph = tree.subgraphs[0]
-    named = list(zip(flatbuffer.operator_names(tree), subgraph.operators, strict=True))
-    last = next(node for op, node in reversed(named) if op == 'FULLY_CONNECTED')
-    for index in last.inputs[1:3]:
-        buffer = tree.buffers[subgraph.tensors[index].buffer]
-        rows = np.asarray(buffer.data, np.uint8).reshape(2, -1)
-        buffer.data = np.ascontiguousarray(rows[::-1]).reshape(-1)
-    file.write_bytes(flatbuffer.pack(tree))
+    graph = flatbuffer.read(file.read_bytes())
+    last = next(node for node in reversed(graph.nodes) if node.op == 'FULLY_CONNECTED')
+    for tensor in last.inputs[1:3]:
+        tensor.set(tensor.values[::-1])
+    file.write_bytes(flatbuffer.write(graph))
 
 
 @needs_tflm

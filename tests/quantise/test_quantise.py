@@ -1,0 +1,115 @@
+"""From a float32 graph to integers: near the model in every width, in LiteRT and in TFLM; all is measured once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from helpers import TINY_MODELS, drawn_calibration, needs_tflm
+from jax_reparam import deploy
+from jax_reparam.evaluation import snr_db
+from jax_reparam.graph import flatbuffer
+from jax_reparam.graph.passes import optimise
+from jax_reparam.quantise import bias_correction, gptq, ranges
+from jax_reparam.quantise.quantise import Calibration, quantise
+from jax_reparam.runtime import litert, tflm
+
+# The least SNR in dB of logits with random weights, which are harder than trained ones; beside it what was measured in
+# LiteRT and in TFLM.
+FLOORS = {
+    'conv_transformer': {
+        '8': 34,  # 35.9, 36.2
+        'widths': 36,  # 38.1, 39.2
+        '16': 43,  # 45.1, 44.8
+    },
+    'conformer': {
+        '8': 34,  # 36.4, 35.9
+        'widths': 36,  # 38.5, 39.6
+        '16': 48,  # 50.5, 50.5
+    },
+    'conformer, no positions, relu': {
+        '8': 30,  # 32.1, 34.5
+        'widths': 31,  # 33.9, 33.2
+        '16': 39,  # 41.4, 42.1
+    },
+    'speech_former': {
+        '8': 20,  # 22.0, 22.1
+        'widths': 19,  # 22.3, 21.3
+        '16': 27,  # 29.2, 29.4
+    },
+}
+
+
+def bits_of(name, form):
+    """What a form is made in."""
+    return deploy.widths(TINY_MODELS[name], 61) if form == 'widths' else {'': int(form)}
+
+
+def snr(logits, expected):
+    return snr_db(float((expected**2).sum()), float(((logits - expected) ** 2).sum()))
+
+
+@pytest.fixture(params=[(name, form) for name, forms in FLOORS.items() for form in forms], ids=' in '.join)
+def case(request):
+    """(SNR floor, windows, logits of the plain model, integer graph)"""
+    name, form = request.param
+    windows, expected, calibration = drawn_calibration(name)
+    return FLOORS[name][form], windows, expected, quantise(calibration, bits_of(name, form)).graph
+
+
+def test_it_is_near_the_model(case):
+    floor, windows, expected, graph = case
+    assert snr(litert.load(flatbuffer.write(graph), reference=True)(windows), expected) > floor
+
+
+@needs_tflm
+def test_so_it_is_in_tflm_optimised(case):
+    floor, windows, expected, graph = case
+    assert snr(tflm.run(flatbuffer.write(optimise(graph)), windows).logits, expected) > floor
+
+
+@pytest.mark.parametrize(
+    ('form', 'computed', 'constants', 'ends'),
+    [
+        ('8', {'int8'}, {'int8', 'int32'}, ('int8', 'int8')),
+        ('16', {'int16'}, {'int8', 'int16', 'int32', 'int64'}, ('int16', 'int16')),
+        ('widths', {'int8', 'int16'}, {'int8', 'int16', 'int32', 'int64'}, ('int8', 'int16')),
+    ],
+)
+def test_all_is_in_integers_and_only_conversions_come(form, computed, constants, ends):
+    _, _, calibration = drawn_calibration('conv_transformer')
+    graph = quantise(calibration, bits_of('conv_transformer', form)).graph
+    assert {tensor.dtype for tensor in graph.used() if tensor.constant is None} == computed
+    assert {tensor.dtype for tensor in graph.used() if tensor.constant is not None} <= constants
+    assert (graph.input.dtype, graph.output.dtype) == ends
+    came = graph.ops.keys() - calibration.graph.ops.keys()
+    assert came <= ({'CAST', 'QUANTIZE'} if form == 'widths' else {'CAST'} if form == '16' else set())
+    assert {op: count for op, count in graph.ops.items() if op not in came} == calibration.graph.ops
+
+
+def test_more_bits_come_nearer():
+    windows, expected, calibration = drawn_calibration('conv_transformer')
+    tables = [bits_of('conv_transformer', form) for form in ('8', 'widths', '16')]
+    files = [flatbuffer.write(quantise(calibration, table).graph) for table in tables]
+    noise = [np.square(litert.load(file, reference=True)(windows) - expected).sum() for file in files]
+    assert noise == sorted(noise, reverse=True)
+
+
+def test_what_windows_say_is_measured_once_and_the_graph_stays(monkeypatch):
+    windows, _, calibration = drawn_calibration('conv_transformer')
+    fresh, calls = Calibration(calibration.graph, windows), []
+    before = flatbuffer.write(calibration.graph)
+    for module, name in ((ranges, 'measured'), (gptq, 'covariances'), (gptq, 'rounded'), (bias_correction, 'expected')):
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *args, name=name, real=real: calls.append(name) or real(*args))
+    first, second = (flatbuffer.write(quantise(fresh, {'': 8}).graph) for _ in range(2))
+    layers = len(gptq.layers(calibration.graph))
+    assert sorted(calls) == ['covariances', 'expected', 'measured', *['rounded'] * layers]
+    assert first == second
+    assert flatbuffer.write(calibration.graph) == before
+
+
+def test_a_part_that_is_not_named_is_an_error():
+    _, _, calibration = drawn_calibration('conv_transformer')
+    with pytest.raises(ValueError, match="expected a scope of 'layers', 'head', found none"):
+        quantise(calibration, {'layers': 8, 'head': 16})
