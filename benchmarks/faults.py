@@ -41,7 +41,7 @@ import numpy as np
 import soundfile
 
 from jax_reparam import checkpoint, manifest
-from jax_reparam.config import ConformerConfig, ConvTransformerConfig, Recipe, SpeechFormerConfig
+from jax_reparam.config import ConformerConfig, ConvTransformerConfig, ModelConfig, Recipe, SpeechFormerConfig
 from jax_reparam.corpora import check
 from jax_reparam.corpora.daic_woz import DaicWoz
 from jax_reparam.corpora.emodb import Emodb
@@ -57,7 +57,7 @@ from jax_reparam.frontend.inputs import Input
 from jax_reparam.graph import flatbuffer
 
 sys.path.insert(0, str(Path(__file__).parents[1] / 'tests'))
-import trees
+import trees  # type: ignore[import-not-found]  # the layouts of corpora that tests make
 
 CASES, SECONDS = 1000, 10
 OUTCOMES = ('refused', 'no effect', 'said', 'another value', 'silent', 'traceback', 'hang')
@@ -122,7 +122,7 @@ def broken(data: bytes, rng: random.Random, ways: Mapping[str, Callable[..., byt
 
 
 # Damage to JSON.
-ODD = (
+ODD: tuple[Any, ...] = (
     *('x', '', '../x', '/etc/passwd', '\x1b[31m', 'a\nb', -1, 0, 2**31, 10**30, 1e300, float('nan'), None),
     *([], {}, True, [[[]]], 'x' * 5000),
 )
@@ -251,7 +251,10 @@ def layout(rng: random.Random, folder: Path) -> tuple[Case, Any]:
         trees.write(source / label / speaker / 'x.wav', trees.sound(0.2, seed))
     whole, _ = of_found(Folder.find(str(source)), sounds=True)
     clip = source / rng.choice(('anger', 'joy')) / rng.choice(('ann', 'bob', 'cleo')) / 'x.wav'
-    name, tells = 'clip empty', True
+
+    def gone(path: Path) -> Path:
+        path.unlink()
+        return path
 
     def moved() -> None:
         for path in sorted(source.glob('*/*/*')):
@@ -272,10 +275,10 @@ def layout(rng: random.Random, folder: Path) -> tuple[Case, Any]:
         'clip empty': (lambda: clip.write_bytes(b''), True),
         'clip cut': (lambda: clip.write_bytes(clip.read_bytes()[:2000]), True),
         'clip no audio': (lambda: clip.write_bytes(rng.randbytes(2000)), True),
-        'clip a pipe': (lambda: (clip.unlink(), os.mkfifo(clip)), True),
-        'clip a device': (lambda: (clip.unlink(), clip.symlink_to('/dev/zero')), True),
-        'clip a broken link': (lambda: (clip.unlink(), clip.symlink_to('nowhere')), True),
-        'clip a folder': (lambda: (clip.unlink(), clip.mkdir()), False),
+        'clip a pipe': (lambda: os.mkfifo(gone(clip)), True),
+        'clip a device': (lambda: gone(clip).symlink_to('/dev/zero'), True),
+        'clip a broken link': (lambda: gone(clip).symlink_to('nowhere'), True),
+        'clip a folder': (lambda: gone(clip).mkdir(), False),
         'link in a circle': (lambda: (clip.parent / 'again').symlink_to(source), False),
         'speaker and label exchanged': (moved, True),
         'parts for labels': (parts, True),
@@ -339,7 +342,8 @@ def corpus(find: Callable[[str], Found], make: Callable[[Path], Path], names: Se
 
 
 def recipe(rng: random.Random, folder: Path) -> tuple[Case, Any]:
-    base = Recipe(rng.choice([ConvTransformerConfig(), ConformerConfig(), SpeechFormerConfig()]))
+    models: tuple[ModelConfig, ...] = ConvTransformerConfig(), ConformerConfig(), SpeechFormerConfig()
+    base = Recipe(rng.choice(models))
     whole = base.as_json()
     keys = [f'{section}.{name}' for section, values in whole.items() if isinstance(values, dict) for name in values]
     key = rng.choice([*keys, 'seed'])
@@ -440,7 +444,8 @@ class _Clips:
         return 6
 
     def audio(self, clip: int) -> np.ndarray:
-        return trees.sound(0.5, clip)
+        samples: np.ndarray = trees.sound(0.5, clip)
+        return samples
 
 
 def cache(inputs: Input) -> Reader:
