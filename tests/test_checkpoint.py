@@ -7,11 +7,13 @@ import json
 import re
 import resource
 import shutil
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tensorstore
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
@@ -234,6 +236,23 @@ def test_a_folder_that_could_not_be_read_is_refused(full, tmp_path, name):
         checkpoint.load(tmp_path / name / 'w')
     with pytest.raises(InputError, match='expected a path without'):
         Checkpoints(tmp_path / name / 'new')
+
+
+def test_reads_that_go_on_after_one_has_failed_say_nothing(tmp_path, monkeypatch):
+    """They end in threads of TensorStore, after the event loop that waited for them."""
+    said = []
+    monkeypatch.setattr(sys, 'unraisablehook', lambda unraisable: said.append(str(unraisable.exc_value)))
+    with pytest.raises(InputError, match='expected a whole checkpoint'), checkpoint._reading(tmp_path):
+        raise ValueError('damaged')
+
+    def late(future):
+        raise RuntimeError(future.result())
+
+    for text in ('Event loop is closed', 'another'):
+        promise, future = tensorstore.Promise.new()
+        future.add_done_callback(late)
+        promise.set_result(text)
+    assert said == ['another']
 
 
 def test_what_was_saved_is_read_at_once(tmp_path, monkeypatch):
