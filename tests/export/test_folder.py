@@ -70,7 +70,7 @@ def test_what_is_not_ours_is_refused(tmp_path, name, beside):
     assert (out / name).read_text() == 'precious'
 
 
-@pytest.mark.parametrize('found', [3, 0, -1, '1', None, [1]])
+@pytest.mark.parametrize('found', [4, 0, -1, '1', None, [1]])
 def test_a_manifest_of_a_format_that_is_none_of_ours_is_refused(tmp_path, found):
     out = ours(tmp_path / 'out')
     (out / 'manifest.json').write_text(json.dumps({'format': found}))
