@@ -122,7 +122,8 @@ def test_all_nodes_but_conversions_have_an_origin():
     _, _, calibration = drawn_calibration('conformer')
     made = quantise(calibration, random_bits(calibration.graph, np.random.default_rng(0)))
     conversions = [node for node in made.graph.nodes if node not in made.origins]
-    assert {node.op for node in conversions} == {'CAST', 'QUANTIZE'}
+    assert conversions
+    assert {node.op for node in conversions} <= {'CAST', 'QUANTIZE'}
     assert [made.origins[node] for node in made.graph.nodes if node in made.origins] == calibration.graph.nodes
     for node in conversions:
         source, output = node.input(0), node.output
