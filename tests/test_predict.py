@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from helpers import needs_tflm, run_without, syllables, windows_of
-from jax_reparam import evaluation, predict
+from jax_reparam import evaluation, manifest, predict
 from jax_reparam.errors import InputError
 from jax_reparam.frontend import audio, speech, voice
 from jax_reparam.frontend.voice import Profile
@@ -146,7 +146,7 @@ def test_neither_tensorflow_nor_jax_is_imported(exported, clips):
         (lambda folder: (folder / 'model_int8.tflite').write_bytes(b'x'), 'expected the file that was verified'),
         (
             lambda folder: (folder / 'manifest.json').write_text('{"format": 1, "forms": {}}'),
-            r'manifest.json: expected format 2 \(export it anew with fold.py\), found 1',
+            rf'manifest.json: expected format {manifest.FORMAT} \(export it anew with fold.py\), found 1',
         ),
     ],
 )
