@@ -14,6 +14,7 @@ import hashlib
 import json
 import operator
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -303,8 +304,24 @@ def _reading(path: Path) -> Iterator[None]:
             failed = DamagedError(path, one_line(error)[:200])
         if failed:
             gc.collect()
+            _hush()
     if failed:
         raise failed
+
+
+def _hush() -> None:
+    """From now on reads of TensorStore that still go on, when another has failed, say nothing when they end."""
+    if getattr(sys.unraisablehook, 'hushed', False):
+        return
+    others = sys.unraisablehook
+
+    def hook(unraisable: sys.UnraisableHookArgs) -> None:
+        error = unraisable.exc_value
+        if not (isinstance(error, RuntimeError) and str(error) == 'Event loop is closed'):
+            others(unraisable)
+
+    hook.hushed = True  # type: ignore[attr-defined]
+    sys.unraisablehook = hook
 
 
 @contextlib.contextmanager

@@ -127,7 +127,7 @@ def decisions(
 
 
 def recording(path: str, sample_rate: int, *, real_time: bool = False) -> Iterator[np.ndarray]:
-    """The samples of a WAV or FLAC file in chunks, as fast as they are taken or as fast as they were spoken.
+    """The samples of an audio file in chunks, as fast as they are taken or as fast as they were spoken.
 
     Raises:
       InputError: no file that can be heard.
@@ -269,7 +269,7 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument('folder', metavar='OUT', help='folder that fold.py wrote')
     source = command.add_mutually_exclusive_group()
-    source.add_argument('--file', metavar='CLIP', help='WAV or FLAC file to hear; default: the microphone')
+    source.add_argument('--file', metavar='CLIP', help=f'{audio.READABLE} file to hear; default: the microphone')
     source.add_argument(
         '--device', metavar='N', help="the microphone's number or name; python -m sounddevice lists them"
     )

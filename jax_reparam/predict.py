@@ -218,7 +218,7 @@ def together(predictions: Sequence[Prediction], protocol: Protocol) -> tuple[np.
 
 
 def recordings(paths: Sequence[str | Path]) -> Iterator[Path | InputError]:
-    """The files that are meant: of a folder, the WAV and FLAC files below it (`audio_files.below`).
+    """The files that are meant: of a folder, the audio files below it (`audio_files.below`).
 
     A folder without any, or one that cannot be read, yields the error that says so.
     """
@@ -233,7 +233,7 @@ def recordings(paths: Sequence[str | Path]) -> Iterator[Path | InputError]:
             continue
         yield from files
         if not files:
-            yield InputError(f'{path}: expected WAV or FLAC files in it, found none')
+            yield InputError(f'{path}: expected {audio.READABLE} files in it, found none')
 
 
 def as_json(name: str, labels: Sequence[str], prediction: Prediction, *, over_time: bool) -> dict[str, Any]:
@@ -287,7 +287,7 @@ def parser() -> argparse.ArgumentParser:
         prog='python -m jax_reparam.predict', description='Emotions of recordings, by an exported model.'
     )
     command.add_argument('folder', metavar='OUT', help='folder that fold.py wrote')
-    command.add_argument('paths', metavar='CLIP', nargs='+', help='WAV or FLAC file, or a folder of them')
+    command.add_argument('paths', metavar='CLIP', nargs='+', help=f'{audio.READABLE} file, or a folder of them')
     command.add_argument('--form', choices=list(FORM_FILES), help='default: the one that OUT recommends')
     command.add_argument('--json', action='store_true', help='print one JSON object instead of a table')
     command.add_argument(

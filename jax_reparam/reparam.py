@@ -91,8 +91,8 @@ def dehrf(params: Params, *, strict: bool = False) -> Params:
     Raises:
       ValueError: the factors of a site do not fit, with the site's path, what was expected and what was found;
         they are no floating-point numbers, or their product is too large for their dtype; a site in something else
-        than dictionaries, lists and tuples (a `TrainState`, whose moments cannot be folded), or in a flattened tree;
-        or `strict` and no site found.
+        than dictionaries, lists and tuples without names (a `TrainState`, a state of Optax: moments cannot be folded),
+        or in a flattened tree; or `strict` and no site found.
     """
     if strict and not hrf_sites(params):
         raise ValueError(f"dehrf: expected at least one site (a '{SITE}' entry with factors), found none")
@@ -116,7 +116,8 @@ def _children(node: Params) -> list[tuple[str, Params]]:
     if isinstance(node, Mapping):
         return [(str(key), child) for key, child in node.items()]
     if isinstance(node, (list, tuple)):
-        return [(str(index), child) for index, child in enumerate(node)]
+        names = getattr(node, '_fields', range(len(node)))
+        return [(str(name), child) for name, child in zip(names, node, strict=True)]
     if dataclasses.is_dataclass(node) and not isinstance(node, type):
         return [(field.name, getattr(node, field.name, None)) for field in dataclasses.fields(node)]
     parts = jax.tree.leaves(node, is_leaf=lambda part: part is not node)
@@ -140,10 +141,10 @@ def _fold(node: Params, path: tuple[str, ...]) -> Params:
     if isinstance(node, Mapping):
         _refuse_flat_keys(node, path)
         return {key: _fold(child, (*path, str(key))) for key, child in node.items()}
-    if isinstance(node, (list, tuple)):
-        children = [_fold(child, (*path, str(index))) for index, child in enumerate(node)]
-        return type(node)(*children) if hasattr(node, '_fields') else type(node)(children)
-    # Of a training state only `params` can be folded: moments of factors are not those of their product.
+    if isinstance(node, (list, tuple)) and not hasattr(node, '_fields'):
+        return type(node)(_fold(child, (*path, str(index))) for index, child in enumerate(node))
+    # Of a training state only `params` can be folded: moments of factors are not those of their product. Optax keeps
+    # them in named tuples.
     for key, child in _children(node):
         _refuse_sites(child, (*path, key), type(node).__name__)
     return node

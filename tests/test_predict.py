@@ -89,7 +89,7 @@ def test_together_decides_once_for_each_path(exported, clips, capsys):
     assert predict.main([str(exported.path), str(clips / 'empty'), paths[1], '--together']) == 1
     out, err = capsys.readouterr()
     assert [line.split()[0] for line in out.splitlines()[1:]] == [paths[1]]
-    assert err == f'error: {clips}/empty: expected WAV or FLAC files in it, found none\n'
+    assert err == f'error: {clips}/empty: expected WAV, FLAC, MP3 or OGG files in it, found none\n'
 
 
 @pytest.mark.parametrize(('join', 'turns', 'expected', 'used'), [

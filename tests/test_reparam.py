@@ -189,6 +189,8 @@ class Unregistered:
     lambda tree: {'a': [Unregistered(tree)]},
     lambda tree: State({'b': State(tree)}),
     lambda tree: train_state.TrainState.create(apply_fn=None, params=tree, tx=optax.adam(1.0)),
+    lambda tree: optax.adam(1.0).init(tree),
+    lambda tree: {'params': {}, 'opt_state': optax.chain(optax.clip(1.0), optax.sgd(1.0, 0.9)).init(tree)},
 ])  # fmt: skip
 def test_sites_in_something_else_than_a_tree_of_dictionaries_are_refused(rng, wrap):
     with pytest.raises(ValueError, match=r'enc/ffn: expected a site in dictionaries, .* got it in a'):

@@ -234,8 +234,8 @@ def test_an_arena_that_was_not_measured_is_missing(here, recipe, capsys):
     ('text', 'message'),
     [
         ('{', 'expected a manifest in JSON'),
-        ('{"format": 1}', r'expected format 2 \(export it anew with fold\.py\), found 1'),
-        ('{"format": 2}', 'model: expected a value, found none'),
+        ('{"format": 1}', r'expected format 3 \(export it anew with fold\.py\), found 1'),
+        ('{"format": 3}', 'model: expected a value, found none'),
     ],
 )
 def test_a_damaged_export_is_an_error_where_it_was_named(here, recipe, capsys, text, message):

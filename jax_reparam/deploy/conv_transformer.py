@@ -90,4 +90,5 @@ def widths(config: ConvTransformerConfig, frames: int, fast: bool) -> dict[str, 
     The weights of one layer lie in memory at a time, so each layer more makes wide ones cheaper: per byte of arena they
     save 1,000 instructions in two layers (XS), and 1,900 in four (S).
     """
-    return ops.widths(config.layers, softmax=16 if fast or config.layers > 2 else 8)
+    wide = 16 if fast or config.layers > 2 else 8
+    return ops.widths(config.layers, softmax=wide, sums=wide)

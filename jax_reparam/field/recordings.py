@@ -47,7 +47,7 @@ def listed(source: str | Path, labels: Sequence[str]) -> list[Clip]:
     else:
         raise InputError(f'{source}: expected a folder LABEL/clip.wav or a table of path, label, found nothing')
     if not clips:
-        raise InputError(f'{source}: expected WAV or FLAC files, found none')
+        raise InputError(f'{source}: expected {audio.READABLE} files, found none')
     for file, label, _ in clips:
         if label not in labels:
             raise InputError(f'{file}: expected a label of the model ({", ".join(labels)}), found {label!r}')

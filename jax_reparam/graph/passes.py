@@ -62,20 +62,23 @@ def _transpose_right(graph: Graph) -> None:
     for right, products in readers.items():
         if any(node.op != 'BATCH_MATMUL' or node.options.adjY or right is node.inputs[0] for node in products):
             continue
-        if right.constant is not None:
-            right.set(np.swapaxes(right.constant, -1, -2))
-        else:
-            chain, maker = [right], makers.get(right)
-            while maker is not None and maker.op in CONVERSIONS:
-                chain.append(maker.input(0))
-                maker = makers.get(chain[-1])
-            if maker is None or maker.op != 'TRANSPOSE' or any(len(readers[tensor]) > 1 for tensor in chain[1:]):
-                continue
+        chain, maker = [right], makers.get(right)
+        while maker is not None and maker.op in CONVERSIONS:
+            chain.append(maker.input(0))
+            maker = makers.get(chain[-1])
+        if any(len(readers[tensor]) > 1 for tensor in chain[1:]):
+            continue
+        if chain[-1].constant is not None:
+            source = chain.pop()
+            source.set(np.swapaxes(source.values, -1, -2))
+        elif maker is not None and maker.op == 'TRANSPOSE':
             *outer, last, inner = maker.input(1).values
             maker.inputs[1] = Tensor.of(np.array([*outer, inner, last], np.int32))
-            for tensor in chain:
-                *outer, last, inner = tensor.shape
-                tensor.shape = (*outer, inner, last)
+        else:
+            continue
+        for tensor in chain:
+            *outer, last, inner = tensor.shape
+            tensor.shape = (*outer, inner, last)
         for node in products:
             node.options.adjY = True
 

@@ -52,12 +52,11 @@ class _Lowering:
     def add(self, node: Node, bits: int, kernel: Tensor | None) -> None:
         """Writes one node, and before it what converts what it reads."""
         if kernel is not None:
-            source = self._read(node.input(0), bits)
+            source = self._read(node.input(0), bits, node.op)
             bias = [] if node.bias is None else [_bias(node, source, kernel)]
             inputs: list[Tensor | None] = [source, kernel, *bias]
         else:
-            free = node.op in SHIFT_FREE
-            inputs = [self._read(tensor, bits, shift_free=free) for tensor in node.reads]
+            inputs = [self._read(tensor, bits, node.op) for tensor in node.reads]
         outputs = [self._held(tensor, bits) for tensor in node.outputs]
         options = copy.copy(node.options)
         if node.op in ('ADD', 'SUB'):
@@ -73,10 +72,13 @@ class _Lowering:
             self.held[key] = self._formats[key].tensor(tensor)
         return self.held[key]
 
-    def _read(self, tensor: Tensor, bits: int, *, shift_free: bool = False) -> Tensor:
+    def _read(self, tensor: Tensor, bits: int, op: str) -> Tensor:
         """A tensor that a node of some bits reads; converted, if it is made in others."""
         if tensor.constant is not None:
-            return self._constant(tensor, bits)
+            # What is cast for a product would lie in memory beside scores and all.
+            few = math.inf if op == 'BATCH_MATMUL' else FEW
+            return self._constant(tensor, bits, cast=bits == 16 and tensor.values.size > few)
+        shift_free = op in SHIFT_FREE
         source = self.held.get((tensor, 24 - bits))
         if (tensor, bits) in self.held or source is None:
             return self._held(tensor, bits)
@@ -90,12 +92,11 @@ class _Lowering:
         self.nodes.append(Node('CAST' if cast else 'QUANTIZE', [source], [converted]))
         return converted
 
-    def _constant(self, tensor: Tensor, bits: int) -> Tensor:
+    def _constant(self, tensor: Tensor, bits: int, *, cast: bool) -> Tensor:
         if tensor.dtype != 'float32':  # a shape, an axis
             return tensor
         if (tensor, bits) not in self.held:
             low, high = float(tensor.values.min()), float(tensor.values.max())
-            cast = bits == 16 and tensor.values.size > FEW
             form = Format.of(low, high, 8 if cast else bits, wider=math.inf if cast else 1.0)
             made = form.tensor(tensor, tensor.values)
             if cast:

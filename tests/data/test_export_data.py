@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -14,8 +15,10 @@ from helpers import recipe, save, tones, windows_of
 from jax_reparam import checkpoint
 from jax_reparam.data import export_data
 from jax_reparam.errors import InputError
+from jax_reparam.export import __main__ as command
 from jax_reparam.frontend import speech
 from jax_reparam.frontend.voice import VoiceConfig
+from jax_reparam.train import loop
 
 
 def test_all_test_windows(data):
@@ -180,7 +183,7 @@ def test_a_checkpoint_that_carries_nothing_needs_the_corpus(tmp_path, config, va
 def test_what_a_checkpoint_carries_may_be_deleted_but_not_be_damaged(workdir, tmp_path):
     shutil.copytree(workdir, tmp_path / 'w')
     export = checkpoint.load(tmp_path / 'w').path / 'export'
-    biggest = max((path for path in export.rglob('*') if path.is_file()), key=lambda path: path.stat().st_size)
+    biggest = max((path for path in export.rglob('d/*') if path.is_file()), key=lambda path: path.stat().st_size)
     content = bytearray(biggest.read_bytes())
     content[len(content) // 2] ^= 1
     biggest.write_bytes(content)
@@ -189,3 +192,20 @@ def test_what_a_checkpoint_carries_may_be_deleted_but_not_be_damaged(workdir, tm
     shutil.rmtree(export)
     assert checkpoint.load(tmp_path / 'w').export() is None
     assert checkpoint.damaged(tmp_path / 'w' / 'checkpoints') == {}
+
+
+@pytest.mark.slow
+def test_without_its_corpus_a_model_becomes_the_same_files_byte_for_byte(tmp_path, capsys):
+    source = tones(tmp_path / 'source')
+    recipe_ = recipe(source, tmp_path / 'cache', train__steps=30, train__eval_every=30, train__average=0.0)
+    loop.train(recipe_, tmp_path / 'w', show_progress=False)
+    command.main([str(tmp_path / 'w'), str(tmp_path / 'with'), '--quiet'])
+    assert 'no corpus at hand' not in capsys.readouterr().err
+    source.rename(tmp_path / 'elsewhere')
+    command.main([str(tmp_path / 'w'), str(tmp_path / 'without'), '--quiet'])
+    assert f'no corpus at hand ({source}: expected' in capsys.readouterr().err
+    files = {path.relative_to(tmp_path / 'with') for path in (tmp_path / 'with').rglob('*.tflite')}
+    assert {Path('model_float32.tflite'), Path('model_int8.tflite')} <= files
+    assert files == {path.relative_to(tmp_path / 'without') for path in (tmp_path / 'without').rglob('*.tflite')}
+    for path in files:
+        assert (tmp_path / 'with' / path).read_bytes() == (tmp_path / 'without' / path).read_bytes(), path

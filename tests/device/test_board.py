@@ -1,4 +1,4 @@
-"""The firmware's example on QEMU's boards, with TFLM's own sources: golden test, instructions, sound in real time.
+"""The firmware's example on QEMU's boards, with TFLM's sources: golden test, instructions, sound in real time.
 
 TFLM_ROOT is a tree of TFLM in which its make has built its library for these processors (docs/board.md).
 """

@@ -1,4 +1,4 @@
-"""The queue between the audio task and the one that computes: nothing is read twice, torn, or lost unsaid."""
+"""The queue between the audio task and the one that computes: nothing is read twice, torn or silently lost."""
 
 from __future__ import annotations
 

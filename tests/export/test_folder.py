@@ -16,7 +16,7 @@ from jax_reparam.export import folder
 def ours(path, text='old'):
     """A folder that fold.py might have written."""
     path.mkdir()
-    (path / 'manifest.json').write_text('{"format": 2}')
+    (path / 'manifest.json').write_text('{"format": 3}')
     (path / 'labels.txt').write_text(text)
     return path
 
@@ -27,7 +27,7 @@ def names(path):
 
 def fill(out, text='new'):
     with folder.replaced(out) as place:
-        (place / 'manifest.json').write_text('{"format": 2}')
+        (place / 'manifest.json').write_text('{"format": 3}')
         (place / 'labels.txt').write_text(text)
 
 
@@ -70,11 +70,11 @@ def test_what_is_not_ours_is_refused(tmp_path, name, beside):
     assert (out / name).read_text() == 'precious'
 
 
-@pytest.mark.parametrize('found', [3, 0, -1, '1', None, [1]])
+@pytest.mark.parametrize('found', [4, 0, -1, '1', None, [1]])
 def test_a_manifest_of_a_format_that_is_none_of_ours_is_refused(tmp_path, found):
     out = ours(tmp_path / 'out')
     (out / 'manifest.json').write_text(json.dumps({'format': found}))
-    with pytest.raises(InputError, match=r'manifest\.json: expected format 2 \(export it anew with fold\.py\), found'):
+    with pytest.raises(InputError, match=r'manifest\.json: expected format 3 \(export it anew with fold\.py\), found'):
         fill(out)
     assert (out / 'labels.txt').read_text() == 'old'
 

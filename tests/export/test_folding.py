@@ -119,6 +119,12 @@ def test_the_calibration_windows_are_training_windows(exported, data):
     assert {clip for clip, _ in exported.manifest.calibration} <= ids
 
 
+def joined(ops):
+    """Which of the two conversions there is depends on ranges."""
+    ops = dict(ops)
+    return ops | {'CAST': ops.get('CAST', 0) + ops.pop('QUANTIZE', 0)}
+
+
 def test_the_folded_export_is_the_plain_one(exported, config, data):
     windows, _ = windows_of(data, 'train')
     plain = models.build(config.model, n_classes=2)
@@ -130,7 +136,7 @@ def test_the_folded_export_is_the_plain_one(exported, config, data):
     int8 = quantise(Calibration(graph, windows[:4]), deploy.widths(config.model, frames)).graph
     for name, made in (('float32', graph), ('int8', int8)):
         ready, form = optimise(made), exported.manifest.forms[name]
-        assert ready.ops == form.ops
+        assert joined(ready.ops) == joined(form.ops)
         model = metadata.attach(flatbuffer.write(ready), exported.manifest.labels, exported.manifest.input)
         assert abs(len(model) - form.bytes) <= 64
 
@@ -181,12 +187,9 @@ def test_the_preferred_form_gets_the_firmware_and_int8_is_made_as_asked(exported
     assert forms['float32'].made.bits is None
 
 
-def test_speed_may_be_asked_for(workdir, tmp_path, monkeypatch):
-    asked = []
-    widths = deploy.widths
-    monkeypatch.setattr(deploy, 'widths', lambda *args, fast: asked.append(fast) or widths(*args, fast=fast))
-    folding.fold_and_export(workdir, tmp_path / 'out', limit=2, fast=True, show_progress=False)
-    assert asked == [True]
+def test_speed_may_be_asked_for(workdir, tmp_path):
+    out = folding.fold_and_export(workdir, tmp_path / 'out', limit=2, fast=True, show_progress=False)
+    assert out.manifest.forms['int8'].made.bits == deploy.widths(out.manifest.architecture, 64, fast=True)
 
 
 @pytest.mark.parametrize('name', ['npu', manifest.NPU_FORM])

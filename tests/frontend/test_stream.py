@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -88,6 +90,26 @@ def test_codes_of_a_stream_are_those_of_the_recording(rng):
     codes = inputs.codes(audio)
     for window in found:
         np.testing.assert_array_equal(window.codes, codes[window.start : window.start + 20])
+
+
+CHANGES = {'n_mels': 12, 'frame_ms': 32, 'hop_ms': 15, 'n_fft': 1024, 'fmin': 300.0, 'fmax': 3000.0}
+
+
+@pytest.mark.parametrize('name', [field.name for field in dataclasses.fields(FrontendConfig)])
+def test_every_key_of_the_frontend_counts_alike_for_a_stream_and_for_a_recording(rng, name):
+    """A corpus's features are those of `Input.codes`; a device hears a stream, and knows its model by the digest."""
+    config = FrontendConfig(**{name: CHANGES[name]})
+    inputs, default = (
+        Input(one, WindowConfig(20, 10), *np.ones((3, one.n_mels), np.float32)) for one in (config, FrontendConfig())
+    )
+    audio = (3000 * rng.standard_normal(9000)).astype(np.int16)
+    cutter = stream.Stream(inputs, lambda frame: inputs.codes(frame)[0])
+    found = [window for chunk in chunks(audio, 777) for window in cutter.feed(chunk)] + list(cutter.finish())
+    codes = inputs.codes(audio)
+    for window in found:
+        np.testing.assert_array_equal(window.codes, codes[window.start : window.start + 20])
+    assert not np.array_equal(codes, default.codes(audio))
+    assert inputs.digest != default.digest
 
 
 def test_a_frame_is_computed_once():

@@ -72,7 +72,7 @@ def test_what_a_kernel_fixes_is_kept_through_what_moves_it(op, bits, scale, zero
 
 
 @pytest.mark.parametrize('bits', [8, 16])
-@pytest.mark.parametrize('op', sorted(formats.ONE_FORMAT))
+@pytest.mark.parametrize('op', ['CONCATENATION', 'MAX_POOL_2D', 'PAD', 'RESHAPE', 'SLICE', 'TRANSPOSE'])
 def test_what_has_to_have_one_format_has_that_of_all_ranges(op, bits):
     one, two, three, four = (tensor() for _ in range(4))
     shape = Tensor.of(np.array([1, 8], np.int32))
@@ -152,11 +152,12 @@ def test_from_8_to_16_bits_nothing_is_rounded(seed):
     """By CAST, which keeps integers, with a zero point of 0, else by QUANTIZE; steps hardly grow."""
     rng = np.random.default_rng(seed)
     one, two, three, four = (tensor() for _ in range(4))
-    low, high = np.sort(rng.standard_normal(2) * 10.0 ** rng.integers(-4, 4, 2)).tolist()
+    high = float(10 ** rng.uniform(-4, 4))
+    low = -high * float(rng.uniform(0.7, 1.4) if seed % 2 else 10 ** rng.uniform(-4, 1))
     nodes = [
         Node('ADD', [one, one], [two]),
         Node('RESHAPE', [two], [three]),
-        Node(str(rng.choice(['ADD', 'SOFTMAX'])), [three], [four]),
+        Node(('ADD', 'SOFTMAX')[seed // 2 % 2], [three], [four]),
     ]
     found = chosen(nodes, [(low / 2, high / 2), (low, high), (low, high), (0, 1)], [8, 8, 16])
     narrow, wide = found[three, 8], found[three, 16]

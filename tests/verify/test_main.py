@@ -214,7 +214,7 @@ def test_another_checkpoint_is_refused(out, trained, table_of_clips, tmp_path):
 @pytest.mark.parametrize(
     ('files', 'message'),
     [
-        ({}, 'expected WAV or FLAC files, found none'),
+        ({}, 'expected WAV, FLAC, MP3 or OGG files, found none'),
         ({'joy/1.wav': 1.0}, r"joy/1\.wav: expected a label of the model \(high, low\), found 'joy'"),
         ({'1.wav': 1.0}, 'expected it in a folder of its label'),
         ({'low/1.wav': 0.0}, r'clips: expected speech in one of them, found none'),
