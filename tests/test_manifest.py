@@ -142,7 +142,7 @@ def of(kind, entry):
         (['format'], 1, 'expected format 3 (export it anew with fold.py), found 1'),
         (['format'], MISSING, 'expected format 3 (export it anew with fold.py), found None'),
         (['format'], True, 'expected format 3 (export it anew with fold.py), found True'),
-        (['format'], 2.0, 'format: expected a whole number, found 2.0'),
+        (['format'], 3.0, 'format: expected a whole number, found 3.0'),
     ],
 )  # fmt: skip
 def test_damage_is_one_line_that_names_file_and_key(damaged, path, value, message):

@@ -123,7 +123,8 @@ def apply(config: SpeechFormerConfig, params: Params, features: jax.Array) -> ja
     for index, (name, stage) in enumerate(zip(STAGES, params['stages'], strict=True)):
         with scope(name):
             with scope('norm'):
-                x = _normalise(x - x @ jnp.full((x.shape[-1], 1), 1 / x.shape[-1], x.dtype))
+                # ADD, not SUB: TFLM computes SUB's multipliers in float32, LiteRT and other versions in float64.
+                x = _normalise(x + x @ jnp.full((x.shape[-1], 1), -1 / x.shape[-1], x.dtype))
             for number, layer in enumerate(stage['layers']):
                 with scope(str(number)):
                     window = windows[index] if index < len(windows) else None
