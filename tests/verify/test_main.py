@@ -205,7 +205,7 @@ def test_another_checkpoint_is_refused(out, trained, table_of_clips, tmp_path):
     own = found.meta['input']
     meta = {**found.meta, 'input': {**own, 'voice_mean': [value + 1 for value in own['voice_mean']]}}
     variables = jax.tree.map(np.asarray, found.variables)
-    other.save(found.step, variables=variables, state={'step': np.asarray(1)}, meta=meta, score=0.5, error=0.1)
+    other.save(found.step, variables=variables, state={'step': jax.numpy.asarray(1)}, meta=meta, score=0.5, error=0.1)
     other.close()
     with pytest.raises(InputError, match='expected the checkpoint that was exported'):
         verify.main([str(out), '--clips', str(table_of_clips), '--checkpoint', str(tmp_path / 'w')])
