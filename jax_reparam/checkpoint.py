@@ -295,6 +295,7 @@ def _reading(path: Path) -> Iterator[None]:
     """Makes one line of what Orbax and TensorStore raise: each of the many kinds means that the files are not whole."""
     failed: InputError | None = None
     # Threads of theirs say it too, in tracebacks, and so do futures that nobody asks, when they are deleted.
+    _hush()
     with system.captured_stderr():
         try:
             yield
@@ -304,13 +305,12 @@ def _reading(path: Path) -> Iterator[None]:
             failed = DamagedError(path, one_line(error)[:200])
         if failed:
             gc.collect()
-            _hush()
     if failed:
         raise failed
 
 
 def _hush() -> None:
-    """From now on reads of TensorStore that still go on, when another has failed, say nothing when they end."""
+    """From now on reads of TensorStore that go on when another has failed say nothing when they end."""
     if getattr(sys.unraisablehook, 'hushed', False):
         return
     others = sys.unraisablehook
