@@ -239,17 +239,17 @@ class _Maker:
         score = gates.score(self.reference, logits, self.validation)
         # With 16 bits time counts for more than the last bytes of memory.
         graph = optimise(quantised.graph, fast=name == 'int16')
-        prices = self._prices() if name == 'int8' else None
+        prices = self._prices(bits, graph) if name == 'int8' else None
         return graph, Made(bits=bits, windows=len(self.calibration), validation=score, prices=prices), quantised
 
-    def _prices(self) -> dict[str, Price] | None:
-        """What each choice takes; None where there is none."""
+    def _prices(self, made: dict[str, int], graph: Graph) -> dict[str, Price] | None:
+        """What each choice takes, of which `made` is the graph that is there; None where there is no choice."""
         prices = {}
         if len({*map(str, self.offered.values())}) < 2:
             return None
         for flag, bits in self.offered.items():
-            graph = optimise(quantise(self.calibrated, bits).graph)
-            prices[flag] = Price(arena_bytes=arena.arena(graph), instructions=cost.of_graph(graph).instructions)
+            one = graph if bits == made else optimise(quantise(self.calibrated, bits).graph)
+            prices[flag] = Price(arena_bytes=arena.arena(one), instructions=cost.of_graph(one).instructions)
         return prices
 
 

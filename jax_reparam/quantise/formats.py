@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from jax_reparam.graph.graph import Graph, Node, Tensor
+from jax_reparam.graph.graph import Graph, Node, Port, Tensor
 from jax_reparam.quantise.ranges import Ranges
 from jax_reparam.quantise.widths import MOVES
 
@@ -45,10 +45,7 @@ class Format:
 
     def encode(self, values: np.ndarray) -> np.ndarray:
         """Real values in steps."""
-        limits = np.iinfo(self.dtype)
-        steps = np.rint(values.astype(np.float64) / self.scale) + self.zero_point
-        encoded: np.ndarray = steps.clip(limits.min, limits.max).astype(self.dtype)
-        return encoded
+        return Port(values.shape, self.dtype, self.scale, self.zero_point).encode(values.astype(np.float64))
 
     def tensor(self, like: Tensor, values: np.ndarray | None = None) -> Tensor:
         """A tensor of such integers: those of a constant's `values`, where they are given."""

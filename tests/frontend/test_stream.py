@@ -82,14 +82,20 @@ def test_samples_at_full_scale_are_counted_in_each_frame(rng):
     assert len(np.unique(counts)) > 3
 
 
-def test_codes_of_a_stream_are_those_of_the_recording(rng):
-    inputs = Input(FrontendConfig(), WindowConfig(20, 10), *np.ones((3, 64), np.float32))
-    audio = (3000 * rng.standard_normal(9000)).astype(np.int16)
+def same_codes(inputs, audio):
+    """Checks that the windows of a stream hold the codes of the recording, and returns these."""
     cutter = stream.Stream(inputs, lambda frame: inputs.codes(frame)[0])
     found = [window for chunk in chunks(audio, 777) for window in cutter.feed(chunk)] + list(cutter.finish())
     codes = inputs.codes(audio)
     for window in found:
         np.testing.assert_array_equal(window.codes, codes[window.start : window.start + 20])
+    return codes
+
+
+def test_codes_of_a_stream_are_those_of_the_recording(rng):
+    inputs = Input(FrontendConfig(), WindowConfig(20, 10), *np.ones((3, 64), np.float32))
+    audio = (3000 * rng.standard_normal(9000)).astype(np.int16)
+    same_codes(inputs, audio)
 
 
 CHANGES = {'n_mels': 12, 'frame_ms': 32, 'hop_ms': 15, 'n_fft': 1024, 'fmin': 300.0, 'fmax': 3000.0}
@@ -103,11 +109,7 @@ def test_every_key_of_the_frontend_counts_alike_for_a_stream_and_for_a_recording
         Input(one, WindowConfig(20, 10), *np.ones((3, one.n_mels), np.float32)) for one in (config, FrontendConfig())
     )
     audio = (3000 * rng.standard_normal(9000)).astype(np.int16)
-    cutter = stream.Stream(inputs, lambda frame: inputs.codes(frame)[0])
-    found = [window for chunk in chunks(audio, 777) for window in cutter.feed(chunk)] + list(cutter.finish())
-    codes = inputs.codes(audio)
-    for window in found:
-        np.testing.assert_array_equal(window.codes, codes[window.start : window.start + 20])
+    codes = same_codes(inputs, audio)
     assert not np.array_equal(codes, default.codes(audio))
     assert inputs.digest != default.digest
 

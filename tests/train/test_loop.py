@@ -308,8 +308,6 @@ def biggest(folder):
     return max((path for path in folder.rglob('d/*') if path.is_file()), key=lambda path: path.stat().st_size)
 
 
-# 2026-11: TensorStore's threads may end after their event loop has; `checkpoint._hush` keeps that from users.
-@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 def test_when_all_are_damaged_nothing_is_begun_anew(copy):
     config, workdir = copy
     for path in (workdir / 'checkpoints').glob('*/variables/**/d/*'):
