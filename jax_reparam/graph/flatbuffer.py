@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import struct
+from collections.abc import Iterator
 from typing import Any
 
 import flatbuffers
@@ -28,24 +30,25 @@ def read(model: bytes) -> Graph:
     """
     if model[4:8] != IDENTIFIER:
         raise ValueError(f'expected a .tflite file (identifier {IDENTIFIER!r}), got {bytes(model[4:8])!r}')
-    try:
+    with _damage_named():
         content = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(model, 0))
-        if len(content.subgraphs) != 1:
-            raise ValueError(f'expected 1 graph in the .tflite file, got {len(content.subgraphs)}')
+        graphs = len(content.subgraphs)
+    if graphs != 1:
+        raise ValueError(f'expected 1 graph in the .tflite file, got {graphs}')
+    with _damage_named():
         graph = _graph(content)
-    except ValueError as error:
-        if str(error).startswith('expected'):
-            raise
-        raise _damaged(error) from error
-    except (struct.error, IndexError, KeyError, TypeError, AttributeError) as error:
-        raise _damaged(error) from error
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
         raise ValueError(f'expected 1 input and 1 output, got {len(graph.inputs)} and {len(graph.outputs)}')
     return graph
 
 
-def _damaged(error: Exception) -> ValueError:
-    return ValueError(f'expected a whole .tflite file, got a damaged one ({error})')
+@contextlib.contextmanager
+def _damage_named() -> Iterator[None]:
+    """Makes one error of the many kinds that a damaged file raises in a block."""
+    try:
+        yield
+    except (struct.error, IndexError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f'expected a whole .tflite file, got a damaged one ({error})') from error
 
 
 def _graph(content: Any) -> Graph:
