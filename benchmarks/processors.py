@@ -36,7 +36,7 @@ def source(path: Path) -> tuple[Recipe, Mapping[str, Any]]:
 
 
 def forms_of(path: Path) -> dict[str, Graph]:
-    """The forms, by name."""
+    """The forms, by name; --fast where it changes something."""
     recipe, variables = source(path)
     model, frames = recipe.model, recipe.window_config.frames
     windows = np.random.default_rng(0).standard_normal((4, frames, recipe.frontend.n_mels)).astype(np.float32)
@@ -47,6 +47,8 @@ def forms_of(path: Path) -> dict[str, Graph]:
         'int8 --fast': deploy.widths(model, frames, fast=True),
         manifest.NPU_FORM: {'': 8},
     }
+    if bits['int8 --fast'] == bits['int8']:
+        del bits['int8 --fast']
     return {name: passes.optimise(quantise(calibration, widths).graph) for name, widths in bits.items()}
 
 

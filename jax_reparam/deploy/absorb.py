@@ -7,7 +7,7 @@ Where all that is added up to x comes from linear layers and constants, and only
 residual stream may be kept in another basis (Ashkboos et al. 2024, SliceGPT, section 3, turn LayerNorm into RMSNorm
 so). Vectors of mean 0 have D - 1 coordinates z in an orthonormal basis B `[D, D - 1]`: d = B z, and |d| = |z|. The last
 of the D places is then free to hold the constant sqrt(D * epsilon), and the normalisation is the division by a
-Euclidean length, which devices have as one operator:
+Euclidean length (`ops.normalise`):
 
     n(x) = sqrt(D) B z / |[z, sqrt(D * epsilon)]|
 
