@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_reparam import manifest, predict
+from jax_reparam import manifest
 from jax_reparam.device import golden, waveform
 from jax_reparam.evaluation import softmax
 from jax_reparam.frontend import features

@@ -16,7 +16,8 @@ import pytest
 from jax import lax
 
 from helpers import RECIPE, TINY
-from jax_reparam import errors, manifest, models, schema, summary
+from jax_reparam import errors, manifest, models, schema
+from jax_reparam.commands import summary
 from jax_reparam.config import ConformerConfig, ConvTransformerConfig, SpeechFormerConfig
 from jax_reparam.errors import InputError
 from jax_reparam.frontend.features import FrontendConfig
@@ -268,7 +269,7 @@ def test_classes_are_counted_from_one(recipe, value, capsys):
 
 def test_help_loads_no_jax():
     code = (
-        'import sys; from jax_reparam import summary; summary.parser().format_help(); '
+        'import sys; from jax_reparam.commands import summary; summary.parser().format_help(); '
         "sys.exit(', '.join(sys.modules.keys() & {'jax', 'flax', 'tensorflow', 'orbax'}) or 0)"
     )
     subprocess.run([sys.executable, '-c', code], check=True)
