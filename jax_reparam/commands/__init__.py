@@ -37,8 +37,11 @@ def parser() -> argparse.ArgumentParser:
         usage='jax-reparam COMMAND [options]',
         description='Speech emotion recognition on a microcontroller.',
         epilog='\n'.join(
-            ['commands:', *(f'  {name:{width}}  {told}' for name, told in COMMANDS.items())]
-            + ['', 'jax-reparam COMMAND --help lists the options of a command.']
+            [
+                'commands:',
+                *(f'  {name:{width}}  {told}' for name, told in COMMANDS.items()),
+                '\njax-reparam COMMAND --help lists the options of a command.',
+            ]
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

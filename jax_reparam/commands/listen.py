@@ -39,6 +39,7 @@ from jax_reparam.commands.predict import (
 from jax_reparam.errors import InputError, need
 from jax_reparam.frontend import audio, features
 from jax_reparam.frontend.inputs import Input
+from jax_reparam.frontend.voice import Profile
 from jax_reparam.recognizer import Decision, Recognizer, Stream
 from jax_reparam.runtime import tflm
 from jax_reparam.table import aligned
@@ -249,7 +250,8 @@ def _listen(recognizer: Recognizer, args: argparse.Namespace, frame_codes: Frame
         if not args.json:
             runtime = 'TFLM' if args.tflm else 'LiteRT'
             print(
-                opening(f'{recognizer.form} in {runtime}', inputs, args.smoothing, stream, learn=learn), file=sys.stderr
+                opening(f'{recognizer.form} in {runtime}', inputs, args.smoothing, stream.profile, learn=learn),
+                file=sys.stderr,
             )
             print(row(['seconds', 'window', 'smoothed', *labels, ''], labels), flush=True)
         for decision in itertools.chain(itertools.chain.from_iterable(map(stream.feed, chunks)), stream.finish()):
@@ -285,12 +287,12 @@ def in_tflm(folder: str, exported: manifest.Manifest) -> Iterator[FrameCodes]:
         raise InputError(f'{folder}: expected models that TFLM runs, found: {error}') from error
 
 
-def opening(runs: str, inputs: Input, smoothing: float, stream: Stream, *, learn: bool) -> str:
+def opening(runs: str, inputs: Input, smoothing: float, profile: Profile, *, learn: bool) -> str:
     """What is running and when to expect lines, in one line."""
     window, seconds = inputs.window, inputs.frontend.hop_ms / 1000
     return (
         f'{runs}; a line after {window.frames * seconds:g} s and then every {window.hop * seconds:g} s; '
         f'smoothed = {smoothing:g} x smoothed before + {1 - smoothing:g} x window; '
-        f'of the voice {inputs.seconds(stream.profile.frames):g} s are known, {"more" if learn else "nothing"} is learned; '
+        f'of the voice {inputs.seconds(profile.frames):g} s are known, {"more" if learn else "nothing"} is learned; '
         'Ctrl-C ends'
     )

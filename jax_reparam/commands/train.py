@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     """The command's arguments, less the keys of the recipe."""
     command = argparse.ArgumentParser(
         prog='jax-reparam train',
-        usage='jax-reparam train --config RECIPE[:CORPUS] [--workdir W] [--source S] [--config.KEY=VALUE ...] [options]',
+        usage='jax-reparam train --config RECIPE[:CORPUS] [--source S] [--config.KEY=VALUE ...] [options]',
         description='Trains a recipe. The same command goes on with a run that was stopped.',
         epilog='\n'.join(['keys of a recipe, and their defaults where it does not say otherwise:', *_keys()]),
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -69,7 +69,8 @@ def in_litert(folder, form):
     yield Recognizer.load(folder, form)
 
 
-@pytest.mark.parametrize('runtime', [pytest.param('tflm', marks=needs_tflm), 'litert'])
+@needs_tflm
+@pytest.mark.parametrize('runtime', ['tflm', 'litert'])
 @pytest.mark.parametrize('form', ['int8', 'float32'])
 def test_a_file_gives_window_by_window_what_prediction_gives(exported, clips, capsys, form, runtime):
     counts, spoken = [], 0

@@ -80,7 +80,7 @@ def test_flags_that_are_wrong(args, message):
     [
         ('configs/transformer_s.py:emod', 'configs/transformer_s.py: data.corpus: expected one of synth, emodb, '),
         ('configs/nothing.py', 'configs/nothing.py: expected a recipe, found no such file'),
-        (None, '--config: expected a recipe such as configs/transformer_s.py, found none'),
+        (None, '--config: expected a recipe such as transformer_s, found none'),
     ],
 )
 def test_recipes_that_are_wrong(recipe, message):
