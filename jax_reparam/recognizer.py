@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from jax_reparam.errors import InputError
 from jax_reparam.evaluation import decide, softmax
-from jax_reparam.frontend import features, speech, windows
-from jax_reparam.frontend.inputs import Heard, Input
+from jax_reparam.frontend import audio, speech, windows
+from jax_reparam.frontend.inputs import Heard, Input, Recording
 from jax_reparam.frontend.speech import Speech
 from jax_reparam.frontend.stream import Window, Windows
 from jax_reparam.frontend.voice import Profile
 from jax_reparam.manifest import Manifest, Protocol, open_form
+from jax_reparam.progress import Progress
 from jax_reparam.runtime import litert, tflm
 
 # The model that the package carries: ConvTransformer XS, trained on EMO-DB.
@@ -115,56 +117,81 @@ class Recognizer:
         """Seconds of the speaker's speech that are known."""
         return 0.0 if self.profile is None else self.manifest.input.seconds(self.profile.frames)
 
-    def adapt(self, samples: np.ndarray) -> float:
-        """Learns from one recording of the speaker, `[N]` int16; returns `learned_seconds`.
+    def adapt(self, samples: np.ndarray | Iterator[np.ndarray]) -> float:
+        """Learns from one recording of the speaker, `samples` as for `predict`; returns `learned_seconds`.
 
         It ends after `VoiceConfig.most_seconds` of speech. `profile = None` forgets.
 
         Raises:
           InputError: other samples.
         """
-        self.profile = self.manifest.input.learned(self._codes(samples), self.profile)
+        self.profile = self.manifest.input.learned(self._recording(samples).codes, self.profile)
         return self.learned_seconds
 
-    def predict(self, samples: np.ndarray, profile: Profile | None = None, *, over_time: bool = False) -> Prediction:
+    def predict(
+        self,
+        samples: np.ndarray | Iterator[np.ndarray],
+        profile: Profile | None = None,
+        *,
+        over_time: bool = False,
+        show_progress: bool = False,
+    ) -> Prediction:
         """Decides on one recording.
 
         Args:
-          samples: `[N]` int16 at the frontend's sample rate.
+          samples: `[N]` int16 at the frontend's sample rate; or blocks of them (`frontend.audio.blocks`), so that a
+            recording of hours needs little memory.
           profile: what is known of its speaker; None: what `adapt` has learned.
           over_time: also for each window of the recording, as it would be heard live.
+          show_progress: report on standard error how far a long recording is.
 
         Raises:
           InputError: other samples.
         """
         inputs = self.manifest.input
         profile = self.profile if profile is None else profile
-        codes, frames, hop = self._codes(samples), inputs.window.frames, inputs.frontend.hop_ms / 1000
-        seconds = len(samples) / inputs.frontend.sample_rate
+        recording = self._recording(samples)
+        codes, frames, hop = recording.codes, inputs.window.frames, inputs.frontend.hop_ms / 1000
+        seconds = recording.samples / inputs.frontend.sample_rate
         found = dict(speech.windows_of(codes, inputs.window, inputs.rule))
         span = speech.active_span(codes, inputs.rule, found.items() if inputs.rule.scan == inputs.window else None)
+        starts = [span.start + int(start) for start in windows.starts(span.stop - span.start, inputs.window)]
+        live = list(found) if over_time else []
+        bar = Progress(
+            len(starts) + len(live),
+            'windows',
+            unit='window',
+            enabled=show_progress and seconds >= audio.LONG_SECONDS,
+        )
 
         # One window at a time: all of a long recording take more memory than the recording.
         def row(start: int, end: int) -> np.ndarray:
             known = found.get(start) if end == min(start + frames, len(codes)) else None
-            return self._decide(inputs.hear(codes[start:end], profile, known))
+            probabilities = self._decide(inputs.hear(codes[start:end], profile, known))
+            bar.update()
+            return probabilities
 
-        starts = [span.start + int(start) for start in windows.starts(span.stop - span.start, inputs.window)]
         probabilities = decide(np.stack([row(start, min(start + frames, span.stop)) for start in starts]))[0]
         parts = [
             Part(start * hop, min((start + frames) * hop, seconds), row(start, min(start + frames, len(codes))))
-            for start in (found if over_time else ())
+            for start in live
         ]
-        return Prediction(probabilities, seconds, *_told(samples, found, len(codes), inputs), over_time=tuple(parts))
+        bar.close()
+        return Prediction(probabilities, seconds, *_told(recording, found, inputs), over_time=tuple(parts))
 
-    def _codes(self, samples: np.ndarray) -> np.ndarray:
+    def _recording(self, samples: np.ndarray | Iterator[np.ndarray]) -> Recording:
         """Features of a recording; what is no recording would give some, too."""
-        if not isinstance(samples, np.ndarray) or samples.dtype != np.int16 or samples.ndim != 1 or not len(samples):
-            found = type(samples).__name__
-            if isinstance(samples, np.ndarray):
-                found = f'{list(samples.shape)} {samples.dtype}'
-            raise InputError(f'samples: expected [N] int16, as frontend.audio.read gives them, found {found}')
-        return self.manifest.input.codes(samples)
+
+        def checked(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+            for block in blocks:
+                if not isinstance(block, np.ndarray) or block.dtype != np.int16 or block.ndim != 1:
+                    raise _no_samples(block)
+                yield block
+
+        recording = self.manifest.input.recording(checked(samples if isinstance(samples, Iterator) else [samples]))
+        if not recording.samples:
+            raise _no_samples(np.zeros(0, np.int16))
+        return recording
 
     def _decide(self, heard: Heard) -> np.ndarray:
         """Probabilities of a window, `[C]`; the model does not run where nobody speaks."""
@@ -174,15 +201,17 @@ class Recognizer:
         return row
 
 
-def _told(
-    samples: np.ndarray, windows_found: Mapping[int, Speech], frames: int, inputs: Input
-) -> tuple[float, bool, bool]:
+def _no_samples(found: Any) -> InputError:
+    told = f'{list(found.shape)} {found.dtype}' if isinstance(found, np.ndarray) else type(found).__name__
+    return InputError(f'samples: expected [N] int16, as frontend.audio.read gives them, found {told}')
+
+
+def _told(recording: Recording, windows_found: Mapping[int, Speech], inputs: Input) -> tuple[float, bool, bool]:
     """The share of a recording's frames that are speech; whether all of it is too quiet; whether any of it clips."""
-    full_scale = features.full_scale(samples, inputs.frontend)
-    spoken, quiet, clipping = np.zeros(frames, bool), [], []
+    spoken, quiet, clipping = np.zeros(len(recording.codes), bool), [], []
     for start, found in windows_found.items():
         end = start + len(found.mask)
-        clipping.append(speech.clipping(found, full_scale[start:end], inputs.frontend))
+        clipping.append(speech.clipping(found, recording.full_scale[start:end], inputs.frontend))
         if found.there:
             spoken[start:end] |= found.mask
             quiet.append(speech.too_quiet(found, inputs.rule))

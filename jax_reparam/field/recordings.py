@@ -133,9 +133,7 @@ def load(clips: Sequence[Clip], inputs: Input, *, show_progress: bool = True) ->
     bar = Progress(len(clips), 'reading clips', unit='clip', enabled=show_progress)
     try:
         for clip in clips:
-            samples = audio.read(clip.path, rate)
-            audio.check(samples, str(clip.path), rate)
-            recordings.append(samples)
+            recordings.append(audio.read(clip.path, rate))
             bar.update()
     finally:
         bar.close()
