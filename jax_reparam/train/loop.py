@@ -223,6 +223,8 @@ def train(recipe: Recipe, workdir: Path, *, show_progress: bool = True) -> dict[
     show_progress = show_progress and processes.first()
     with _held(workdir):
         data = pipeline.load_data(recipe, show_progress=show_progress)
+        if show_progress and (note := data.split.info['note']):
+            print(f'{workdir}: {note}', file=sys.stderr)
         # The recipe's words are right: now, not before, the workdir becomes this run's.
         processes.in_turn(lambda: report.claim(workdir, recipe), f'claim {workdir}')
         data = _as_before(workdir / FOLDER, data)
@@ -345,8 +347,8 @@ def _as_before(folder: Path, data: pipeline.Data) -> pipeline.Data:
     damaged = checkpoint.damaged(folder)
     processes.wait(f'check {folder}')
     if processes.first():
-        for step, error in damaged.items():
-            print(f'{error}; set aside as {checkpoint.set_aside(folder / str(step)).name}', file=sys.stderr)
+        for path, error in damaged.items():
+            print(f'{error}; set aside as {checkpoint.set_aside(path).name}', file=sys.stderr)
     processes.wait(f'set aside in {folder}')
     last = checkpoint.last(folder)
     if damaged and last is None:
