@@ -6,7 +6,9 @@ import nothing of an extra, and take at most 250 MB and 0.5 s of processor time.
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -31,23 +33,27 @@ def syllables(path: Path) -> None:
 
 def main(venv: Path) -> None:
     """Ends with 1 and a line where a promise does not hold."""
+    alone = {name: value for name, value in os.environ.items() if name != 'PYTHONPATH'}
     size = sum(path.lstat().st_size for path in venv.rglob('*')) / 1e6
     with tempfile.TemporaryDirectory() as scratch:
         syllables(Path(scratch) / 'clip.wav')
         command = [venv.resolve() / 'bin' / 'jax-reparam', 'predict', 'clip.wav', '--json']
+        run = functools.partial(
+            subprocess.run, cwd=scratch, env=alone, check=True, stdout=subprocess.PIPE, encoding='utf-8'
+        )
         seconds = []
         for _ in range(TRIES):
             before = resource.getrusage(resource.RUSAGE_CHILDREN)
-            done = subprocess.run(command, cwd=scratch, check=True, capture_output=True, text=True)
+            done = run(command)
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
             seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         [clip] = json.loads(done.stdout)['clips']
         code = (
             'import sys; from jax_reparam.commands import module; module("predict").main(["clip.wav"]); '
-            'print(*sys.modules, sep="\\n", file=sys.stderr)'
+            'print("modules:", *sys.modules)'
         )
         python = [venv.resolve() / 'bin' / 'python', '-c', code]
-        modules = set(subprocess.run(python, cwd=scratch, check=True, capture_output=True, text=True).stderr.split())
+        modules = set(run(python).stdout.partition('modules:')[2].split())
     print(f'base install: {size:.0f} MB, {min(seconds):.2f} s of processor time, {clip["label"]}')
     faults = [f'{name} is imported' for name in sorted(HEAVY & modules)]
     faults += [f'{size:.0f} MB, more than {MOST_MB}'] * (size > MOST_MB)
