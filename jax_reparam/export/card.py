@@ -43,7 +43,7 @@ def summary(path: Path, manifest: Manifest) -> list[str]:
 def text(manifest: Manifest, recipe: Recipe) -> str:
     """MODEL_CARD.md of an export, and of the recipe that it was trained with."""
     return f"""---
-{yaml.safe_dump(front_matter(manifest), sort_keys=False, allow_unicode=True)}---
+{yaml.safe_dump(front_matter(manifest), sort_keys=False, allow_unicode=True, width=1000)}---
 
 # Speech emotion recognition: {manifest.architecture.name}
 
@@ -73,7 +73,7 @@ CMSIS-NN. A form is in this folder only if
 
 {_interface(manifest)}
 
-    python -m jax_reparam.predict THIS_FOLDER clip.wav --json
+    jax-reparam predict --model THIS_FOLDER clip.wav --json
 
 ## Limits and law
 
@@ -119,7 +119,7 @@ def _model_index(manifest: Manifest) -> list[dict[str, Any]]:
         return []
     form, runtime, score = decisive
     fold = f'protocol {protocol.name}, fold {protocol.fold} of {protocol.folds}'
-    heard = f'{manifest.test.decisions} decisions, {len(protocol.test_speakers)} speakers not heard in training'
+    heard = f'{manifest.test.decisions} decisions; speakers not heard in training: {len(protocol.test_speakers)}'
     result = {
         'task': {'type': 'audio-classification', 'name': 'Speech emotion recognition'},
         'dataset': {
@@ -256,7 +256,7 @@ def _field(manifest: Manifest) -> str:
 in LiteRT. Thresholds are those of audEERING's test suite (arXiv 2312.06270). docs/verification.md of jax_reparam says
 what each is exactly ({', '.join(f'`{row.change}`' for row in manifest.field)}). All changes, on your own recordings:
 
-    python -m jax_reparam.verify THIS_FOLDER --clips CLIPS --field
+    jax-reparam verify THIS_FOLDER --clips CLIPS --field
 
 {chr(10).join(rows)}"""
 

@@ -43,7 +43,10 @@ def test_the_front_matter_has_what_hubs_ask_for(exported, shown):
     assert result['task']['type'] == 'audio-classification'
     assert (result['dataset']['type'], result['dataset']['name']) == ('emodb', 'EMO-DB')
     protocol = exported.manifest.protocol
-    assert f'{protocol.name}, fold 0 of {protocol.folds}: 6 decisions, 1 speakers' in result['dataset']['config']
+    assert (
+        f'{protocol.name}, fold 0 of {protocol.folds}: 6 decisions; speakers not heard in training: 1'
+        in result['dataset']['config']
+    )
     [metric] = result['metrics']
     assert (metric['type'], metric['args']) == ('recall', {'average': 'macro'})
     assert metric['name'].endswith('(UAR) of int8 in TFLM')
