@@ -210,12 +210,8 @@ def load_data(recipe: Recipe, *, show_progress: bool = True) -> Data:
     Raises:
       InputError: the corpus is missing or damaged, or its speakers do not allow the protocol.
     """
-    data = recipe.data
-    corpus = _corpus(data, show_progress)
-    split = protocols.split(
-        corpus, protocol=data.protocol, fold=int(data.fold), seed=recipe.seed, turns=data.turns, join=data.join
-    )
-    cache = cache_dir(data.cache)
+    corpus, split = load_split(recipe, show_progress=show_progress)
+    cache = cache_dir(recipe.data.cache)
     zero = np.zeros(recipe.frontend.n_mels, np.float32)
     inputs = Input(recipe.frontend, recipe.window_config, zero, zero + 1, zero, recipe.voice)
     features = feature_store.corpus_features(corpus, inputs, cache, show_progress=show_progress)
@@ -227,6 +223,15 @@ def load_data(recipe: Recipe, *, show_progress: bool = True) -> Data:
     history = lambda clip: unstandardised.draw_history(clip, rng)
     mean, std = statistics(heard.features for heard, _ in unstandardised.heard(split.train, history))
     return dataclasses.replace(unstandardised, inputs=dataclasses.replace(inputs, mean=mean, std=std))
+
+
+def load_split(recipe: Recipe, *, show_progress: bool = True) -> tuple[corpora.Corpus, protocols.Split]:
+    """Prepares the corpus of a recipe, and splits it; see `load_data`."""
+    data = recipe.data
+    corpus = _corpus(data, show_progress)
+    return corpus, protocols.split(
+        corpus, protocol=data.protocol, fold=int(data.fold), seed=recipe.seed, turns=data.turns, join=data.join
+    )
 
 
 def count_folds(recipe: Recipe, *, show_progress: bool = True) -> int:

@@ -255,14 +255,24 @@ def evaluate(
       Metrics (`evaluation.metrics`) over what the protocol decides, clips or speakers, and the probabilities of these,
       `[u, C]`, in the order of `data.units(part)`.
     """
+    probabilities = data.decide(part, clips(predict, variables, data, part, history))
+    return evaluation.metrics(data.truth(part), probabilities, data.corpus.labels), probabilities
+
+
+def clips(
+    predict: Predictor,
+    variables: Params,
+    data: pipeline.Data,
+    part: pipeline.Part,
+    history: Callable[[int], Profile] | None = None,
+) -> np.ndarray:
+    """The mean class probabilities of a part's clips, `[n, C]`; see `evaluate`."""
     batches = [
         (predict(variables, windows), clip) for windows, clip in data.spoken(data.clips(part), predict.batch, history)
     ]
     logits, clip = map(np.concatenate, zip(*batches, strict=True))
     _check_finite({f'logits of the {part} part': logits})
-    clips = evaluation.decide(evaluation.softmax(logits), clip, units=len(data.clips(part)))
-    probabilities = data.decide(part, clips)
-    return evaluation.metrics(data.truth(part), probabilities, data.corpus.labels), probabilities
+    return evaluation.decide(evaluation.softmax(logits), clip, units=len(data.clips(part)))
 
 
 def _fit(

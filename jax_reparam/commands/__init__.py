@@ -1,0 +1,1 @@
+"""The commands of `jax-reparam`, one module each."""
