@@ -345,6 +345,9 @@ class TrainConfig(schema.Checked):
       weight_decay: decoupled (AdamW), on kernels; at HRF sites as `hrf.decay` says.
       label_smoothing: share of the target spread over all classes.
       class_weights: weigh clips by the inverse frequency of their class among the training clips.
+      site_rate: what Adam's step is multiplied by at the kernels that `hrf.sites` names, and at HRF's factors there. The
+        weight decay is not multiplied. With `hrf.expansion=0` it is the control that tells HRF from a larger step.
+      site_decay: what the weight decay is multiplied by at these kernels; 0 does not decay them.
       clip_norm: largest global norm of the gradient; 0 does not clip.
       average: decay of the moving average of parameters and batch statistics that is validated, kept and folded
         (Polyak averaging); 0 keeps the last values.
@@ -358,6 +361,8 @@ class TrainConfig(schema.Checked):
     weight_decay: Factor = 0.01
     label_smoothing: Rate = 0.1
     class_weights: bool = False
+    site_rate: Factor = 1.0
+    site_decay: Factor = 1.0
     clip_norm: Factor = 1.0
     average: Rate = 0.99
     eval_every: Steps = 50
@@ -388,6 +393,10 @@ class Recipe(schema.Checked):
             self._check_speech_former(self.model)
         if self.hrf.expansion:
             self._check_expansion()
+        if self.asks_for_sites:
+            kinds = {site for site, _, _ in self.model.sites(self.frontend.n_mels)}
+            named = ','.join(self.hrf.sites)
+            schema.expect(bool(kinds & set(self.hrf.sites)), 'hrf.sites', f'any of {", ".join(sorted(kinds))}', named)
 
     def _check_window(self) -> None:
         seconds, hop, frame = self.window.seconds, self.window.hop_seconds, self.frontend.hop_ms / 1000
@@ -416,6 +425,11 @@ class Recipe(schema.Checked):
 
     def _frames(self, seconds: float) -> int:
         return round(seconds * (1000 / self.frontend.hop_ms))
+
+    @property
+    def asks_for_sites(self) -> bool:
+        """Whether the optimizer treats HRF's sites, or the plain layers there, otherwise than the other kernels."""
+        return (self.train.site_rate, self.train.site_decay) != (1, 1)
 
     @property
     def window_config(self) -> WindowConfig:

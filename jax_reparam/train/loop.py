@@ -271,7 +271,7 @@ def _fit(
     """Runs the steps that are left; returns the step and the (averaged) variables of the chosen checkpoint."""
     settings, meta = recipe.train, describe(recipe, data)
     by_batch, replicated = shardings()
-    optimizer = adamw(settings, recipe.hrf.decay)
+    optimizer = adamw(recipe)
     example = jnp.zeros((1, recipe.window_config.frames, recipe.frontend.n_mels))
     state = jax.jit(lambda: init_state(model, optimizer, example, recipe.seed), out_shardings=replicated)()
     weights = balanced_weights(data.labels('train'), len(data.corpus.labels)) if settings.class_weights else None

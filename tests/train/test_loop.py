@@ -57,6 +57,11 @@ def step_of(model, optimizer, weights=None, **train):
     return jax.jit(loop.make_step(recipe, model, optimizer, weights, 0, INPUTS))
 
 
+def undecayed(**train):
+    """A recipe of a model whose factors do not decay; `train` are keys of `TrainConfig`."""
+    return Recipe(SURE, HRFConfig(decay='none'), train=TrainConfig(**train))
+
+
 def given(batch):
     """What the model is given of a batch."""
     windows = zip(batch['codes'], batch['frames'], strict=True)
@@ -127,7 +132,7 @@ def test_batch_size_must_fit_the_devices(trained, tmp_path):
 
 def test_the_step_lowers_the_loss_on_one_batch(rng):
     model = models.build(SURE, HRFConfig(), n_classes=3)
-    optimizer = adamw(TrainConfig(steps=40, learning_rate=1e-2, warmup_steps=2), 'none')
+    optimizer = adamw(undecayed(steps=40, learning_rate=1e-2, warmup_steps=2))
     data = batch(rng, LABELS)
     state = loop.init_state(model, optimizer, given(data)[:1], 0)
     step = step_of(model, optimizer)
@@ -141,7 +146,7 @@ def test_the_step_lowers_the_loss_on_one_batch(rng):
 
 def test_class_weights_and_smoothing_enter_the_loss(rng):
     model = models.build(SURE, HRFConfig(), n_classes=3)
-    optimizer = adamw(TrainConfig(steps=2), 'none')
+    optimizer = adamw(undecayed(steps=2))
     data = batch(rng, LABELS)
     state = loop.init_state(model, optimizer, given(data)[:1], 0)
     variables = {'params': state.variables['params'], 'batch_stats': state.variables['batch_stats']}
@@ -200,7 +205,7 @@ def test_balanced_weights():
 
 def test_average_follows_the_variables(rng):
     model = models.build(SMALLEST, HRFConfig(), n_classes=3)
-    optimizer = adamw(TrainConfig(steps=9, warmup_steps=1, learning_rate=1e-2), 'none')
+    optimizer = adamw(undecayed(steps=9, warmup_steps=1, learning_rate=1e-2))
     data = batch(rng, LABELS)
     state = loop.init_state(model, optimizer, given(data)[:1], 0)
     step = step_of(model, optimizer, average=0.5)
