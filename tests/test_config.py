@@ -270,6 +270,11 @@ def test_texts_with_control_characters(name):
         ),
         # E = 4: the first layers' D is 16, the second ones' F.
         (RECIPE, {'hrf.expansion': 0.25}, 'hrf.expansion: expected E >= min(D, F) = 16 at ffn_in, found 0.25: E = 4 ('),
+        (
+            RECIPE,
+            {'train.site_norms': 'runs/a,runs/b'},
+            'hrf.expansion: expected 0 (a plain model) with train.site_norms, found 4',
+        ),
         (RECIPE, {'hrf.sites': '', 'train.site_rate': 2.0}, "hrf.sites: expected any of attention, .*, found ''"),
     ],
 )

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from flax.traverse_util import flatten_dict, unflatten_dict
 
-from jax_reparam import models, reparam
+from jax_reparam import reparam
 from jax_reparam.config import Recipe, TrainConfig
 from jax_reparam.reparam import Params
+from jax_reparam.train import sites
 
 Decay = Literal['none', 'factors', 'product']
-# The kernels of a site, plain or factorised, below its path.
-_KERNELS = ('kernel', f'{reparam.SITE}/kernel_u', f'{reparam.SITE}/kernel_v')
+TINY = float(np.finfo(np.float32).tiny)
 
 
 def schedule(config: TrainConfig) -> optax.Schedule:
@@ -30,11 +29,14 @@ def adamw(recipe: Recipe) -> optax.GradientTransformation:
     """The optimizer of a recipe.
 
     `train.site_rate` stands between Adam's scaling and the decay, so that it multiplies Adam's step alone;
-    `train.site_decay` multiplies the decay alone.
+    `train.site_decay` multiplies the decay alone. With `train.site_norms` the whole update has the recorded norm.
+
+    Raises:
+      InputError: recorded norms that cannot be read, or are not of this recipe's sites and steps.
     """
     config = recipe.train
-    at = sites(recipe) if recipe.asks_for_sites else []
-    site_rate = optax.stateless(lambda updates, _: scaled(updates, dict.fromkeys(at, config.site_rate)))
+    at = sites.of(recipe) if recipe.asks_for_sites else []
+    site_rate = optax.stateless(lambda updates, _: sites.scaled(updates, dict.fromkeys(at, config.site_rate)))
     decay = add_decay(config.weight_decay, recipe.hrf.decay, factors=dict.fromkeys(at, config.site_decay))
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
@@ -42,32 +44,21 @@ def adamw(recipe: Recipe) -> optax.GradientTransformation:
         # As one transform, so that every recipe's optimizer has a state of one form.
         optax.chain(site_rate, decay),
         optax.scale_by_learning_rate(schedule(config)),
+        *([_with_norms(sites.read_norms(config.site_norms, at, config.steps))] if config.site_norms else []),
     )
 
 
-def sites(recipe: Recipe) -> list[str]:
-    """The paths, in `params`, of the layers that `hrf.sites` names: HRF's sites, in the plain model too."""
-    # With E = D every layer that may be a site is one.
-    model = models.build(recipe.model, dataclasses.replace(recipe.hrf, expansion=1.0), n_classes=2)
-    example = jax.ShapeDtypeStruct((1, recipe.window_config.frames, recipe.frontend.n_mels), jnp.float32)
-    return reparam.hrf_sites(jax.eval_shape(model.init, jax.random.key(0), example)['params'])
+def _with_norms(norms: Mapping[str, np.ndarray]) -> optax.GradientTransformation:
+    """Gives the update of each plain kernel the norm that is recorded for the step, `[steps]` by the layer's path."""
+    tables = {site: jnp.asarray(table) for site, table in norms.items()}
 
+    def update(updates: Params, state: optax.ScaleByScheduleState, params: Params) -> tuple[Params, Any]:
+        found = sites.norms(updates, params, list(tables))
+        # An update of zero has no direction: it stays zero.
+        factors = {site: table[state.count] / jnp.maximum(found[site], TINY) for site, table in tables.items()}
+        return sites.scaled(updates, factors), optax.ScaleByScheduleState(state.count + 1)
 
-def scaled(tree: Params, factors: Mapping[str, float | jax.Array]) -> Params:
-    """A tree like `params` with the kernels of some layers multiplied by a factor each.
-
-    At an HRF site these are both factors `kernel_u` and `kernel_v`. Biases stay as they are.
-
-    Args:
-      tree: parameters, or updates of them.
-      factors: by the layer's path.
-    """
-    leaves = flatten_dict(tree, sep='/')
-    for site, factor in factors.items():
-        for kernel in (f'{site}/{name}' for name in _KERNELS):
-            if kernel in leaves:
-                leaves[kernel] = factor * leaves[kernel]
-    return unflatten_dict(leaves, sep='/')
+    return optax.GradientTransformation(lambda params: optax.ScaleByScheduleState(jnp.zeros((), jnp.int32)), update)
 
 
 def add_decay(rate: float, decay: Decay, *, factors: Mapping[str, float] | None = None) -> optax.GradientTransformation:
@@ -82,7 +73,7 @@ def add_decay(rate: float, decay: Decay, *, factors: Mapping[str, float] | None 
     def update(updates: Params, params: Params) -> Params:
         direction = decay_direction(params, decay)
         if factors:
-            direction = scaled(direction, factors)
+            direction = sites.scaled(direction, factors)
         return jax.tree.map(lambda u, d: u + rate * d, updates, direction)
 
     return optax.stateless(update)

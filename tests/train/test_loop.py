@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from helpers import TINY, batch, recipe, tones
-from jax_reparam import checkpoint, models
+from jax_reparam import checkpoint, models, reparam
 from jax_reparam.config import AugmentConfig, HRFConfig, Recipe, TrainConfig
 from jax_reparam.errors import InputError
 from jax_reparam.frontend.features import FrontendConfig
@@ -218,6 +218,18 @@ def test_average_follows_the_variables(rng):
     assert not np.allclose(expected, state.variables['params']['head']['classifier']['bias'])
 
 
+def test_a_step_logs_how_far_the_sites_move(rng):
+    model = models.build(SURE, HRFConfig(), n_classes=3)
+    optimizer = adamw(undecayed(steps=9, warmup_steps=0, learning_rate=1e-2))
+    data = batch(rng, LABELS)
+    before = loop.init_state(model, optimizer, given(data)[:1], 0)
+    after, metrics = step_of(model, optimizer, log_site_norms=True)(before, data)
+    old, new = (reparam.dehrf(state.variables['params'])['layer_0']['ffn']['ffn_in'] for state in (before, after))
+    logged = {name: float(value) for name, value in metrics.items() if '/' in name}
+    expected = np.linalg.norm(new['kernel'] - old['kernel'])
+    assert logged == {'site_norm/layer_0/ffn/ffn_in': pytest.approx(expected, rel=1e-4)}
+
+
 def test_predictor_fills_its_last_batch(rng):
     model = models.build(SMALLEST, HRFConfig(), n_classes=3)
     x = rng.standard_normal((5, 32, 12)).astype(np.float32)
@@ -283,7 +295,13 @@ def test_logits_that_are_not_finite_are_no_result(trained, monkeypatch):
 
 
 def test_a_recipe_that_is_wrong_leaves_the_workdir_free(trained, tmp_path):
-    for wrong in ({'data.source': str(tmp_path / 'nowhere')}, {'data.fold': '99'}, {'data.protocol': 'sessions'}):
+    nowhere = str(tmp_path / 'nowhere')
+    for wrong in (
+        {'data.source': nowhere},
+        {'data.fold': '99'},
+        {'data.protocol': 'sessions'},
+        {'hrf.expansion': 0, 'train.site_norms': nowhere},
+    ):
         for start in (loop.train, loop.train_folds):
             if start is loop.train_folds and 'data.fold' in wrong:
                 continue

@@ -11,11 +11,10 @@ import numpy as np
 import optax
 import pytest
 
-from helpers import RECIPE, TINY_MODELS, drawn
+from helpers import RECIPE, drawn
 from jax_reparam import checkpoint, models, reparam
-from jax_reparam.config import PLAIN, SITES, HRFConfig, TrainConfig
-from jax_reparam.frontend.features import FrontendConfig
-from jax_reparam.train.optimizer import adamw, add_decay, decay_direction, schedule, sites
+from jax_reparam.config import PLAIN, HRFConfig, TrainConfig
+from jax_reparam.train.optimizer import adamw, add_decay, decay_direction, schedule
 
 
 def tree(rng):
@@ -126,15 +125,6 @@ def test_half_the_decay_of_both_factors_shrinks_their_product_as_a_plain_kernel(
         updates, _ = decay.update(jax.tree.map(jnp.zeros_like, params), decay.init(params), params)
         shrunk = reparam.compose(jax.tree.map(jnp.subtract, params, updates)['site']['hrf'])['kernel']
         np.testing.assert_allclose((kernel - shrunk) / 1e-6, kernel, rtol=1e-6, atol=1e-6)
-
-
-@pytest.mark.parametrize('name', TINY_MODELS)
-def test_sites_are_those_that_hrf_would_have(name):
-    recipe = dataclasses.replace(told(PLAIN), model=TINY_MODELS[name], frontend=FrontendConfig(n_mels=16))
-    for hrf in (HRFConfig(expansion=4), HRFConfig(expansion=4, sites=SITES)):
-        model = models.build(recipe.model, hrf, n_classes=3)
-        expected = reparam.hrf_sites(jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 16)))['params'])
-        assert sites(dataclasses.replace(recipe, hrf=dataclasses.replace(hrf, expansion=0))) == expected
 
 
 def test_the_optimizers_state_has_one_form():
