@@ -141,7 +141,7 @@ def train(recipe: Recipe, bank: Bank, folds: list[pipeline.Data], seeds: int, sa
     """Trains `seeds` times all folds; returns the averaged variables, `[seeds * folds, ...]`, and the model."""
     settings = recipe.train
     model = models.build(recipe.model, recipe.hrf, n_classes=len(folds[0].corpus.labels))
-    optimizer = adamw(settings, recipe.hrf.decay)
+    optimizer = adamw(recipe)
     fold = jnp.tile(jnp.arange(len(folds)), seeds)
     seed = jnp.repeat(jnp.arange(seeds), len(folds))
     each = [draw(data, recipe, s) for s in range(seeds) for data in folds]

@@ -82,6 +82,7 @@ Warmup = Annotated[Count, at_most(1_000_000_000)]
 Seed = Annotated[Count, at_most((1 << 32) - 1)]
 LearningRate = Annotated[Positive, at_most(1e6)]
 Factor = Annotated[Amount, at_most(1e6)]
+Line = Annotated[str, Bound('text on one line', lambda text: not set('\0\n') & set(text))]
 
 
 class _Encoder(schema.Checked):
@@ -278,9 +279,9 @@ class DataConfig(schema.Checked):
     """
 
     corpus: str = 'synth'
-    source: str = ''
-    cache: str = ''
-    protocol: str = ''
+    source: Line = ''
+    cache: Line = ''
+    protocol: Line = ''
     fold: str = '0'
     accept_mismatch: bool = False
     turns: Span = 0
@@ -291,9 +292,6 @@ class DataConfig(schema.Checked):
         known('corpus', self.corpus, tuple(CORPORA))
         number = self.fold.isascii() and self.fold.isdecimal() and len(self.fold) < 10
         schema.expect(self.fold == 'all' or number, 'fold', "a number or 'all'", self.fold)
-        for name in ('source', 'cache', 'protocol'):
-            text = getattr(self, name)
-            schema.expect('\0' not in text and '\n' not in text, name, 'text on one line', text)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -345,6 +343,12 @@ class TrainConfig(schema.Checked):
       weight_decay: decoupled (AdamW), on kernels; at HRF sites as `hrf.decay` says.
       label_smoothing: share of the target spread over all classes.
       class_weights: weigh clips by the inverse frequency of their class among the training clips.
+      site_rate: what Adam's step is multiplied by at the kernels that `hrf.sites` names, and at HRF's factors there;
+        the weight decay is not multiplied.
+      site_decay: what the weight decay is multiplied by at these kernels; 0 does not decay them.
+      log_site_norms: log how far each step moves these kernels (HRF: the product), as `site_norm/LAYER`.
+      site_norms: runs (or their metrics.jsonl) with `log_site_norms`; a plain model's updates of these kernels get the
+        mean of their norms, step by step. `A,B` is read as two.
       clip_norm: largest global norm of the gradient; 0 does not clip.
       average: decay of the moving average of parameters and batch statistics that is validated, kept and folded
         (Polyak averaging); 0 keeps the last values.
@@ -358,6 +362,10 @@ class TrainConfig(schema.Checked):
     weight_decay: Factor = 0.01
     label_smoothing: Rate = 0.1
     class_weights: bool = False
+    site_rate: Factor = 1.0
+    site_decay: Factor = 1.0
+    log_site_norms: bool = False
+    site_norms: tuple[Line, ...] = ()
     clip_norm: Factor = 1.0
     average: Rate = 0.99
     eval_every: Steps = 50
@@ -388,6 +396,13 @@ class Recipe(schema.Checked):
             self._check_speech_former(self.model)
         if self.hrf.expansion:
             self._check_expansion()
+        if self.asks_for_sites:
+            kinds = {site for site, _, _ in self.model.sites(self.frontend.n_mels)}
+            named = ','.join(self.hrf.sites)
+            schema.expect(bool(kinds & set(self.hrf.sites)), 'hrf.sites', f'any of {", ".join(sorted(kinds))}', named)
+
+        plain = not self.train.site_norms or self.hrf.expansion == 0
+        schema.expect(plain, 'hrf.expansion', '0 (a plain model) with train.site_norms', self.hrf.expansion)
 
     def _check_window(self) -> None:
         seconds, hop, frame = self.window.seconds, self.window.hop_seconds, self.frontend.hop_ms / 1000
@@ -416,6 +431,12 @@ class Recipe(schema.Checked):
 
     def _frames(self, seconds: float) -> int:
         return round(seconds * (1000 / self.frontend.hop_ms))
+
+    @property
+    def asks_for_sites(self) -> bool:
+        """Whether training treats HRF's sites, or the plain layers there, otherwise than the other layers."""
+        train = self.train
+        return (train.site_rate, train.site_decay) != (1, 1) or train.log_site_norms or bool(train.site_norms)
 
     @property
     def window_config(self) -> WindowConfig:

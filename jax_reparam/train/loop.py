@@ -30,7 +30,7 @@ from jax_reparam.frontend.inputs import Input
 from jax_reparam.frontend.voice import Profile
 from jax_reparam.progress import Progress
 from jax_reparam.reparam import Params
-from jax_reparam.train import processes, report
+from jax_reparam.train import processes, report, sites
 from jax_reparam.train.augment import field, spec_augment
 from jax_reparam.train.optimizer import adamw
 
@@ -95,6 +95,7 @@ def make_step(
       inputs: of the model; its `mean`, `std` and `voice_mean` may be traced.
     """
     settings = recipe.train
+    logged = sites.of(recipe) if settings.log_site_norms else []
 
     def step(state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
         key_augment, key_dropout = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
@@ -126,6 +127,8 @@ def make_step(
             'accuracy': (logits.argmax(-1) == batch['labels']).mean(),
             'grad_norm': optax.tree.norm(gradient),
         }
+        norms = sites.norms(updates, state.variables['params'], logged)
+        metrics |= {f'{sites.NORM}{site}': norm for site, norm in norms.items()}
         variables = {**state.variables, **updated, 'params': params}
         averaged = variables
         if settings.average:
@@ -223,12 +226,13 @@ def train(recipe: Recipe, workdir: Path, *, show_progress: bool = True) -> dict[
     show_progress = show_progress and processes.first()
     with _held(workdir):
         data = pipeline.load_data(recipe, show_progress=show_progress)
+        optimizer = adamw(recipe)
         # The recipe's words are right: now, not before, the workdir becomes this run's.
         processes.in_turn(lambda: report.claim(workdir, recipe), f'claim {workdir}')
         data = _as_before(workdir / FOLDER, data)
         model = models.build(recipe.model, recipe.hrf, n_classes=len(data.corpus.labels))
         predict = Predictor(model)
-        chosen, variables = _fit(recipe, workdir, data, model, predict, show_progress)
+        chosen, variables = _fit(recipe, workdir, data, model, optimizer, predict, show_progress)
         test, probabilities = evaluate(predict, variables, data, 'test')
         scores = {'test': test, 'validation': evaluate(predict, variables, data, 'validation')[0]}
         if processes.first():
@@ -276,12 +280,17 @@ def clips(
 
 
 def _fit(
-    recipe: Recipe, workdir: Path, data: pipeline.Data, model: nn.Module, predict: Predictor, show_progress: bool
+    recipe: Recipe,
+    workdir: Path,
+    data: pipeline.Data,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    predict: Predictor,
+    show_progress: bool,
 ) -> tuple[int, Params]:
     """Runs the steps that are left; returns the step and the (averaged) variables of the chosen checkpoint."""
     settings, meta = recipe.train, describe(recipe, data)
     by_batch, replicated = shardings()
-    optimizer = adamw(settings, recipe.hrf.decay)
     example = jnp.zeros((1, recipe.window_config.frames, recipe.frontend.n_mels))
     state = jax.jit(lambda: init_state(model, optimizer, example, recipe.seed), out_shardings=replicated)()
     weights = balanced_weights(data.labels('train'), len(data.corpus.labels)) if settings.class_weights else None

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from helpers import TINY, batch, recipe, tones
-from jax_reparam import checkpoint, models
+from jax_reparam import checkpoint, models, reparam
 from jax_reparam.config import AugmentConfig, HRFConfig, Recipe, TrainConfig
 from jax_reparam.errors import InputError
 from jax_reparam.frontend.features import FrontendConfig
@@ -55,6 +55,11 @@ def step_of(model, optimizer, weights=None, **train):
     told = TrainConfig(**{'label_smoothing': 0.0, 'average': 0.0, **train})
     recipe = Recipe(SURE, augment=AugmentConfig(freq_masks=0, time_masks=0, field=0), train=told)
     return jax.jit(loop.make_step(recipe, model, optimizer, weights, 0, INPUTS))
+
+
+def undecayed(**train):
+    """A recipe of a model whose factors do not decay; `train` are keys of `TrainConfig`."""
+    return Recipe(SURE, HRFConfig(decay='none'), train=TrainConfig(**train))
 
 
 def given(batch):
@@ -127,7 +132,7 @@ def test_batch_size_must_fit_the_devices(trained, tmp_path):
 
 def test_the_step_lowers_the_loss_on_one_batch(rng):
     model = models.build(SURE, HRFConfig(), n_classes=3)
-    optimizer = adamw(TrainConfig(steps=40, learning_rate=1e-2, warmup_steps=2), 'none')
+    optimizer = adamw(undecayed(steps=40, learning_rate=1e-2, warmup_steps=2))
     data = batch(rng, LABELS)
     state = loop.init_state(model, optimizer, given(data)[:1], 0)
     step = step_of(model, optimizer)
@@ -141,7 +146,7 @@ def test_the_step_lowers_the_loss_on_one_batch(rng):
 
 def test_class_weights_and_smoothing_enter_the_loss(rng):
     model = models.build(SURE, HRFConfig(), n_classes=3)
-    optimizer = adamw(TrainConfig(steps=2), 'none')
+    optimizer = adamw(undecayed(steps=2))
     data = batch(rng, LABELS)
     state = loop.init_state(model, optimizer, given(data)[:1], 0)
     variables = {'params': state.variables['params'], 'batch_stats': state.variables['batch_stats']}
@@ -200,7 +205,7 @@ def test_balanced_weights():
 
 def test_average_follows_the_variables(rng):
     model = models.build(SMALLEST, HRFConfig(), n_classes=3)
-    optimizer = adamw(TrainConfig(steps=9, warmup_steps=1, learning_rate=1e-2), 'none')
+    optimizer = adamw(undecayed(steps=9, warmup_steps=1, learning_rate=1e-2))
     data = batch(rng, LABELS)
     state = loop.init_state(model, optimizer, given(data)[:1], 0)
     step = step_of(model, optimizer, average=0.5)
@@ -211,6 +216,18 @@ def test_average_follows_the_variables(rng):
         expected = decay * expected + (1 - decay) * state.variables['params']['head']['classifier']['bias']
     np.testing.assert_allclose(state.average['params']['head']['classifier']['bias'], expected, rtol=1e-5)
     assert not np.allclose(expected, state.variables['params']['head']['classifier']['bias'])
+
+
+def test_a_step_logs_how_far_the_sites_move(rng):
+    model = models.build(SURE, HRFConfig(), n_classes=3)
+    optimizer = adamw(undecayed(steps=9, warmup_steps=0, learning_rate=1e-2))
+    data = batch(rng, LABELS)
+    before = loop.init_state(model, optimizer, given(data)[:1], 0)
+    after, metrics = step_of(model, optimizer, log_site_norms=True)(before, data)
+    old, new = (reparam.dehrf(state.variables['params'])['layer_0']['ffn']['ffn_in'] for state in (before, after))
+    logged = {name: float(value) for name, value in metrics.items() if '/' in name}
+    expected = np.linalg.norm(new['kernel'] - old['kernel'])
+    assert logged == {'site_norm/layer_0/ffn/ffn_in': pytest.approx(expected, rel=1e-4)}
 
 
 def test_predictor_fills_its_last_batch(rng):
@@ -278,7 +295,13 @@ def test_logits_that_are_not_finite_are_no_result(trained, monkeypatch):
 
 
 def test_a_recipe_that_is_wrong_leaves_the_workdir_free(trained, tmp_path):
-    for wrong in ({'data.source': str(tmp_path / 'nowhere')}, {'data.fold': '99'}, {'data.protocol': 'sessions'}):
+    nowhere = str(tmp_path / 'nowhere')
+    for wrong in (
+        {'data.source': nowhere},
+        {'data.fold': '99'},
+        {'data.protocol': 'sessions'},
+        {'hrf.expansion': 0, 'train.site_norms': nowhere},
+    ):
         for start in (loop.train, loop.train_folds):
             if start is loop.train_folds and 'data.fold' in wrong:
                 continue
