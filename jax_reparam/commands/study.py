@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from jax_reparam import system
 from jax_reparam.errors import InputError, count, known, run, user_path
@@ -28,13 +27,15 @@ def parser() -> argparse.ArgumentParser:
         '--source', action='append', default=[], metavar='CORPUS=FOLDER', help='where a corpus lies; may be repeated'
     )
     command.add_argument(
-        '--phase', action='append', choices=('tuning', 'primary', 'exploratory'), help='train these only; may be repeated'
+        '--phase',
+        action='append',
+        choices=('tuning', 'primary', 'exploratory'),
+        help='train these only; may be repeated',
     )
     command.add_argument(
         '--together', type=count, metavar='N', help='runs in one program, at most (default: 1 on a CPU, else all)'
     )
     command.add_argument('--keep', type=user_path, metavar='FOLDER', help='keep a checkpoint of each run, for fold')
-    command.add_argument('--plan', action='store_true', help='print how many runs are done, failed and left; train none')
     command.add_argument(
         '--page', type=user_path, metavar='PAGE.md', help='write the evidence page, and its figures; train nothing'
     )
@@ -67,9 +68,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.set_verbosity(logging.FATAL)  # Orbax reports what it then raises.
     for plan in plans:
         worker = arms.Worker(plan, sources, keep=args.keep)
-        if args.plan:
-            print(*worker.state(), sep='\n')
-            continue
         trained = worker.work(args.phase or study.PHASES, args.together)
         print(f'{plan.lines}: all runs done, {trained} of them by this process')
     return 0

@@ -52,16 +52,19 @@ def products(next_fun: Callable[..., Any], args: Any, kwargs: Any, context: nn.m
     conv = context.module
     if not isinstance(conv, nn.Conv) or context.method_name != '__call__' or conv.is_initializing():
         return next_fun(*args, **kwargs)
-    kernel, bias = conv.get_variable('params', 'kernel'), conv.get_variable('params', 'bias')
+    kernel: Any = conv.get_variable('params', 'kernel')
+    bias: Any = conv.get_variable('params', 'bias')
+    padding: Any = conv.padding
     spatial = kernel.shape[:-2]
-    strides = (conv.strides,) * len(spatial) if isinstance(conv.strides, int) else conv.strides or (1,) * len(spatial)
-    x = jnp.pad(args[0], [(0, 0), *conv.padding, (0, 0)])
+    strides = np.broadcast_to(conv.strides or 1, len(spatial)).tolist()
+    x = jnp.pad(args[0], [(0, 0), *padding, (0, 0)])
     taps = []
     for tap in np.ndindex(spatial):
         at = (slice(t, t + n - k + 1, s) for t, n, k, s in zip(tap, x.shape[1:-1], spatial, strides, strict=True))
         taps.append(x[(slice(None), *at)])
     if conv.feature_group_count > 1:  # depthwise
-        y = functools.reduce(operator.add, (one * kernel[tap][0] for one, tap in zip(taps, np.ndindex(spatial), strict=True)))
+        rows = kernel.reshape(len(taps), *(1,) * (x.ndim - 1), -1)
+        y = functools.reduce(operator.add, (one * row for one, row in zip(taps, rows, strict=True)))
     else:
         y = jnp.concatenate(taps, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
     return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
@@ -80,7 +83,7 @@ class Arm:
         self.runs, self.steps = runs, recipe.train.steps
         self.model = models.build(recipe.model, recipe.hrf, n_classes=len(data.corpus.labels))
         self.predict = loop.Predictor(self.model)
-        optimizer = adamw(recipe.train, recipe.hrf.decay)
+        optimizer = adamw(recipe)
         example = jnp.zeros((1, data.inputs.window.frames, recipe.frontend.n_mels))
 
         def start(seed: jax.Array) -> loop.State:
@@ -127,7 +130,8 @@ class Arm:
         with nn.intercept_methods(products) if self.runs > 1 else contextlib.nullcontext():
             state = self._start(seed)
             for number in range(1, settings.steps + 1):
-                state, values = self._update(state, stack([next(batch) for batch in batches]), seed, statistics, weights)
+                batch = stack([next(of_run) for of_run in batches])
+                state, values = self._update(state, batch, seed, statistics, weights)
                 unread.append(values)
                 if number % LOOK == 0 or number == settings.steps:
                     metrics += jax.device_get(unread)
@@ -182,7 +186,7 @@ class Worker:
         speakers = {}
         for fold in range(pipeline.count_folds(recipe, show_progress=self.show)):
             of_fold = recipe.with_changes({'data.fold': str(fold)})
-            _, split = pipeline.load_split(of_fold, show_progress=self.show)
+            _, split = pipeline.load_split(of_fold, show_progress=False)
             if 'drawn' in (split.protocol.test, split.protocol.validation):
                 name = split.info['name']
                 raise InputError(f'{self.plan.path}: data.protocol: expected one that draws nothing, found {name}')
@@ -208,7 +212,9 @@ class Worker:
         while left := self._left(phases, speakers):
             runs = [run for run in left if run is not None]
             if not runs:
-                raise InputError(f'{self.lines.path}: expected all tuning runs, found fewer; --phase tuning trains them')
+                raise InputError(
+                    f'{self.lines.path}: expected all tuning runs, found fewer; train --phase tuning first'
+                )
             with contextlib.ExitStack() as claims:
                 if ours := self._claim(runs, together, claims):
                     for line in self._train(ours):
@@ -255,7 +261,7 @@ class Worker:
         same = run.recipe.with_changes({'seed': 0})
         key = study.digest([value for name, value in same.as_json().items() if name in _OF_DATA])
         if key not in self._data:
-            self._data[key] = pipeline.load_data(self._placed(same), show_progress=self.show)
+            self._data[key] = pipeline.load_data(self._placed(same), show_progress=self.show and not self._data)
         data = self._data[key]
         info = {**data.split.info, 'seed': run.recipe.seed}
         return dataclasses.replace(data, split=dataclasses.replace(data.split, info=info))
@@ -282,6 +288,7 @@ class Worker:
 
     def _about(self, run: Run, data: pipeline.Data) -> dict[str, Any]:
         info = data.split.info
+        config: Any = jax.config
         return {
             'study': self.plan.study.digest,
             'commit': commit(),
@@ -303,7 +310,7 @@ class Worker:
             'labels': list(data.corpus.labels),
             'speakers': {part: info[f'{part}_speakers'] for part in ('train', 'validation', 'test')},
             'device': self.device,
-            'precision': jax.config.jax_default_matmul_precision or 'default',
+            'precision': config.jax_default_matmul_precision or 'default',
             'versions': report.versions(),
             'steps': run.recipe.train.steps,
         }
@@ -315,7 +322,7 @@ class Worker:
         if not finite.all():
             raise loop.DivergedError(f'step {finite.argmin() + 1}: expected finite numbers, found another loss')
         clip = run.recipe.train.clip_norm
-        scored = {
+        scored: dict[str, Any] = {
             'loss': round(float(losses[-LOOK:].mean()), DIGITS),
             'clipped': round(float((norms > clip).mean()), DIGITS) if clip else 0.0,
             **{part: self._clips(arm, variables, data, part) for part in PARTS},

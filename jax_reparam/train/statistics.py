@@ -54,7 +54,8 @@ class Clips:
     @classmethod
     def of(cls, lines: Sequence[Mapping[str, Any]], part: str) -> Clips:
         """Joins lines; a clip that several of them have, by several seeds, appears several times."""
-        columns = {name: np.concatenate([np.asarray(line[part][name]) for line in lines]) for name in cls.__match_args__}
+        names = [field.name for field in dataclasses.fields(cls)]
+        columns = {name: np.concatenate([np.asarray(line[part][name]) for line in lines]) for name in names}
         order = np.argsort(columns['id'], kind='stable')
         return cls(**{name: column[order] for name, column in columns.items()})
 
@@ -66,7 +67,7 @@ class Clips:
     @property
     def correct(self) -> np.ndarray:
         """Whether each clip is decided right, `[n]` float64; one in which nobody speaks is not."""
-        return (evaluation.decisions(self.probabilities) == self.label).astype(np.float64)
+        return np.asarray(evaluation.decisions(self.probabilities) == self.label, np.float64)
 
     @property
     def nll(self) -> np.ndarray:

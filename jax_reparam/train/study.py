@@ -284,16 +284,18 @@ class Plan:
             ]
             if any(run.identity not in done for run in runs):
                 return None
-            lines = [line for run in runs if not set(speakers) & set((line := done[run.identity])['speakers']['validation'])]
+            lines = [done[run.identity] for run in runs]
+            lines = [line for line in lines if not set(speakers) & set(line['speakers']['validation'])]
             if not lines:
+                names = ', '.join(speakers)
                 raise InputError(
-                    f'{self.path}: tuning.folds: expected a fold that does not validate on {", ".join(speakers)}, found none'
+                    f'{self.path}: tuning.folds: expected one that does not validate on {names}, found none'
                 )
             if all('failed' not in line for line in lines):
                 clips = statistics.Clips.of(lines, 'validation')
                 scores.append((statistics.better(clips.score(tuning.choose), tuning.choose), arm))
         if not scores:
-            raise InputError(f'{self.path}: families.{family}: expected an arm that trains, found none that did not fail')
+            raise InputError(f'{self.path}: families.{family}: expected an arm that trains, found that all failed')
         return max(scores, key=lambda scored: scored[0])[1]
 
 
@@ -321,9 +323,10 @@ def load(path: Path) -> Plan:
                 for family in study.families.values():
                     for arm in family.arms:
                         recipe.with_changes({**family.changes, **arm})
+        pairs = len(study.recipes) * len(study.corpora)
+        schema.expect(len(recipes) == pairs, 'recipes, corpora', 'different names', [*study.recipes, *study.corpora])
     except ValueError as error:
         raise InputError(f'{path}: {one_line(error)}') from error
-    schema.expect(len(recipes) == len(study.recipes) * len(study.corpora), f'{path}: recipes', 'other names', study.recipes)
     return Plan(study, path, recipes)
 
 
@@ -354,7 +357,8 @@ class Lines:
                 line = json.loads(text)
                 schema.expect(isinstance(line, dict) and 'phase' in line, 'it', 'an object with a phase', line)
             except ValueError as error:
-                raise InputError(f'{self.path}: line {number}: expected a run in JSON, found {one_line(error)}') from error
+                found = one_line(error)
+                raise InputError(f'{self.path}: line {number}: expected a run in JSON, found {found}') from error
             lines.append(line)
         return lines
 
@@ -364,7 +368,7 @@ class Lines:
         Raises:
           InputError: as `read`; or a recipe that today's code does not know.
         """
-        found = {}
+        found: dict[str, Line] = {}
         for number, line in enumerate(self.read(), 1):
             if 'recipe' in line and device in (None, line['device']):
                 try:
