@@ -9,9 +9,7 @@ import argparse
 from collections.abc import Sequence
 
 from jax_reparam import system
-from jax_reparam.errors import InputError, count, known, run, user_path
-
-INTERRUPTED = 'interrupted; the same command goes on, and trains the run that was under way anew'
+from jax_reparam.errors import InputError, count, known, need, user_path
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Trains, or writes the page."""
     args = parser().parse_args(argv)
+    need('study', 'train')
     # After the arguments, so that --help and a mistyped flag answer at once.
     from jax_reparam.train import evidence, study
 
@@ -71,7 +70,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         trained = worker.work(args.phase or study.PHASES, args.together)
         print(f'{plan.lines}: all runs done, {trained} of them by this process')
     return 0
-
-
-if __name__ == '__main__':
-    run(main, interrupted=INTERRUPTED)

@@ -340,7 +340,9 @@ def _tuned(section: Section, tuning: Sequence[Run]) -> list[str]:
 
 
 def _keys(arm: Mapping[str, Any]) -> str:
-    return ', '.join(f'`{key}={value:g}`' if isinstance(value, float) else f'`{key}={value}`' for key, value in arm.items())
+    return ', '.join(
+        f'`{key}={value:g}`' if isinstance(value, float) else f'`{key}={value}`' for key, value in arm.items()
+    )
 
 
 def _spread(values: Sequence[float], score: Score) -> str:

@@ -84,7 +84,7 @@ class Study(schema.Checked):
     """What a study file declares; paths are relative to the file's folder.
 
     Attributes:
-      recipes: recipe files.
+      recipes: names of recipes (`transformer_xs`), or recipe files.
       corpora: names of corpora; every recipe is trained on each.
       families: by name.
       seeds: each arm is trained with these, on every fold.
@@ -318,7 +318,9 @@ def load(path: Path) -> Plan:
         recipes = {}
         for name in study.recipes:
             for corpus in study.corpora:
-                recipe = placeless(load_recipe(path.parent / name, corpus)).with_changes(study.changes)
+                recipe = placeless(load_recipe(path.parent / name if Path(name).suffix else name, corpus)).with_changes(
+                    study.changes
+                )
                 recipes[Path(name).stem, corpus] = recipe
                 for family in study.families.values():
                     for arm in family.arms:
