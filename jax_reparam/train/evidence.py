@@ -15,7 +15,7 @@ import numpy as np
 
 from jax_reparam.train import report, statistics, study
 from jax_reparam.train.statistics import Clips, Difference, Score
-from jax_reparam.train.study import Line, Lines, Plan, Run
+from jax_reparam.train.study import Contrast, Line, Lines, Plan, Run
 
 SCORES: tuple[Score, ...] = ('uar', 'speaker_uar', 'nll')
 # Percent where the score is a share.
@@ -91,19 +91,25 @@ class Section:
         runs = [run for run in self.compared if run and (run.family, run.seed) == (family, seed)]
         return Clips.of([self.done[run.identity] for run in runs], 'test')
 
+    def paired(self, contrast: Contrast, seeds: Sequence[int], score: Score) -> np.ndarray:
+        """The table of a contrast (`statistics.cells`)."""
+        ours, theirs = ([self.clips(name, seed) for seed in seeds] for name in (contrast.family, contrast.less))
+        return statistics.cells(ours, theirs, score)
+
     def baseline(self, name: str) -> Clips | None:
         """The test clips of a baseline; None where folds are missing."""
         lines = [line for line in self.baselines if line['name'] == name]
         return Clips.of(lines, 'test') if {line['fold'] for line in lines} == set(self.speakers) else None
 
-    def differences(self) -> Iterator[Compared]:
+    @functools.cached_property
+    def differences(self) -> list[Compared]:
         """All contrasts, then each family less each baseline."""
         declared = self.plan.study.contrasts
-        tables = {}
+        rows: list[Compared] = []
+        tables: dict[Contrast, dict[Score, np.ndarray]] = {}
         for contrast in declared:
             if seeds := self.seeds(contrast.family, contrast.less):
-                arms = [[self.clips(name, seed) for seed in seeds] for name in (contrast.family, contrast.less)]
-                tables[contrast] = {score: statistics.cells(*arms, score) for score in SCORES}
+                tables[contrast] = {score: self.paired(contrast, seeds, score) for score in SCORES}
         primary = [contrast for contrast in declared if contrast.phase == 'primary']
         level = 1 - (1 - statistics.LEVEL) / max(1, len(primary))
         adjusted = {}
@@ -118,15 +124,16 @@ class Section:
             for score in SCORES:
                 mine = level if contrast.phase == 'primary' else statistics.LEVEL
                 found = statistics.difference(table[score], mine)
-                yield Compared(what, score, found, adjusted[score].get(contrast))
+                rows.append(Compared(what, score, found, adjusted[score].get(contrast)))
         for family in self.plan.study.families:
             for name in dict.fromkeys(line['name'] for line in self.baselines):
                 theirs, seeds = self.baseline(name), self.seeds(family)
                 if theirs is not None and seeds:
                     ours = [self.clips(family, seed) for seed in seeds]
                     for score in SCORES[:2]:
-                        table = statistics.cells(ours, [theirs] * len(seeds), score)
-                        yield Compared(f'{family} - {name}', score, statistics.difference(table))
+                        found = statistics.difference(statistics.cells(ours, [theirs] * len(seeds), score))
+                        rows.append(Compared(f'{family} - {name}', score, found))
+        return rows
 
 
 def sections(plans: Sequence[Plan]) -> Iterator[Section]:
@@ -153,12 +160,14 @@ def write(page: Path, plans: Sequence[Plan]) -> None:
     for name, figure in figures.items():
         if figure:
             report.write(page.with_name(name), figure)
-    report.write(page, text(page, plans, [name for name, figure in figures.items() if figure]))
+    report.write(page, text(page, plans, found, [name for name, figure in figures.items() if figure]))
 
 
-def text(page: Path, plans: Sequence[Plan], figures: Sequence[str]) -> str:
+def text(page: Path, plans: Sequence[Plan], found: Sequence[Section], figures: Sequence[str]) -> str:
     """The page's text, which holds every number."""
     files = ' '.join(_from(Path('x'), plan.path) for plan in plans)
+    results = dict.fromkeys(path for plan in plans for path in (plan.lines, plan.baselines) if path and path.exists())
+    rows = [[f'[{path.name}]({_from(page, path)})', str(len(Lines(path).read())), _sha(path)] for path in results]
     out = [
         '# Evidence',
         '',
@@ -166,13 +175,9 @@ def text(page: Path, plans: Sequence[Plan], figures: Sequence[str]) -> str:
         '',
         f'    jax-reparam study {files} --page {_from(Path("x"), page)}',
         '',
-        *_table(['result file', 'lines', 'SHA-256'], [
-            [f'[{path.name}]({_from(page, path)})', str(len(Lines(path).read())), _sha(path)]
-            for path in dict.fromkeys(one for plan in plans for one in (plan.lines, plan.baselines) if one and one.exists())
-        ]),
+        *_table(['result file', 'lines', 'SHA-256'], rows),
         '',
-    ]  # fmt: skip
-    found = list(sections(plans))
+    ]
     titles = {f'{page.stem}_differences.svg': 'Paired differences', f'{page.stem}_size.svg': 'UAR against parameters'}
     for name in figures:
         out += [f'![{titles[name]}]({name})', '']
@@ -192,14 +197,17 @@ def _methods() -> list[str]:
     return [
         '## How to read it',
         '',
-        '- **Runs.** The random key of a run is a hash of its seed and fold. It is equal in all families. Every run is scored at its last step.',
-        '- **UAR** is the mean of the recalls, which are pooled over all test clips of all folds. The second UAR is a mean over speakers.',
+        '- **Runs.** The random key of a run is a hash of its seed and fold. It is equal in all families. '
+        'Every run is scored at its last step.',
+        '- **UAR** is the mean of the recalls. They are pooled over the test clips of all folds. '
+        'The second UAR is a mean over speakers.',
         '- **Intervals** treat speakers and seeds as crossed random effects, with degrees of freedom by Satterthwaite. '
-        'Those of primary contrasts share one error rate of 5 %; all others are exploratory and have 95 % each.',
-        '- **p** is the p-value of the t-test, adjusted by Holm over the primary contrasts. *Sign flips* is the exact test that flips the signs of the speakers.',
-        '- **Folds share training speakers.** No interval counts the dependence that follows from it.',
+        'Primary contrasts share one error rate of 5 %. All others are exploratory, with 95 % each.',
+        '- **p** is the p-value of the t-test. *Holm* adjusts it over the primary contrasts. '
+        '*Sign flips* is the exact test that flips the signs of the speakers.',
+        '- **Folds share training speakers.** No interval counts the dependence that follows.',
         '- **Tuning.** The arm for a test speaker is chosen on tuning folds that do not validate on that speaker.',
-    ]  # fmt: skip
+    ]
 
 
 def _declared(plan: Plan, page: Path) -> list[str]:
@@ -207,14 +215,15 @@ def _declared(plan: Plan, page: Path) -> list[str]:
     number = len(next(iter(told.families.values())).arms)
     arms = f', {number} arms each' if number > 1 else ''
     return [
-        f'The study is declared in [{plan.path.name}]({_from(page, plan.path)}): families {", ".join(told.families)}{arms}; '
-        f'{len(told.seeds)} seeds; endpoint {statistics.NAMES[told.endpoint]}.',
+        f'The study is declared in [{plan.path.name}]({_from(page, plan.path)}): '
+        f'families {", ".join(told.families)}{arms}; {len(told.seeds)} seeds; '
+        f'endpoint {statistics.NAMES[told.endpoint]}.',
         '',
     ]
 
 
 def _section(section: Section) -> list[str]:
-    plan, told = section.plan, section.plan.study
+    told = section.plan.study
     tuning, compared = section.tuning, section.compared
     out = [f'### `{section.which[0]}` on {section.which[1]} ({section.device})', '']
     rows = []
@@ -253,18 +262,17 @@ def _section(section: Section) -> list[str]:
     if rows:
         head = ['family', 'UAR', 'UAR by speaker', 'cross-entropy', 'parameters', 'seeds', 'last loss', 'clipped steps']
         out += [*_table(head, rows), '']
-    differences = list(section.differences())
-    if differences:
+    if differences := section.differences:
         head = ['difference', 'score', 'mean', 'interval', 'level', 'df', 'p', 'Holm', 'sign flips']
         rows = []
         for one in differences:
-            found, scale, digits = one.found, _SCALE[one.score], _DIGITS[one.score]
-            signed = lambda value, scale=scale, digits=digits: f'{scale * value:+.{digits}f}'
+            found, form = one.found, f'+.{_DIGITS[one.score]}f'
+            mean, low, high = (f'{_SCALE[one.score] * value:{form}}' for value in (found.mean, found.low, found.high))
             rows.append([
                 one.what,
                 statistics.NAMES[one.score],
-                signed(found.mean),
-                f'{signed(found.low)} to {signed(found.high)}',
+                mean,
+                f'{low} to {high}',
                 f'{100 * found.level:g} %',
                 f'{found.freedom:.1f}',
                 f'{found.p:.3f}',
@@ -301,9 +309,8 @@ def _detectable(section: Section) -> list[str]:
     primary = [contrast for contrast in told.contrasts if contrast.phase == 'primary']
     for contrast in primary:
         if told.pilot > 1 and set(pilot) <= set(section.seeds(contrast.family, contrast.less)):
-            arms = [[section.clips(name, seed) for seed in pilot] for name in (contrast.family, contrast.less)]
             level = 1 - (1 - statistics.LEVEL) / len(primary)
-            table = statistics.cells(*arms, told.endpoint)
+            table = section.paired(contrast, pilot, told.endpoint)
             least = _SCALE[told.endpoint] * statistics.detectable(table, len(told.seeds), level)
             out.append(
                 f'- By the first {len(pilot)} seeds, {len(told.seeds)} seeds detect a difference {contrast.family} - '
@@ -370,7 +377,7 @@ def _forest(found: Sequence[Section]) -> str:
     rows = [
         (f'{one.what}\n{section.which[0]}, {section.which[1]}', one)
         for section in found
-        for one in section.differences()
+        for one in section.differences
         if one.score == 'uar'
     ]
     if not rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import re
 
@@ -17,7 +18,8 @@ from jax_reparam import checkpoint, reparam, system
 from jax_reparam.commands import study as command
 from jax_reparam.data import export_data
 from jax_reparam.errors import InputError
-from jax_reparam.train import arms, loop, study
+from jax_reparam.train import arms, evidence, loop, study
+from jax_reparam.train.statistics import Clips, Difference
 
 FILE = """
 recipes = ["tiny.py"]
@@ -364,3 +366,77 @@ def test_the_command_trains_and_says_so(worker, source, capsys):
 def test_sources_are_of_the_studys_corpora(tmp_path, given, found):
     with pytest.raises(InputError, match=pattern(found)):
         command.main([str(write(tmp_path)), '--source', given])
+
+
+# The page.
+
+
+@pytest.fixture
+def page(worker, tmp_path):
+    """A study whose lines may be changed, and its page."""
+    plan = study.load(write(tmp_path))
+    plan.lines.write_bytes(worker.plan.lines.read_bytes())
+    evidence.write(tmp_path / 'evidence.md', [plan])
+    return plan, tmp_path / 'evidence.md'
+
+
+def test_the_page_says_what_the_lines_support(page):
+    plan, path = page
+    text = path.read_text()
+    assert '| primary | 8 | 8 | 0 | 0 |' in text
+    lines = study.Lines(plan.lines).read()
+    of = lambda family, seed: Clips.of([x for x in lines if (x['family'], x['seed']) == (family, seed)], 'test')
+    uar = [np.mean([100 * of(family, seed).score('uar') for seed in (0, 1)]) for family in ('hrf', 'plain')]
+    assert f'| hrf - plain | UAR | {uar[0] - uar[1]:+.1f} |' in text
+    assert re.search(r'^- hrf (gains over|loses to|shows no gain over) plain', text, re.MULTILINE)
+    assert 'By the first 2 seeds, 2 seeds detect a difference hrf - plain of' in text
+    assert {one.name for one in path.parent.glob('*.svg')} == {'evidence_differences.svg', 'evidence_size.svg'}
+    before = {one.name: one.read_text() for one in path.parent.glob('*.svg')}
+    evidence.write(path, [plan])
+    assert {one.name: one.read_text() for one in path.parent.glob('*.svg')} == before
+    assert path.read_text() == text
+
+
+def test_one_changed_probability_changes_the_page(page):
+    plan, path = page
+    text, lines = path.read_text(), study.Lines(plan.lines).read()
+    lines[3]['test']['probabilities'][2] = [0.123456, 0.876544]
+    plan.lines.write_text(''.join(json.dumps(line, separators=(',', ':')) + '\n' for line in lines))
+    evidence.write(path, [plan])
+    changed = [(a, b) for a, b in zip(text.splitlines(), path.read_text().splitlines(), strict=True) if a != b]
+    assert any('study.jsonl' in a for a, _ in changed)
+    assert any(a.startswith('| hrf | ') for a, _ in changed)
+
+
+def test_failed_and_missing_runs_are_counted_and_their_seeds_left_out(page):
+    plan, path = page
+    lines = study.Lines(plan.lines).read()
+    lines[3]['failed'] = 'step 3'
+    stranger = {**lines[0], 'recipe': {**lines[0]['recipe'], 'seed': 5}}
+    kept = [*lines[:-1], stranger]
+    plan.lines.write_text(''.join(json.dumps(line) + '\n' for line in kept))
+    evidence.write(path, [plan])
+    text = path.read_text()
+    assert '| primary | 8 | 6 | 1 | 1 |' in text
+    assert '1 more runs are in the result file and not in the plan.' in text
+    assert '| hrf - plain |' not in text  # no seed is whole
+
+
+@pytest.mark.parametrize(
+    ('low', 'high', 'said'),
+    [
+        (1.0, 3.0, 'a gains over b: at least 100.0 points.'),
+        (-3.0, -1.0, 'a loses to b: at least 100.0 points.'),
+        (
+            -0.01,
+            0.02,
+            'a shows no gain over b: the interval excludes gains above 2.0 points and losses above 1.0 points.',
+        ),
+    ],
+)
+def test_a_null_says_what_it_excludes(low, high, said):
+    found = Difference((low + high) / 2, low, high, 1, 9, 0.5, 0.5, 0.95, 10, 5)
+    assert evidence.verdict(evidence.Compared('a - b', 'uar', found, 0.1)) == said
+    # Less cross-entropy is better.
+    flipped = dataclasses.replace(found, mean=-found.mean, low=-high, high=-low)
+    assert evidence.verdict(evidence.Compared('a - b', 'nll', flipped)).split()[:3] == said.split()[:3]
