@@ -161,14 +161,18 @@ def write(page: Path, plans: Sequence[Plan]) -> None:
     """
     found = list(sections(plans))
     page.parent.mkdir(parents=True, exist_ok=True)
-    figures = {f'{page.stem}_differences.svg': _forest(found), f'{page.stem}_size.svg': _size(found)}
-    for name, figure in figures.items():
-        if figure:
-            report.write(page.with_name(name), figure)
-    report.write(page, text(page, plans, found, [name for name, figure in figures.items() if figure]))
+    drawn = {name: figure for name, figure in figures(page, found).items() if figure}
+    for name, figure in drawn.items():
+        report.write(page.with_name(name), figure)
+    report.write(page, text(page, plans, found, list(drawn)))
 
 
-def text(page: Path, plans: Sequence[Plan], found: Sequence[Section], figures: Sequence[str]) -> str:
+def figures(page: Path, found: Sequence[Section]) -> dict[str, str]:
+    """The page's figures as SVG, by the name of their file; '' where there is nothing to draw."""
+    return {f'{page.stem}_differences.svg': _forest(found), f'{page.stem}_size.svg': _size(found)}
+
+
+def text(page: Path, plans: Sequence[Plan], found: Sequence[Section], drawn: Sequence[str]) -> str:
     """The page's text, which holds every number."""
     files = ' '.join(_from(Path('x'), plan.path) for plan in plans)
     results = dict.fromkeys(path for plan in plans for path in (plan.lines, plan.baselines) if path and path.exists())
@@ -184,7 +188,7 @@ def text(page: Path, plans: Sequence[Plan], found: Sequence[Section], figures: S
         '',
     ]
     titles = {f'{page.stem}_differences.svg': 'Paired differences', f'{page.stem}_size.svg': 'UAR against parameters'}
-    for name in figures:
+    for name in drawn:
         out += [f'![{titles[name]}]({name})', '']
     out += _beside(plans, found)
     for plan in plans:

@@ -156,9 +156,14 @@ def _changed(recipe: Recipe, changes: str) -> Recipe:
 
 
 @functools.lru_cache(maxsize=1 << 14)
-def _identity(recipe: str) -> str:
-    """Of a recipe in JSON; what a recipe of another day did not have has today's default."""
-    return digest(Recipe.from_json(json.loads(recipe)).as_json())
+def _read(recipe: str) -> Recipe:
+    """A recipe in JSON; what one of another day did not have has today's default."""
+    return Recipe.from_json(json.loads(recipe))
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _identity(recipe: Recipe) -> str:
+    return digest(recipe.as_json())
 
 
 def placeless(recipe: Recipe) -> Recipe:
@@ -197,7 +202,7 @@ class Run:
     @property
     def identity(self) -> str:
         """A digest of what the run trains: two arms that say the same in other words share their runs."""
-        return _identity(json.dumps(self.recipe.as_json()))
+        return _identity(self.recipe)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -387,7 +392,7 @@ class Lines:
         for number, line in enumerate(self.read(), 1):
             if 'recipe' in line and device in (None, line['device']):
                 try:
-                    found[_identity(json.dumps(line['recipe']))] = line
+                    found[_identity(_read(json.dumps(line['recipe'])))] = line
                 except ValueError as error:
                     raise InputError(f'{self.path}: line {number}: {one_line(error)}') from error
         return found
