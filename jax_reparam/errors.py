@@ -262,7 +262,6 @@ EXTRAS = {
     'apache_beam': 'beam',
     'pydub': 'tfds',
     'opensmile': 'baselines',
-    'sklearn': 'baselines',
 }
 
 
