@@ -479,3 +479,15 @@ def test_baselines_stand_beside(worker, tmp_path):
     less = np.mean([100 * one.score('uar') for one in ours]) - 100
     assert f'| hrf - sure | UAR | {less:+.1f} |' in text
     assert 'half' not in text  # of one fold
+
+
+def test_a_packed_corpus_takes_the_place_of_its_folder(worker, tmp_path):
+    [path] = worker.pack(tmp_path)
+    assert path == tmp_path / 'folder.npz'
+    away = arms.Worker(worker.plan, {'folder': str(path)}, cache=str(tmp_path / 'none'), show_progress=False)
+    run = runs(worker)[1]
+    ours, theirs = (next(one._of(run).batches(size=8, seed=1, start=0)) for one in (worker, away))
+    assert np.array_equal(ours['codes'], theirs['codes'])
+    assert away.speakers(WHICH) == worker.speakers(WHICH)
+    assert away.work() == 0  # the same runs
+    assert not (tmp_path / 'none').exists()
