@@ -187,6 +187,7 @@ def main() -> None:
                     'phase': BASELINE,
                     'name': name,
                     'commit': arms.commit(),
+                    'adapted': bool(adapted),
                     'corpus': corpus.name,
                     'fold': fold,
                     'folds': split.info['folds'],

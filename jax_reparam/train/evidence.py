@@ -99,7 +99,7 @@ class Section:
 
     @functools.cached_property
     def differences(self) -> list[Compared]:
-        """All contrasts, then each family less each baseline."""
+        """All contrasts, then each family less each baseline that, like ours, knows nothing of a test speaker."""
         declared = self.plan.study.contrasts
         rows: list[Compared] = []
         tables: dict[Contrast, dict[Score, np.ndarray]] = {}
@@ -122,7 +122,7 @@ class Section:
                 found = statistics.difference(table[score], mine)
                 rows.append(Compared(what, score, found, adjusted[score].get(contrast)))
         for family in self.plan.study.families:
-            for name, theirs in whole(self.baselines).items():
+            for name, theirs in whole([line for line in self.baselines if not line['adapted']]).items():
                 if seeds := self.seeds(family):
                     ours = [self.clips(family, seed) for seed in seeds]
                     for score in SCORES[:2]:
@@ -432,9 +432,12 @@ def _forest(found: Sequence[Section]) -> str:
         axis.axvline(0, color='C7', linewidth=0.8)
         axis.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize=8)
         axis.set_ylim(len(rows) - 0.5, -0.5)
-        axis.set_xlabel('difference in UAR, points (blue: primary, adjusted interval; grey: exploratory, 95 %)')
+        axis.set_xlabel('difference in UAR, points')
+        for colour, name in (('C0', 'primary, adjusted interval'), ('C7', 'exploratory, 95 %')):
+            axis.plot([], [], 'o-', color=colour, linewidth=2, label=name)
+        axis.legend(frameon=False, fontsize=8, ncols=2, loc='lower left', bbox_to_anchor=(0, 1))
 
-    return _svg((7.5, 0.9 + 0.5 * len(rows)), draw)
+    return _svg((7.5, 1.2 + 0.5 * len(rows)), draw)
 
 
 def _size(found: Sequence[Section]) -> str:

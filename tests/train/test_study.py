@@ -462,9 +462,19 @@ def test_baselines_stand_beside(worker, tmp_path):
             if (line['family'], line['seed']) == ('plain', 0):
                 right = {**test, 'probabilities': np.eye(2)[test['label']].tolist()}
                 others.append(
-                    {'phase': 'baseline', 'name': 'sure', 'corpus': 'folder', 'fold': fold, 'folds': 5, 'test': right}
+                    {
+                        'phase': 'baseline',
+                        'adapted': False,
+                        'name': 'sure',
+                        'corpus': 'folder',
+                        'fold': fold,
+                        'folds': 5,
+                        'test': right,
+                    }
                 )
-    others.append({'phase': 'baseline', 'name': 'half', 'corpus': 'folder', 'fold': 0, 'folds': 5, 'test': test})
+    others.append(
+        {'phase': 'baseline', 'adapted': False, 'name': 'half', 'corpus': 'folder', 'fold': 0, 'folds': 5, 'test': test}
+    )
     published = {'name': 'paper', 'corpus': 'folder', 'uar': 0.5, 'parameters': 1234, 'note': 'n', 'source': 's'}
     others.append({'phase': 'published', **published})
     sizes = {'parameters': 1000, 'bytes': 2000, 'arena': 3000, 'instructions': 4000}
