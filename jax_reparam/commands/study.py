@@ -35,6 +35,12 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument('--keep', type=user_path, metavar='FOLDER', help='keep a checkpoint of each run, for fold')
     command.add_argument(
+        '--pack',
+        type=user_path,
+        metavar='FOLDER',
+        help='write FOLDER/CORPUS.npz, which another machine takes as the source; train nothing',
+    )
+    command.add_argument(
         '--page', type=user_path, metavar='PAGE.md', help='write the evidence page, and its figures; train nothing'
     )
     return command
@@ -67,6 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.set_verbosity(logging.FATAL)  # Orbax reports what it then raises.
     for plan in plans:
         worker = arms.Worker(plan, sources, keep=args.keep)
+        if args.pack:
+            print(*worker.pack(args.pack), sep='\n')
+            continue
         trained = worker.work(args.phase or study.PHASES, args.together)
         print(f'{plan.lines}: all runs done, {trained} of them by this process')
     return 0

@@ -25,7 +25,7 @@ import numpy as np
 from jax_reparam import checkpoint, evaluation, models, system
 from jax_reparam.checkpoint import FOLDER, Checkpoints
 from jax_reparam.config import Recipe
-from jax_reparam.data import feature_store, pipeline
+from jax_reparam.data import feature_store, packed, pipeline
 from jax_reparam.errors import InputError
 from jax_reparam.progress import Progress
 from jax_reparam.reparam import Params
@@ -192,6 +192,19 @@ class Worker:
                 raise InputError(f'{self.plan.path}: data.protocol: expected one that draws nothing, found {name}')
             speakers[fold] = split.info['test_speakers']
         return speakers
+
+    def pack(self, folder: Path) -> list[Path]:
+        """Writes the features of every corpus to a file of its own, for a machine where the corpus is not."""
+        folder.mkdir(parents=True, exist_ok=True)
+        paths: dict[Path, str] = {}
+        for which, recipe in self.plan.recipes.items():
+            path = folder / f'{which[1].replace("/", "_")}{packed.SUFFIX}'
+            data = pipeline.load_data(self._placed(recipe), show_progress=self.show)
+            key = feature_store.key(data.corpus, data.inputs)
+            if paths.setdefault(path, key) != key:
+                raise InputError(f'{path}: expected recipes of one frontend, found several')
+            packed.write(path, data.corpus, data.features, key)
+        return list(paths)
 
     def work(self, phases: Sequence[Phase] = study.PHASES, together: int | None = None) -> int:
         """Trains what is left of a study, until all of it is done; other workers may do so at the same time.

@@ -21,7 +21,8 @@ SCORES: tuple[Score, ...] = ('uar', 'speaker_uar', 'nll')
 # Percent where the score is a share.
 _SCALE: Mapping[Score, float] = {'uar': 100, 'speaker_uar': 100, 'nll': 1}
 _DIGITS: Mapping[Score, int] = {'uar': 1, 'speaker_uar': 1, 'nll': 3}
-BASELINE, COST = 'baseline', 'cost'
+# Of lines that `benchmarks/baselines.py` writes, beside those of runs.
+BASELINE, PUBLISHED, COST = 'baseline', 'published', 'cost'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,14 +97,9 @@ class Section:
         ours, theirs = ([self.clips(name, seed) for seed in seeds] for name in (contrast.family, contrast.less))
         return statistics.cells(ours, theirs, score)
 
-    def baseline(self, name: str) -> Clips | None:
-        """The test clips of a baseline; None where folds are missing."""
-        lines = [line for line in self.baselines if line['name'] == name]
-        return Clips.of(lines, 'test') if {line['fold'] for line in lines} == set(self.speakers) else None
-
     @functools.cached_property
     def differences(self) -> list[Compared]:
-        """All contrasts, then each family less each baseline."""
+        """All contrasts, then each family less each baseline that, like ours, knows nothing of a test speaker."""
         declared = self.plan.study.contrasts
         rows: list[Compared] = []
         tables: dict[Contrast, dict[Score, np.ndarray]] = {}
@@ -126,14 +122,23 @@ class Section:
                 found = statistics.difference(table[score], mine)
                 rows.append(Compared(what, score, found, adjusted[score].get(contrast)))
         for family in self.plan.study.families:
-            for name in dict.fromkeys(line['name'] for line in self.baselines):
-                theirs, seeds = self.baseline(name), self.seeds(family)
-                if theirs is not None and seeds:
+            for name, theirs in whole([line for line in self.baselines if not line['adapted']]).items():
+                if seeds := self.seeds(family):
                     ours = [self.clips(family, seed) for seed in seeds]
                     for score in SCORES[:2]:
                         found = statistics.difference(statistics.cells(ours, [theirs] * len(seeds), score))
                         rows.append(Compared(f'{family} - {name}', score, found))
         return rows
+
+
+def whole(baselines: Sequence[Line]) -> dict[str, Clips]:
+    """The test clips of each baseline of one corpus that has all folds, by name."""
+    found: dict[str, Clips] = {}
+    for name in dict.fromkeys(line['name'] for line in baselines):
+        lines = [line for line in baselines if line['name'] == name]
+        if {line['fold'] for line in lines} == set(range(lines[0]['folds'])):
+            found[name] = Clips.of(lines, 'test')
+    return found
 
 
 def sections(plans: Sequence[Plan]) -> Iterator[Section]:
@@ -156,14 +161,18 @@ def write(page: Path, plans: Sequence[Plan]) -> None:
     """
     found = list(sections(plans))
     page.parent.mkdir(parents=True, exist_ok=True)
-    figures = {f'{page.stem}_differences.svg': _forest(found), f'{page.stem}_size.svg': _size(found)}
-    for name, figure in figures.items():
-        if figure:
-            report.write(page.with_name(name), figure)
-    report.write(page, text(page, plans, found, [name for name, figure in figures.items() if figure]))
+    drawn = {name: figure for name, figure in figures(page, found).items() if figure}
+    for name, figure in drawn.items():
+        report.write(page.with_name(name), figure)
+    report.write(page, text(page, plans, found, list(drawn)))
 
 
-def text(page: Path, plans: Sequence[Plan], found: Sequence[Section], figures: Sequence[str]) -> str:
+def figures(page: Path, found: Sequence[Section]) -> dict[str, str]:
+    """The page's figures as SVG, by the name of their file; '' where there is nothing to draw."""
+    return {f'{page.stem}_differences.svg': _forest(found), f'{page.stem}_size.svg': _size(found)}
+
+
+def text(page: Path, plans: Sequence[Plan], found: Sequence[Section], drawn: Sequence[str]) -> str:
     """The page's text, which holds every number."""
     files = ' '.join(_from(Path('x'), plan.path) for plan in plans)
     results = dict.fromkeys(path for plan in plans for path in (plan.lines, plan.baselines) if path and path.exists())
@@ -179,8 +188,9 @@ def text(page: Path, plans: Sequence[Plan], found: Sequence[Section], figures: S
         '',
     ]
     titles = {f'{page.stem}_differences.svg': 'Paired differences', f'{page.stem}_size.svg': 'UAR against parameters'}
-    for name in figures:
+    for name in drawn:
         out += [f'![{titles[name]}]({name})', '']
+    out += _beside(plans, found)
     for plan in plans:
         mine = [section for section in found if section.plan is plan]
         out += [f'## {plan.path.stem}', '', *_declared(plan, page)]
@@ -191,6 +201,40 @@ def text(page: Path, plans: Sequence[Plan], found: Sequence[Section], figures: S
                 out += [f'`{which[0]}` on {which[1]}: no run is done yet.', '']
     out += _methods()
     return '\n'.join(out).rstrip() + '\n'
+
+
+def _beside(plans: Sequence[Plan], found: Sequence[Section]) -> list[str]:
+    """Ours and others in one table: accuracy, and what it costs on a device."""
+    lines = [
+        line
+        for path in dict.fromkeys(plan.baselines for plan in plans if plan.baselines)
+        for line in Lines(path).read()
+    ]
+    costs = {line['name']: line for line in lines if line['phase'] == COST}
+    rows = []
+    for section in found:
+        for family in section.plan.study.families:
+            if seeds := section.seeds(family):
+                clips = [section.clips(family, seed) for seed in seeds]
+                cost = costs.get(section.which[0])
+                shown = (
+                    [f'{cost[key]:,}' for key in ('parameters', 'bytes', 'arena', 'instructions')] if cost else [''] * 4
+                )
+                uar = [_spread([one.score(score) for one in clips], score) for score in SCORES[:2]]
+                rows.append([f'`{section.which[0]}`, {family}', section.which[1], *uar, *shown, ''])
+    for corpus in dict.fromkeys(line['corpus'] for line in lines if 'corpus' in line):
+        of = [line for line in lines if line['phase'] == BASELINE and line['corpus'] == corpus]
+        for name, one in whole(of).items():
+            rows.append([name, corpus, *(_spread([one.score(score)], score) for score in SCORES[:2]), *[''] * 5])
+        for line in lines:
+            if line['phase'] == PUBLISHED and line['corpus'] == corpus:
+                note = f'published: {line["note"]} ({line["source"]})'
+                size = [f'{line["parameters"]:,}', '', '', '']
+                rows.append([line['name'], corpus, f'{100 * line["uar"]:.1f}', '', *size, note])
+    if not rows:
+        return []
+    head = ['model', 'corpus', 'UAR', 'UAR by speaker', 'parameters', 'int8 bytes', 'arena', 'instructions', 'note']
+    return ['## Ours and others', '', *_table(head, rows), '']
 
 
 def _methods() -> list[str]:
@@ -255,10 +299,6 @@ def _section(section: Section) -> list[str]:
             clipped = f'{100 * np.mean([line["clipped"] for line in some]):.0f} %'
             loss = f'{np.mean([line["loss"] for line in some]):.3f}'
             rows.append([name, *scores, f'{some[0]["parameters"]:,}', str(len(seeds)), loss, clipped])
-    for name in dict.fromkeys(line['name'] for line in section.baselines):
-        if (clips_of := section.baseline(name)) is not None:
-            scores = [_spread([clips_of.score(score)], score) for score in SCORES[:2]]
-            rows.append([name, *scores, '', '', '', '', ''])
     if rows:
         head = ['family', 'UAR', 'UAR by speaker', 'cross-entropy', 'parameters', 'seeds', 'last loss', 'clipped steps']
         out += [*_table(head, rows), '']
@@ -392,9 +432,12 @@ def _forest(found: Sequence[Section]) -> str:
         axis.axvline(0, color='C7', linewidth=0.8)
         axis.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize=8)
         axis.set_ylim(len(rows) - 0.5, -0.5)
-        axis.set_xlabel('difference in UAR, points (blue: primary, adjusted interval; grey: exploratory, 95 %)')
+        axis.set_xlabel('difference in UAR, points')
+        for colour, name in (('C0', 'primary, adjusted interval'), ('C7', 'exploratory, 95 %')):
+            axis.plot([], [], 'o-', color=colour, linewidth=2, label=name)
+        axis.legend(frameon=False, fontsize=8, ncols=2, loc='lower left', bbox_to_anchor=(0, 1))
 
-    return _svg((7.5, 0.9 + 0.5 * len(rows)), draw)
+    return _svg((7.5, 1.2 + 0.5 * len(rows)), draw)
 
 
 def _size(found: Sequence[Section]) -> str:
@@ -408,12 +451,7 @@ def _size(found: Sequence[Section]) -> str:
                 points.append((section.done[runs[0].identity]['parameters'], uar, f'{section.which[0]}, {family}'))
     if not points:
         return ''
-    levels = {
-        name: 100 * clips.score('uar')
-        for section in found
-        for name in dict.fromkeys(line['name'] for line in section.baselines)
-        if (clips := section.baseline(name)) is not None
-    }
+    levels = {name: 100 * clips.score('uar') for section in found for name, clips in whole(section.baselines).items()}
 
     def draw(axis: Any) -> None:
         for parameters, uar, name in points:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -148,6 +149,23 @@ def key(seed: int, fold: int) -> int:
     return int.from_bytes(hashlib.sha256(f'{seed}/{fold}'.encode()).digest()[:4]) >> 1
 
 
+# A plan asks for the same recipes many times, and a recipe takes some milliseconds to check.
+@functools.lru_cache(maxsize=1 << 14)
+def _changed(recipe: Recipe, changes: str) -> Recipe:
+    return recipe.with_changes(json.loads(changes))
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _read(recipe: str) -> Recipe:
+    """A recipe in JSON; what one of another day did not have has today's default."""
+    return Recipe.from_json(json.loads(recipe))
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _identity(recipe: Recipe) -> str:
+    return digest(recipe.as_json())
+
+
 def placeless(recipe: Recipe) -> Recipe:
     """The recipe without what says where the corpus lies."""
     return recipe.with_changes(dict.fromkeys(PLACES, ''))
@@ -184,7 +202,7 @@ class Run:
     @property
     def identity(self) -> str:
         """A digest of what the run trains: two arms that say the same in other words share their runs."""
-        return digest(self.recipe.as_json())
+        return _identity(self.recipe)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,7 +232,7 @@ class Plan:
     def run(self, phase: Phase, which: tuple[str, str], family: str, arm: Changes, seed: int, fold: int) -> Run:
         """One run of an arm."""
         changes = {**self.study.families[family].changes, **arm, 'data.fold': str(fold), 'seed': key(seed, fold)}
-        return Run(phase, family, arm, seed, fold, self.recipes[which].with_changes(changes), which[0])
+        return Run(phase, family, arm, seed, fold, _changed(self.recipes[which], json.dumps(changes)), which[0])
 
     def tuning(self, which: tuple[str, str], folds: Sequence[int]) -> Iterator[Run]:
         """The tuning runs of one recipe and corpus, in the order to train them."""
@@ -374,8 +392,7 @@ class Lines:
         for number, line in enumerate(self.read(), 1):
             if 'recipe' in line and device in (None, line['device']):
                 try:
-                    # What a recipe of that day did not have has today's default.
-                    found[digest(Recipe.from_json(line['recipe']).as_json())] = line
+                    found[_identity(_read(json.dumps(line['recipe'])))] = line
                 except ValueError as error:
                     raise InputError(f'{self.path}: line {number}: {one_line(error)}') from error
         return found

@@ -440,3 +440,64 @@ def test_a_null_says_what_it_excludes(low, high, said):
     # Less cross-entropy is better.
     flipped = dataclasses.replace(found, mean=-found.mean, low=-high, high=-low)
     assert evidence.verdict(evidence.Compared('a - b', 'nll', flipped)).split()[:3] == said.split()[:3]
+
+
+def test_baselines_stand_beside(worker, tmp_path):
+    plan = study.load(write(tmp_path, 'baselines = "others.jsonl"\n' + FILE.replace('folds = [0, 1]', '')))
+    lines, others = worker.lines.read(), study.Lines(tmp_path / 'others.jsonl')
+    for line in lines:
+        plan.lines.open('a').close()
+        # All five folds, of the clips of two.
+        for fold in range(line['fold'], 5, 2):
+            recipe = {**line['recipe'], 'seed': study.key(line['seed'], fold)}
+            recipe['data'] = {**recipe['data'], 'fold': str(fold)}
+            test = {
+                **line['test'],
+                'id': [f'{fold}/{name}' for name in line['test']['id']],
+                'speaker': [f's{fold}'] * 6,
+            }
+            speakers = {**line['speakers'], 'test': [f's{fold}']}
+            line = {**line, 'recipe': recipe, 'fold': fold, 'test': test, 'speakers': speakers}
+            study.Lines(plan.lines).append(line)
+            if (line['family'], line['seed']) == ('plain', 0):
+                right = {**test, 'probabilities': np.eye(2)[test['label']].tolist()}
+                others.append(
+                    {
+                        'phase': 'baseline',
+                        'adapted': False,
+                        'name': 'sure',
+                        'corpus': 'folder',
+                        'fold': fold,
+                        'folds': 5,
+                        'test': right,
+                    }
+                )
+    others.append(
+        {'phase': 'baseline', 'adapted': False, 'name': 'half', 'corpus': 'folder', 'fold': 0, 'folds': 5, 'test': test}
+    )
+    published = {'name': 'paper', 'corpus': 'folder', 'uar': 0.5, 'parameters': 1234, 'note': 'n', 'source': 's'}
+    others.append({'phase': 'published', **published})
+    sizes = {'parameters': 1000, 'bytes': 2000, 'arena': 3000, 'instructions': 4000}
+    others.append({'phase': 'cost', 'name': 'tiny', **sizes})
+    evidence.write(tmp_path / 'evidence.md', [plan])
+    text = (tmp_path / 'evidence.md').read_text()
+    assert '| sure | folder | 100.0 | 100.0 |' in text
+    assert '| paper | folder | 50.0 |  | 1,234 |' in text
+    assert re.search(r'\| `tiny`, hrf \| folder \| .* \| 1,000 \| 2,000 \| 3,000 \| 4,000 \|', text)
+    found = study.Lines(plan.lines).read()
+    ours = [Clips.of([x for x in found if (x['family'], x['seed']) == ('hrf', seed)], 'test') for seed in (0, 1)]
+    less = np.mean([100 * one.score('uar') for one in ours]) - 100
+    assert f'| hrf - sure | UAR | {less:+.1f} |' in text
+    assert 'half' not in text  # of one fold
+
+
+def test_a_packed_corpus_takes_the_place_of_its_folder(worker, tmp_path):
+    [path] = worker.pack(tmp_path)
+    assert path == tmp_path / 'folder.npz'
+    away = arms.Worker(worker.plan, {'folder': str(path)}, cache=str(tmp_path / 'none'), show_progress=False)
+    run = runs(worker)[1]
+    ours, theirs = (next(one._of(run).batches(size=8, seed=1, start=0)) for one in (worker, away))
+    assert np.array_equal(ours['codes'], theirs['codes'])
+    assert away.speakers(WHICH) == worker.speakers(WHICH)
+    assert away.work() == 0  # the same runs
+    assert not (tmp_path / 'none').exists()
