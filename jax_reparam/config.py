@@ -60,6 +60,7 @@ CORPORA_XS: Mapping[str, Mapping[str, Any]] = {'emodb': {'train.weight_decay': 0
 
 Site = Literal['ffn_in', 'ffn_out', 'attention', 'pointwise']
 SITES: tuple[Site, ...] = get_args(Site)
+Pooling = Literal['mean', 'statistics']
 # Frames in SpeechFormer's position table.
 POSITIONS = 2000
 # Of both ends of a clip so much may go that something stays.
@@ -119,6 +120,8 @@ class ConvTransformerConfig(_Encoder):
       ffn_width: inner width F of the feed-forward networks.
       dropout: rate in the residual branches, the feed-forward networks and before the classifier, in training.
       attention_dropout: rate on the attention probabilities, in training.
+      pooling: what the classifier reads of the tokens: their `mean`, or the mean and standard deviation of each channel
+        (`statistics`).
     """
 
     name: ClassVar[str] = 'conv_transformer'
@@ -129,6 +132,7 @@ class ConvTransformerConfig(_Encoder):
     ffn_width: Width = 384
     dropout: Rate = 0.1
     attention_dropout: Rate = 0.1
+    pooling: Pooling = 'mean'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +152,8 @@ class ConformerConfig(_Encoder):
         which costs no operator of its own on a device.
       dropout: rate after each module, in the feed-forward networks and before the classifier, in training.
       attention_dropout: rate on the attention probabilities, in training.
+      pooling: what the classifier reads of the tokens: their `mean`, or the mean and standard deviation of each channel
+        (`statistics`).
     """
 
     name: ClassVar[str] = 'conformer'
@@ -161,6 +167,7 @@ class ConformerConfig(_Encoder):
     activation: Literal['swish', 'relu'] = 'swish'
     dropout: Rate = 0.1
     attention_dropout: Rate = 0.1
+    pooling: Pooling = 'mean'
 
     def __post_init__(self) -> None:
         super().__post_init__()

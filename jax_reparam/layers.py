@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_reparam import reparam
-from jax_reparam.config import PLAIN, HRFConfig
+from jax_reparam.config import PLAIN, HRFConfig, Pooling
 
 Initializer = Callable[..., jax.Array]
 Transform = Callable[[jax.Array], jax.Array]
@@ -257,6 +257,19 @@ def masked_mean(x: jax.Array, mask: jax.Array | None) -> jax.Array:
         return jnp.mean(x, axis=1)
     weights = mask[:, :, None].astype(x.dtype)
     return jnp.sum(x * weights, axis=1) / jnp.maximum(jnp.sum(weights, axis=1), 1)
+
+
+def pool(x: jax.Array, mask: jax.Array | None, pooling: Pooling) -> jax.Array:
+    """What the classifier reads of the real frames: their mean, `[B, D]`, or mean and deviation, `[B, 2 D]`.
+
+    The standard deviation is sqrt(variance + epsilon), whose gradient is finite everywhere (statistics pooling, Snyder
+    et al. 2018).
+    """
+    mean = masked_mean(x, mask)
+    if pooling == 'mean':
+        return mean
+    variance = masked_mean(jnp.square(x - mean[:, None]), mask)
+    return jnp.concatenate([mean, jnp.sqrt(variance + EPSILON)], axis=-1)
 
 
 def hide(x: jax.Array, mask: jax.Array | None) -> jax.Array:

@@ -127,6 +127,21 @@ def test_attention_equals_plain_loops(rng):
             np.testing.assert_allclose(got[b, t], mixed @ p['out']['kernel'] + p['out']['bias'], rtol=0, atol=1e-12)
 
 
+def test_pooled_statistics_are_of_the_real_frames(rng):
+    x = rng.standard_normal((2, 9, 5)).astype(np.float32)
+    mask = np.arange(9) < np.array([[4], [9]])
+    got = layers.pool(x, mask, 'statistics')
+    for clip, length in enumerate((4, 9)):
+        expected = np.concatenate([x[clip, :length].mean(0), np.sqrt(x[clip, :length].var(0) + layers.EPSILON)])
+        np.testing.assert_allclose(got[clip], expected, rtol=1e-5)
+    np.testing.assert_array_equal(layers.pool(x, mask, 'mean'), layers.masked_mean(x, mask))
+    # A clip that never moves, and one without a real frame.
+    still = jax.grad(lambda x: layers.pool(x, mask, 'statistics').sum())(jnp.ones_like(x))
+    nothing = jax.grad(lambda x: layers.pool(x, mask & False, 'statistics').sum())(x)
+    assert np.isfinite(still).all()
+    assert np.isfinite(nothing).all()
+
+
 def test_masked_mean(rng):
     x = rng.standard_normal((2, 4, 3)).astype(np.float32)
     mask = np.array([[True, True, False, False], [False] * 4])

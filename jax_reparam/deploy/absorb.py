@@ -78,6 +78,27 @@ def read_affine(norm: Layer, layer: Layer) -> dict[str, Array]:
     }
 
 
+def pooling(norm: Layer, layer: Layer, tokens: int) -> tuple[dict[str, Array] | None, dict[str, Array]]:
+    """Who reads a normalisation of the stream behind all layers, given the stream divided by its length.
+
+    Args:
+      norm: the normalisation, of width D.
+      layer: the first one of the classifier; it reads a mean, `[D, F]`, or mean and deviation, `[2 D, F]`.
+      tokens: T.
+
+    Returns:
+      The layer `[D, D]` whose outputs' deviation is read (`ops.pool`), None where there is none, and the classifier's.
+    """
+    width = len(norm['scale'])
+    of_mean = read(norm, {**layer, 'kernel': layer['kernel'][:width]})
+    if len(layer['kernel']) == width:
+        return None, of_mean
+    # A deviation knows no bias.
+    zero = jnp.zeros(width, layer['kernel'].dtype)
+    reader = read({**norm, 'bias': zero}, {'kernel': tokens**-0.5 * jnp.diag(zero + 1), 'bias': zero})
+    return reader, {**of_mean, 'kernel': jnp.concatenate([of_mean['kernel'], layer['kernel'][width:]])}
+
+
 def scaled(layer: Layer, factor: float) -> dict[str, Array]:
     """A layer whose outputs are `factor` times as large: attention's 1 / sqrt(d), Conformer's half steps."""
     return {name: factor * leaf for name, leaf in layer.items()}

@@ -22,10 +22,12 @@ def prepare(config: ConvTransformerConfig, variables: Params, frames: int) -> Pa
     project = params['stem']['project']
     placed = {**project, 'bias': project['bias'][None] + jnp.asarray(positions, project['bias'].dtype)}
     head = params['head']
+    reader, hidden = absorb.pooling(params['norm'], head['hidden_0'], len(positions))
     return {
         'stem': {**convolutions(variables), 'project': absorb.write(placed, first=True)},
         'layers': [_layer(config, params[f'layer_{index}']) for index in range(config.layers)],
-        'head': {**head, 'hidden_0': absorb.read(params['norm'], head['hidden_0'])},
+        'pool': reader,
+        'head': {**head, 'hidden_0': hidden},
     }
 
 
@@ -81,7 +83,7 @@ def apply(config: ConvTransformerConfig, params: Params, features: jax.Array) ->
     with scope('norm'):
         x = ops.normalise(x)
     with scope('head'):
-        return ops.head(params['head'], ops.mean_over_time(x))
+        return ops.head(params['head'], ops.pool(params['pool'], x))
 
 
 def widths(config: ConvTransformerConfig, frames: int, fast: bool) -> dict[str, int]:

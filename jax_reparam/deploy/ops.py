@@ -13,7 +13,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from jax_reparam.layers import relative_shift
+from jax_reparam.layers import EPSILON, relative_shift
 
 Array = jax.Array
 Layer = Mapping[str, Array]
@@ -49,6 +49,25 @@ def normalise(x: Array, *, slot: float = 0.0) -> Array:
 def mean_over_time(x: Array) -> Array:
     """`[T, D]` to `[1, D]`: a product with a constant column, which has a scale of its own and no sum to saturate."""
     return (x.T @ jnp.full((x.shape[0], 1), 1 / x.shape[0], x.dtype)).reshape(1, -1)
+
+
+def deviation_over_time(x: Array) -> Array:
+    """`[T, D]`, divided by sqrt(T), to `[1, D]`: the standard deviation of each channel, epsilon included.
+
+    So the variance is a sum of squares, in 32 bits, and the root is a product with RSQRT: as in `normalise`, every
+    runtime has these operators in 8 and in 16 bits, where it has no SQRT.
+    """
+    columns = x.T
+    # ADD, not SUB, as in SpeechFormer.
+    rows = (columns + columns @ jnp.full((x.shape[0], 1), -1 / x.shape[0], x.dtype))[:, None]
+    variance = _rows_by_rows(rows, rows) + EPSILON
+    return (variance * jax.lax.rsqrt(variance)).reshape(1, -1)
+
+
+def pool(reader: Layer | None, x: Array) -> Array:
+    """What the classifier reads of a normalised stream `[T, D]`: its mean, and with a `reader` its deviation too."""
+    mean = mean_over_time(x)
+    return mean if reader is None else jnp.concatenate([mean, deviation_over_time(linear(reader, x))], axis=1)
 
 
 def head(layers: Mapping[str, Layer], x: Array) -> Array:

@@ -15,7 +15,7 @@ from jax_reparam.layers import (
     Transform,
     batch_norm,
     hide,
-    masked_mean,
+    pool,
 )
 from jax_reparam.models.ends import Head, Subsampling
 
@@ -35,7 +35,7 @@ class Conformer(nn.Module):
         x = nn.Dropout(config.dropout, deterministic=not train)(x)
         for index in range(config.layers):
             x = Block(config, self.hrf, name=f'layer_{index}')(x, mask, train=train)
-        x = masked_mean(x, mask)
+        x = pool(x, mask, config.pooling)
         return Head((config.width,), self.n_classes, config.dropout, name='head')(x, train=train)
 
 

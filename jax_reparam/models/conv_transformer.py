@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_reparam.config import ConvTransformerConfig, HRFConfig
-from jax_reparam.layers import FeedForward, LayerNorm, SelfAttention, Transform, masked_mean, sinusoids
+from jax_reparam.layers import FeedForward, LayerNorm, SelfAttention, Transform, pool, sinusoids
 from jax_reparam.models.ends import Head, Subsampling
 
 
@@ -28,7 +28,7 @@ class ConvTransformer(nn.Module):
         x = nn.Dropout(config.dropout, deterministic=not train)(x)
         for index in range(config.layers):
             x = EncoderLayer(config, self.hrf, name=f'layer_{index}')(x, mask, train=train)
-        x = masked_mean(LayerNorm(name='norm')(x), mask)
+        x = pool(LayerNorm(name='norm')(x), mask, config.pooling)
         return Head((config.width,), self.n_classes, config.dropout, name='head')(x, train=train)
 
 

@@ -150,8 +150,11 @@ def stem(p, statistics, x):
     return linear(p['project'], np.stack(tokens))
 
 
-def one_hidden_head(p, x):
-    return linear(p['classifier'], relu(linear(p['hidden_0'], np.mean(x, axis=0))))
+def one_hidden_head(p, config, x):
+    pooled = [sum(x) / len(x)]
+    if config.get('pooling') == 'statistics':
+        pooled.append(np.sqrt(sum((row - pooled[0]) ** 2 for row in x) / len(x) + 1e-5))
+    return linear(p['classifier'], relu(linear(p['hidden_0'], np.concatenate(pooled))))
 
 
 # ConvTransformer.
@@ -172,7 +175,7 @@ def _conv_transformer(variables, config, x):
         y = layer_norm(p['ffn_norm'], x)
         x = x + linear(p['ffn']['ffn_out'], relu(linear(p['ffn']['ffn_in'], y)))
     x = layer_norm(params['norm'], x)
-    return one_hidden_head(params['head'], x)
+    return one_hidden_head(params['head'], config, x)
 
 
 # Conformer.
@@ -249,7 +252,7 @@ def _conformer(variables, config, x):
     x = stem(params['stem'], statistics['stem'], x)
     for n in range(config['layers']):
         x = conformer_block(params[f'layer_{n}'], statistics[f'layer_{n}'], config, x)
-    return one_hidden_head(params['head'], x)
+    return one_hidden_head(params['head'], config, x)
 
 
 # SpeechFormer.
