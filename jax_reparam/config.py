@@ -126,6 +126,8 @@ class ConvTransformerConfig(_Encoder):
       attention_dropout: rate on the attention probabilities, in training.
       pooling: what the classifier reads of the tokens: their `mean`, or the mean and standard deviation of each channel
         (`statistics`).
+      deltas: whether the first convolution reads the first and second derivative of the features over time, too; on a
+        device it is one convolution over 11 frames in place of 3.
     """
 
     name: ClassVar[str] = 'conv_transformer'
@@ -137,6 +139,7 @@ class ConvTransformerConfig(_Encoder):
     dropout: Rate = 0.1
     attention_dropout: Rate = 0.1
     pooling: Pooling = 'mean'
+    deltas: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,6 +161,8 @@ class ConformerConfig(_Encoder):
       attention_dropout: rate on the attention probabilities, in training.
       pooling: what the classifier reads of the tokens: their `mean`, or the mean and standard deviation of each channel
         (`statistics`).
+      deltas: whether the first convolution reads the first and second derivative of the features over time, too; on a
+        device it is one convolution over 11 frames in place of 3.
     """
 
     name: ClassVar[str] = 'conformer'
@@ -172,6 +177,7 @@ class ConformerConfig(_Encoder):
     dropout: Rate = 0.1
     attention_dropout: Rate = 0.1
     pooling: Pooling = 'mean'
+    deltas: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -142,6 +142,16 @@ def test_pooled_statistics_are_of_the_real_frames(rng):
     assert np.isfinite(nothing).all()
 
 
+def test_deltas_of_a_slope_and_of_noise(rng):
+    ramp = np.arange(20, dtype=np.float32)[None, :, None] * np.ones((1, 1, 2), np.float32)
+    got = np.asarray(layers.deltas(ramp))[:, 4:-4]
+    np.testing.assert_allclose(got[..., 0], ramp[:, 4:-4])
+    np.testing.assert_allclose(got[..., 1], 10**0.5, rtol=1e-6)
+    np.testing.assert_allclose(got[..., 2], 0, atol=1e-5)
+    noise = np.asarray(layers.deltas(rng.standard_normal((1, 20000, 2)).astype(np.float32)))
+    np.testing.assert_allclose(noise.std(axis=(0, 1, 2)), 1, rtol=0.05)
+
+
 def test_masked_mean(rng):
     x = rng.standard_normal((2, 4, 3)).astype(np.float32)
     mask = np.array([[True, True, False, False], [False] * 4])

@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_reparam.layers import EPSILON
+from jax_reparam.layers import DELTAS, EPSILON
 
 Array = jax.Array
 Layer = Mapping[str, Array]
@@ -128,6 +128,17 @@ def without_value_bias(value: Layer, out: Layer) -> tuple[dict[str, Array], dict
     """
     moved = jnp.matmul(value['bias'], out['kernel'], precision=_HIGHEST)
     return {**value, 'bias': jnp.zeros_like(value['bias'])}, {**out, 'bias': out['bias'] + moved}
+
+
+def with_deltas(layer: Layer) -> dict[str, Array]:
+    """A convolution that reads a spectrogram and its derivatives (`layers.deltas`) as one that reads the spectrogram.
+
+    `kernel` `[k, l, 3, C]` to `[k + 8, l, 1, C]`, which begins 4 frames earlier.
+    """
+    taps, filters = len(layer['kernel']), jnp.asarray(DELTAS, layer['kernel'].dtype)
+    shifted = [jnp.pad(filters, ((0, 0), (tap, taps - 1 - tap))) for tap in range(taps)]
+    kernel = jnp.einsum('kdt,kldc->tlc', jnp.stack(shifted), layer['kernel'], precision=_HIGHEST)
+    return {**layer, 'kernel': kernel[:, :, None]}
 
 
 def with_batch_norm(layer: Layer, norm: Layer, statistics: Layer) -> dict[str, Array]:

@@ -28,7 +28,7 @@ def prepare(config: ConformerConfig, variables: Params, frames: int) -> Params:
     reader, hidden = absorb.pooling(params[names[-1]]['norm'], head['hidden_0'], tokens)
     return {
         'stem': {
-            **conv_transformer.convolutions(variables),
+            **conv_transformer.convolutions(variables, deltas=config.deltas),
             'project': absorb.write(params['stem']['project'], first=True),
         },
         'blocks': blocks,

@@ -82,7 +82,8 @@ def subsample(convolutions: Mapping[str, Layer], features: Array) -> Array:
     x = features[..., None]
     for index in range(2):
         layer = convolutions[f'conv_{index}']
-        ends = [(0, 1 + size % 2) for size in x.shape[1:3]]
+        before = [(size - 3) // 2 for size in layer['kernel'].shape[:2]]  # more than 3 where deltas are in it
+        ends = [(side, side + 1 + size % 2) for side, size in zip(before, x.shape[1:3], strict=True)]
         x = _convolve(x, layer['kernel'], strides=(2, 2), padding=ends)
         x = jax.nn.relu(x + layer['bias'].reshape(1, 1, 1, -1))
     return x.reshape(x.shape[1], -1)

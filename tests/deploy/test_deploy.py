@@ -55,8 +55,8 @@ def test_deploy_form_is_the_same_function_in_float32(rng, name):
     chex.assert_trees_all_equal(function.args[1], jax.tree.map(np.float32, prepared))
 
 
-def test_a_conformer_with_statistics_is_deployed(rng):
-    config = dataclasses.replace(TINY_MODELS['conformer'], pooling='statistics')
+def test_a_conformer_with_statistics_and_deltas_is_deployed(rng):
+    config = dataclasses.replace(TINY_MODELS['conformer'], pooling='statistics', deltas=True)
     model = models.build(config, n_classes=3)
     variables = drawn(jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 12))))
     with jax.enable_x64(True):

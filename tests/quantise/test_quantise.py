@@ -32,10 +32,10 @@ FLOORS = {
         'widths': 31,  # 33.9, 33.2
         '16': 39,  # 41.4, 42.1
     },
-    'conv_transformer, statistics': {
-        '8': 25,  # 27.9, 30.4
-        'widths': 26,  # 28.7, 28.3
-        '16': 35,  # 37.1, 37.3
+    'conv_transformer, statistics, deltas': {
+        '8': 34,  # 35.9, 36.2
+        'widths': 34,  # 36.5, 39.9
+        '16': 41,  # 43.3, 43.6
     },
     'speech_former': {
         '8': 20,  # 22.0, 22.1
