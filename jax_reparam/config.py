@@ -330,6 +330,8 @@ class AugmentConfig(schema.Checked):
       noise: share of them with noise (white, pink, brown, others' speech, or a tone) 5 to 40 dB below.
       room: share of them in a room (reverberation of 0.2 to 1 s).
       telephone: share of them in a telephone's band.
+      mixup: a window and its label are mixed with those of another clip of the batch, in shares drawn from
+        Beta(mixup, mixup) (Zhang et al. 2018); 0 does not mix.
     """
 
     freq_masks: Masks = 2
@@ -346,6 +348,7 @@ class AugmentConfig(schema.Checked):
     noise: Share = 0.5
     room: Share = 0.0
     telephone: Share = 0.0
+    mixup: Factor = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -356,7 +359,8 @@ class TrainConfig(schema.Checked):
       steps: optimizer steps in all.
       batch_size: windows per step, over all devices.
       learning_rate: its peak.
-      warmup_steps: steps of linear warm-up; a cosine to 0 follows.
+      warmup_steps: steps of linear warm-up.
+      hold: share of the other steps at the peak rate; a cosine to 0 follows.
       weight_decay: decoupled (AdamW), on kernels; at HRF sites as `hrf.decay` says.
       label_smoothing: share of the target spread over all classes.
       class_weights: weigh clips by the inverse frequency of their class among the training clips.
@@ -368,7 +372,7 @@ class TrainConfig(schema.Checked):
         mean of their norms, step by step. `A,B` is read as two.
       clip_norm: largest global norm of the gradient; 0 does not clip.
       average: decay of the moving average of parameters and batch statistics that is validated, kept and folded
-        (Polyak averaging); 0 keeps the last values.
+        (Polyak averaging), over at most a third of the steps done; 0 keeps the last values.
       eval_every: steps between validations (and checkpoints).
     """
 
@@ -376,6 +380,7 @@ class TrainConfig(schema.Checked):
     batch_size: Batch = 32
     learning_rate: LearningRate = 1e-3
     warmup_steps: Warmup = 100
+    hold: Rate = 0.0
     weight_decay: Factor = 0.01
     label_smoothing: Rate = 0.1
     class_weights: bool = False

@@ -31,7 +31,7 @@ from jax_reparam.frontend.voice import Profile
 from jax_reparam.progress import Progress
 from jax_reparam.reparam import Params
 from jax_reparam.train import processes, report, sites
-from jax_reparam.train.augment import field, spec_augment
+from jax_reparam.train.augment import field, mixup, spec_augment
 from jax_reparam.train.optimizer import adamw
 
 Batch = Mapping[str, jax.Array]
@@ -98,9 +98,16 @@ def make_step(
     logged = sites.of(recipe) if settings.log_site_norms else []
 
     def step(state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
-        key_augment, key_dropout = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        key_augment, key_dropout = jax.random.split(key)
         x = varied(key_augment, batch, recipe.augment, inputs)
         mask = jnp.ones(x.shape[:2], bool)
+        targets = optax.smooth_labels(jax.nn.one_hot(batch['labels'], model.n_classes), settings.label_smoothing)
+        if class_weights is not None:
+            targets = targets * jnp.asarray(class_weights)[batch['labels']][:, None]
+        if recipe.augment.mixup:
+            # The third of three keys.
+            x, targets = mixup(jax.random.fold_in(key, 2), (x, targets), recipe.augment.mixup)
 
         def loss(params: Params) -> tuple[jax.Array, tuple[jax.Array, Params]]:
             logits, updated = model.apply(
@@ -111,12 +118,7 @@ def make_step(
                 rngs={'dropout': key_dropout},
                 mutable=['batch_stats'],
             )
-            targets = jax.nn.one_hot(batch['labels'], logits.shape[-1])
-            targets = optax.smooth_labels(targets, settings.label_smoothing)
-            losses = optax.softmax_cross_entropy(logits, targets)
-            if class_weights is not None:
-                losses = losses * jnp.asarray(class_weights)[batch['labels']]
-            return losses.mean(), (logits, updated)
+            return optax.softmax_cross_entropy(logits, targets).mean(), (logits, updated)
 
         grad = jax.value_and_grad(loss, has_aux=True)
         (value, (logits, updated)), gradient = grad(state.variables['params'])
@@ -133,7 +135,7 @@ def make_step(
         averaged = variables
         if settings.average:
             # Less in the first steps, which else would stay in it for long.
-            decay = jnp.minimum(settings.average, (1 + state.step) / (10 + state.step))
+            decay = jnp.minimum(settings.average, (1 + state.step) / (4 + state.step))
             averaged = jax.tree.map(lambda a, v: a + (1 - decay) * (v - a), state.average, variables)
         return State(state.step + 1, variables, averaged, opt_state), metrics
 
