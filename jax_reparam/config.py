@@ -370,6 +370,8 @@ class TrainConfig(schema.Checked):
       log_site_norms: log how far each step moves these kernels (HRF: the product), as `site_norm/LAYER`.
       site_norms: runs (or their metrics.jsonl) with `log_site_norms`; a plain model's updates of these kernels get the
         mean of their norms, step by step. `A,B` is read as two.
+      teacher: trained runs of the same fold, whose mean probabilities of the augmented window are the targets in place
+        of its label; runs with other training speakers are refused. `A,B` is read as two.
       clip_norm: largest global norm of the gradient; 0 does not clip.
       average: decay of the moving average of parameters and batch statistics that is validated, kept and folded
         (Polyak averaging), over at most a third of the steps done; 0 keeps the last values.
@@ -388,6 +390,7 @@ class TrainConfig(schema.Checked):
     site_decay: Factor = 1.0
     log_site_norms: bool = False
     site_norms: tuple[Line, ...] = ()
+    teacher: tuple[Line, ...] = ()
     clip_norm: Factor = 1.0
     average: Rate = 0.99
     eval_every: Steps = 50
