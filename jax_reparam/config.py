@@ -64,6 +64,7 @@ CORPORA_XS: Mapping[str, Mapping[str, Any]] = {'emodb': {'train.weight_decay': 0
 
 Site = Literal['ffn_in', 'ffn_out', 'attention', 'pointwise']
 SITES: tuple[Site, ...] = get_args(Site)
+Pooling = Literal['mean', 'statistics']
 # Frames in SpeechFormer's position table.
 POSITIONS = 2000
 # Of both ends of a clip so much may go that something stays.
@@ -123,6 +124,10 @@ class ConvTransformerConfig(_Encoder):
       ffn_width: inner width F of the feed-forward networks.
       dropout: rate in the residual branches, the feed-forward networks and before the classifier, in training.
       attention_dropout: rate on the attention probabilities, in training.
+      pooling: what the classifier reads of the tokens: their `mean`, or the mean and standard deviation of each channel
+        (`statistics`).
+      deltas: whether the first convolution reads the first and second derivative of the features over time, too; on a
+        device it is one convolution over 11 frames in place of 3.
     """
 
     name: ClassVar[str] = 'conv_transformer'
@@ -133,6 +138,8 @@ class ConvTransformerConfig(_Encoder):
     ffn_width: Width = 384
     dropout: Rate = 0.1
     attention_dropout: Rate = 0.1
+    pooling: Pooling = 'mean'
+    deltas: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +159,10 @@ class ConformerConfig(_Encoder):
         which costs no operator of its own on a device.
       dropout: rate after each module, in the feed-forward networks and before the classifier, in training.
       attention_dropout: rate on the attention probabilities, in training.
+      pooling: what the classifier reads of the tokens: their `mean`, or the mean and standard deviation of each channel
+        (`statistics`).
+      deltas: whether the first convolution reads the first and second derivative of the features over time, too; on a
+        device it is one convolution over 11 frames in place of 3.
     """
 
     name: ClassVar[str] = 'conformer'
@@ -165,6 +176,8 @@ class ConformerConfig(_Encoder):
     activation: Literal['swish', 'relu'] = 'swish'
     dropout: Rate = 0.1
     attention_dropout: Rate = 0.1
+    pooling: Pooling = 'mean'
+    deltas: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -317,6 +330,8 @@ class AugmentConfig(schema.Checked):
       noise: share of them with noise (white, pink, brown, others' speech, or a tone) 5 to 40 dB below.
       room: share of them in a room (reverberation of 0.2 to 1 s).
       telephone: share of them in a telephone's band.
+      mixup: a window and its label are mixed with those of another clip of the batch, in shares drawn from
+        Beta(mixup, mixup) (Zhang et al. 2018); 0 does not mix.
     """
 
     freq_masks: Masks = 2
@@ -333,6 +348,7 @@ class AugmentConfig(schema.Checked):
     noise: Share = 0.5
     room: Share = 0.0
     telephone: Share = 0.0
+    mixup: Factor = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -343,7 +359,8 @@ class TrainConfig(schema.Checked):
       steps: optimizer steps in all.
       batch_size: windows per step, over all devices.
       learning_rate: its peak.
-      warmup_steps: steps of linear warm-up; a cosine to 0 follows.
+      warmup_steps: steps of linear warm-up.
+      hold: share of the other steps at the peak rate; a cosine to 0 follows.
       weight_decay: decoupled (AdamW), on kernels; at HRF sites as `hrf.decay` says.
       label_smoothing: share of the target spread over all classes.
       class_weights: weigh clips by the inverse frequency of their class among the training clips.
@@ -353,9 +370,11 @@ class TrainConfig(schema.Checked):
       log_site_norms: log how far each step moves these kernels (HRF: the product), as `site_norm/LAYER`.
       site_norms: runs (or their metrics.jsonl) with `log_site_norms`; a plain model's updates of these kernels get the
         mean of their norms, step by step. `A,B` is read as two.
+      teacher: trained runs of the same fold, whose mean probabilities of the augmented window are the targets in place
+        of its label; runs with other training speakers are refused. `A,B` is read as two.
       clip_norm: largest global norm of the gradient; 0 does not clip.
       average: decay of the moving average of parameters and batch statistics that is validated, kept and folded
-        (Polyak averaging); 0 keeps the last values.
+        (Polyak averaging), over at most a third of the steps done; 0 keeps the last values.
       eval_every: steps between validations (and checkpoints).
     """
 
@@ -363,6 +382,7 @@ class TrainConfig(schema.Checked):
     batch_size: Batch = 32
     learning_rate: LearningRate = 1e-3
     warmup_steps: Warmup = 100
+    hold: Rate = 0.0
     weight_decay: Factor = 0.01
     label_smoothing: Rate = 0.1
     class_weights: bool = False
@@ -370,6 +390,7 @@ class TrainConfig(schema.Checked):
     site_decay: Factor = 1.0
     log_site_norms: bool = False
     site_norms: tuple[Line, ...] = ()
+    teacher: tuple[Line, ...] = ()
     clip_norm: Factor = 1.0
     average: Rate = 0.99
     eval_every: Steps = 50

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_reparam import reparam
-from jax_reparam.config import PLAIN, HRFConfig
+from jax_reparam.config import PLAIN, HRFConfig, Pooling
 
 Initializer = Callable[..., jax.Array]
 Transform = Callable[[jax.Array], jax.Array]
@@ -26,6 +26,17 @@ EPSILON = 1e-5
 # Layer normalisation over the last axis, `scale` and `bias` `[D]` (Ba et al. 2016). Flax's own epsilon is 1e-6, and its
 # fast variance (mean of squares less square of the mean) cancels.
 LayerNorm: Callable[..., Transform] = functools.partial(nn.LayerNorm, epsilon=EPSILON, use_fast_variance=False)
+
+
+def _delta_filters() -> np.ndarray:
+    slope = np.arange(-2, 3) / np.sqrt(10)
+    twice = np.convolve(slope, slope)
+    return np.stack([np.eye(9)[4], np.pad(slope, 2), twice / np.sqrt(np.square(twice).sum())])
+
+
+# A frame itself, its slope by regression over five frames (the delta of Furui 1986) and the slope's slope, `[3, 9]`:
+# weights of the frames t - 4 to t + 4, in rows of length 1, so that noise is as large in all three.
+DELTAS = _delta_filters()
 
 
 class HRFDense(nn.Module):
@@ -257,6 +268,31 @@ def masked_mean(x: jax.Array, mask: jax.Array | None) -> jax.Array:
         return jnp.mean(x, axis=1)
     weights = mask[:, :, None].astype(x.dtype)
     return jnp.sum(x * weights, axis=1) / jnp.maximum(jnp.sum(weights, axis=1), 1)
+
+
+def pool(x: jax.Array, mask: jax.Array | None, pooling: Pooling) -> jax.Array:
+    """What the classifier reads of the real frames: their mean, `[B, D]`, or mean and deviation, `[B, 2 D]`.
+
+    The standard deviation is sqrt(variance + epsilon), whose gradient is finite everywhere (statistics pooling, Snyder
+    et al. 2018).
+    """
+    mean = masked_mean(x, mask)
+    if pooling == 'mean':
+        return mean
+    variance = masked_mean(jnp.square(x - mean[:, None]), mask)
+    return jnp.concatenate([mean, jnp.sqrt(variance + EPSILON)], axis=-1)
+
+
+def deltas(x: jax.Array) -> jax.Array:
+    """A spectrogram with its first and second derivatives over time, `[B, T, M]` to `[B, T, M, 3]` (`DELTAS`).
+
+    There is silence (zeros) before and behind.
+    """
+    reach = len(DELTAS[0]) // 2
+    padded = jnp.pad(x, ((0, 0), (reach, reach), (0, 0)))
+    taps = [padded[:, tap : tap + x.shape[1]] for tap in range(2 * reach + 1)]
+    channels = [sum(float(weight) * tap for weight, tap in zip(row, taps, strict=True) if weight) for row in DELTAS]
+    return jnp.stack(channels, axis=-1)
 
 
 def hide(x: jax.Array, mask: jax.Array | None) -> jax.Array:

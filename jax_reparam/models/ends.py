@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from jax_reparam.config import PLAIN, HRFConfig
-from jax_reparam.layers import HRFDense, batch_norm
+from jax_reparam.layers import HRFDense, batch_norm, deltas
 
 
 class Subsampling(nn.Module):
@@ -18,11 +19,13 @@ class Subsampling(nn.Module):
       channels: of both convolutions.
       width: token width D.
       hrf: the training form; the linear layer is a site of kind `pointwise`.
+      deltas: whether the first convolution reads the frames' derivatives, too.
     """
 
     channels: int
     width: int
     hrf: HRFConfig
+    deltas: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array | None, *, train: bool) -> tuple[jax.Array, jax.Array | None]:
@@ -38,6 +41,9 @@ class Subsampling(nn.Module):
                 x = x * mask[:, :, None, None]
                 mask = mask[:, ::2]
             ends = [(0, 1 + size % 2) for size in x.shape[1:3]]
+            if index == 0 and self.deltas:
+                # Padded before, since a derivative is not zero behind the clip: with the convolution it is one filter.
+                x, ends = deltas(jnp.pad(x[..., 0], ((0, 0), ends[0], (0, 0)))), [(0, 0), ends[1]]
             x = nn.Conv(self.channels, (3, 3), (2, 2), padding=ends, name=f'conv_{index}')(x)
             x = nn.relu(batch_norm(x, mask, train=train, name=f'conv_norm_{index}'))
         flat = x.reshape(*x.shape[:2], -1)

@@ -30,8 +30,8 @@ from jax_reparam.frontend.inputs import Input
 from jax_reparam.frontend.voice import Profile
 from jax_reparam.progress import Progress
 from jax_reparam.reparam import Params
-from jax_reparam.train import processes, report, sites
-from jax_reparam.train.augment import field, spec_augment
+from jax_reparam.train import processes, report, sites, teacher
+from jax_reparam.train.augment import field, mixup, spec_augment
 from jax_reparam.train.optimizer import adamw
 
 Batch = Mapping[str, jax.Array]
@@ -81,6 +81,7 @@ def make_step(
     class_weights: np.ndarray | jax.Array | None,
     seed: int | jax.Array,
     inputs: Input,
+    teach: teacher.Teacher | None = None,
 ) -> StepFn:
     """The training step of a recipe, not yet jitted: `(state, batch) -> (state, metrics)`.
 
@@ -93,14 +94,30 @@ def make_step(
       class_weights: `[C]`, the weight of a clip by its class; None weighs all alike.
       seed: of all randomness.
       inputs: of the model; its `mean`, `std` and `voice_mean` may be traced.
+      teach: what `teacher.load` gives for the recipe; its variables may be traced.
+
+    Raises:
+      ValueError: the recipe has a teacher, and none is given.
     """
     settings = recipe.train
+    if settings.teacher and teach is None:
+        raise ValueError(f'teach: expected the teacher that the recipe names, {",".join(settings.teacher)}, got none')
     logged = sites.of(recipe) if settings.log_site_norms else []
 
     def step(state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
-        key_augment, key_dropout = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        key_augment, key_dropout = jax.random.split(key)
         x = varied(key_augment, batch, recipe.augment, inputs)
         mask = jnp.ones(x.shape[:2], bool)
+        targets = optax.smooth_labels(jax.nn.one_hot(batch['labels'], model.n_classes), settings.label_smoothing)
+        if class_weights is not None:
+            targets = targets * jnp.asarray(class_weights)[batch['labels']][:, None]
+        if recipe.augment.mixup:
+            # The third of three keys.
+            x, targets = mixup(jax.random.fold_in(key, 2), (x, targets), recipe.augment.mixup)
+        if teach is not None:
+            # Each row adds up to the weight of its clip.
+            targets = teach(x) * targets.sum(axis=-1, keepdims=True)
 
         def loss(params: Params) -> tuple[jax.Array, tuple[jax.Array, Params]]:
             logits, updated = model.apply(
@@ -111,12 +128,7 @@ def make_step(
                 rngs={'dropout': key_dropout},
                 mutable=['batch_stats'],
             )
-            targets = jax.nn.one_hot(batch['labels'], logits.shape[-1])
-            targets = optax.smooth_labels(targets, settings.label_smoothing)
-            losses = optax.softmax_cross_entropy(logits, targets)
-            if class_weights is not None:
-                losses = losses * jnp.asarray(class_weights)[batch['labels']]
-            return losses.mean(), (logits, updated)
+            return optax.softmax_cross_entropy(logits, targets).mean(), (logits, updated)
 
         grad = jax.value_and_grad(loss, has_aux=True)
         (value, (logits, updated)), gradient = grad(state.variables['params'])
@@ -133,7 +145,7 @@ def make_step(
         averaged = variables
         if settings.average:
             # Less in the first steps, which else would stay in it for long.
-            decay = jnp.minimum(settings.average, (1 + state.step) / (10 + state.step))
+            decay = jnp.minimum(settings.average, (1 + state.step) / (4 + state.step))
             averaged = jax.tree.map(lambda a, v: a + (1 - decay) * (v - a), state.average, variables)
         return State(state.step + 1, variables, averaged, opt_state), metrics
 
@@ -226,13 +238,13 @@ def train(recipe: Recipe, workdir: Path, *, show_progress: bool = True) -> dict[
     show_progress = show_progress and processes.first()
     with _held(workdir):
         data = pipeline.load_data(recipe, show_progress=show_progress)
-        optimizer = adamw(recipe)
+        optimizer, teach = adamw(recipe), teacher.load(recipe, data)
         # The recipe's words are right: now, not before, the workdir becomes this run's.
         processes.in_turn(lambda: report.claim(workdir, recipe), f'claim {workdir}')
         data = _as_before(workdir / FOLDER, data)
         model = models.build(recipe.model, recipe.hrf, n_classes=len(data.corpus.labels))
         predict = Predictor(model)
-        chosen, variables = _fit(recipe, workdir, data, model, optimizer, predict, show_progress)
+        chosen, variables = _fit(recipe, workdir, data, model, optimizer, teach, predict, show_progress)
         test, probabilities = evaluate(predict, variables, data, 'test')
         scores = {'test': test, 'validation': evaluate(predict, variables, data, 'validation')[0]}
         if processes.first():
@@ -285,6 +297,7 @@ def _fit(
     data: pipeline.Data,
     model: nn.Module,
     optimizer: optax.GradientTransformation,
+    teach: teacher.Teacher | None,
     predict: Predictor,
     show_progress: bool,
 ) -> tuple[int, Params]:
@@ -294,7 +307,7 @@ def _fit(
     example = jnp.zeros((1, recipe.window_config.frames, recipe.frontend.n_mels))
     state = jax.jit(lambda: init_state(model, optimizer, example, recipe.seed), out_shardings=replicated)()
     weights = balanced_weights(data.labels('train'), len(data.corpus.labels)) if settings.class_weights else None
-    step = make_step(recipe, model, optimizer, weights, recipe.seed, data.inputs)
+    step = make_step(recipe, model, optimizer, weights, recipe.seed, data.inputs, teach)
     update = jax.jit(step, in_shardings=(replicated, by_batch), out_shardings=replicated, donate_argnums=0)
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir / FOLDER)))

@@ -20,9 +20,11 @@ TINY = float(np.finfo(np.float32).tiny)
 
 
 def schedule(config: TrainConfig) -> optax.Schedule:
-    """Learning rate by step: linear warm-up, then a cosine to 0."""
-    warmup = min(config.warmup_steps, config.steps - 1)
-    return optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, config.steps)
+    """Learning rate by step: linear warm-up, the peak as long as `train.hold` says, then a cosine to 0."""
+    peak, warmup = config.learning_rate, min(config.warmup_steps, config.steps - 1)
+    falls = min(warmup + round(config.hold * (config.steps - warmup)), config.steps - 1)
+    parts = optax.linear_schedule(0.0, peak, warmup), optax.constant_schedule(peak)
+    return optax.join_schedules([*parts, optax.cosine_decay_schedule(peak, config.steps - falls)], [warmup, falls])
 
 
 def adamw(recipe: Recipe) -> optax.GradientTransformation:

@@ -141,3 +141,18 @@ def test_schedule():
     assert rate(10) == pytest.approx(2e-3)
     assert rate(55) == pytest.approx(1e-3)
     assert rate(100) == pytest.approx(0, abs=1e-9)
+
+
+def test_the_peak_is_held():
+    rate = schedule(TrainConfig(steps=100, warmup_steps=20, hold=0.75, learning_rate=2e-3))
+    assert [float(rate(step)) for step in (10, 20, 50, 80)] == pytest.approx([1e-3, 2e-3, 2e-3, 2e-3])
+    assert rate(90) == pytest.approx(1e-3)
+    assert rate(100) == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize(('steps', 'warmup'), [(20, 5), (1, 5), (3, 0)])
+def test_without_a_hold_it_is_optax_warmup_and_cosine(steps, warmup):
+    at = jnp.arange(steps + 1)
+    ours = schedule(TrainConfig(steps=steps, warmup_steps=warmup, learning_rate=2e-3))
+    theirs = optax.warmup_cosine_decay_schedule(0.0, 2e-3, min(warmup, steps - 1), steps)
+    np.testing.assert_array_equal(jax.vmap(ours)(at), jax.vmap(theirs)(at))
