@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 
 from jax_reparam.config import PLAIN, HRFConfig
-from jax_reparam.layers import HRFDense, batch_norm
+from jax_reparam.layers import ConvShape, HRFDense, conv_norm
 
 
 class Subsampling(nn.Module):
@@ -17,7 +17,7 @@ class Subsampling(nn.Module):
     Attributes:
       channels: of both convolutions.
       width: token width D.
-      hrf: the training form; the linear layer is a site of kind `pointwise`.
+      hrf: the training form; the convolutions are sites of kind `convolution`, the linear layer of `pointwise`.
     """
 
     channels: int
@@ -37,9 +37,10 @@ class Subsampling(nn.Module):
             if mask is not None:
                 x = x * mask[:, :, None, None]
                 mask = mask[:, ::2]
-            ends = [(0, 1 + size % 2) for size in x.shape[1:3]]
-            x = nn.Conv(self.channels, (3, 3), (2, 2), padding=ends, name=f'conv_{index}')(x)
-            x = nn.relu(batch_norm(x, mask, train=train, name=f'conv_norm_{index}'))
+            ends = tuple((0, 1 + size % 2) for size in x.shape[1:3])
+            shape = ConvShape(self.channels, (3, 3), (2, 2), ends)
+            names = (f'conv_{index}', f'conv_norm_{index}')
+            x = nn.relu(conv_norm(shape, x, mask, self.hrf.at('convolution'), train=train, names=names))
         flat = x.reshape(*x.shape[:2], -1)
         return HRFDense(self.width, self.hrf.at('pointwise'), name='project')(flat), mask
 
