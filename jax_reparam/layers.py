@@ -335,7 +335,7 @@ class Branches(nn.Module):
     def __call__(self, x: jax.Array, mask: jax.Array | None, *, train: bool) -> jax.Array:
         """Maps `[B, T, ..., C]` to `[B, T', ..., F]`."""
         features, window, strides, padding, _ = self.shape
-        count = self.hrf.branches
+        x, count = jnp.asarray(x), self.hrf.branches
         identity = count > 2 and set(strides) == {1} and x.shape[-1] == features
         kernels = self.param(reparam.SITE, self._init_kernels, x.shape[-1], count - (count > 1) - identity)
         branches = [self._convolve(x, kernel, padding) for kernel in kernels['kernels']]

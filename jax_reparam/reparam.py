@@ -39,6 +39,9 @@ EPSILON = 1e-5
 _REQUIRED = frozenset({'kernel_u', 'kernel_v'})
 _ALLOWED = _REQUIRED | {'bias_u', 'bias_v'}
 _CONVOLUTION = frozenset({'kernels', 'kernel_point'})
+_EXPECTED = (
+    'expected a convolution in a module of whole variables (params, and batch_stats with its running statistics)'
+)
 
 Array = jax.Array
 # A tree of parameters: nested dictionaries (and lists or tuples) of arrays, in training form or folded.
@@ -115,6 +118,8 @@ def dehrf(params: Params, *, strict: bool = False) -> Params:
     if strict and not hrf_sites(params):
         raise ValueError(f"dehrf: expected at least one site (a '{SITE}' entry with factors), found none")
     folded = _fold(params, ())
+    if is_convolution(folded):
+        raise ValueError(f'<root>: {_EXPECTED}')
     _fold_convolutions(folded, None, ())
     return folded
 
@@ -234,19 +239,15 @@ def _part(node: Params, key: Any) -> Params:
 
 def _fold_convolution(parent: Params, statistics: Params, key: str, where: str) -> None:
     """Puts the folded convolution in its site's place in `parent`, and the normalisation beside it, in place."""
-    site, running = parent[key], _part(statistics, key)
-    names = [name for name in site if name != SITE]
+    site, names = parent[key], [name for name in parent[key] if name != SITE]
     name = names[0] if len(names) == 1 else None
-    norm, running = _part(site, name), _part(running, name)
+    norm, running = _part(site, name), _part(_part(statistics, key), name)
     if not isinstance(norm, dict) or set(norm) != {'scale', 'bias'}:
         raise ValueError(f"{where}: expected beside '{SITE}' one normalisation with scale and bias, got {names}")
-    if not isinstance(running, dict) or set(running) != {'mean', 'var'}:
-        raise ValueError(
-            f'{where}: expected its running mean and var at the same path of batch_stats (fold the whole variables), '
-            f'got {"none" if running is None else sorted(running)}'
-        )
-    if not isinstance(parent, dict) or name in parent:
-        raise ValueError(f'{where}: expected a dictionary around it that has no {name} yet')
+    if not isinstance(parent, dict) or not isinstance(running, dict) or set(running) != {'mean', 'var'}:
+        raise ValueError(f'{where}: {_EXPECTED}')
+    if name in parent:
+        raise ValueError(f"{where}: expected nothing in the place of its normalisation, found '{name}' beside it")
     leaves = {**site[SITE], **norm, **running}
     _check_convolution(site[SITE], leaves, where)
     folded = _folded(_branches_summed, leaves, where)

@@ -138,12 +138,39 @@ def strided_conv(p, image):
     return out
 
 
+def conv_norm(convolve, p, statistics, conv, norm, x):
+    """A convolution and its batch normalisation, or what is trained in their place: a sum of branches with norms."""
+    if 'hrf' not in p[conv]:
+        return batch_norm(p[norm], statistics[norm], convolve(p[conv], x))
+    kernels, norms, statistics = p[conv]['hrf'], p[conv][norm], statistics[conv][norm]
+    outputs = [convolve({'kernel': kernel, 'bias': 0}, x) for kernel in kernels['kernels']]
+    centre = x  # what the centre of each window reads
+    if convolve is strided_conv:
+        centre = np.zeros((*outputs[0].shape[:2], x.shape[-1]))
+        for t in range(x.shape[0] // 2):
+            for m in range(x.shape[1] // 2):
+                centre[t, m] = x[2 * t + 1, 2 * m + 1]
+    if 'kernel_point' in kernels:
+        point = kernels['kernel_point'].reshape(kernels['kernel_point'].shape[-2:])
+        outputs.append(centre @ point if convolve is strided_conv else centre * point[0])
+    channels = outputs[0].shape[-1]
+    if len(outputs) * channels < len(norms['scale']):
+        outputs.append(centre)
+    assert len(outputs) * channels == len(norms['scale'])
+    total = 0
+    for n, y in enumerate(outputs):
+        own = slice(n * channels, (n + 1) * channels)
+        total = total + batch_norm(
+            {name: leaf[own] for name, leaf in norms.items()}, {name: leaf[own] for name, leaf in statistics.items()}, y
+        )
+    return total
+
+
 def stem(p, statistics, x):
     """Frames [T, M] as tokens [T / 4, width]."""
     image = x[:, :, None]
     for n in range(2):
-        image = strided_conv(p[f'conv_{n}'], image)
-        image = relu(batch_norm(p[f'conv_norm_{n}'], statistics[f'conv_norm_{n}'], image))
+        image = relu(conv_norm(strided_conv, p, statistics, f'conv_{n}', f'conv_norm_{n}', image))
     tokens = []
     for t in range(image.shape[0]):
         tokens.append(np.concatenate([image[t, m] for m in range(image.shape[1])]))  # the channel runs fastest
@@ -234,8 +261,7 @@ def conformer_block(p, statistics, config, x):
         y = linear(c['pointwise_in'], layer_norm(p['conv_norm'], x))
         half = y.shape[-1] // 2
         y = y[:, :half] * sigmoid(y[:, half:])
-        y = depthwise_conv(c['depthwise'], y)
-        y = activation(batch_norm(c['batch_norm'], statistics['conv']['batch_norm'], y))
+        y = activation(conv_norm(depthwise_conv, c, statistics['conv'], 'depthwise', 'batch_norm', y))
         return linear(c['pointwise_out'], y)
 
     x = x + ffn(0, x) / 2
