@@ -62,7 +62,7 @@ CORPORA: Mapping[str, Mapping[str, Any]] = {
 # And what it changes besides for XS, of about 0.1 M parameters.
 CORPORA_XS: Mapping[str, Mapping[str, Any]] = {'emodb': {'train.weight_decay': 0.5}}
 
-Site = Literal['ffn_in', 'ffn_out', 'attention', 'pointwise']
+Site = Literal['ffn_in', 'ffn_out', 'attention', 'pointwise', 'convolution']
 SITES: tuple[Site, ...] = get_args(Site)
 Pooling = Literal['mean', 'statistics']
 # Frames in SpeechFormer's position table.
@@ -82,6 +82,7 @@ Span = Annotated[Count, at_most(100_000)]
 Expand = Annotated[Size, at_most(16)]
 Decibels = Annotated[Amount, at_most(200)]
 Expansion = Annotated[Amount, at_most(256)]
+Branches = Annotated[Size, at_most(64)]
 Batch = Annotated[Size, at_most(1 << 20)]
 Warmup = Annotated[Count, at_most(1_000_000_000)]
 Seed = Annotated[Count, at_most((1 << 32) - 1)]
@@ -232,19 +233,25 @@ ModelConfig = ConvTransformerConfig | ConformerConfig | SpeechFormerConfig
 
 @dataclasses.dataclass(frozen=True)
 class HRFConfig(schema.Checked):
-    """How the linear layers at HRF sites are trained.
+    """How the layers at HRF sites are trained.
 
     Attributes:
-      expansion: E / D, the width of the extra linear layer over its input's; 0 trains the plain layer.
+      expansion: E / D, the width of the extra linear layer over its input's; 0 trains the plain layers, convolutions
+        too.
       forward: `composed` multiplies the factors first and applies one layer (the price of a plain layer), `two_step`
         applies one after the other. Values and gradients are equal to rounding.
       init: `lecun` draws both factors by fan-in (LeCun), scaled to the variance of the plain kernel; `orthonormal`
-        starts as the very function of the plain layer of the same seed.
-      decay: weight decay at the sites: `none`, on both `factors`, or on their `product`.
+        starts as the very function of the plain layer of the same seed. See `layers.Branches` for convolutions.
+      decay: weight decay at the sites: `none`, on both `factors`, or on their `product`. The kernels of a convolution's
+        branches decay as the plain convolution's does, unless it is `none`.
       sites: which linear layers of a model are sites, any of `ffn_in` and `ffn_out` (first and second layer of every
         feed-forward network; the first is the paper's site), `attention` (query, key, value and output projections) and
         `pointwise` (the other layers that map each token by itself: Conformer's pointwise convolutions, the projection
-        after the convolutions, SpeechFormer's merging layers). `'ffn_in,attention'` is read as two.
+        after the convolutions, SpeechFormer's merging layers), `convolution` (the convolutions at the front,
+        Conformer's depthwise convolution; they are trained as branches). `'ffn_in,attention'` is read as two.
+      branches: of each convolution that is a site, each with its own batch normalisation: 1 is the convolution alone
+        (the control), the second is a 1 x 1 convolution, the third the identity where stride and channels allow it, all
+        others are convolutions as the first.
     """
 
     expansion: Expansion = 4.0
@@ -252,6 +259,7 @@ class HRFConfig(schema.Checked):
     init: Literal['lecun', 'orthonormal'] = 'lecun'
     decay: Literal['none', 'factors', 'product'] = 'product'
     sites: tuple[Site, ...] = ('ffn_in',)
+    branches: Branches = 3
 
     def __post_init__(self) -> None:
         if isinstance(self.sites, str):
@@ -444,6 +452,8 @@ class Recipe(schema.Checked):
         schema.expect(model.heads <= n_mels, 'model.heads', f'at most the {n_mels} mel bands', model.heads)
         fits = f'at most {POSITIONS} frames (the position table) of {hop_ms} ms'
         schema.expect(frames <= POSITIONS, 'window.seconds', fits, self.window.seconds)
+        dense = 'convolution' not in self.hrf.sites or not self.hrf.expansion
+        schema.expect(dense, 'hrf.sites', f'kinds of layers that {model.name} has', 'convolution')
 
     def _check_expansion(self) -> None:
         for site, width, features in self.model.sites(self.frontend.n_mels):

@@ -8,12 +8,13 @@ import jax
 from jax_reparam.config import ConformerConfig, HRFConfig
 from jax_reparam.layers import (
     ACTIVATIONS,
+    ConvShape,
     FeedForward,
     HRFDense,
     LayerNorm,
     SelfAttention,
     Transform,
-    batch_norm,
+    conv_norm,
     hide,
     pool,
 )
@@ -66,8 +67,8 @@ class Block(nn.Module):
 class Convolution(nn.Module):
     """The convolution module: D -> 2 D, GLU, depthwise convolution over time, BatchNorm, activation, D -> D.
 
-    Both pointwise convolutions are linear layers, sites of kind `pointwise`. Frames that are not real are zero before
-    the depthwise convolution and left out of the batch statistics.
+    Both pointwise convolutions are linear layers, sites of kind `pointwise`; the depthwise one is a site of kind
+    `convolution`. Frames that are not real are zero before it and left out of the batch statistics.
     """
 
     config: ConformerConfig
@@ -79,12 +80,7 @@ class Convolution(nn.Module):
         config, hrf = self.config, self.hrf.at('pointwise')
         x = nn.glu(HRFDense(2 * config.width, hrf, name='pointwise_in')(x))
         side = config.kernel // 2
-        depthwise = nn.Conv(
-            config.width,
-            (config.kernel,),
-            padding=[(side, side)],
-            feature_group_count=config.width,
-            name='depthwise',
-        )
-        x = batch_norm(depthwise(hide(x, mask)), mask, train=train, name='batch_norm')
+        shape = ConvShape(config.width, (config.kernel,), (1,), ((side, side),), groups=config.width)
+        form, names = self.hrf.at('convolution'), ('depthwise', 'batch_norm')
+        x = conv_norm(shape, hide(x, mask), mask, form, train=train, names=names)
         return HRFDense(config.width, hrf, name='pointwise_out')(ACTIVATIONS[config.activation](x))

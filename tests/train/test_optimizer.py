@@ -56,6 +56,16 @@ def test_kernels_decay_and_biases_and_norms_do_not(rng, decay):
         np.testing.assert_array_equal(site['kernel_v'], params['site']['hrf']['kernel_v'])
 
 
+@pytest.mark.parametrize('decay', ['none', 'factors', 'product'])
+def test_kernels_of_branches_decay_as_a_plain_convolutions(rng, decay):
+    kernels = {'kernels': rng.standard_normal((2, 3, 1, 4)), 'kernel_point': rng.standard_normal((1, 1, 4))}
+    norm = {'scale': rng.standard_normal(16), 'bias': rng.standard_normal(16)}
+    got = decay_direction({'conv': {'hrf': kernels, 'norm': norm}}, decay)['conv']
+    weight = 0 if decay == 'none' else 1
+    chex.assert_trees_all_equal(got['hrf'], jax.tree.map(lambda kernel: weight * kernel, kernels))
+    assert not any(leaf.any() for leaf in got['norm'].values())
+
+
 def test_plain_trees_train_like_optax_adamw(rng):
     params = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), tree(rng)['plain'])
     recipe = told(PLAIN, steps=10, warmup_steps=2)
