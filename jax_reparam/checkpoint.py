@@ -437,7 +437,7 @@ def write_safetensors(path: Path, folded: Params, trained: Trained) -> None:
     from safetensors.numpy import save
 
     metadata = {
-        'config': json.dumps(plain_recipe(trained.meta['config'])),
+        'config': json.dumps(plain_recipe(trained.recipe.without_places().as_json())),
         'labels': json.dumps(list(trained.labels)),
         'input': json.dumps(trained.meta['input']),
         'step': str(trained.step),

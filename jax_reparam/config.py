@@ -58,6 +58,10 @@ CORPORA: Mapping[str, Mapping[str, Any]] = {
 # And what it changes besides for XS, of about 0.1 M parameters.
 CORPORA_XS: Mapping[str, Mapping[str, Any]] = {'emodb': {'train.weight_decay': 0.5}}
 
+# Keys that say where something lies on this machine.
+PLACES = ('data.source', 'data.cache', 'train.step_from')
+# The protocol in which every clip trains.
+ALL = 'all'
 Site = Literal['ffn_in', 'ffn_out', 'attention', 'pointwise']
 SITES: tuple[Site, ...] = get_args(Site)
 # Frames in SpeechFormer's position table.
@@ -349,6 +353,9 @@ class TrainConfig(schema.Checked):
       average: decay of the moving average of parameters and batch statistics that is validated, kept and folded
         (Polyak averaging); 0 keeps the last values.
       eval_every: steps between validations (and checkpoints).
+      step_from: for `data.protocol=all`, which has nothing to choose a checkpoint by: the folder of a run of this
+        recipe over all folds of another protocol. Training ends at the median of the steps that its folds chose, and
+        their scores travel with the model. '' trains all steps.
     """
 
     steps: Steps = 1000
@@ -361,6 +368,7 @@ class TrainConfig(schema.Checked):
     clip_norm: Factor = 1.0
     average: Rate = 0.99
     eval_every: Steps = 50
+    step_from: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -384,10 +392,18 @@ class Recipe(schema.Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_window()
+        self._check_all()
         if isinstance(self.model, SpeechFormerConfig):
             self._check_speech_former(self.model)
         if self.hrf.expansion:
             self._check_expansion()
+
+    def _check_all(self) -> None:
+        data, source = self.data, self.train.step_from
+        if data.protocol == ALL:
+            schema.expect(data.fold == '0', 'data.fold', f'0 (protocol {ALL} has one)', data.fold)
+        else:
+            schema.expect(not source, 'train.step_from', f'data.protocol={ALL}', data.protocol or "the corpus's own")
 
     def _check_window(self) -> None:
         seconds, hop, frame = self.window.seconds, self.window.hop_seconds, self.frontend.hop_ms / 1000
@@ -421,6 +437,10 @@ class Recipe(schema.Checked):
     def window_config(self) -> WindowConfig:
         """Length and spacing of windows, in frames."""
         return WindowConfig(self._frames(self.window.seconds), self._frames(self.window.hop_seconds))
+
+    def without_places(self) -> Recipe:
+        """The recipe for whoever has the files elsewhere."""
+        return self.with_changes(dict.fromkeys(PLACES, ''))
 
     def as_json(self) -> dict[str, Any]:
         """What config.json and checkpoints hold: an object per section."""

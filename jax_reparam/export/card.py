@@ -9,6 +9,7 @@ from jax_reparam.corpora.synth import NOTICE
 from jax_reparam.field.robustness import SUMMARY
 from jax_reparam.manifest import Form, Manifest, Placement, Score, TFLMScore
 from jax_reparam.runtime import gates
+from jax_reparam.train.report import METRICS
 
 
 def summary(path: Path, manifest: Manifest) -> list[str]:
@@ -22,8 +23,11 @@ def summary(path: Path, manifest: Manifest) -> list[str]:
     if npu := manifest.npu:
         lines.append(f'{path / npu.file}  {_kb(npu.bytes)}, {_placed(npu)}')
     lines += [f'TFLM: {reason}' for reason in _reasons(manifest)]
-    reference = f'{path}: trained model UAR {_percent(manifest.reference_uar)} on {_test(manifest)}'
-    return [*lines, '; '.join([reference, *_notes(manifest)])]
+    if manifest.reference_uar is None:
+        told = [f'{path}: verified on {_test(manifest)}', *_elsewhere(manifest)]
+    else:
+        told = [f'{path}: trained model UAR {_percent(manifest.reference_uar)} on {_test(manifest)}']
+    return [*lines, '; '.join([*told, *_notes(manifest)])]
 
 
 def text(manifest: Manifest, recipe: Recipe) -> str:
@@ -78,20 +82,66 @@ def _gates(manifest: Manifest) -> str:
     accepted = [name for name, form in manifest.forms.items() if form.accepted]
     return (
         f'float32 comes within {gates.FLOAT_TOLERANCE:g} of the logits in each runtime, and a quantised form,\n'
-        f'in TFLM, agrees in at least {gates.LEAST_AGREEMENT:.0%} of the windows, or all but one, and loses at most '
-        f'{100 * gates.LARGEST_UAR_LOSS:g} points of UAR'
+        f'in TFLM, agrees in at least {gates.LEAST_AGREEMENT:.0%} of the windows, or all but one'
+        + (f', and loses at most {100 * gates.LARGEST_UAR_LOSS:g} points of UAR' if _scored(manifest) else '')
         + (f'; except {" and ".join(accepted)}, see above' if accepted else '')
     )
 
 
 def _measured_on(manifest: Manifest) -> str:
     protocol = manifest.protocol
+    if not _scored(manifest):
+        return _agreement_on(manifest)
+    assert manifest.reference_uar is not None
     lines = [
         f'Unweighted average recall (UAR) on {_test(manifest)} of corpus `{manifest.corpus.name}`, protocol',
         f'`{protocol.name}`, fold {protocol.fold} (of {protocol.folds}, counted from 0); test speakers '
         f'{", ".join(protocol.test_speakers)}.',
         f'The trained model, in JAX: {_percent(manifest.reference_uar)}.',
     ]
+    return _with_remarks(manifest, lines)
+
+
+def _scored(manifest: Manifest) -> bool:
+    """Whether there were clips that the model had not learned."""
+    return manifest.test.part == 'test'
+
+
+def _agreement_on(manifest: Manifest) -> str:
+    held_out = manifest.held_out
+    lines = [f'All clips of corpus `{manifest.corpus.name}` have trained this model, so it has no score of its own.']
+    if held_out is None:
+        lines += ['What it is worth on speakers it has not heard was not measured.']
+    else:
+        scores = ', '.join(f'{METRICS[name]} {_percent(score)}' for name, score in held_out.scores.items())
+        lines += [
+            f'The same recipe, trained {held_out.folds} times with speakers held out (protocol `{held_out.protocol}`, '
+            f'seed {held_out.seed}),',
+            f'scored on them, pooled over {held_out.clips} clips: {scores};',
+            f'by fold UAR {_percent(held_out.mean)}, standard deviation {100 * held_out.std:.1f} points. '
+            f'This model stops at the median of the steps',
+            f'that these runs chose on validation speakers ({held_out.step}).',
+            '',
+            '| class | recall, speakers held out |',
+            '|---|---|',
+            *(f'| {label} | {_percent(recall)} |' for label, recall in held_out.recall.items()),
+        ]
+    lines += [
+        '',
+        f'The table below holds each form against the trained model on {_test(manifest)}.',
+        'It tells that a form is this model, and nothing of how good the model is.',
+    ]
+    return _with_remarks(manifest, lines)
+
+
+def _elsewhere(manifest: Manifest) -> list[str]:
+    held_out = manifest.held_out
+    if held_out is None:
+        return []
+    return [f'the same recipe, {held_out.protocol}: UAR {_percent(held_out.scores["uar"])}']
+
+
+def _with_remarks(manifest: Manifest, lines: list[str]) -> str:
     notes = [f'- Limits of these numbers: {note}.' for note in _notes(manifest)]
     failed = [f'- Left out: {reason}.' for failed in manifest.failed.values() for reason in failed.reasons]
     unverified = [f'- TFLM: {reason}.' for reason in _reasons(manifest)]
@@ -121,23 +171,24 @@ def _interface(manifest: Manifest) -> str:
 
 
 def _field(manifest: Manifest) -> str:
-    rows = [
-        '| test clips as | clips | decisions kept | UAR before | UAR after | published threshold |',
-        '|---|---|---|---|---|---|',
-    ]
+    part = 'test' if _scored(manifest) else 'training'
+    names = [f'{part} clips as', 'clips', 'decisions kept', *(['UAR before', 'UAR after'] if _scored(manifest) else [])]
+    cells = [*names, 'published threshold']
+    rows = [f'| {" | ".join(cells)} |', f'|{"---|" * len(cells)}']
     for row in manifest.field:
-        if row.kept is None or row.uar is None or row.uar_before is None:
+        if row.kept is None:
             continue
         threshold = ''
         if row.keep is not None:
             loss = '' if row.uar_loss is None else f', at most {100 * row.uar_loss:.0f} points lost'
             threshold = f'{100 * row.keep:.0f} % kept{loss}: {"passed" if row.passed else "missed"}'
-        shares = map(_percent, (row.kept, row.uar_before, row.uar))
-        cells = [SUMMARY.get(row.change, row.change), row.clips, *shares, threshold]
-        rows.append(f'| {" | ".join(map(str, cells))} |')
-    return f"""Test clips as other microphones, rooms and lines would have given them, decided by the recommended form
-in LiteRT. Thresholds are those of audEERING's test suite (arXiv 2312.06270). docs/verification.md of jax_reparam says
-what each is exactly ({', '.join(f'`{row.change}`' for row in manifest.field)}). All changes, on your own recordings:
+        shares = [_percent(share) for share in (row.kept, row.uar_before, row.uar) if share is not None]
+        cells = [SUMMARY.get(row.change, row.change), str(row.clips), *shares, threshold]
+        rows.append(f'| {" | ".join(cells)} |')
+    return f"""{part.capitalize()} clips as other microphones, rooms and lines would have given them, decided by the
+recommended form in LiteRT. Thresholds are those of audEERING's test suite (arXiv 2312.06270). docs/verification.md of
+jax_reparam says what each is exactly ({', '.join(f'`{row.change}`' for row in manifest.field)}).
+All changes, on your own recordings:
 
     python -m jax_reparam.verify THIS_FOLDER --clips CLIPS --field
 
@@ -164,17 +215,17 @@ def _placed(npu: Placement) -> str:
 
 
 def _table(manifest: Manifest) -> str:
-    rows = [
-        '| form | bytes | ops | M instructions | runtime | UAR | agreement | SNR dB | arena |',
-        '|---|---|---|---|---|---|---|---|---|',
-    ]
+    names = ['form', 'bytes', 'ops', 'M instructions', 'runtime', *(['UAR'] if _scored(manifest) else [])]
+    names += ['agreement', 'SNR dB', 'arena']
+    rows = [f'| {" | ".join(names)} |', f'|{"---|" * len(names)}']
     for name, form in manifest.forms.items():
         for runtime, score in (('LiteRT', form.litert), ('TFLM', form.tflm)):
             if score is None:
                 continue
             arena = f'{score.arena_bytes:,}' if isinstance(score, TFLMScore) else ''
             snr = '' if score.snr_db is None else f'{score.snr_db:.1f}'
-            cells = [name, f'{form.bytes:,}', sum(form.ops.values()), _millions(form), runtime, _percent(score.uar)]
+            cells = [name, f'{form.bytes:,}', sum(form.ops.values()), _millions(form), runtime]
+            cells += [] if score.uar is None else [_percent(score.uar)]
             cells += [_percent(score.argmax_agreement), snr, arena]
             rows.append(f'| {" | ".join(map(str, cells))} |')
     int8 = manifest.forms.get('int8')
@@ -201,14 +252,15 @@ def _notes(manifest: Manifest) -> list[str]:
 def _test(manifest: Manifest) -> str:
     test, protocol = manifest.test, manifest.protocol
     clips = f'{test.clips}' if test.clips == test.of_clips else f'{test.clips} of {test.of_clips}'
-    text = f'{test.windows} windows of {clips} test clips'
+    text = f'{test.windows} windows of {clips} {"test" if _scored(manifest) else "training"} clips'
     if protocol.unit == 'speaker':
         text += f', a decision for each of {test.decisions} speakers by {protocol.join}'
     return text
 
 
 def _score(score: Score) -> str:
-    return f'agreement {_percent(score.argmax_agreement)}, UAR {_percent(score.uar)}'
+    uar = '' if score.uar is None else f', UAR {_percent(score.uar)}'
+    return f'agreement {_percent(score.argmax_agreement)}{uar}'
 
 
 def _millions(form: Form) -> str:

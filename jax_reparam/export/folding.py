@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -144,6 +144,8 @@ def fold_and_export(
                 for _ in range(threads.cores(len(data.field.samples)))
             ]
             field = robustness.summary(engines, data.field, trained.labels, show_progress=show_progress)
+            if not test.held_out:
+                field = [robustness.unscored(row) for row in field]
             tell(f'{len(field)} rows of the field test')
 
         device, device_failed = bundle.write(
@@ -187,10 +189,13 @@ def fold_and_export(
                 clips=int(test.clip[-1]) + 1,
                 of_clips=data.of_clips,
                 decisions=len(test.truth),
+                part='test' if test.held_out else 'train',
             ),
             calibration=data.places,
             step=trained.step,
             versions={'training': trained.meta['versions'], 'export': report.versions()},
+            recipe=trained.recipe.without_places().as_json(),
+            held_out=schema.from_json(cast(Any, manifest.HeldOut | None), trained.meta.get('held_out'), 'held_out'),
         )
         checkpoint.write_checkpoint(place / manifest.CHECKPOINT, folded, trained)
         checkpoint.write_safetensors(place / manifest.SAFETENSORS, folded, trained)

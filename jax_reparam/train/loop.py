@@ -20,7 +20,7 @@ import optax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jax_reparam import checkpoint, evaluation, models
+from jax_reparam import checkpoint, evaluation, models, schema
 from jax_reparam.checkpoint import FOLDER, Checkpoints
 from jax_reparam.config import AugmentConfig, Recipe
 from jax_reparam.data import export_data, pipeline
@@ -28,9 +28,10 @@ from jax_reparam.errors import Error, InputError, deferred
 from jax_reparam.frontend import speech
 from jax_reparam.frontend.inputs import Input
 from jax_reparam.frontend.voice import Profile
+from jax_reparam.manifest import HeldOut
 from jax_reparam.progress import Progress
 from jax_reparam.reparam import Params
-from jax_reparam.train import processes, report
+from jax_reparam.train import heldout, processes, report
 from jax_reparam.train.augment import field, spec_augment
 from jax_reparam.train.optimizer import adamw
 
@@ -190,7 +191,7 @@ def balanced_weights(labels: np.ndarray, n_classes: int) -> np.ndarray:
     return np.where(counts > 0, len(labels) / np.maximum(counts, 1) / (counts > 0).sum(), 0.0).astype(np.float32)
 
 
-def describe(recipe: Recipe, data: pipeline.Data) -> dict[str, Any]:
+def describe(recipe: Recipe, data: pipeline.Data, held_out: HeldOut | None = None) -> dict[str, Any]:
     """What travels in every checkpoint of a run (`checkpoint.Trained.meta`)."""
     return {
         'config': recipe.as_json(),
@@ -199,6 +200,7 @@ def describe(recipe: Recipe, data: pipeline.Data) -> dict[str, Any]:
         'split': data.split.info,
         'corpus': {'name': data.corpus.name, 'key': data.corpus.key, 'synthetic': data.corpus.synthetic},
         'versions': report.versions(),
+        **({'held_out': schema.to_json(held_out)} if held_out else {}),
     }
 
 
@@ -223,16 +225,21 @@ def train(recipe: Recipe, workdir: Path, *, show_progress: bool = True) -> dict[
     show_progress = show_progress and processes.first()
     with _held(workdir):
         data = pipeline.load_data(recipe, show_progress=show_progress)
+        held_out = heldout.read(recipe, data.corpus.key) if recipe.train.step_from else None
         # The recipe's words are right: now, not before, the workdir becomes this run's.
         processes.in_turn(lambda: report.claim(workdir, recipe), f'claim {workdir}')
         data = _as_before(workdir / FOLDER, data)
         model = models.build(recipe.model, recipe.hrf, n_classes=len(data.corpus.labels))
         predict = Predictor(model)
-        chosen, variables = _fit(recipe, workdir, data, model, predict, show_progress)
-        test, probabilities = evaluate(predict, variables, data, 'test')
-        scores = {'test': test, 'validation': evaluate(predict, variables, data, 'validation')[0]}
+        chosen, variables = _fit(recipe, workdir, data, model, predict, held_out, show_progress)
+        scores: dict[str, Any] = {}
+        probabilities = None
+        if data.held_out:
+            test, probabilities = evaluate(predict, variables, data, 'test')
+            scores = {'test': test, 'validation': evaluate(predict, variables, data, 'validation')[0]}
         if processes.first():
-            report.finish(workdir, describe(recipe, data), scores, step=chosen, data=data, probabilities=probabilities)
+            meta = describe(recipe, data, held_out)
+            report.finish(workdir, meta, scores, step=chosen, data=data, probabilities=probabilities)
         processes.wait(f'finish {workdir}')
         return report.read_result(workdir)
 
@@ -266,10 +273,17 @@ def evaluate(
 
 
 def _fit(
-    recipe: Recipe, workdir: Path, data: pipeline.Data, model: nn.Module, predict: Predictor, show_progress: bool
+    recipe: Recipe,
+    workdir: Path,
+    data: pipeline.Data,
+    model: nn.Module,
+    predict: Predictor,
+    held_out: HeldOut | None,
+    show_progress: bool,
 ) -> tuple[int, Params]:
     """Runs the steps that are left; returns the step and the (averaged) variables of the chosen checkpoint."""
-    settings, meta = recipe.train, describe(recipe, data)
+    settings, meta = recipe.train, describe(recipe, data, held_out)
+    end = held_out.step if held_out else settings.steps
     by_batch, replicated = shardings()
     optimizer = adamw(settings, recipe.hrf.decay)
     example = jnp.zeros((1, recipe.window_config.frames, recipe.frontend.n_mels))
@@ -286,14 +300,14 @@ def _fit(
         batches = data.batches(
             size=settings.batch_size, seed=recipe.seed, start=start, crop=recipe.augment.crop, shard=shard
         )
-        bar = Progress(settings.steps, workdir.name, start=start, unit='step', enabled=show_progress)
+        bar = Progress(end, workdir.name, start=start, unit='step', enabled=show_progress)
         stack.enter_context(contextlib.closing(bar))
         log = stack.enter_context(contextlib.closing(report.Log(workdir, start, enabled=processes.first())))
         kept = export_data.Kept.of(data).arrays()
         interrupted: Callable[[], bool] = lambda: False
         # Metrics are read one step late, so that the devices never wait for the host.
         unread: list[tuple[int, dict[str, jax.Array]]] = []
-        for number in range(start + 1, settings.steps + 1):
+        for number in range(start + 1, end + 1):
             local = next(batches).items()
             batch = {name: jax.make_array_from_process_local_data(by_batch, value) for name, value in local}
             state, metrics = update(state, batch)
@@ -302,14 +316,15 @@ def _fit(
                 interrupted = stack.enter_context(deferred())
             # Several processes would each stop at another step.
             stops = interrupted() and jax.process_count() == 1
-            validating = number % settings.eval_every == 0 or number == settings.steps
-            while len(unread) > (0 if validating or stops else 1):
+            due = number % settings.eval_every == 0 or number == end
+            saving, validating = due or stops, due and data.held_out
+            while len(unread) > (0 if saving else 1):
                 at, values = unread.pop(0)
                 told = {name: float(value) for name, value in values.items()}
                 with _diverging(workdir, at, checkpoints):
                     _check_finite(told)
                 log.write(at, told)
-            if validating or stops:
+            if saving:
                 with _diverging(workdir, number, checkpoints):
                     _check_finite(dict(checkpoint.leaves(state.variables)))
             note, score, error = '', None, 0.0
@@ -323,7 +338,7 @@ def _fit(
                 error = evaluation.standard_error(data.truth('validation'), probabilities, data.corpus.labels, metric)
                 validated = f'{report.METRICS[metric]} {100 * score:.1f}'
                 note = f'loss {float(metrics["loss"]):.3f}, validation {validated}'
-            if validating or stops:
+            if saving:
                 log.flush()
                 checkpoints.save(
                     number, variables=state.average, state=state, meta=meta, score=score, error=error, export=kept
@@ -331,7 +346,7 @@ def _fit(
             if stops:
                 raise KeyboardInterrupt(f'interrupted; step {number} is saved, and the same command goes on from it')
             bar.update(note)
-        chosen = checkpoints.chosen()
+        chosen = checkpoints.chosen() if data.held_out else checkpoints.latest()
         assert chosen is not None
         return chosen, checkpoints.restore(chosen, state).average
 
