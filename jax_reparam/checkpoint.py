@@ -21,7 +21,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jax_reparam import system
 from jax_reparam.config import Recipe
@@ -430,6 +430,21 @@ def write_checkpoint(path: Path, folded: Params, trained: Trained) -> None:
     with _writing(path), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as writer:
         content = args.Composite(variables=args.StandardSave(folded), meta=args.JsonSave(meta))
         writer.save((path / str(trained.step)).absolute(), args=content)
+
+
+def read_safetensors(path: Path) -> Params:
+    """Reads the tree that `write_safetensors` wrote, NumPy arrays.
+
+    Raises:
+      InputError: no such file, or a damaged one.
+    """
+    from safetensors.numpy import load_file
+
+    try:
+        tree: Params = unflatten_dict(load_file(path), sep='/')
+    except Exception as error:  # the library's own, and those of the system
+        raise InputError(f'{path}: expected a model, found: {one_line(error)[:200]}') from error
+    return tree
 
 
 def write_safetensors(path: Path, folded: Params, trained: Trained) -> None:

@@ -59,7 +59,7 @@ CORPORA: Mapping[str, Mapping[str, Any]] = {
 CORPORA_XS: Mapping[str, Mapping[str, Any]] = {'emodb': {'train.weight_decay': 0.5}}
 
 # Keys that say where something lies on this machine.
-PLACES = ('data.source', 'data.cache', 'train.step_from')
+PLACES = ('data.source', 'data.cache', 'train.init', 'train.step_from')
 # The protocol in which every clip trains.
 ALL = 'all'
 Site = Literal['ffn_in', 'ffn_out', 'attention', 'pointwise']
@@ -353,6 +353,8 @@ class TrainConfig(schema.Checked):
       average: decay of the moving average of parameters and batch statistics that is validated, kept and folded
         (Polyak averaging); 0 keeps the last values.
       eval_every: steps between validations (and checkpoints).
+      init: a model to start from, of the same architecture: a training folder, a folder that `fold.py` wrote, or
+        `emodb_xs`, which is in the package. A classifier for other labels is new; plain layers become HRF sites.
       step_from: for `data.protocol=all`, which has nothing to choose a checkpoint by: the folder of a run of this
         recipe over all folds of another protocol. Training ends at the median of the steps that its folds chose, and
         their scores travel with the model. '' trains all steps.
@@ -368,6 +370,7 @@ class TrainConfig(schema.Checked):
     clip_norm: Factor = 1.0
     average: Rate = 0.99
     eval_every: Steps = 50
+    init: str = ''
     step_from: str = ''
 
 

@@ -409,6 +409,27 @@ class HeldOut:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Init:
+    """The model that training has started from.
+
+    Attributes:
+      path: where it lay.
+      digest: of its variables (`checkpoint.digest`).
+      step: of its own training.
+      corpus: that it was trained on.
+      speakers: who have trained it.
+      new: layers that were not taken from it.
+    """
+
+    path: str
+    digest: Digest
+    step: Count
+    corpus: str
+    speakers: Lines
+    new: Lines
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Manifest:
     """What manifest.json holds."""
 
@@ -434,6 +455,7 @@ class Manifest:
     versions: Mapping[str, Mapping[str, str]]
     recipe: Mapping[str, Any] | None = None  # as trained, less the places of its data; None: of an older export
     held_out: HeldOut | None = None
+    init: Init | None = None
 
     def __post_init__(self) -> None:
         self.architecture  # noqa: B018  (refuses what is none)

@@ -69,12 +69,13 @@ calibration windows.
 
 
 def _origin(manifest: Manifest) -> str:
-    params, fold = manifest.params, manifest.fold
+    params, fold, init = manifest.params, manifest.fold, manifest.init
+    began = '' if init is None else f'\nIt began as the model `{init.path}`, trained on corpus `{init.corpus}`.'
     if not fold.sites:
-        return f'It was trained as it is, without High-Rank Factorization: {params.folded:,} parameters.'
+        return f'It was trained as it is, without High-Rank Factorization: {params.folded:,} parameters.{began}'
     return (
         f'It was trained with High-Rank Factorization at {fold.sites} layers, {params.training:,} parameters,\n'
-        f'and folded into the plain model, {params.folded:,}: logits differ by at most {fold.max_abs_diff:.1e}.'
+        f'and folded into the plain model, {params.folded:,}: logits differ by at most {fold.max_abs_diff:.1e}.{began}'
     )
 
 

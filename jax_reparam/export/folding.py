@@ -195,6 +195,7 @@ def fold_and_export(
             step=trained.step,
             versions={'training': trained.meta['versions'], 'export': report.versions()},
             recipe=trained.recipe.without_places().as_json(),
+            init=_nameless(schema.from_json(cast(Any, manifest.Init | None), trained.meta.get('init'), 'init')),
             held_out=schema.from_json(cast(Any, manifest.HeldOut | None), trained.meta.get('held_out'), 'held_out'),
         )
         checkpoint.write_checkpoint(place / manifest.CHECKPOINT, folded, trained)
@@ -302,6 +303,11 @@ def _forms(
         else:
             forms.passed[name] = dataclasses.replace(form, accepted=tuple(reasons) or None)
     return forms
+
+
+def _nameless(init: manifest.Init | None) -> manifest.Init | None:
+    """Without the folders of this machine."""
+    return init and dataclasses.replace(init, path=Path(init.path).name)
 
 
 def fold(trained: Trained, *, plain: bool = False) -> Params:

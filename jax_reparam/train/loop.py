@@ -28,12 +28,13 @@ from jax_reparam.errors import Error, InputError, deferred
 from jax_reparam.frontend import speech
 from jax_reparam.frontend.inputs import Input
 from jax_reparam.frontend.voice import Profile
-from jax_reparam.manifest import HeldOut
+from jax_reparam.manifest import HeldOut, Init
 from jax_reparam.progress import Progress
 from jax_reparam.reparam import Params
-from jax_reparam.train import heldout, processes, report
+from jax_reparam.train import heldout, processes, report, warm_start
 from jax_reparam.train.augment import field, spec_augment
 from jax_reparam.train.optimizer import adamw
+from jax_reparam.train.warm_start import WarmStart
 
 Batch = Mapping[str, jax.Array]
 EVAL_BATCH = 64
@@ -67,10 +68,17 @@ def shardings() -> tuple[NamedSharding, NamedSharding]:
 
 
 def init_state(
-    model: nn.Module, optimizer: optax.GradientTransformation, example: jax.Array, seed: int | jax.Array
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    example: jax.Array,
+    seed: int | jax.Array,
+    begin: WarmStart | None = None,
 ) -> State:
-    """The state at step 0, from features like `example` `[B, T, M]`."""
-    variables = model.init(jax.random.key(seed), example)
+    """The state at step 0, from features like `example` `[B, T, M]`; with `begin`, that model's variables."""
+    key = jax.random.key(seed)
+    variables = model.init(key, example)
+    if begin is not None:
+        variables = begin(variables, jax.random.fold_in(key, 1))
     average = jax.tree.map(jnp.copy, variables)
     return State(jnp.zeros((), jnp.int32), variables, average, optimizer.init(variables['params']))
 
@@ -191,8 +199,17 @@ def balanced_weights(labels: np.ndarray, n_classes: int) -> np.ndarray:
     return np.where(counts > 0, len(labels) / np.maximum(counts, 1) / (counts > 0).sum(), 0.0).astype(np.float32)
 
 
-def describe(recipe: Recipe, data: pipeline.Data, held_out: HeldOut | None = None) -> dict[str, Any]:
-    """What travels in every checkpoint of a run (`checkpoint.Trained.meta`)."""
+def describe(
+    recipe: Recipe, data: pipeline.Data, *, held_out: HeldOut | None = None, init: Init | None = None
+) -> dict[str, Any]:
+    """What travels in every checkpoint of a run (`checkpoint.Trained.meta`).
+
+    Args:
+      recipe: of the run.
+      data: its data, with the statistics that the model is given.
+      held_out: see `heldout.read`.
+      init: see `warm_start.read`.
+    """
     return {
         'config': recipe.as_json(),
         'labels': list(data.corpus.labels),
@@ -201,6 +218,7 @@ def describe(recipe: Recipe, data: pipeline.Data, held_out: HeldOut | None = Non
         'corpus': {'name': data.corpus.name, 'key': data.corpus.key, 'synthetic': data.corpus.synthetic},
         'versions': report.versions(),
         **({'held_out': schema.to_json(held_out)} if held_out else {}),
+        **({'init': schema.to_json(init)} if init else {}),
     }
 
 
@@ -226,19 +244,27 @@ def train(recipe: Recipe, workdir: Path, *, show_progress: bool = True) -> dict[
     with _held(workdir):
         data = pipeline.load_data(recipe, show_progress=show_progress)
         held_out = heldout.read(recipe, data.corpus.key) if recipe.train.step_from else None
+        begins = recipe.train.init and checkpoint.last(workdir / FOLDER) is None
+        begin = warm_start.read(recipe, data) if begins else None
         # The recipe's words are right: now, not before, the workdir becomes this run's.
         processes.in_turn(lambda: report.claim(workdir, recipe), f'claim {workdir}')
-        data = _as_before(workdir / FOLDER, data)
+        data, before = _as_before(workdir / FOLDER, data)
+        if begin is not None:
+            data = begin.inform(data)
+            if show_progress:
+                print(begin.told, file=sys.stderr)
+        meta = describe(recipe, data, held_out=held_out, init=None if begin is None else begin.about)
+        meta |= {'init': before['init']} if 'init' in before else {}
+        end = held_out.step if held_out else recipe.train.steps
         model = models.build(recipe.model, recipe.hrf, n_classes=len(data.corpus.labels))
         predict = Predictor(model)
-        chosen, variables = _fit(recipe, workdir, data, model, predict, held_out, show_progress)
+        chosen, variables = _fit(recipe, workdir, data, model, predict, meta, begin, end, show_progress)
         scores: dict[str, Any] = {}
         probabilities = None
         if data.held_out:
             test, probabilities = evaluate(predict, variables, data, 'test')
             scores = {'test': test, 'validation': evaluate(predict, variables, data, 'validation')[0]}
         if processes.first():
-            meta = describe(recipe, data, held_out)
             report.finish(workdir, meta, scores, step=chosen, data=data, probabilities=probabilities)
         processes.wait(f'finish {workdir}')
         return report.read_result(workdir)
@@ -278,16 +304,17 @@ def _fit(
     data: pipeline.Data,
     model: nn.Module,
     predict: Predictor,
-    held_out: HeldOut | None,
+    meta: Mapping[str, Any],
+    begin: WarmStart | None,
+    end: int,
     show_progress: bool,
 ) -> tuple[int, Params]:
-    """Runs the steps that are left; returns the step and the (averaged) variables of the chosen checkpoint."""
-    settings, meta = recipe.train, describe(recipe, data, held_out)
-    end = held_out.step if held_out else settings.steps
+    """Runs the steps that are left, up to `end`; returns step and (averaged) variables of the chosen checkpoint."""
+    settings = recipe.train
     by_batch, replicated = shardings()
     optimizer = adamw(settings, recipe.hrf.decay)
     example = jnp.zeros((1, recipe.window_config.frames, recipe.frontend.n_mels))
-    state = jax.jit(lambda: init_state(model, optimizer, example, recipe.seed), out_shardings=replicated)()
+    state = jax.jit(lambda: init_state(model, optimizer, example, recipe.seed, begin), out_shardings=replicated)()
     weights = balanced_weights(data.labels('train'), len(data.corpus.labels)) if settings.class_weights else None
     step = make_step(recipe, model, optimizer, weights, recipe.seed, data.inputs)
     update = jax.jit(step, in_shardings=(replicated, by_batch), out_shardings=replicated, donate_argnums=0)
@@ -351,8 +378,10 @@ def _fit(
         return chosen, checkpoints.restore(chosen, state).average
 
 
-def _as_before(folder: Path, data: pipeline.Data) -> pipeline.Data:
-    """The data with the statistics of the run's checkpoints, of which the damaged ones get another name.
+def _as_before(folder: Path, data: pipeline.Data) -> tuple[pipeline.Data, dict[str, Any]]:
+    """The data with the statistics of the run's checkpoints, and what these say of it (`describe`), if there are some.
+
+    Damaged ones get another name.
 
     Raises:
       InputError: all are damaged, or they are of another corpus or split.
@@ -366,7 +395,10 @@ def _as_before(folder: Path, data: pipeline.Data) -> pipeline.Data:
     last = checkpoint.last(folder)
     if damaged and last is None:
         raise InputError(f'{folder}: expected a whole checkpoint to go on from, found none; delete it to begin anew')
-    return data if last is None else export_data.as_trained(checkpoint.load(last), data)
+    if last is None:
+        return data, {}
+    trained = checkpoint.load(last)
+    return export_data.as_trained(trained, data), trained.meta
 
 
 class DivergedError(Error):

@@ -220,7 +220,7 @@ def finish(
         None where no clip tests.
     """
     result = {
-        **({key: meta[key] for key in ('held_out',) if key in meta}),
+        **({key: meta[key] for key in ('held_out', 'init') if key in meta}),
         'step': step,
         'labels': meta['labels'],
         'protocol': meta['split'],
