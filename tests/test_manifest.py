@@ -11,9 +11,9 @@ import shutil
 import pytest
 
 from helpers import MISSING, pattern, put
-from jax_reparam import errors, listen, manifest, predict
+from jax_reparam import errors, manifest
+from jax_reparam.commands import listen, predict, verify
 from jax_reparam.errors import InputError
-from jax_reparam.verify import __main__ as verify
 
 
 @pytest.fixture
@@ -139,10 +139,10 @@ def of(kind, entry):
         (['device', 'firmware', 'folder'], '..', "device.firmware.folder: expected a path in the folder, found '..'"),
         (['device', 'frontend', 'sha256'], 'abc', "device.frontend.sha256: expected 64 hexadecimal digits"),
         # Another format.
-        (['format'], 1, 'expected format 3 (export it anew with fold.py), found 1'),
-        (['format'], MISSING, 'expected format 3 (export it anew with fold.py), found None'),
-        (['format'], True, 'expected format 3 (export it anew with fold.py), found True'),
-        (['format'], 3.0, 'format: expected a whole number, found 3.0'),
+        (['format'], 1, 'expected format 4 (export it anew with fold.py), found 1'),
+        (['format'], MISSING, 'expected format 4 (export it anew with fold.py), found None'),
+        (['format'], True, 'expected format 4 (export it anew with fold.py), found True'),
+        (['format'], 4.0, 'format: expected a whole number, found 4.0'),
     ],
 )  # fmt: skip
 def test_damage_is_one_line_that_names_file_and_key(damaged, path, value, message):
@@ -167,8 +167,8 @@ def test_a_form_of_another_name_is_refused(damaged, exported):
         ('{"format": 1', 'manifest.json: expected a manifest in JSON, found: '),
         ('[' * 100_000, 'manifest.json: expected a manifest in JSON, found: '),
         ('[]', 'manifest.json: expected an object, found list'),
-        ('{"format": 9}', 'manifest.json: expected format 3 (export it anew with fold.py), found 9'),
-        ('{"format": 1}', 'manifest.json: expected format 3 (export it anew with fold.py), found 1'),
+        ('{"format": 9}', 'manifest.json: expected format 4 (export it anew with fold.py), found 9'),
+        ('{"format": 1}', 'manifest.json: expected format 4 (export it anew with fold.py), found 1'),
     ],
 )
 def test_what_is_no_manifest_is_refused(tmp_path, text, message):
@@ -181,9 +181,13 @@ def test_what_is_no_manifest_is_refused(tmp_path, text, message):
 @pytest.mark.parametrize('command', [predict, listen, verify])
 def test_a_command_says_it_and_ends_with_2(damaged, command, capsys):
     folder = damaged(['forms', 'int8', 'bytes'], 'many')
-    arguments = {predict: ['x.wav'], listen: ['--file', 'x.wav'], verify: ['--clips', 'x']}[command]
+    arguments = {
+        predict: ['--model', folder, 'x.wav'],
+        listen: ['--model', folder, '--file', 'x.wav'],
+        verify: [folder, '--clips', 'x'],
+    }[command]
     with pytest.raises(SystemExit) as end:
-        errors.run(lambda: command.main([str(folder), *arguments]))
+        errors.run(lambda: command.main([str(argument) for argument in arguments]))
     assert end.value.code == 2
     line = f"error: {folder}/manifest.json: forms.int8.bytes: expected a whole number, found 'many'\n"
     assert capsys.readouterr() == ('', line)
@@ -203,7 +207,7 @@ def test_a_file_is_that_of_its_entry(tmp_path):
     with pytest.raises(InputError, match=rf'x: expected the file that was verified \(SHA-256 {entry.sha256[:12]}\)'):
         manifest.read_file(tmp_path, entry)
     (tmp_path / 'x').unlink()
-    with pytest.raises(InputError, match='x: expected the model, found: No such file'):
+    with pytest.raises(InputError, match='x: expected a file of the model, found: No such file'):
         manifest.read_file(tmp_path, entry)
 
 
