@@ -22,9 +22,9 @@ from jax.sharding import PartitionSpec as P
 
 from jax_reparam import checkpoint, evaluation, models, schema
 from jax_reparam.checkpoint import FOLDER, Checkpoints
-from jax_reparam.config import AugmentConfig, Recipe
+from jax_reparam.config import AugmentConfig, Recipe, load_recipe
 from jax_reparam.data import export_data, pipeline
-from jax_reparam.errors import Error, InputError, deferred
+from jax_reparam.errors import Error, InputError, deferred, from_user
 from jax_reparam.frontend import speech
 from jax_reparam.frontend.inputs import Input
 from jax_reparam.frontend.voice import Profile
@@ -422,6 +422,33 @@ def _diverging(workdir: Path, step: int, checkpoints: Checkpoints) -> Iterator[N
         last = checkpoints.latest()
         left = f'the checkpoint of step {last} is kept' if last else 'no checkpoint was written'
         raise DivergedError(f'{workdir}: step {step}: {error}; {left}; try a lower train.learning_rate') from error
+
+
+def fit(
+    config: Recipe | str | Path,
+    workdir: str | Path,
+    *,
+    changes: Mapping[str, Any] | None = None,
+    show_progress: bool = True,
+) -> dict[str, Any]:
+    """Trains a recipe as `jax-reparam train` does, or goes on with it; returns what result.json holds.
+
+    Args:
+      config: a recipe, its name or file, `transformer_xs:emodb` or `configs/transformer_xs.py:emodb`.
+      workdir: folder of the run; see `train`, and `train_folds` where `data.fold` is `all`.
+      changes: values of the recipe by key, as `{'train.steps': 300}`.
+      show_progress: report on standard error.
+
+    Raises:
+      InputError: no such recipe or key, bad data, or a workdir that holds a run of another recipe.
+    """
+    if not isinstance(config, Recipe):
+        path, _, corpus = str(config).partition(':')
+        config = load_recipe(path, corpus)
+    with from_user():
+        recipe = config.with_changes(changes or {})
+    start = train_folds if recipe.data.fold == 'all' else train
+    return start(recipe, Path(workdir), show_progress=show_progress)
 
 
 def train_folds(recipe: Recipe, workdir: Path, *, show_progress: bool = True) -> dict[str, Any]:
