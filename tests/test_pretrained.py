@@ -25,7 +25,7 @@ def packaged():
 def test_it_is_an_ordinary_export_without_firmware_and_checkpoint(packaged):
     files = {path.name: path for path in PRETRAINED.iterdir()}
     assert sum(path.stat().st_size for path in files.values()) <= REBUILD['MOST_BYTES'] == 2_000_000
-    entries = [*packaged.forms.values(), packaged.device.frontend, packaged.device.waveform]
+    entries = [*packaged.forms.values(), packaged.device.frontend, packaged.device.waveform, packaged.filters]
     for entry in entries:
         manifest.read_file(PRETRAINED, entry)  # the digest
     others = {manifest.FILE, manifest.SAFETENSORS, manifest.LABELS, manifest.CARD, manifest.LAYERS}
