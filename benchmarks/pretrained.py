@@ -22,7 +22,7 @@ from absl import logging
 from jax_reparam import config, manifest
 from jax_reparam.errors import Error, run
 from jax_reparam.export import card, folder, folding
-from jax_reparam.manifest import PRETRAINED
+from jax_reparam.manifest import PACKAGED
 from jax_reparam.recognizer import Recognizer
 from jax_reparam.train import loop, report
 
@@ -94,8 +94,8 @@ def main() -> int:
     args = parser.parse_args()
     logging.set_verbosity(logging.FATAL)
     recipe = config.load_recipe(RECIPE, CORPUS).with_changes({'data.source': args.emodb})
-    print(f'{PRETRAINED}: {ship(build(recipe, args.work), PRETRAINED):,} bytes')
-    DECIDED.write_text(json.dumps(decided(PRETRAINED), indent=2) + '\n')
+    print(f'{PACKAGED}: {ship(build(recipe, args.work), PACKAGED):,} bytes')
+    DECIDED.write_text(json.dumps(decided(PACKAGED), indent=2) + '\n')
     return 0
 
 

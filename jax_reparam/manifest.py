@@ -43,8 +43,8 @@ NPU_FILES = {
     f'ethos-{name}': f'model_ethos-{name}_vela.tflite'
     for name in ('u55-32', 'u55-64', 'u55-128', 'u55-256', 'u65-256', 'u65-512')
 }
-# The model that travels in the package, such a folder (benchmarks/pretrained.py makes it).
-PRETRAINED = Path(__file__).parent / 'pretrained' / 'emodb_xs'
+# The model that the package carries, such a folder; benchmarks/pretrained.py makes it.
+PACKAGED = Path(__file__).parent / 'pretrained' / 'emodb_xs'
 # Forms for a microcontroller, the one that needs the least memory first.
 QUANTISED = ('int8', 'int16')
 # Forms that are held to the trained model's decisions, and may be accepted although they miss them.

@@ -19,11 +19,8 @@ from jax_reparam.frontend.inputs import Heard, Input
 from jax_reparam.frontend.speech import Speech
 from jax_reparam.frontend.stream import Window, Windows
 from jax_reparam.frontend.voice import Profile
-from jax_reparam.manifest import PRETRAINED, Manifest, Protocol, open_form
+from jax_reparam.manifest import PACKAGED, Manifest, Protocol, open_form
 from jax_reparam.runtime import litert, tflm
-
-# The model that the package carries: ConvTransformer XS, trained on EMO-DB.
-PACKAGED = Path(__file__).parent / 'pretrained' / 'emodb_xs'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +89,7 @@ class Recognizer:
     profile: Profile | None = None
 
     @classmethod
-    def load(cls, folder: str | Path = PRETRAINED, form: str | None = None) -> Recognizer:
+    def load(cls, folder: str | Path = PACKAGED, form: str | None = None) -> Recognizer:
         """Loads a form from a folder that `fold.py` wrote; None is the one that it recommends.
 
         No folder is the packaged model: ConvTransformer XS, trained on all ten speakers of EMO-DB (German, acted).

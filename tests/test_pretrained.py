@@ -12,22 +12,22 @@ import pytest
 from helpers import ROOT
 from jax_reparam import Recognizer, checkpoint, config, manifest, models
 from jax_reparam.errors import Error
-from jax_reparam.manifest import PRETRAINED
+from jax_reparam.manifest import PACKAGED
 
 REBUILD = runpy.run_path(str(ROOT / 'benchmarks' / 'pretrained.py'))
 
 
 @pytest.fixture(scope='module')
 def packaged():
-    return manifest.load(PRETRAINED)
+    return manifest.load(PACKAGED)
 
 
 def test_it_is_an_ordinary_export_without_firmware_and_checkpoint(packaged):
-    files = {path.name: path for path in PRETRAINED.iterdir()}
+    files = {path.name: path for path in PACKAGED.iterdir()}
     assert sum(path.stat().st_size for path in files.values()) <= REBUILD['MOST_BYTES'] == 2_000_000
     entries = [*packaged.forms.values(), packaged.device.frontend, packaged.device.waveform, packaged.filters]
     for entry in entries:
-        manifest.read_file(PRETRAINED, entry)  # the digest
+        manifest.read_file(PACKAGED, entry)  # the digest
     others = {manifest.FILE, manifest.SAFETENSORS, manifest.LABELS, manifest.CARD, manifest.LAYERS}
     assert files.keys() == {entry.file for entry in entries} | others
     assert packaged.device.firmware is None
@@ -45,7 +45,7 @@ def test_all_speakers_have_trained_it_and_its_card_has_the_score_of_others(packa
     assert (packaged.corpus.name, packaged.protocol.name, packaged.test.part) == ('emodb', 'all', 'train')
     assert len(packaged.protocol.train_speakers) == packaged.held_out.folds == 10
     assert packaged.held_out.step == packaged.step
-    card = (PRETRAINED / manifest.CARD).read_text()
+    card = (PACKAGED / manifest.CARD).read_text()
     assert f'UAR {100 * packaged.held_out.scores["uar"]:.1f} %' in card
     assert 'Burkhardt' in card
 
@@ -63,12 +63,12 @@ def test_its_weights_are_those_of_its_forms(packaged):
     codes = packaged.input.codes(REBUILD['clip']())
     windows = np.stack([heard.features for heard in packaged.input.windows(codes)])
     model = models.build(packaged.architecture, n_classes=len(packaged.labels))
-    logits = model.apply(checkpoint.read_safetensors(PRETRAINED / manifest.SAFETENSORS), windows)
+    logits = model.apply(checkpoint.read_safetensors(PACKAGED / manifest.SAFETENSORS), windows)
     np.testing.assert_allclose(Recognizer.load(form='float32').logits(windows), logits, atol=1e-4)
 
 
 def test_what_is_too_large_is_not_packaged(tmp_path):
-    shutil.copytree(PRETRAINED, tmp_path / 'out')
+    shutil.copytree(PACKAGED, tmp_path / 'out')
     (tmp_path / 'out' / manifest.FIRMWARE).mkdir()
     size = REBUILD['ship'](tmp_path / 'out', tmp_path / 'packaged')
     assert not (tmp_path / 'packaged' / manifest.FIRMWARE).exists()

@@ -129,7 +129,7 @@ def read(recipe: Recipe, data: pipeline.Data) -> WarmStart:
 
 
 def _located(name: str) -> Path:
-    packaged = manifest.PRETRAINED.with_name(name) if Path(name).name == name else None
+    packaged = manifest.PACKAGED.with_name(name) if Path(name).name == name else None
     return packaged if packaged and packaged.is_dir() and not Path(name).exists() else Path(name)
 
 
