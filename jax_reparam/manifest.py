@@ -158,7 +158,11 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Form(File):
-    """A form of the model, `[1, frames, n_mels]` to logits `[1, C]`; `layers` are the tensors with the lowest SNR."""
+    """A form of the model, `[1, frames, n_mels]` to logits `[1, C]`.
+
+    `layers` are the tensors with the lowest SNR. `confusion` is of the runtime that decides, `[C][C + 1]` counts: a row
+    for each true class, last those without a decision.
+    """
 
     ops: Ops
     input: Port
@@ -167,6 +171,7 @@ class Form(File):
     litert: Score | None
     tflm: TFLMScore | None
     tflm_reason: str | None = None
+    confusion: tuple[tuple[Count, ...], ...] | None = None
     made: Made
     layers: tuple[Layer, ...] | None = None
     accepted: Lines | None = None
@@ -389,8 +394,7 @@ class HeldOut:
       scores: pooled over all decisions: `uar`, `wa`, `wf1`, `macro_f1`.
       mean: of the folds' UAR.
       std: of the folds' UAR.
-      recall: of each class, pooled.
-      confusion: counts, rows true classes, in the order of the labels.
+      confusion: their decisions, `[C][C + 1]` counts as of a form.
     """
 
     protocol: str
@@ -401,7 +405,6 @@ class HeldOut:
     scores: Mapping[str, Share]
     mean: Share
     std: Amount
-    recall: Mapping[str, Share]
     confusion: tuple[tuple[Count, ...], ...]
 
     @property
@@ -470,6 +473,9 @@ class Manifest:
             for key, port, shape in (('input', form.input, features), ('output', form.output, logits)):
                 if port.shape != shape:
                     raise ValueError(f'forms.{name}.{key}.shape: expected {shape}, found {port.shape}')
+            classes = len(self.labels)
+            if form.confusion is not None and [*map(len, form.confusion)] != [classes + 1] * classes:
+                raise ValueError(f'forms.{name}.confusion: expected {classes} rows of {classes + 1}, found others')
         firmware = self.device.firmware
         for key, named in (
             ('recommended', self.recommended),

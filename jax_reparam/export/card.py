@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from jax_reparam.config import Recipe
+from jax_reparam.corpora import terms
 from jax_reparam.corpora.synth import NOTICE
 from jax_reparam.field.robustness import SUMMARY
 from jax_reparam.manifest import Form, Manifest, Placement, Score, TFLMScore
 from jax_reparam.runtime import gates
 from jax_reparam.train.report import METRICS
+
+# What everybody who is handed a model is told: in each card, in README and in the docs, word for word.
+LIMITS = """\
+- **Not feelings.** A model tells how speech sounds. Most corpora are acted speech, and what an actor plays in a studio
+  is not what a person feels.
+- **No decisions about people.** Base no decision about a person on what a model says.
+- **Law.** In the European Union it is prohibited to infer the emotions of people at work or in education, except for
+  medical or safety reasons (Regulation (EU) 2024/1689, Article 5(1)(f)). Other rules may apply to your use. This is no
+  legal advice."""
+TAGS = ('speech-emotion-recognition', 'audio', 'tflite', 'litert', 'microcontroller', 'tinyml', 'jax')
 
 
 def summary(path: Path, manifest: Manifest) -> list[str]:
@@ -32,7 +46,10 @@ def summary(path: Path, manifest: Manifest) -> list[str]:
 
 def text(manifest: Manifest, recipe: Recipe) -> str:
     """MODEL_CARD.md of an export, and of the recipe that it was trained with."""
-    return f"""# Speech emotion recognition: {manifest.architecture.name}
+    return f"""---
+{yaml.safe_dump(front_matter(manifest), sort_keys=False, allow_unicode=True, width=1000)}---
+
+# Speech emotion recognition: {manifest.architecture.name}
 
 Decides between {len(manifest.labels)} classes ({', '.join(manifest.labels)}).
 {_origin(manifest)}
@@ -48,6 +65,10 @@ measured on a 64-bit host; a 32-bit device needs less. Instructions of a window 
 CMSIS-NN. A form is in this folder only if
 {_gates(manifest)}. LAYERS.md has the tensors of each quantised form, worst first.
 {_npu(manifest)}
+## Which classes it confuses
+
+{_confusion(manifest)}
+
 ## In the field
 
 {_field(manifest)}
@@ -56,16 +77,123 @@ CMSIS-NN. A form is in this folder only if
 
 {_interface(manifest)}
 
-    python -m jax_reparam.predict THIS_FOLDER clip.wav --json
+    jax-reparam predict --model THIS_FOLDER clip.wav --json
 
-## What it is not
+## Limits and law
 
-It knows the voices, the language and the recordings of `{manifest.corpus.name}`, and the classes above;
-nothing else was measured. It hears how something is said, not what a person feels: base no decision about people on it.
+- **What was measured.** The model knows the voices, the language and the recordings of `{manifest.corpus.name}`, and
+  the classes above. Nothing else was measured.
+{LIMITS}
+
+## Licence
+
+{_licence(manifest)}
 
 Recipe: seed {recipe.seed}, checkpoint of step {manifest.step}. manifest.json has the versions and the list of
 calibration windows.
 """
+
+
+def front_matter(manifest: Manifest) -> dict[str, Any]:
+    """What model hubs read of a card, by the keys that they know.
+
+    `model-index` has results only where they are evidence: people speak in the corpus, and no test speaker was heard
+    in training.
+    """
+    about = terms.of(manifest.corpus.name)
+    found: dict[str, Any] = {
+        'language': list(about.languages),
+        'license': about.licence_id,
+        'license_name': about.licence if about.licence_id == 'other' else '',
+        'license_link': about.source if about.licence_id == 'other' else '',
+        'library_name': 'jax-reparam',
+        'pipeline_tag': 'audio-classification',
+        'tags': [*TAGS, manifest.architecture.name],
+        'datasets': [about.hub_id] if about.hub_id else [],
+        'metrics': ['recall'],
+        'model-index': _model_index(manifest),
+    }
+    return {key: value for key, value in found.items() if value}
+
+
+def _model_index(manifest: Manifest) -> list[dict[str, Any]]:
+    protocol, decisive = manifest.protocol, _decisive(manifest)
+    unheard = not {*protocol.test_speakers} & {*protocol.train_speakers, *protocol.validation_speakers}
+    if (
+        decisive is None
+        or decisive[2].uar is None
+        or manifest.corpus.synthetic
+        or not protocol.test_speakers
+        or not unheard
+    ):
+        return []
+    form, runtime, _ = decisive
+    fold = f'protocol {protocol.name}, fold {protocol.fold} of {protocol.folds}'
+    heard = f'{manifest.test.decisions} decisions; speakers not heard in training: {len(protocol.test_speakers)}'
+    result = {
+        'task': {'type': 'audio-classification', 'name': 'Speech emotion recognition'},
+        'dataset': {
+            'type': manifest.corpus.name,
+            'name': terms.of(manifest.corpus.name).title,
+            'config': f'{fold}: {heard}',
+            'split': 'test',
+        },
+        'metrics': [
+            {
+                'type': 'recall',
+                'name': f'Unweighted average recall (UAR) of {form} in {runtime}',
+                'value': round(uar, 4),
+                'args': {'average': 'macro'},
+            }
+        ],
+    }
+    return [{'name': f'{manifest.architecture.name} {manifest.corpus.name}', 'results': [result]}]
+
+
+def _decisive(manifest: Manifest) -> tuple[str, str, Score] | None:
+    """The form that a user is given, the runtime that decides about it, and its score there."""
+    name = manifest.recommended or 'float32'
+    form = manifest.forms.get(name)
+    if form is None:
+        return None
+    runtime, score = ('LiteRT', form.litert) if form.tflm is None else ('TFLM', form.tflm)
+    return None if score is None else (name, runtime, score)
+
+
+def _confusion(manifest: Manifest) -> str:
+    decisive, held_out = _decisive(manifest), manifest.held_out
+    if not _scored(manifest):
+        table = held_out and held_out.confusion
+        whose = held_out and f'the {held_out.folds} models that held speakers out'
+    else:
+        table = decisive and manifest.forms[decisive[0]].confusion
+        whose = decisive and f'`{decisive[0]}` in {decisive[1]}, {_test(manifest)}'
+    if not table:
+        return 'No form passed.' if _scored(manifest) else 'That was not measured.'
+    undecided = any(row[-1] for row in table)
+    columns = [*manifest.labels, *(['no speech'] if undecided else [])]
+    lines = [
+        f'Decisions of {whose}. A row has what one class was taken for;',
+        'its recall is the share that is right.',
+        '',
+        f'| true class | {" | ".join(columns)} | recall |',
+        f'|---|{"---:|" * (len(columns) + 1)}',
+    ]
+    for index, (label, row) in enumerate(zip(manifest.labels, table, strict=True)):
+        total = sum(row)
+        recall = f'{_percent(row[index] / total)} of {total}' if total else 'none there'
+        lines.append(f'| {label} | {" | ".join(map(str, row[: len(columns)]))} | {recall} |')
+    return '\n'.join(lines)
+
+
+def _licence(manifest: Manifest) -> str:
+    about = terms.of(manifest.corpus.name)
+    where = f', <{about.source}>' if about.source else ''
+    cite = f' Please cite {about.reference}.' if about.reference else ''
+    return f"""- The corpus: {about.title}. Its licence: {about.licence}{where}.{cite}
+- The model: the front matter names the licence of the corpus. Whoever publishes the model states its own,
+  within those terms.
+- The code: Apache-2.0. The firmware's operators are those of TensorFlow Lite for Microcontrollers."""
 
 
 def _origin(manifest: Manifest) -> str:
@@ -122,10 +250,6 @@ def _agreement_on(manifest: Manifest) -> str:
             f'by fold UAR {_percent(held_out.mean)}, standard deviation {100 * held_out.std:.1f} points. '
             f'This model stops at the median of the steps',
             f'that these runs chose on validation speakers ({held_out.step}).',
-            '',
-            '| class | recall, speakers held out |',
-            '|---|---|',
-            *(f'| {label} | {_percent(recall)} |' for label, recall in held_out.recall.items()),
         ]
     lines += [
         '',
@@ -191,7 +315,7 @@ recommended form in LiteRT. Thresholds are those of audEERING's test suite (arXi
 jax_reparam says what each is exactly ({', '.join(f'`{row.change}`' for row in manifest.field)}).
 All changes, on your own recordings:
 
-    python -m jax_reparam.verify THIS_FOLDER --clips CLIPS --field
+    jax-reparam verify THIS_FOLDER --clips CLIPS --field
 
 {chr(10).join(rows)}"""
 

@@ -6,6 +6,8 @@ runtime.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from jax_reparam import evaluation
@@ -38,11 +40,24 @@ def apart_allowed(windows: int) -> int:
 
 def uar(logits: np.ndarray, windows: Windows) -> float | None:
     """UAR over the decisions on `windows`: on clips, or on speakers; 0 to 1. None where the model has learned them."""
+    return float(_metrics(logits, windows)['uar']) if windows.held_out else None
+
+
+def confusion(logits: np.ndarray, windows: Windows) -> tuple[tuple[int, ...], ...] | None:
+    """The decisions on `windows`, `[C][C + 1]` counts: a row for each true class, last those without a decision.
+
+    None where the model has learned them.
+    """
     if not windows.held_out:
         return None
-    probabilities = windows.decide(logits)
+    found = _metrics(logits, windows)
+    supports = (of['support'] for of in found['per_class'].values())
+    return tuple((*row, support - sum(row)) for row, support in zip(found['confusion'], supports, strict=True))
+
+
+def _metrics(logits: np.ndarray, windows: Windows) -> dict[str, Any]:
     names = [str(index) for index in range(logits.shape[-1])]
-    return float(evaluation.metrics(windows.truth, probabilities, names)['uar'])
+    return evaluation.metrics(windows.truth, windows.decide(logits), names)
 
 
 def score(reference: np.ndarray, logits: np.ndarray, windows: Windows) -> Score:

@@ -56,8 +56,10 @@ def read(recipe: Recipe, corpus_key: str) -> HeldOut:
                 'scores': {name: pooled[name] for name in report.METRICS},
                 'mean': result['mean']['uar'],
                 'std': result['std']['uar'],
-                'recall': {label: scores['recall'] for label, scores in pooled['per_class'].items()},
-                'confusion': pooled['confusion'],
+                'confusion': [
+                    [*row, scores['support'] - sum(row)]
+                    for row, scores in zip(pooled['confusion'], pooled['per_class'].values(), strict=True)
+                ],
             },
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -330,6 +330,7 @@ def _fit(
         bar = Progress(end, workdir.name, start=start, unit='step', enabled=show_progress)
         stack.enter_context(contextlib.closing(bar))
         log = stack.enter_context(contextlib.closing(report.Log(workdir, start, enabled=processes.first())))
+        clock = report.Clock(log.seconds)
         kept = export_data.Kept.of(data).arrays()
         interrupted: Callable[[], bool] = lambda: False
         # Metrics are read one step late, so that the devices never wait for the host.
@@ -341,6 +342,7 @@ def _fit(
             unread.append((number, metrics))
             if number == start + 1:  # compiled: from now on there is something to save
                 interrupted = stack.enter_context(deferred())
+                clock.go(number)
             # Several processes would each stop at another step.
             stops = interrupted() and jax.process_count() == 1
             due = number % settings.eval_every == 0 or number == end
@@ -354,6 +356,7 @@ def _fit(
             if saving:
                 with _diverging(workdir, number, checkpoints):
                     _check_finite(dict(checkpoint.leaves(state.variables)))
+                log.write(number, clock.read(number))
             note, score, error = '', None, 0.0
             if validating:
                 with _diverging(workdir, number, checkpoints):
@@ -370,6 +373,7 @@ def _fit(
                 checkpoints.save(
                     number, variables=state.average, state=state, meta=meta, score=score, error=error, export=kept
                 )
+                clock.go(number)
             if stops:
                 raise KeyboardInterrupt(f'interrupted; step {number} is saved, and the same command goes on from it')
             bar.update(note)

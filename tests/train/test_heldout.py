@@ -79,6 +79,10 @@ def test_it_is_verified_on_training_windows_and_its_card_has_the_score_of_others
     assert '| UAR' not in text
     assert f'UAR {100 * pooled["pooled"]["uar"]:.1f} %' in text
     assert 'loses at most' not in text
+    assert 'Decisions of the 3 models that held speakers out.' in text
+    assert [sum(row) for row in content.held_out.confusion] == [9, 9]
+    assert 'model-index' not in text
+    assert all(form.confusion is None for form in content.forms.values())
 
 
 def test_what_the_checkpoint_carries_says_so_too(everything):
@@ -131,6 +135,6 @@ def test_the_recipe_says_what_goes_together(folds):
 
 def test_the_median_is_a_step_that_was_chosen():
     fields = {'protocol': 'loso', 'folds': 4, 'seed': 0, 'clips': 1, 'scores': {}, 'mean': 0.0, 'std': 0.0}
-    found = manifest.HeldOut(**fields, steps=(900, 100, 500, 300), recall={}, confusion=())
+    found = manifest.HeldOut(**fields, steps=(900, 100, 500, 300), confusion=())
     assert found.step == 300
     assert np.median(found.steps) == 400
