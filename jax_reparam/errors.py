@@ -251,6 +251,7 @@ EXTRAS = {
     'optax': 'train',
     'orbax': 'train',
     'safetensors': 'train',
+    'scipy': 'train',
     'tensorboardX': 'train',
     'tensorflow_datasets': 'train',
     'tensorflow': 'export',
@@ -261,6 +262,7 @@ EXTRAS = {
     'ethosu': 'npu',
     'apache_beam': 'beam',
     'pydub': 'tfds',
+    'opensmile': 'baselines',
 }
 
 

@@ -27,7 +27,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from jax_reparam import checkpoint, evaluation, schema, system
-from jax_reparam.config import Recipe
+from jax_reparam.config import ALL, Recipe
 from jax_reparam.corpora.synth import NOTICE
 from jax_reparam.errors import InputError, one_line
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 METRICS = {'uar': 'UAR', 'wa': 'WA', 'wf1': 'WF1', 'macro_f1': 'macro-F1'}
 PACKAGES = ('jax_reparam', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'librosa')
 # Keys of a recipe that a run may go on with in another place, and the one that may grow.
-PLACES, STEPS = frozenset({'data.source', 'data.cache'}), 'train.steps'
+MOVABLE, STEPS = frozenset({'data.source', 'data.cache'}), 'train.steps'
 RUN_FILE, METRICS_FILE, RESULT_FILE, PREDICTIONS_FILE = 'config.json', 'metrics.jsonl', 'result.json', 'predictions.csv'
 PICTURES = LEARNING, CONFUSION, SPEAKERS = 'learning.png', 'confusion.png', 'speakers.png'
 # The lines of a learning curve are means over this share of all steps.
@@ -121,7 +121,7 @@ def check(workdir: Path, recipe: Recipe) -> Recipe | None:
     expected, found = (flatten_dict(told.as_json(), sep='.') for told in (recipe, earlier))
     for key in sorted(expected.keys() | found.keys()):
         new, old = expected.get(key), found.get(key)
-        if new != old and key not in PLACES and not (key == STEPS and new > old):
+        if new != old and key not in MOVABLE and not (key == STEPS and new > old):
             raise InputError(
                 f'{workdir}: expected a run of this recipe, found one with other values: '
                 f'{key} (expected {new!r}, found {old!r}); {way_out}'
@@ -260,33 +260,24 @@ def finish(
     *,
     step: int,
     data: Data,
-    probabilities: np.ndarray,
+    probabilities: np.ndarray | None,
 ) -> None:
-    """Writes predictions.csv, the plots and, last, result.json.
+    """Writes predictions.csv, the plots and, last, result.json; where no clip tests, the curves and result.json.
 
     Args:
       workdir: the run's folder.
       meta: as in the checkpoint.
-      scores: `test` and `validation` metrics (`evaluation.metrics`).
+      scores: `test` and `validation` metrics (`evaluation.metrics`); none where no clip tests.
       step: that of the checkpoint that was scored.
       data: what was tested on.
-      probabilities: of what the protocol decides, clips or speakers, in the order of `data.units('test')`, `[u, C]`.
+      probabilities: of what the protocol decides, clips or speakers, in the order of `data.units('test')`, `[u, C]`;
+        None where no clip tests.
     """
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator='\n')
-    writer.writerow(['id', 'speaker', 'label', *meta['labels']])
-    names, unit = data.units('test')
-    first = data.clips('test')[np.unique(unit, return_index=True)[1]]
-    for name, clip, row in zip(names, first, probabilities, strict=True):
-        label = meta['labels'][data.corpus.label[clip]]
-        writer.writerow([name, data.corpus.speaker[clip], label, *(f'{p:.6f}' for p in row)])
-    write(workdir / PREDICTIONS_FILE, table.getvalue())
     lines = _read(workdir / METRICS_FILE)
     plot_learning(workdir / LEARNING, lines, step, meta['split']['metric'], len(meta['labels']))
     paces = [line['steps_per_second'] for line in lines if 'steps_per_second' in line]
     result = {
-        **_headline(scores['test']),
-        **scores,
+        **({key: meta[key] for key in ('held_out', 'init') if key in meta}),
         'step': step,
         'seconds': max((line.get('seconds', 0.0) for line in lines), default=0.0),
         'steps_per_second': statistics.median(paces) if paces else None,
@@ -297,6 +288,20 @@ def finish(
         'seed': meta['config']['seed'],
         'versions': meta['versions'],
     }
+    if probabilities is None:
+        _show(workdir, result['steps'])
+        write(workdir / RESULT_FILE, _strict(result))
+        return
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator='\n')
+    writer.writerow(['id', 'speaker', 'label', *meta['labels']])
+    names, unit = data.units('test')
+    first = data.clips('test')[np.unique(unit, return_index=True)[1]]
+    for name, clip, row in zip(names, first, probabilities, strict=True):
+        label = meta['labels'][data.corpus.label[clip]]
+        writer.writerow([name, data.corpus.speaker[clip], label, *(f'{p:.6f}' for p in row)])
+    write(workdir / PREDICTIONS_FILE, table.getvalue())
+    result = {**_headline(scores['test']), **scores, **result}
     _write_result(workdir, result, scores['test'], [workdir])
 
 
@@ -401,6 +406,8 @@ def read_result(workdir: Path) -> dict[str, Any]:
 def headline(result: Mapping[str, Any]) -> str:
     """One line that says how a run (or a protocol) went, the protocol's own metric first, and what number it is."""
     protocol = result['protocol']
+    if protocol['name'] == ALL:
+        return '; '.join([protocol['note'], *_elsewhere(result.get('held_out')), f'step {result["step"]}'])
     names = sorted(METRICS, key=lambda name: name != protocol['metric'])
     count = len(result.get('folds', ()))
     if count > 1:
@@ -421,6 +428,14 @@ def headline(result: Mapping[str, Any]) -> str:
     if result['corpus']['synthetic']:
         notes.append(NOTICE)
     return '; '.join([f'{text}{"; " if count > 1 else ", "}{scores["clips"]} {units}', *notes])
+
+
+def _elsewhere(held_out: Mapping[str, Any] | None) -> list[str]:
+    """What runs of the recipe with held-out speakers scored, if there are some."""
+    if not held_out:
+        return []
+    uar, folds = 100 * held_out['scores']['uar'], held_out['folds']
+    return [f'the same recipe, {held_out["protocol"]}: UAR pooled {uar:.1f} over {folds} folds']
 
 
 def _headline(scores: Mapping[str, Any]) -> dict[str, float]:
