@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,12 +19,9 @@ from jax_reparam.frontend.inputs import Heard, Input, Recording
 from jax_reparam.frontend.speech import Speech
 from jax_reparam.frontend.stream import Window, Windows
 from jax_reparam.frontend.voice import Profile
-from jax_reparam.manifest import Manifest, Protocol, open_form
+from jax_reparam.manifest import PACKAGED, Manifest, Protocol, open_form
 from jax_reparam.progress import Progress
 from jax_reparam.runtime import litert, tflm
-
-# The model that the package carries: ConvTransformer XS, trained on EMO-DB.
-PACKAGED = Path(__file__).parent / 'pretrained' / 'emodb_xs'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +51,7 @@ class Prediction:
       too_quiet: whether its speech drowns in the floor of the features.
       clipping: whether it was recorded too loud.
       over_time: every window of the whole recording, where it was asked for.
+      labels: the C classes.
     """
 
     probabilities: np.ndarray
@@ -63,6 +60,12 @@ class Prediction:
     too_quiet: bool
     clipping: bool
     over_time: tuple[Part, ...] = ()
+    labels: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str | None:
+        """The most probable class; None where nobody speaks."""
+        return self.labels[int(self.probabilities.argmax())] if self.speech else None
 
     @property
     def speech(self) -> bool:
@@ -72,7 +75,7 @@ class Prediction:
 
 @dataclasses.dataclass
 class Recognizer:
-    """A form of an exported model.
+    """A form of an exported model: `Recognizer.load().predict(samples, rate).label`.
 
     Attributes:
       manifest: of the export.
@@ -87,8 +90,10 @@ class Recognizer:
     profile: Profile | None = None
 
     @classmethod
-    def load(cls, folder: str | Path, form: str | None = None) -> Recognizer:
+    def load(cls, folder: str | Path = PACKAGED, form: str | None = None) -> Recognizer:
         """Loads a form from a folder that `fold.py` wrote; None is the one that it recommends.
+
+        No folder is the packaged model: ConvTransformer XS, trained on all ten speakers of EMO-DB (German, acted).
 
         Raises:
           InputError: no such folder or form, or a file that is not the one that was verified.
@@ -117,40 +122,42 @@ class Recognizer:
         """Seconds of the speaker's speech that are known."""
         return 0.0 if self.profile is None else self.manifest.input.seconds(self.profile.frames)
 
-    def adapt(self, samples: np.ndarray | Iterator[np.ndarray]) -> float:
-        """Learns from one recording of the speaker, `samples` as for `predict`; returns `learned_seconds`.
+    def adapt(self, samples: np.ndarray | Iterator[np.ndarray], rate: int | None = None) -> float:
+        """Learns from one recording of the speaker, given as to `predict`; returns `learned_seconds`.
 
         It ends after `VoiceConfig.most_seconds` of speech. `profile = None` forgets.
 
         Raises:
           InputError: other samples.
         """
-        self.profile = self.manifest.input.learned(self._recording(samples).codes, self.profile)
+        self.profile = self.manifest.input.learned(self._recording(samples, rate).codes, self.profile)
         return self.learned_seconds
 
     def predict(
         self,
         samples: np.ndarray | Iterator[np.ndarray],
-        profile: Profile | None = None,
+        rate: int | None = None,
         *,
+        profile: Profile | None = None,
         over_time: bool = False,
         show_progress: bool = False,
     ) -> Prediction:
         """Decides on one recording.
 
         Args:
-          samples: `[N]` int16 at the frontend's sample rate; or blocks of them (`frontend.audio.blocks`), so that a
-            recording of hours needs little memory.
+          samples: `[N]` int16, or float with a full scale of 1; one channel. Or an iterator over blocks of them at the
+            frontend's rate (`frontend.audio.blocks`): a recording of hours then needs little memory.
+          rate: samples per second; others than the frontend's 16,000 are resampled (soxr). None: the frontend's.
           profile: what is known of its speaker; None: what `adapt` has learned.
           over_time: also for each window of the recording, as it would be heard live.
           show_progress: report on standard error how far a long recording is.
 
         Raises:
-          InputError: other samples.
+          InputError: other samples: two channels, another type, none, some that are not finite.
         """
         inputs = self.manifest.input
         profile = self.profile if profile is None else profile
-        recording = self._recording(samples)
+        recording = self._recording(samples, rate)
         codes, frames, hop = recording.codes, inputs.window.frames, inputs.frontend.hop_ms / 1000
         seconds = recording.samples / inputs.frontend.sample_rate
         found = dict(speech.windows_of(codes, inputs.window, inputs.rule))
@@ -177,21 +184,20 @@ class Recognizer:
             for start in live
         ]
         bar.close()
-        return Prediction(probabilities, seconds, *_told(recording, found, inputs), over_time=tuple(parts))
+        told = _told(recording, found, inputs)
+        return Prediction(probabilities, seconds, *told, over_time=tuple(parts), labels=self.manifest.labels)
 
-    def _recording(self, samples: np.ndarray | Iterator[np.ndarray]) -> Recording:
+    def _recording(self, samples: np.ndarray | Iterator[np.ndarray], rate: int | None) -> Recording:
         """Features of a recording; what is no recording would give some, too."""
-
-        def checked(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-            for block in blocks:
-                if not isinstance(block, np.ndarray) or block.dtype != np.int16 or block.ndim != 1:
-                    raise _no_samples(block)
-                yield block
-
-        recording = self.manifest.input.recording(checked(samples if isinstance(samples, Iterator) else [samples]))
-        if not recording.samples:
-            raise _no_samples(np.zeros(0, np.int16))
-        return recording
+        inputs = self.manifest.input
+        own = inputs.frontend.sample_rate
+        blocks = samples if isinstance(samples, Iterator) else iter([samples])
+        if blocks is samples and rate not in (None, own):
+            raise InputError(f'rate: expected {own} for blocks of samples, found {rate}')
+        found = inputs.recording(audio.samples_of(block, rate, 'samples', own) for block in blocks)
+        if not found.samples:
+            raise InputError('samples: expected audio, found 0 samples')
+        return found
 
     def _decide(self, heard: Heard) -> np.ndarray:
         """Probabilities of a window, `[C]`; the model does not run where nobody speaks."""
@@ -199,11 +205,6 @@ class Recognizer:
             return np.zeros(len(self.manifest.labels))
         row: np.ndarray = softmax(self.logits(heard.features[None]))[0]
         return row
-
-
-def _no_samples(found: Any) -> InputError:
-    told = f'{list(found.shape)} {found.dtype}' if isinstance(found, np.ndarray) else type(found).__name__
-    return InputError(f'samples: expected [N] int16, as frontend.audio.read gives them, found {told}')
 
 
 def _told(recording: Recording, windows_found: Mapping[int, Speech], inputs: Input) -> tuple[float, bool, bool]:
@@ -274,7 +275,13 @@ class Stream:
         self.profile = Profile.empty(inputs.frontend.n_mels) if known is None else known
 
     def feed(self, samples: np.ndarray) -> Iterator[Decision]:
-        """Takes the next samples, `[N]` int16 with any N, and decides on each window that they complete."""
+        """Takes the next samples, `[N]` int16 at the frontend's rate, any N, and decides on each window they complete.
+
+        Raises:
+          InputError: samples of another type or shape; the stream is as it was.
+        """
+        if len(samples):
+            samples = audio.samples_of(samples, None, 'samples', self._recognizer.manifest.input.frontend.sample_rate)
         self._samples += len(samples)
         yield from map(self._decide, self._windows.feed(samples))
 

@@ -6,6 +6,7 @@ import importlib.util
 import subprocess
 import sys
 import tomllib
+import types
 
 import pytest
 
@@ -83,7 +84,7 @@ def test_an_import_that_fails_late_names_its_extra(monkeypatch, capsys):
 
 def test_the_extras_are_those_of_the_project():
     extras = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']['optional-dependencies']
-    packages = {'absl': 'absl-py', 'orbax': 'orbax-checkpoint', 'ethosu': 'ethos-u-vela'}
+    packages = {'absl': 'absl-py', 'orbax': 'orbax-checkpoint', 'ethosu': 'ethos-u-vela', 'yaml': 'pyyaml'}
     for module, extra in EXTRAS.items():
         name = packages.get(module, module).replace('_', '-')
         assert any(line.replace('_', '-').startswith(name) for line in extras[extra]), module
@@ -99,3 +100,10 @@ def test_doctor_names_what_is_here_and_what_is_not(monkeypatch, capsys):
     found = dict(doctor.extras())
     assert found['train'] == 'installed'
     assert found['export'] == f'no tensorflow: {errors.install("export")}'
+
+
+def test_another_system_is_refused_in_one_line(monkeypatch):
+    with monkeypatch.context() as windows:
+        windows.setattr(commands, 'os', types.SimpleNamespace(name='nt'))
+        code = exits('predict', 'clip.wav')
+    assert code == f'error: jax_reparam: expected Linux or macOS (on Windows: WSL), found {sys.platform}'
