@@ -8,7 +8,7 @@ import os
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -17,8 +17,6 @@ from jax_reparam.progress import Progress
 
 if TYPE_CHECKING:
     from soundfile import SoundFile
-
-_File: TypeAlias = 'BinaryIO | _Disguised'
 
 SAMPLE_RATE = 16000
 
@@ -152,7 +150,7 @@ def decode_cut(file: BinaryIO, name: str, start: float, end: float | None) -> np
 
 
 def _decoded(
-    file: _File,
+    file: BinaryIO,
     name: str,
     sample_rate: int,
     start: float = 0.0,
@@ -163,15 +161,18 @@ def _decoded(
     """The blocks of a part of an opened file, in seconds."""
     import soundfile
 
-    head = file.read(4)
+    seen = _Seen(file)
+    head = seen.read(4)
+    seen.check(name)
     if not head:
         raise AudioError(f'{name}: expected {READABLE} audio, found an empty file')
     if head in (b'RIFF', b'RF64'):
-        file = _whole(file, name)
+        _whole(seen, name)
     try:
-        source = _Source(file, name, start, end, show_progress=show_progress)
+        source = _Source(seen, name, start, end, show_progress=show_progress)
         yield from _mixed(source, source.channels, source.rate, name, sample_rate)
     except soundfile.LibsndfileError as error:
+        seen.check(name)
         known = head in (b'RIFF', b'RF64', b'fLaC', b'OggS') or head[:3] == b'ID3' or head[:2] in _MP3
         found = 'a damaged or truncated one' if known else 'something else'
         raise AudioError(f'{name}: expected {READABLE} audio, found {found} ({error.error_string})') from None
@@ -185,11 +186,11 @@ class _Source:
       channels: their number.
     """
 
-    def __init__(self, file: _File, name: str, start: float, end: float | None, *, show_progress: bool = False) -> None:
+    def __init__(self, file: _Seen, name: str, start: float, end: float | None, *, show_progress: bool = False) -> None:
         self._file, self._name, self._show_progress = file, name, show_progress
         sound = self._opened()
         if sound.format == 'MP3' and not _counted(file):
-            self._file = _Disguised(file, longer=_LONGER)
+            file.longer(_LONGER)
             sound = self._opened()
         with sound:
             if sound.format not in _FORMATS:
@@ -239,6 +240,7 @@ class _Source:
                     told += 1
                     bar.update()
         bar.close()
+        self._file.check(self._name)
         if count and self._known:
             promised = self._last - self._first
             raise AudioError(f'{self._name}: expected {promised:,} samples, found {promised - count:,}')
@@ -391,8 +393,8 @@ def check(audio: np.ndarray, name: str, sample_rate: int = SAMPLE_RATE, *, sound
         raise AudioError(f'{name}: expected sound, found silence')
 
 
-def _whole(file: _File, name: str) -> _File:
-    """A RIFF or RF64 file as it is; libsndfile takes one that is longer or shorter than its `data` chunk says.
+def _whole(file: _Seen, name: str) -> None:
+    """Refuses a RIFF or RF64 file that is cut; libsndfile takes one longer or shorter than its `data` chunk says.
 
     A length of 0, or of nearly 4 GB, is what a recorder leaves that could not go back to write it: then all that
     follows is the audio, as it is where RF64 says no other length.
@@ -412,10 +414,11 @@ def _whole(file: _File, name: str) -> _File:
             if length == 0xFFFFFFFF and long:
                 length = long
             elif length >= _LENGTH_UNKNOWN:
-                return file
+                return
             rest = size - start
             if length == 0 and rest and not _are_chunks(file, start, size):
-                return _Disguised(file, at=at + 4, new=struct.pack('<I', min(rest, _LENGTH_UNKNOWN)))
+                file.change(at + 4, struct.pack('<I', min(rest, _LENGTH_UNKNOWN)))
+                return
             if length > rest:
                 raise AudioError(
                     f'{name}: expected the audio that its header promises, found {length - rest:,} bytes too few'
@@ -426,19 +429,18 @@ def _whole(file: _File, name: str) -> _File:
                     f'{name}: expected the {length:,} bytes of audio that its header promises, found {behind:,} more '
                     'behind them; write it to a file anew'
                 )
-            return file
+            return
         at = start + length + length % 2
-    return file
 
 
-def _chunk(file: _File, at: int) -> tuple[bytes, int] | None:
+def _chunk(file: _Seen, at: int) -> tuple[bytes, int] | None:
     """The name and the length of the chunk that begins at a place; None: too little is there."""
     file.seek(at)
     header = file.read(8)
     return struct.unpack('<4sI', header) if len(header) == 8 else None
 
 
-def _are_chunks(file: _File, at: int, size: int) -> bool:
+def _are_chunks(file: _Seen, at: int, size: int) -> bool:
     """Whether the file goes on as a RIFF file does: with a chunk whose name is text and that ends within the file."""
     if (found := _chunk(file, at)) is None:
         return True
@@ -446,7 +448,7 @@ def _are_chunks(file: _File, at: int, size: int) -> bool:
     return all(32 <= byte < 127 for byte in chunk) and at + 8 + length <= size + 1
 
 
-def _counted(file: _File) -> bool:
+def _counted(file: _Seen) -> bool:
     """Whether an MP3 file says how many frames it has, in a Xing or Info tag after any ID3 tag.
 
     Of others libsndfile takes the first frame's bit rate for that of all, and reads so much; of one with a variable
@@ -462,17 +464,30 @@ def _counted(file: _File) -> bool:
     return any(frame[at : at + 4] in (b'Xing', b'Info') and frame[at + 7] & 1 for at in _XING_AT)
 
 
-class _Disguised(io.RawIOBase):
-    """A file as libsndfile is to see it: with other bytes in its header, or longer than it is."""
+class _Seen(io.RawIOBase):
+    """A file as libsndfile is to see it: it may have other bytes in its header, or seem longer than it is."""
 
-    def __init__(self, file: _File, *, at: int = 0, new: bytes = b'', longer: int = 0) -> None:
-        self._file, self._new = file, {at + i: byte for i, byte in enumerate(new)}
-        self._end = file.seek(0, io.SEEK_END)
-        self._size, self._at = self._end + longer, 0
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._at, self._new = file, 0, dict[int, int]()
+        self._end = self._size = file.seek(0, io.SEEK_END)
+        self._error: OSError | None = None
+
+    def change(self, at: int, new: bytes) -> None:
+        """Puts bytes in place of those that are there."""
+        self._new = {at + i: byte for i, byte in enumerate(new)}
+
+    def longer(self, count: int) -> None:
+        """Adds to the length that it seems to have."""
+        self._size += count
+
+    def check(self, name: str) -> None:
+        """Raises an `AudioError` if the file could not be read."""
+        if self._error:
+            raise AudioError(f'{name}: expected a readable {READABLE} file, found: {self._error.strerror}')
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Goes to a place, and says which."""
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        """Goes to a place, and says which; before the file there is none."""
+        self._at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence])
         return self._at
 
     def tell(self) -> int:
@@ -481,9 +496,14 @@ class _Disguised(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         """Reads what is there; zeros where, at the end of a longer file, an ID3 tag is looked for."""
-        self._file.seek(min(self._at, self._end))
-        found = bytearray(self._file.read(len(buffer)))
-        if self._at > self._end and self._at >= self._size - _ID3:
+        found = bytearray()
+        if self._at < self._end:
+            try:
+                self._file.seek(self._at)
+                found += self._file.read(len(buffer))
+            except OSError as error:  # libsndfile, which has called this, can tell nobody
+                self._error = error
+        elif self._size - _ID3 <= self._at < self._size:
             found = bytearray(min(len(buffer), self._size - self._at))
         for place in self._new.keys() & range(self._at, self._at + len(found)):
             found[place - self._at] = self._new[place]

@@ -1,5 +1,6 @@
 """Decoding of what people have on their disks, and the refusal of what is no audio."""
 
+import errno
 import io
 import os
 import struct
@@ -325,6 +326,20 @@ def test_the_loudest_channel_of_an_mp3_is_that_of_its_first_reading(tmp_path, sa
     alone = soundfile.read(tmp_path / 'a.mp3', dtype='float32')[0][:, 0]
     expected = audio.mono([alone[:, None]], sample_rate, 'a')
     np.testing.assert_allclose(audio.read(tmp_path / 'a.mp3'), expected, atol=0 if sample_rate == 16000 else 1)
+
+
+@pytest.mark.parametrize('kind', ['WAV', 'FLAC', 'MP3'])
+@pytest.mark.parametrize('good', [-1, 0, 2000])
+def test_a_disk_that_fails_is_said_in_one_line(capfd, kind, good):
+    class Failing(io.BytesIO):
+        def read(self, size=-1):
+            if self.tell() > good:
+                raise OSError(errno.EIO, 'Input/output error')
+            return super().read(size)
+
+    with pytest.raises(audio.AudioError, match=r'^a: expected a readable .* file, found: Input/output error$'):
+        audio.decode_cut(Failing(wav(noise(10), subtype=None, kind=kind)), 'a', 0.0, None)
+    assert capfd.readouterr().err == ''
 
 
 @pytest.mark.parametrize('channels', [1, 2])

@@ -375,16 +375,13 @@ def test_damage_to_what_is_carried_for_an_export_costs_no_run(copy, trained, cap
 
 
 def test_what_the_split_lacks_is_said_at_the_start(trained, tmp_path, monkeypatch, capsys):
-    class Stopped(Exception):
-        pass
-
     def stop(*_):
-        raise Stopped
+        raise RuntimeError('stopped')
 
     monkeypatch.setattr(loop, '_as_before', stop)
     config = trained[0].with_changes({'data.protocol': 'random'})
     for shown in (True, False):
-        with pytest.raises(Stopped):
+        with pytest.raises(RuntimeError, match='stopped'):
             loop.train(config, tmp_path / 'w', show_progress=shown)
         assert (f'{tmp_path}/w: speakers overlap' in capsys.readouterr().err.splitlines()) == shown
 
