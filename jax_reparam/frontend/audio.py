@@ -36,6 +36,8 @@ _FORMATS = ('WAV', 'WAVEX', 'RF64', 'FLAC', 'MP3', 'OGG')
 _RATES = (1000, 768000)
 # Samples that are read, and that are mixed and resampled, at a time.
 _READ, _BLOCK = 1 << 17, 1 << 16
+# Bytes that are read ahead.
+_BUFFER = 1 << 16
 # Programs that write WAV to a pipe cannot go back to fill in the length, and leave a number near the largest there is.
 _LENGTH_UNKNOWN = 0x7FFF0000
 # Samples beyond it (24 dB above full scale) are no recording's: they are those of integers, or damaged.
@@ -187,9 +189,11 @@ class _Source:
     """
 
     def __init__(self, file: _Seen, name: str, start: float, end: float | None, *, show_progress: bool = False) -> None:
-        self._file, self._name, self._show_progress = file, name, show_progress
+        # libsndfile reads some formats by bytes.
+        self._seen, self._file = file, io.BufferedReader(file, _BUFFER)
+        self._name, self._show_progress = name, show_progress
         sound = self._opened()
-        if sound.format == 'MP3' and not _counted(file):
+        if sound.format == 'MP3' and not _counted(self._file):
             file.longer(_LONGER)
             sound = self._opened()
         with sound:
@@ -240,7 +244,7 @@ class _Source:
                     told += 1
                     bar.update()
         bar.close()
-        self._file.check(self._name)
+        self._seen.check(self._name)
         if count and self._known:
             promised = self._last - self._first
             raise AudioError(f'{self._name}: expected {promised:,} samples, found {promised - count:,}')
@@ -448,7 +452,7 @@ def _are_chunks(file: _Seen, at: int, size: int) -> bool:
     return all(32 <= byte < 127 for byte in chunk) and at + 8 + length <= size + 1
 
 
-def _counted(file: _Seen) -> bool:
+def _counted(file: io.BufferedReader) -> bool:
     """Whether an MP3 file says how many frames it has, in a Xing or Info tag after any ID3 tag.
 
     Of others libsndfile takes the first frame's bit rate for that of all, and reads so much; of one with a variable
@@ -485,6 +489,14 @@ class _Seen(io.RawIOBase):
         if self._error:
             raise AudioError(f'{name}: expected a readable {READABLE} file, found: {self._error.strerror}')
 
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """It is."""
+        return True
+
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Goes to a place, and says which; before the file there is none."""
         self._at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence])
@@ -505,8 +517,9 @@ class _Seen(io.RawIOBase):
                 self._error = error
         elif self._size - _ID3 <= self._at < self._size:
             found = bytearray(min(len(buffer), self._size - self._at))
-        for place in self._new.keys() & range(self._at, self._at + len(found)):
-            found[place - self._at] = self._new[place]
+        for place, byte in self._new.items():
+            if self._at <= place < self._at + len(found):
+                found[place - self._at] = byte
         buffer[: len(found)] = found
         self._at += len(found)
         return len(found)
