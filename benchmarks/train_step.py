@@ -37,7 +37,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def compile_step(recipe: Recipe, batch: loop.Batch) -> tuple[Any, loop.State]:
     model = models.build(recipe.model, recipe.hrf, n_classes=CLASSES)
-    optimizer = adamw(recipe.train, recipe.hrf.decay)
+    optimizer = adamw(recipe)
     zero = np.zeros(recipe.frontend.n_mels, np.float32)
     inputs = Input(recipe.frontend, recipe.window_config, zero, zero + 1, zero)
     step = loop.make_step(recipe, model, optimizer, None, recipe.seed, inputs)

@@ -62,8 +62,13 @@ CORPORA: Mapping[str, Mapping[str, Any]] = {
 # And what it changes besides for XS, of about 0.1 M parameters.
 CORPORA_XS: Mapping[str, Mapping[str, Any]] = {'emodb': {'train.weight_decay': 0.5}}
 
+# Keys that say where something lies on this machine.
+PLACES = ('data.source', 'data.cache', 'train.init', 'train.step_from')
+# The protocol in which every clip trains.
+ALL = 'all'
 Site = Literal['ffn_in', 'ffn_out', 'attention', 'pointwise', 'convolution']
 SITES: tuple[Site, ...] = get_args(Site)
+Pooling = Literal['mean', 'statistics']
 # Frames in SpeechFormer's position table.
 POSITIONS = 2000
 # Of both ends of a clip so much may go that something stays.
@@ -87,6 +92,7 @@ Warmup = Annotated[Count, at_most(1_000_000_000)]
 Seed = Annotated[Count, at_most((1 << 32) - 1)]
 LearningRate = Annotated[Positive, at_most(1e6)]
 Factor = Annotated[Amount, at_most(1e6)]
+Line = Annotated[str, Bound('text on one line', lambda text: not set('\0\n') & set(text))]
 
 
 class _Encoder(schema.Checked):
@@ -123,6 +129,10 @@ class ConvTransformerConfig(_Encoder):
       ffn_width: inner width F of the feed-forward networks.
       dropout: rate in the residual branches, the feed-forward networks and before the classifier, in training.
       attention_dropout: rate on the attention probabilities, in training.
+      pooling: what the classifier reads of the tokens: their `mean`, or the mean and standard deviation of each channel
+        (`statistics`).
+      deltas: whether the first convolution reads the first and second derivative of the features over time, too; on a
+        device it is one convolution over 11 frames in place of 3.
     """
 
     name: ClassVar[str] = 'conv_transformer'
@@ -133,6 +143,8 @@ class ConvTransformerConfig(_Encoder):
     ffn_width: Width = 384
     dropout: Rate = 0.1
     attention_dropout: Rate = 0.1
+    pooling: Pooling = 'mean'
+    deltas: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +164,10 @@ class ConformerConfig(_Encoder):
         which costs no operator of its own on a device.
       dropout: rate after each module, in the feed-forward networks and before the classifier, in training.
       attention_dropout: rate on the attention probabilities, in training.
+      pooling: what the classifier reads of the tokens: their `mean`, or the mean and standard deviation of each channel
+        (`statistics`).
+      deltas: whether the first convolution reads the first and second derivative of the features over time, too; on a
+        device it is one convolution over 11 frames in place of 3.
     """
 
     name: ClassVar[str] = 'conformer'
@@ -165,6 +181,8 @@ class ConformerConfig(_Encoder):
     activation: Literal['swish', 'relu'] = 'swish'
     dropout: Rate = 0.1
     attention_dropout: Rate = 0.1
+    pooling: Pooling = 'mean'
+    deltas: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -290,9 +308,9 @@ class DataConfig(schema.Checked):
     """
 
     corpus: str = 'synth'
-    source: str = ''
-    cache: str = ''
-    protocol: str = ''
+    source: Line = ''
+    cache: Line = ''
+    protocol: Line = ''
     fold: str = '0'
     accept_mismatch: bool = False
     turns: Span = 0
@@ -303,9 +321,6 @@ class DataConfig(schema.Checked):
         known('corpus', self.corpus, tuple(CORPORA))
         number = self.fold.isascii() and self.fold.isdecimal() and len(self.fold) < 10
         schema.expect(self.fold == 'all' or number, 'fold', "a number or 'all'", self.fold)
-        for name in ('source', 'cache', 'protocol'):
-            text = getattr(self, name)
-            schema.expect('\0' not in text and '\n' not in text, name, 'text on one line', text)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -327,6 +342,8 @@ class AugmentConfig(schema.Checked):
       noise: share of them with noise (white, pink, brown, others' speech, or a tone) 5 to 40 dB below.
       room: share of them in a room (reverberation of 0.2 to 1 s).
       telephone: share of them in a telephone's band.
+      mixup: a window and its label are mixed with those of another clip of the batch, in shares drawn from
+        Beta(mixup, mixup) (Zhang et al. 2018); 0 does not mix.
     """
 
     freq_masks: Masks = 2
@@ -343,6 +360,7 @@ class AugmentConfig(schema.Checked):
     noise: Share = 0.5
     room: Share = 0.0
     telephone: Share = 0.0
+    mixup: Factor = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -353,26 +371,48 @@ class TrainConfig(schema.Checked):
       steps: optimizer steps in all.
       batch_size: windows per step, over all devices.
       learning_rate: its peak.
-      warmup_steps: steps of linear warm-up; a cosine to 0 follows.
+      warmup_steps: steps of linear warm-up.
+      hold: share of the other steps at the peak rate; a cosine to 0 follows.
       weight_decay: decoupled (AdamW), on kernels; at HRF sites as `hrf.decay` says.
       label_smoothing: share of the target spread over all classes.
       class_weights: weigh clips by the inverse frequency of their class among the training clips.
+      site_rate: what Adam's step is multiplied by at the kernels that `hrf.sites` names, and at HRF's factors there;
+        the weight decay is not multiplied.
+      site_decay: what the weight decay is multiplied by at these kernels; 0 does not decay them.
+      log_site_norms: log how far each step moves these kernels (HRF: the product), as `site_norm/LAYER`.
+      site_norms: runs (or their metrics.jsonl) with `log_site_norms`; a plain model's updates of these kernels get the
+        mean of their norms, step by step. `A,B` is read as two.
+      teacher: trained runs of the same fold, whose mean probabilities of the augmented window are the targets in place
+        of its label; runs with other training speakers are refused. `A,B` is read as two.
       clip_norm: largest global norm of the gradient; 0 does not clip.
       average: decay of the moving average of parameters and batch statistics that is validated, kept and folded
-        (Polyak averaging); 0 keeps the last values.
+        (Polyak averaging), over at most a third of the steps done; 0 keeps the last values.
       eval_every: steps between validations (and checkpoints).
+      init: a model to start from, of the same architecture: a training folder, a folder that `fold.py` wrote, or
+        `emodb_xs`, which is in the package. A classifier for other labels is new; plain layers become HRF sites.
+      step_from: for `data.protocol=all`, which has nothing to choose a checkpoint by: the folder of a run of this
+        recipe over all folds of another protocol. Training ends at the median of the steps that its folds chose, and
+        their scores travel with the model. '' trains all steps.
     """
 
     steps: Steps = 1000
     batch_size: Batch = 32
     learning_rate: LearningRate = 1e-3
     warmup_steps: Warmup = 100
+    hold: Rate = 0.0
     weight_decay: Factor = 0.01
     label_smoothing: Rate = 0.1
     class_weights: bool = False
+    site_rate: Factor = 1.0
+    site_decay: Factor = 1.0
+    log_site_norms: bool = False
+    site_norms: tuple[Line, ...] = ()
+    teacher: tuple[Line, ...] = ()
     clip_norm: Factor = 1.0
     average: Rate = 0.99
     eval_every: Steps = 50
+    init: str = ''
+    step_from: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -396,10 +436,25 @@ class Recipe(schema.Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_window()
+        self._check_all()
         if isinstance(self.model, SpeechFormerConfig):
             self._check_speech_former(self.model)
         if self.hrf.expansion:
             self._check_expansion()
+        if self.asks_for_sites:
+            kinds = {site for site, _, _ in self.model.sites(self.frontend.n_mels)}
+            named = ','.join(self.hrf.sites)
+            schema.expect(bool(kinds & set(self.hrf.sites)), 'hrf.sites', f'any of {", ".join(sorted(kinds))}', named)
+
+        plain = not self.train.site_norms or self.hrf.expansion == 0
+        schema.expect(plain, 'hrf.expansion', '0 (a plain model) with train.site_norms', self.hrf.expansion)
+
+    def _check_all(self) -> None:
+        data, source = self.data, self.train.step_from
+        if data.protocol == ALL:
+            schema.expect(data.fold == '0', 'data.fold', f'0 (protocol {ALL} has one)', data.fold)
+        else:
+            schema.expect(not source, 'train.step_from', f'data.protocol={ALL}', data.protocol or "the corpus's own")
 
     def _check_window(self) -> None:
         seconds, hop, frame = self.window.seconds, self.window.hop_seconds, self.frontend.hop_ms / 1000
@@ -432,9 +487,19 @@ class Recipe(schema.Checked):
         return round(seconds * (1000 / self.frontend.hop_ms))
 
     @property
+    def asks_for_sites(self) -> bool:
+        """Whether training treats HRF's sites, or the plain layers there, otherwise than the other layers."""
+        train = self.train
+        return (train.site_rate, train.site_decay) != (1, 1) or train.log_site_norms or bool(train.site_norms)
+
+    @property
     def window_config(self) -> WindowConfig:
         """Length and spacing of windows, in frames."""
         return WindowConfig(self._frames(self.window.seconds), self._frames(self.window.hop_seconds))
+
+    def without_places(self) -> Recipe:
+        """The recipe for whoever has the files elsewhere."""
+        return self.with_changes(dict.fromkeys(PLACES, ''))
 
     def as_json(self) -> dict[str, Any]:
         """What config.json and checkpoints hold: an object per section."""

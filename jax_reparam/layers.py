@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_reparam import reparam
-from jax_reparam.config import PLAIN, HRFConfig
+from jax_reparam.config import PLAIN, HRFConfig, Pooling
 
 Initializer = Callable[..., jax.Array]
 Transform = Callable[[jax.Array], jax.Array]
@@ -26,6 +26,17 @@ EPSILON = reparam.EPSILON
 # Layer normalisation over the last axis, `scale` and `bias` `[D]` (Ba et al. 2016). Flax's own epsilon is 1e-6, and its
 # fast variance (mean of squares less square of the mean) cancels.
 LayerNorm: Callable[..., Transform] = functools.partial(nn.LayerNorm, epsilon=EPSILON, use_fast_variance=False)
+
+
+def _delta_filters() -> np.ndarray:
+    slope = np.arange(-2, 3) / np.sqrt(10)
+    twice = np.convolve(slope, slope)
+    return np.stack([np.eye(9)[4], np.pad(slope, 2), twice / np.sqrt(np.square(twice).sum())])
+
+
+# A frame itself, its slope by regression over five frames (the delta of Furui 1986) and the slope's slope, `[3, 9]`:
+# weights of the frames t - 4 to t + 4, in rows of length 1, so that noise is as large in all three.
+DELTAS = _delta_filters()
 
 
 class HRFDense(nn.Module):
@@ -102,7 +113,7 @@ class HRFDense(nn.Module):
         drawn: Any = None
         if self.hrf.init == 'orthonormal':
             drawn = self.kernel_init(key, (width, self.features), self.param_dtype)
-            u, v = _orthonormal_factors(key, nn.unbox(drawn), inner)
+            u, v = reparam.factorise(nn.unbox(drawn), inner, jax.random.fold_in(key, 1))
         else:
             key_u, key_v, key_plain = jax.random.split(key, 3)
             u = lecun_normal(key_u, (width, inner), self.param_dtype)
@@ -125,22 +136,6 @@ class HRFDense(nn.Module):
                 'bias_v': self.bias_init(jax.random.fold_in(key, 2), (self.features,), self.param_dtype),
             }
         return factors
-
-
-def _orthonormal_factors(key: jax.Array, kernel: jax.Array, e: int) -> tuple[jax.Array, jax.Array]:
-    """Factors U `[D, E]` and V `[E, F]` whose product is the plain layer's start, `kernel` `[D, F]`.
-
-    U has orthonormal rows and V = U^T W where E >= D; else V has orthonormal columns and U = W V^T (E >= F then).
-    """
-    (d, f), dtype = kernel.shape, kernel.dtype
-    basis: Initializer = nn.initializers.orthogonal()
-    key = jax.random.fold_in(key, 1)
-    matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
-    if e >= d:
-        u = basis(key, (d, e), dtype)
-        return u, matmul(u.T, kernel)
-    v = basis(key, (e, f), dtype)
-    return matmul(kernel, v.T), v
 
 
 class SelfAttention(nn.Module):
@@ -257,6 +252,31 @@ def masked_mean(x: jax.Array, mask: jax.Array | None) -> jax.Array:
         return jnp.mean(x, axis=1)
     weights = mask[:, :, None].astype(x.dtype)
     return jnp.sum(x * weights, axis=1) / jnp.maximum(jnp.sum(weights, axis=1), 1)
+
+
+def pool(x: jax.Array, mask: jax.Array | None, pooling: Pooling) -> jax.Array:
+    """What the classifier reads of the real frames: their mean, `[B, D]`, or mean and deviation, `[B, 2 D]`.
+
+    The standard deviation is sqrt(variance + epsilon), whose gradient is finite everywhere (statistics pooling, Snyder
+    et al. 2018).
+    """
+    mean = masked_mean(x, mask)
+    if pooling == 'mean':
+        return mean
+    variance = masked_mean(jnp.square(x - mean[:, None]), mask)
+    return jnp.concatenate([mean, jnp.sqrt(variance + EPSILON)], axis=-1)
+
+
+def deltas(x: jax.Array) -> jax.Array:
+    """A spectrogram with its first and second derivatives over time, `[B, T, M]` to `[B, T, M, 3]` (`DELTAS`).
+
+    There is silence (zeros) before and behind.
+    """
+    reach = len(DELTAS[0]) // 2
+    padded = jnp.pad(x, ((0, 0), (reach, reach), (0, 0)))
+    taps = [padded[:, tap : tap + x.shape[1]] for tap in range(2 * reach + 1)]
+    channels = [sum(float(weight) * tap for weight, tap in zip(row, taps, strict=True) if weight) for row in DELTAS]
+    return jnp.stack(channels, axis=-1)
 
 
 def hide(x: jax.Array, mask: jax.Array | None) -> jax.Array:

@@ -90,7 +90,7 @@ def test_recipes_train_a_step_and_fold(rng, name):
     x = rng.standard_normal(data['codes'].shape).astype(np.float32)
     inputs = dataclasses.replace(plain_inputs(recipe), std=np.full(recipe.frontend.n_mels, 40, np.float32))
     # The first step of a warm-up has rate 0.
-    optimizer = adamw(dataclasses.replace(recipe.train, warmup_steps=0), recipe.hrf.decay)
+    optimizer = adamw(recipe.with_changes({'train.warmup_steps': 0}))
     state = jax.jit(functools.partial(loop.init_state, trained, optimizer, seed=0))(x)
     step = loop.make_step(recipe, trained, optimizer, None, recipe.seed, inputs)
     after, metrics = jax.jit(step)(state, data)
@@ -183,7 +183,7 @@ def test_corpora_of_recipes_are_those_that_can_be_prepared():
         ),
         *(
             (functools.partial(TrainConfig, **{name: -1}), f'{name}: expected at least 0, found -1')
-            for name in ('warmup_steps', 'weight_decay', 'clip_norm')
+            for name in ('warmup_steps', 'weight_decay', 'site_rate', 'site_decay', 'clip_norm')
         ),
         *(
             (functools.partial(TrainConfig, **{name: 1.0}), f'{name}: expected 0 or more and less than 1')
@@ -275,6 +275,12 @@ def test_texts_with_control_characters(name):
         ),
         # E = 4: the first layers' D is 16, the second ones' F.
         (RECIPE, {'hrf.expansion': 0.25}, 'hrf.expansion: expected E >= min(D, F) = 16 at ffn_in, found 0.25: E = 4 ('),
+        (
+            RECIPE,
+            {'train.site_norms': 'runs/a,runs/b'},
+            'hrf.expansion: expected 0 (a plain model) with train.site_norms, found 4',
+        ),
+        (RECIPE, {'hrf.sites': '', 'train.site_rate': 2.0}, "hrf.sites: expected any of attention, .*, found ''"),
     ],
 )
 def test_what_belongs_together(recipe, changes, message):

@@ -129,6 +129,31 @@ def test_attention_equals_plain_loops(rng):
             np.testing.assert_allclose(got[b, t], mixed @ p['out']['kernel'] + p['out']['bias'], rtol=0, atol=1e-12)
 
 
+def test_pooled_statistics_are_of_the_real_frames(rng):
+    x = rng.standard_normal((2, 9, 5)).astype(np.float32)
+    mask = np.arange(9) < np.array([[4], [9]])
+    got = layers.pool(x, mask, 'statistics')
+    for clip, length in enumerate((4, 9)):
+        expected = np.concatenate([x[clip, :length].mean(0), np.sqrt(x[clip, :length].var(0) + layers.EPSILON)])
+        np.testing.assert_allclose(got[clip], expected, rtol=1e-5)
+    np.testing.assert_array_equal(layers.pool(x, mask, 'mean'), layers.masked_mean(x, mask))
+    # A clip that never moves, and one without a real frame.
+    still = jax.grad(lambda x: layers.pool(x, mask, 'statistics').sum())(jnp.ones_like(x))
+    nothing = jax.grad(lambda x: layers.pool(x, mask & False, 'statistics').sum())(x)
+    assert np.isfinite(still).all()
+    assert np.isfinite(nothing).all()
+
+
+def test_deltas_of_a_slope_and_of_noise(rng):
+    ramp = np.arange(20, dtype=np.float32)[None, :, None] * np.ones((1, 1, 2), np.float32)
+    got = np.asarray(layers.deltas(ramp))[:, 4:-4]
+    np.testing.assert_allclose(got[..., 0], ramp[:, 4:-4])
+    np.testing.assert_allclose(got[..., 1], 10**0.5, rtol=1e-6)
+    np.testing.assert_allclose(got[..., 2], 0, atol=1e-5)
+    noise = np.asarray(layers.deltas(rng.standard_normal((1, 20000, 2)).astype(np.float32)))
+    np.testing.assert_allclose(noise.std(axis=(0, 1, 2)), 1, rtol=0.05)
+
+
 def test_masked_mean(rng):
     x = rng.standard_normal((2, 4, 3)).astype(np.float32)
     mask = np.array([[True, True, False, False], [False] * 4])

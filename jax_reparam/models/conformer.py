@@ -16,7 +16,7 @@ from jax_reparam.layers import (
     Transform,
     conv_norm,
     hide,
-    masked_mean,
+    pool,
 )
 from jax_reparam.models.ends import Head, Subsampling
 
@@ -32,11 +32,11 @@ class Conformer(nn.Module):
     def __call__(self, x: jax.Array, mask: jax.Array | None = None, *, train: bool = False) -> jax.Array:
         """Maps `[B, T, M]`, with `mask` `[B, T]`, to logits `[B, C]`."""
         config = self.config
-        x, mask = Subsampling(config.channels, config.width, self.hrf, name='stem')(x, mask, train=train)
+        x, mask = Subsampling(config.channels, config.width, self.hrf, config.deltas, name='stem')(x, mask, train=train)
         x = nn.Dropout(config.dropout, deterministic=not train)(x)
         for index in range(config.layers):
             x = Block(config, self.hrf, name=f'layer_{index}')(x, mask, train=train)
-        x = masked_mean(x, mask)
+        x = pool(x, mask, config.pooling)
         return Head((config.width,), self.n_classes, config.dropout, name='head')(x, train=train)
 
 

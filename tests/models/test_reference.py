@@ -36,6 +36,8 @@ CASES = {
     # name: (architecture, config, mel bands)
     'conv_transformer': ('conv_transformer', {**CONV, 'heads': 2}, 12),
     'conv_transformer, 4 heads, odd bands': ('conv_transformer', {**CONV, 'heads': 4}, 13),
+    'conv_transformer, statistics': ('conv_transformer', {**CONV, 'heads': 2, 'pooling': 'statistics'}, 12),
+    'conv_transformer, deltas': ('conv_transformer', {**CONV, 'heads': 2, 'deltas': True}, 13),
     'conformer': ('conformer', {**CONFORMER, 'positions': 'relative', 'activation': 'swish'}, 12),
     'conformer, relu, 4 heads': (
         'conformer',
@@ -44,6 +46,11 @@ CASES = {
     ),
     'conformer, no positions': ('conformer', {**CONFORMER, 'positions': 'none', 'activation': 'swish'}, 12),
     'conformer, no positions, relu': ('conformer', {**CONFORMER, 'positions': 'none', 'activation': 'relu'}, 12),
+    'conformer, statistics, deltas': (
+        'conformer',
+        {**CONFORMER, 'positions': 'none', 'activation': 'relu', 'pooling': 'statistics', 'deltas': True},
+        12,
+    ),
     'speech_former': ('speech_former', FORMER, 16),
     'speech_former, wider, surplus bands': (
         'speech_former',
