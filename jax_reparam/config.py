@@ -62,8 +62,13 @@ CORPORA: Mapping[str, Mapping[str, Any]] = {
 # And what it changes besides for XS, of about 0.1 M parameters.
 CORPORA_XS: Mapping[str, Mapping[str, Any]] = {'emodb': {'train.weight_decay': 0.5}}
 
-Site = Literal['ffn_in', 'ffn_out', 'attention', 'pointwise']
+# Keys that say where something lies on this machine.
+PLACES = ('data.source', 'data.cache', 'train.init', 'train.step_from')
+# The protocol in which every clip trains.
+ALL = 'all'
+Site = Literal['ffn_in', 'ffn_out', 'attention', 'pointwise', 'convolution']
 SITES: tuple[Site, ...] = get_args(Site)
+Pooling = Literal['mean', 'statistics']
 # Frames in SpeechFormer's position table.
 POSITIONS = 2000
 # Of both ends of a clip so much may go that something stays.
@@ -81,6 +86,7 @@ Span = Annotated[Count, at_most(100_000)]
 Expand = Annotated[Size, at_most(16)]
 Decibels = Annotated[Amount, at_most(200)]
 Expansion = Annotated[Amount, at_most(256)]
+Branches = Annotated[Size, at_most(64)]
 Batch = Annotated[Size, at_most(1 << 20)]
 Warmup = Annotated[Count, at_most(1_000_000_000)]
 Seed = Annotated[Count, at_most((1 << 32) - 1)]
@@ -123,6 +129,10 @@ class ConvTransformerConfig(_Encoder):
       ffn_width: inner width F of the feed-forward networks.
       dropout: rate in the residual branches, the feed-forward networks and before the classifier, in training.
       attention_dropout: rate on the attention probabilities, in training.
+      pooling: what the classifier reads of the tokens: their `mean`, or the mean and standard deviation of each channel
+        (`statistics`).
+      deltas: whether the first convolution reads the first and second derivative of the features over time, too; on a
+        device it is one convolution over 11 frames in place of 3.
     """
 
     name: ClassVar[str] = 'conv_transformer'
@@ -133,6 +143,8 @@ class ConvTransformerConfig(_Encoder):
     ffn_width: Width = 384
     dropout: Rate = 0.1
     attention_dropout: Rate = 0.1
+    pooling: Pooling = 'mean'
+    deltas: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +164,10 @@ class ConformerConfig(_Encoder):
         which costs no operator of its own on a device.
       dropout: rate after each module, in the feed-forward networks and before the classifier, in training.
       attention_dropout: rate on the attention probabilities, in training.
+      pooling: what the classifier reads of the tokens: their `mean`, or the mean and standard deviation of each channel
+        (`statistics`).
+      deltas: whether the first convolution reads the first and second derivative of the features over time, too; on a
+        device it is one convolution over 11 frames in place of 3.
     """
 
     name: ClassVar[str] = 'conformer'
@@ -165,6 +181,8 @@ class ConformerConfig(_Encoder):
     activation: Literal['swish', 'relu'] = 'swish'
     dropout: Rate = 0.1
     attention_dropout: Rate = 0.1
+    pooling: Pooling = 'mean'
+    deltas: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -219,19 +237,25 @@ ModelConfig = ConvTransformerConfig | ConformerConfig | SpeechFormerConfig
 
 @dataclasses.dataclass(frozen=True)
 class HRFConfig(schema.Checked):
-    """How the linear layers at HRF sites are trained.
+    """How the layers at HRF sites are trained.
 
     Attributes:
-      expansion: E / D, the width of the extra linear layer over its input's; 0 trains the plain layer.
+      expansion: E / D, the width of the extra linear layer over its input's; 0 trains the plain layers, convolutions
+        too.
       forward: `composed` multiplies the factors first and applies one layer (the price of a plain layer), `two_step`
         applies one after the other. Values and gradients are equal to rounding.
       init: `lecun` draws both factors by fan-in (LeCun), scaled to the variance of the plain kernel; `orthonormal`
-        starts as the very function of the plain layer of the same seed.
-      decay: weight decay at the sites: `none`, on both `factors`, or on their `product`.
+        starts as the very function of the plain layer of the same seed. See `layers.Branches` for convolutions.
+      decay: weight decay at the sites: `none`, on both `factors`, or on their `product`. The kernels of a convolution's
+        branches decay as the plain convolution's does, unless it is `none`.
       sites: which linear layers of a model are sites, any of `ffn_in` and `ffn_out` (first and second layer of every
         feed-forward network; the first is the paper's site), `attention` (query, key, value and output projections) and
         `pointwise` (the other layers that map each token by itself: Conformer's pointwise convolutions, the projection
-        after the convolutions, SpeechFormer's merging layers). `'ffn_in,attention'` is read as two.
+        after the convolutions, SpeechFormer's merging layers), `convolution` (the convolutions at the front,
+        Conformer's depthwise convolution; they are trained as branches). `'ffn_in,attention'` is read as two.
+      branches: of each convolution that is a site, each with its own batch normalisation: 1 is the convolution alone
+        (the control), the second is a 1 x 1 convolution, the third the identity where stride and channels allow it, all
+        others are convolutions as the first.
     """
 
     expansion: Expansion = 4.0
@@ -239,6 +263,7 @@ class HRFConfig(schema.Checked):
     init: Literal['lecun', 'orthonormal'] = 'lecun'
     decay: Literal['none', 'factors', 'product'] = 'product'
     sites: tuple[Site, ...] = ('ffn_in',)
+    branches: Branches = 3
 
     def __post_init__(self) -> None:
         if isinstance(self.sites, str):
@@ -317,6 +342,8 @@ class AugmentConfig(schema.Checked):
       noise: share of them with noise (white, pink, brown, others' speech, or a tone) 5 to 40 dB below.
       room: share of them in a room (reverberation of 0.2 to 1 s).
       telephone: share of them in a telephone's band.
+      mixup: a window and its label are mixed with those of another clip of the batch, in shares drawn from
+        Beta(mixup, mixup) (Zhang et al. 2018); 0 does not mix.
     """
 
     freq_masks: Masks = 2
@@ -333,6 +360,7 @@ class AugmentConfig(schema.Checked):
     noise: Share = 0.5
     room: Share = 0.0
     telephone: Share = 0.0
+    mixup: Factor = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -343,7 +371,8 @@ class TrainConfig(schema.Checked):
       steps: optimizer steps in all.
       batch_size: windows per step, over all devices.
       learning_rate: its peak.
-      warmup_steps: steps of linear warm-up; a cosine to 0 follows.
+      warmup_steps: steps of linear warm-up.
+      hold: share of the other steps at the peak rate; a cosine to 0 follows.
       weight_decay: decoupled (AdamW), on kernels; at HRF sites as `hrf.decay` says.
       label_smoothing: share of the target spread over all classes.
       class_weights: weigh clips by the inverse frequency of their class among the training clips.
@@ -353,16 +382,24 @@ class TrainConfig(schema.Checked):
       log_site_norms: log how far each step moves these kernels (HRF: the product), as `site_norm/LAYER`.
       site_norms: runs (or their metrics.jsonl) with `log_site_norms`; a plain model's updates of these kernels get the
         mean of their norms, step by step. `A,B` is read as two.
+      teacher: trained runs of the same fold, whose mean probabilities of the augmented window are the targets in place
+        of its label; runs with other training speakers are refused. `A,B` is read as two.
       clip_norm: largest global norm of the gradient; 0 does not clip.
       average: decay of the moving average of parameters and batch statistics that is validated, kept and folded
-        (Polyak averaging); 0 keeps the last values.
+        (Polyak averaging), over at most a third of the steps done; 0 keeps the last values.
       eval_every: steps between validations (and checkpoints).
+      init: a model to start from, of the same architecture: a training folder, a folder that `fold.py` wrote, or
+        `emodb_xs`, which is in the package. A classifier for other labels is new; plain layers become HRF sites.
+      step_from: for `data.protocol=all`, which has nothing to choose a checkpoint by: the folder of a run of this
+        recipe over all folds of another protocol. Training ends at the median of the steps that its folds chose, and
+        their scores travel with the model. '' trains all steps.
     """
 
     steps: Steps = 1000
     batch_size: Batch = 32
     learning_rate: LearningRate = 1e-3
     warmup_steps: Warmup = 100
+    hold: Rate = 0.0
     weight_decay: Factor = 0.01
     label_smoothing: Rate = 0.1
     class_weights: bool = False
@@ -370,9 +407,12 @@ class TrainConfig(schema.Checked):
     site_decay: Factor = 1.0
     log_site_norms: bool = False
     site_norms: tuple[Line, ...] = ()
+    teacher: tuple[Line, ...] = ()
     clip_norm: Factor = 1.0
     average: Rate = 0.99
     eval_every: Steps = 50
+    init: str = ''
+    step_from: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -396,6 +436,7 @@ class Recipe(schema.Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_window()
+        self._check_all()
         if isinstance(self.model, SpeechFormerConfig):
             self._check_speech_former(self.model)
         if self.hrf.expansion:
@@ -407,6 +448,13 @@ class Recipe(schema.Checked):
 
         plain = not self.train.site_norms or self.hrf.expansion == 0
         schema.expect(plain, 'hrf.expansion', '0 (a plain model) with train.site_norms', self.hrf.expansion)
+
+    def _check_all(self) -> None:
+        data, source = self.data, self.train.step_from
+        if data.protocol == ALL:
+            schema.expect(data.fold == '0', 'data.fold', f'0 (protocol {ALL} has one)', data.fold)
+        else:
+            schema.expect(not source, 'train.step_from', f'data.protocol={ALL}', data.protocol or "the corpus's own")
 
     def _check_window(self) -> None:
         seconds, hop, frame = self.window.seconds, self.window.hop_seconds, self.frontend.hop_ms / 1000
@@ -423,6 +471,8 @@ class Recipe(schema.Checked):
         schema.expect(model.heads <= n_mels, 'model.heads', f'at most the {n_mels} mel bands', model.heads)
         fits = f'at most {POSITIONS} frames (the position table) of {hop_ms} ms'
         schema.expect(frames <= POSITIONS, 'window.seconds', fits, self.window.seconds)
+        dense = 'convolution' not in self.hrf.sites or not self.hrf.expansion
+        schema.expect(dense, 'hrf.sites', f'kinds of layers that {model.name} has', 'convolution')
 
     def _check_expansion(self) -> None:
         for site, width, features in self.model.sites(self.frontend.n_mels):
@@ -446,6 +496,10 @@ class Recipe(schema.Checked):
     def window_config(self) -> WindowConfig:
         """Length and spacing of windows, in frames."""
         return WindowConfig(self._frames(self.window.seconds), self._frames(self.window.hop_seconds))
+
+    def without_places(self) -> Recipe:
+        """The recipe for whoever has the files elsewhere."""
+        return self.with_changes(dict.fromkeys(PLACES, ''))
 
     def as_json(self) -> dict[str, Any]:
         """What config.json and checkpoints hold: an object per section."""

@@ -255,6 +255,7 @@ EXTRAS = {
     'tensorboardX': 'train',
     'tensorflow_datasets': 'train',
     'tensorflow': 'export',
+    'yaml': 'export',
     'tflite_micro': 'tflm',
     'espeakng_loader': 'demo',
     'sounddevice': 'listen',

@@ -55,6 +55,7 @@ TINY_MODELS = {
     'conv_transformer': TINY,
     'conformer': (conformer := ConformerConfig(channels=4, width=16, layers=2, heads=2, ffn_width=24, kernel=5)),
     'conformer, no positions, relu': dataclasses.replace(conformer, positions='none', activation='relu'),
+    'conv_transformer, statistics, deltas': dataclasses.replace(TINY, pooling='statistics', deltas=True),
     'speech_former': SpeechFormerConfig(layers=(2, 1, 1, 1), heads=4, expand=(1, 1, 2)),
 }
 
@@ -214,6 +215,11 @@ def recipe(source, cache, **changes):
     """`RECIPE` for a folder corpus; `changes` are `section__key=value`."""
     changes = {name.replace('__', '.'): value for name, value in changes.items()}
     return RECIPE.with_changes({'data.source': str(source), 'data.cache': str(cache), **changes})
+
+
+def untimed(values):
+    """A run's result, or a line of its metrics, without what the clock says."""
+    return {name: value for name, value in values.items() if name not in ('seconds', 'steps_per_second')}
 
 
 def run_without(command, arguments, names):

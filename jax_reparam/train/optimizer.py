@@ -20,9 +20,11 @@ TINY = float(np.finfo(np.float32).tiny)
 
 
 def schedule(config: TrainConfig) -> optax.Schedule:
-    """Learning rate by step: linear warm-up, then a cosine to 0."""
-    warmup = min(config.warmup_steps, config.steps - 1)
-    return optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, config.steps)
+    """Learning rate by step: linear warm-up, the peak as long as `train.hold` says, then a cosine to 0."""
+    peak, warmup = config.learning_rate, min(config.warmup_steps, config.steps - 1)
+    falls = min(warmup + round(config.hold * (config.steps - warmup)), config.steps - 1)
+    parts = optax.linear_schedule(0.0, peak, warmup), optax.constant_schedule(peak)
+    return optax.join_schedules([*parts, optax.cosine_decay_schedule(peak, config.steps - falls)], [warmup, falls])
 
 
 def adamw(recipe: Recipe) -> optax.GradientTransformation:
@@ -85,11 +87,18 @@ def decay_direction(params: Params, decay: Decay) -> Params:
     At an HRF site with factors U and V: nothing (`none`); U and V (`factors`), which pulls on the nuclear norm of U V
     and so towards low rank; or U V V^T and U^T U V (`product`), the gradient of |U V|^2 / 2, which decays the folded
     kernel as a plain layer's is decayed (Frobenius decay, Khodak et al. 2021).
+
+    At the site of a convolution: nothing (`none`), or the kernels of all branches, as the plain convolution's kernel.
+    A batch normalisation takes off the length of the kernel before it, in either form: decay of a kernel sets the size
+    of its steps, and does not shrink the folded kernel (Zhang et al. 2019, "Three mechanisms of weight decay").
     """
     if not isinstance(params, Mapping):
         return jnp.zeros_like(params)
     direction = {name: child if name == 'kernel' else decay_direction(child, decay) for name, child in params.items()}
-    if reparam.SITE in params:
+    if reparam.is_convolution(params):
+        if decay != 'none':
+            direction[reparam.SITE] = params[reparam.SITE]
+    elif reparam.SITE in params:
         u, v = params[reparam.SITE]['kernel_u'], params[reparam.SITE]['kernel_v']
         if decay == 'factors':
             direction[reparam.SITE] |= {'kernel_u': u, 'kernel_v': v}

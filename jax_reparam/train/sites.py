@@ -35,17 +35,18 @@ def of(recipe: Recipe) -> list[str]:
 def scaled(tree: Params, factors: Mapping[str, float | jax.Array]) -> Params:
     """A tree like `params` with the kernels of some layers multiplied by a factor each.
 
-    At an HRF site these are both factors `kernel_u` and `kernel_v`. Biases stay as they are.
+    At an HRF site these are all that it is made of, as both factors `kernel_u` and `kernel_v`. Biases stay as they are.
 
     Args:
       tree: parameters, or updates of them.
       factors: by the layer's path.
     """
     leaves = flatten_dict(tree, sep='/')
-    for site, factor in factors.items():
-        for kernel in (f'{site}/{name}' for name in (_PLAIN, _U, _V)):
-            if kernel in leaves:
-                leaves[kernel] = factor * leaves[kernel]
+    for path, leaf in leaves.items():
+        layer, _, name = path.rpartition('/')
+        site = layer.removesuffix(f'/{reparam.SITE}')
+        if name.startswith('kernel') and site in factors:
+            leaves[path] = factors[site] * leaf
     return unflatten_dict(leaves, sep='/')
 
 
@@ -57,7 +58,8 @@ def moves(updates: Params, params: Params, sites: Sequence[str]) -> dict[str, ja
     Args:
       updates: what is added to `params`.
       params: before the step.
-      sites: their paths.
+      sites: their paths. Those with neither a kernel nor two factors are left out: a product is all that can be
+        followed here.
     """
     change, old = flatten_dict(updates, sep='/'), flatten_dict(params, sep='/')
 
@@ -69,7 +71,7 @@ def moves(updates: Params, params: Params, sites: Sequence[str]) -> dict[str, ja
         matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
         return matmul(du, v) + matmul(u + du, dv)
 
-    return {site: of_site(site) for site in sites}
+    return {site: of_site(site) for site in sites if {f'{site}/{_PLAIN}', f'{site}/{_U}'} & change.keys()}
 
 
 def norms(updates: Params, params: Params, sites: Sequence[str]) -> dict[str, jax.Array]:

@@ -21,11 +21,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from jax_reparam import schema, system
-from jax_reparam.config import Recipe, Seed, load_recipe
+from jax_reparam.config import PLACES, Recipe, Seed, load_recipe
 from jax_reparam.errors import InputError, known, one_line
 from jax_reparam.schema import Count
 from jax_reparam.train import statistics
-from jax_reparam.train.report import PLACES
 
 Phase = Literal['tuning', 'primary', 'exploratory']
 PHASES: tuple[Phase, ...] = get_args(Phase)

@@ -56,6 +56,16 @@ def test_kernels_decay_and_biases_and_norms_do_not(rng, decay):
         np.testing.assert_array_equal(site['kernel_v'], params['site']['hrf']['kernel_v'])
 
 
+@pytest.mark.parametrize('decay', ['none', 'factors', 'product'])
+def test_kernels_of_branches_decay_as_a_plain_convolutions(rng, decay):
+    kernels = {'kernels': rng.standard_normal((2, 3, 1, 4)), 'kernel_point': rng.standard_normal((1, 1, 4))}
+    norm = {'scale': rng.standard_normal(16), 'bias': rng.standard_normal(16)}
+    got = decay_direction({'conv': {'hrf': kernels, 'norm': norm}}, decay)['conv']
+    weight = 0 if decay == 'none' else 1
+    chex.assert_trees_all_equal(got['hrf'], jax.tree.map(lambda kernel: weight * kernel, kernels))
+    assert not any(leaf.any() for leaf in got['norm'].values())
+
+
 def test_plain_trees_train_like_optax_adamw(rng):
     params = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), tree(rng)['plain'])
     recipe = told(PLAIN, steps=10, warmup_steps=2)
@@ -141,3 +151,18 @@ def test_schedule():
     assert rate(10) == pytest.approx(2e-3)
     assert rate(55) == pytest.approx(1e-3)
     assert rate(100) == pytest.approx(0, abs=1e-9)
+
+
+def test_the_peak_is_held():
+    rate = schedule(TrainConfig(steps=100, warmup_steps=20, hold=0.75, learning_rate=2e-3))
+    assert [float(rate(step)) for step in (10, 20, 50, 80)] == pytest.approx([1e-3, 2e-3, 2e-3, 2e-3])
+    assert rate(90) == pytest.approx(1e-3)
+    assert rate(100) == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize(('steps', 'warmup'), [(20, 5), (1, 5), (3, 0)])
+def test_without_a_hold_it_is_optax_warmup_and_cosine(steps, warmup):
+    at = jnp.arange(steps + 1)
+    ours = schedule(TrainConfig(steps=steps, warmup_steps=warmup, learning_rate=2e-3))
+    theirs = optax.warmup_cosine_decay_schedule(0.0, 2e-3, min(warmup, steps - 1), steps)
+    np.testing.assert_array_equal(jax.vmap(ours)(at), jax.vmap(theirs)(at))
