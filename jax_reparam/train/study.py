@@ -31,7 +31,7 @@ PHASES: tuple[Phase, ...] = get_args(Phase)
 Changes = Mapping[str, Any]
 Line = Mapping[str, Any]
 # What the plan of a study sets itself, or the command line; and runs to start or learn from, which are of one fold.
-RESERVED = ('seed', 'data.corpus', 'data.fold', *sorted(PLACES), 'train.init', 'train.teacher')
+RESERVED = ('seed', 'data.corpus', 'data.fold', *sorted(PLACES), 'train.teacher')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -336,10 +336,11 @@ def test_a_file_that_is_not_there(tmp_path):
         study.load(tmp_path / 'none.toml')
 
 
-def test_protocols_that_draw_are_refused(source, tmp_path):
-    text = FILE.replace('[changes]', '[changes]\n"data.protocol" = "random"')
+@pytest.mark.parametrize('protocol', ['random', 'all'])
+def test_protocols_without_fixed_tests_are_refused(source, tmp_path, protocol):
+    text = FILE.replace('[changes]', f'[changes]\n"data.protocol" = "{protocol}"')
     places = {'cache': str(tmp_path / 'cache'), 'show_progress': False}
-    with pytest.raises(InputError, match=r'data.protocol: expected one that draws nothing, found random'):
+    with pytest.raises(InputError, match=f'expected one that tests and validates, and draws nothing, found {protocol}'):
         arms.Worker(study.load(write(tmp_path, text)), {'folder': str(source)}, **places).work()
 
 
