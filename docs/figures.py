@@ -185,7 +185,7 @@ def peers(lines: Iterable[Mapping[str, Any]], colours: Palette) -> str:
                     ha=side,
                 )
         axes.plot([], [], 'o', color=colours.folded, label="measured on today's features")
-        axes.plot([], [], 'o', color=colours.trained, markerfacecolor='none', label='measured on earlier features')
+        axes.plot([], [], 'o', color=colours.trained, mfc='none', label='measured on earlier features')
         axes.legend(loc='lower left', frameon=False)
         file = io.StringIO()
         figure.savefig(file, format='svg', transparent=True, metadata={'Date': None})
