@@ -1,7 +1,6 @@
-"""Folds, exports and verifies a trained model: python fold.py W OUT [options]; jax_reparam.export has the command."""
+"""Folds, exports and verifies a trained model: python fold.py W OUT; the same as `jax-reparam fold`."""
 
-from jax_reparam.errors import run
-from jax_reparam.export.__main__ import main
+from jax_reparam.commands import main
 
 if __name__ == '__main__':
-    run(main)
+    main(name='fold')

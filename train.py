@@ -1,7 +1,6 @@
-"""Trains a recipe: see jax_reparam/train/__main__.py, and `python train.py --help`."""
+"""Trains a recipe: python train.py --config configs/transformer_s.py; the same as `jax-reparam train`."""
 
-from jax_reparam.errors import run
-from jax_reparam.train.__main__ import INTERRUPTED, main
+from jax_reparam.commands import main
 
 if __name__ == '__main__':
-    run(main, interrupted=INTERRUPTED)
+    main(name='train')

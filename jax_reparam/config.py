@@ -19,6 +19,10 @@ from jax_reparam.frontend.voice import VoiceConfig
 from jax_reparam.frontend.windows import WindowConfig
 from jax_reparam.schema import Amount, Bound, Count, Positive, Rate, Share, Size, at_most
 
+# The recipes: an installed package has them as jax_reparam.recipes, a checkout in configs/.
+_PACKAGE = Path(__file__).parent
+RECIPES = next(folder for folder in (_PACKAGE / 'recipes', _PACKAGE.parent / 'configs') if folder.is_dir())
+
 # What a corpus changes in a recipe; `configs/NAME.py:emodb` picks one.
 CORPORA: Mapping[str, Mapping[str, Any]] = {
     'synth': {'train.steps': 400},
@@ -470,12 +474,14 @@ class Recipe(schema.Checked):
 
 
 def load_recipe(path: str | Path, corpus: str = '') -> Recipe:
-    """Loads a recipe from a config file, for one corpus; '' is the recipe's own.
+    """Loads a recipe from a config file, or by its name (`transformer_s`), for one corpus; '' is the recipe's own.
 
     Raises:
       InputError: no such file, or one that does not give a recipe.
     """
     path = Path(path)
+    if not path.suffix and not path.exists() and (RECIPES / f'{path}.py').is_file():
+        path = RECIPES / f'{path}.py'
     if not path.is_file():
         raise InputError(f'{path}: expected a recipe, found {"a folder" if path.is_dir() else "no such file"}')
     spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -496,13 +502,6 @@ def load_recipe(path: str | Path, corpus: str = '') -> Recipe:
     return recipe
 
 
-def recipes(folder: str | Path = 'configs') -> list[str]:
-    """The config files of a folder, by name.
-
-    Raises:
-      InputError: there are none.
-    """
-    paths = sorted(map(str, Path(folder).glob('[!_]*.py')))
-    if not paths:
-        raise InputError(f'{folder}/*.py: expected recipes there, or some to be named, found none')
-    return paths
+def recipes() -> list[str]:
+    """The names of all recipes."""
+    return sorted(path.stem for path in RECIPES.glob('[!_]*.py'))

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import difflib
 import enum
+import importlib.util
 import io
 import os
 import select
@@ -17,6 +18,8 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
+
+from jax_reparam._version import __version__
 
 # After Ctrl-C a command has so long to end by itself, and so long in a block of `deferred`.
 _SECONDS, _DEFERRED_SECONDS = 1.0, 10.0
@@ -80,6 +83,9 @@ def run(main: Callable[[], int | None], *, interrupted: str = 'interrupted') -> 
                 # XLA may be compiling in another thread, which would crash while the interpreter is taken down.
                 os._exit(code)
         except Exception as error:
+            if isinstance(error, ModuleNotFoundError) and (module := str(error.name).partition('.')[0]) in EXTRAS:
+                _say(f'error: {one_line(lacking("jax_reparam", module))}')
+                sys.exit(int(ExitCode.INPUT))
             _say(f'error: a fault of jax_reparam: {_kept(error)}')
             code = ExitCode.FAULT
     sys.exit(int(code))
@@ -229,6 +235,54 @@ def known(what: str, found: str, names: Sequence[str]) -> str:
         hint = f'; did you mean {near[0]!r}?' if near else ''
         raise InputError(f'{what}: expected one of {", ".join(names)}, found {found!r}{hint}')
     return found
+
+
+# The package's modules that only some installations have, and the extra of pyproject.toml that brings each.
+EXTRAS = {
+    'absl': 'train',
+    'array_record': 'train',
+    'chex': 'train',
+    'etils': 'train',
+    'flax': 'train',
+    'grain': 'train',
+    'jax': 'train',
+    'librosa': 'train',
+    'matplotlib': 'train',
+    'optax': 'train',
+    'orbax': 'train',
+    'safetensors': 'train',
+    'tensorboardX': 'train',
+    'tensorflow_datasets': 'train',
+    'tensorflow': 'export',
+    'tflite_micro': 'tflm',
+    'espeakng_loader': 'demo',
+    'sounddevice': 'listen',
+    'ethosu': 'npu',
+    'apache_beam': 'beam',
+    'pydub': 'tfds',
+}
+
+
+def install(extra: str) -> str:
+    """The line that installs an extra."""
+    return f"pip install '.[{extra}]' in a checkout, or 'jax_reparam-{__version__}-py3-none-any.whl[{extra}]'"
+
+
+def lacking(what: str, module: str) -> InputError:
+    """The error where a module of an extra is not installed; `what` needs it."""
+    extra = EXTRAS[module]
+    return InputError(f'{what}: expected the package {module} of the extra {extra!r}, found none; {install(extra)}')
+
+
+def need(what: str, *extras: str) -> None:
+    """Checks that extras are installed, before any work.
+
+    Raises:
+      InputError: one is not; names it and the line that installs it.
+    """
+    for module, extra in EXTRAS.items():
+        if extra in extras and importlib.util.find_spec(module) is None:
+            raise lacking(what, module)
 
 
 def count(text: str) -> int:

@@ -74,14 +74,17 @@ def metrics(labels: np.ndarray, probabilities: np.ndarray, names: Sequence[str])
       `no_speech` (of them, those without a decision: they count as wrong, and in `nll` as undecided between all),
       `per_class` (`recall`, `precision`, `f1`, `support` by name) and `confusion` (`[C][C]` counts, row = true class).
     """
-    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
-
     predicted = decisions(probabilities)
     known = np.where(predicted[:, None] < 0, 1 / len(names), probabilities)
     classes = np.arange(len(names))
-    precision, recall, f1, support = precision_recall_fscore_support(
-        labels, predicted, labels=classes, zero_division=0.0
-    )
+    decided = predicted >= 0
+    confusion = np.zeros((len(names), len(names)), int)
+    np.add.at(confusion, (labels[decided], predicted[decided]), 1)
+    right, support = confusion.diagonal(), np.bincount(labels, minlength=len(names))
+    chosen = confusion.sum(axis=0)
+    # A class that nobody chose, or that does not occur, has no errors to count: 0.
+    recall, precision = right / np.maximum(support, 1), right / np.maximum(chosen, 1)
+    f1 = 2 * right / np.maximum(support + chosen, 1)
     return {
         'uar': float(recall[support > 0].mean()),
         'wa': float((predicted == labels).mean()),
@@ -94,7 +97,7 @@ def metrics(labels: np.ndarray, probabilities: np.ndarray, names: Sequence[str])
             name: {'recall': float(r), 'precision': float(p), 'f1': float(f), 'support': int(s)}
             for name, r, p, f, s in zip(names, recall, precision, f1, support, strict=True)
         },
-        'confusion': confusion_matrix(labels, predicted, labels=classes).tolist(),
+        'confusion': confusion.tolist(),
     }
 
 

@@ -18,17 +18,19 @@ from jax_reparam import schema
 from jax_reparam.config import ModelConfig
 from jax_reparam.errors import InputError, known
 from jax_reparam.field.robustness import Row
+from jax_reparam.frontend.features import Filters
 from jax_reparam.frontend.inputs import Input
 from jax_reparam.graph.cost import Cost
 from jax_reparam.graph.graph import Port
 from jax_reparam.schema import Amount, Bound, Count, Positive, Share, Size
 
-FORMAT = 3
+FORMAT = 4
 # The files of the folder.
 FILE = 'manifest.json'
 CHECKPOINT = 'checkpoint'
 SAFETENSORS = 'model.safetensors'
 LABELS = 'labels.txt'
+FILTERS = 'filters.npz'
 CARD = 'MODEL_CARD.md'
 LAYERS = 'LAYERS.md'
 FRONTEND = 'frontend.tflite'
@@ -82,7 +84,7 @@ def read_file(folder: str | Path, entry: File) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise InputError(f'{path}: expected the model, found: {error.strerror}') from error
+        raise InputError(f'{path}: expected a file of the model, found: {error.strerror}') from error
     present = file_of(entry.file, content)
     if (present.bytes, present.sha256) != (entry.bytes, entry.sha256):
         raise InputError(f'{path}: expected the file that was verified (SHA-256 {entry.sha256[:12]}), found another')
@@ -373,6 +375,7 @@ class Manifest:
     model: Mapping[str, Any]
     labels: Lines
     input: Input
+    filters: File
     params: ParamCount
     fold: Fold
     forms: Mapping[str, Form]
@@ -461,13 +464,19 @@ def load(folder: str | Path) -> Manifest:
     """Reads a folder's manifest.
 
     Raises:
-      InputError: see `read`; or it is damaged: the message names the key.
+      InputError: see `read`; or it, or the file of the frontend's filters, is damaged: the message names the key.
     """
     content = read(folder)
     try:
-        return Manifest.from_json(content)
+        manifest = Manifest.from_json(content)
     except ValueError as error:
         raise InputError(f'{Path(folder) / FILE}: {error}') from error
+    filters = read_file(folder, manifest.filters)
+    try:
+        arrays = Filters.from_bytes(filters, manifest.input.frontend)
+    except ValueError as error:
+        raise InputError(f'{Path(folder) / manifest.filters.file}: {error}') from error
+    return dataclasses.replace(manifest, input=dataclasses.replace(manifest.input, filters=arrays))
 
 
 def open_form(folder: str | Path, name: str | None = None) -> tuple[Manifest, str, bytes]:

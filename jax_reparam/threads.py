@@ -25,14 +25,11 @@ _KEPT = 31 << 20
 
 @contextlib.contextmanager
 def pool(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads that compute with one core each; at the end those that run are waited for."""
-    import threadpoolctl
-
+    """Threads; at the end those that run are waited for."""
     # glibc gives freed memory back to the system, and a clip asks for it anew, page by page, which takes as long as its
     # log-mel features. Once a block of this size was freed it keeps as much (mallopt(3), M_MMAP_THRESHOLD).
     np.empty(_KEPT, np.uint8)
-    # A matrix product that spreads over all cores takes longer than one that does not, where each has a thread.
-    with threadpoolctl.threadpool_limits(1), ThreadPoolExecutor(max(1, workers)) as executor:
+    with ThreadPoolExecutor(max(1, workers)) as executor:
         try:
             yield executor
         except BaseException:

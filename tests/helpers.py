@@ -216,10 +216,10 @@ def recipe(source, cache, **changes):
     return RECIPE.with_changes({'data.source': str(source), 'data.cache': str(cache), **changes})
 
 
-def run_without(module, arguments, names):
+def run_without(command, arguments, names):
     """What a command prints in a process of its own; fails if it fails, complains, or has imported one of `names`."""
     code = (
-        f'import importlib, sys; code = importlib.import_module({module!r}).main({list(arguments)!r})\n'
+        f'import sys; from jax_reparam.commands import module; code = module({command!r}).main({list(arguments)!r})\n'
         f'sys.exit(code or str([name for name in {tuple(names)!r} if name in sys.modules] or ""))'
     )
     found = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False, env=os.environ)

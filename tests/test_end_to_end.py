@@ -11,7 +11,8 @@ import soundfile
 
 import trees
 from helpers import QUICK, recipe
-from jax_reparam import checkpoint, predict
+from jax_reparam import checkpoint
+from jax_reparam.commands import predict
 from jax_reparam.data import export_data, pipeline
 from jax_reparam.export import folding
 from jax_reparam.runtime import litert

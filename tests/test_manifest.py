@@ -11,9 +11,9 @@ import shutil
 import pytest
 
 from helpers import MISSING, pattern, put
-from jax_reparam import errors, listen, manifest, predict
+from jax_reparam import errors, manifest
+from jax_reparam.commands import listen, predict, verify
 from jax_reparam.errors import InputError
-from jax_reparam.verify import __main__ as verify
 
 
 @pytest.fixture
@@ -139,9 +139,9 @@ def of(kind, entry):
         (['device', 'firmware', 'folder'], '..', "device.firmware.folder: expected a path in the folder, found '..'"),
         (['device', 'frontend', 'sha256'], 'abc', "device.frontend.sha256: expected 64 hexadecimal digits"),
         # Another format.
-        (['format'], 1, 'expected format 3 (export it anew with fold.py), found 1'),
-        (['format'], MISSING, 'expected format 3 (export it anew with fold.py), found None'),
-        (['format'], True, 'expected format 3 (export it anew with fold.py), found True'),
+        (['format'], 1, 'expected format 4 (export it anew with fold.py), found 1'),
+        (['format'], MISSING, 'expected format 4 (export it anew with fold.py), found None'),
+        (['format'], True, 'expected format 4 (export it anew with fold.py), found True'),
         (['format'], 3.0, 'format: expected a whole number, found 3.0'),
     ],
 )  # fmt: skip
@@ -167,8 +167,8 @@ def test_a_form_of_another_name_is_refused(damaged, exported):
         ('{"format": 1', 'manifest.json: expected a manifest in JSON, found: '),
         ('[' * 100_000, 'manifest.json: expected a manifest in JSON, found: '),
         ('[]', 'manifest.json: expected an object, found list'),
-        ('{"format": 9}', 'manifest.json: expected format 3 (export it anew with fold.py), found 9'),
-        ('{"format": 1}', 'manifest.json: expected format 3 (export it anew with fold.py), found 1'),
+        ('{"format": 9}', 'manifest.json: expected format 4 (export it anew with fold.py), found 9'),
+        ('{"format": 1}', 'manifest.json: expected format 4 (export it anew with fold.py), found 1'),
     ],
 )
 def test_what_is_no_manifest_is_refused(tmp_path, text, message):
@@ -203,7 +203,7 @@ def test_a_file_is_that_of_its_entry(tmp_path):
     with pytest.raises(InputError, match=rf'x: expected the file that was verified \(SHA-256 {entry.sha256[:12]}\)'):
         manifest.read_file(tmp_path, entry)
     (tmp_path / 'x').unlink()
-    with pytest.raises(InputError, match='x: expected the model, found: No such file'):
+    with pytest.raises(InputError, match='x: expected a file of the model, found: No such file'):
         manifest.read_file(tmp_path, entry)
 
 

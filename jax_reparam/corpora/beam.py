@@ -16,7 +16,7 @@ from etils import epath
 
 from jax_reparam.corpora import check
 from jax_reparam.corpora.found import Clip, decode
-from jax_reparam.errors import InputError
+from jax_reparam.errors import need
 
 
 def options(flags: Sequence[str]) -> Any:
@@ -55,10 +55,7 @@ def _measured_line(numbered: tuple[int, Clip]) -> str:
 
 
 def _import() -> Any:
-    try:
-        import apache_beam
-    except ImportError:
-        raise InputError(
-            "beam: expected the package apache-beam, found none; pip install 'jax-reparam[beam]' installs it"
-        ) from None
+    need('beam', 'beam')
+    import apache_beam
+
     return apache_beam

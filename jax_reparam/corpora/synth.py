@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from jax_reparam import threads
-from jax_reparam.errors import InputError
+from jax_reparam.errors import InputError, need
 from jax_reparam.frontend.audio import SAMPLE_RATE
 
 VERSION = '1'
@@ -220,12 +220,9 @@ class _Engine:
     """A process that runs espeak.py; the context manager starts and ends it."""
 
     def __init__(self) -> None:
-        try:
-            import espeakng_loader
-        except ImportError:
-            raise InputError(
-                "synth: expected the package espeakng-loader, found none; pip install 'jax-reparam[demo]' installs it"
-            ) from None
+        need('synth', 'demo')
+        import espeakng_loader
+
         # Isolated and without site-packages: the script needs the standard library only, and starts fast. It runs by
         # path, because `-m` would import the packages it lies in.
         script = str(Path(__file__).with_name('espeak.py'))

@@ -136,7 +136,7 @@ def _numbers(file: Path) -> Path:
 
 
 def _compute(corpus: Corpus, inputs: Input, missing: Sequence[tuple[int, Path]], show_progress: bool) -> None:
-    features.mel_matrix(inputs.frontend)  # before the threads, which would each make it
+    features.filters(inputs.frontend)  # before the threads, which would each make it
     bar = Progress(len(missing), 'features', unit='file', enabled=show_progress)
     write = lambda start_and_file: _write(corpus, inputs, *start_and_file)
     for _ in threads.in_order(write, missing, threads.cores(len(missing))):

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from jax_reparam.frontend import features
-from jax_reparam.frontend.features import FrontendConfig, mel_matrix, window
+from jax_reparam.frontend.features import FrontendConfig, filters
 from jax_reparam.graph import flatbuffer
 from jax_reparam.graph.graph import Graph, Node, Tensor
 from jax_reparam.runtime import tflm
@@ -34,7 +34,8 @@ MOST_GROUPS = 10
 
 def build(config: FrontendConfig) -> bytes:
     """Makes the frontend, `[1, frame]` float32 to `[1, M]` float32."""
-    mel, samples = mel_matrix(config), config.frame_length
+    arrays, samples = filters(config), config.frame_length
+    mel = arrays.mel
     bins, group = 2 * mel.shape[1], max(BANDS_IN_GROUP, -(-config.n_mels // MOST_GROUPS))
     nodes: list[Node] = []
 
@@ -48,7 +49,7 @@ def build(config: FrontendConfig) -> bytes:
 
     pcm = Tensor((1, samples), 'float32', name='frame')
     # A power of two: taking it into the window rounds nothing.
-    frame = node('MUL', [pcm, window(config)[None] / np.float32(32768)], samples)
+    frame = node('MUL', [pcm, arrays.window[None] / np.float32(32768)], samples)
     spectrum = node('SignalRfft', [frame], bins, _rfft_options(config.n_fft))
     squares = node('MUL', [spectrum, spectrum], bins)
     groups = []

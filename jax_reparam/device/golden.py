@@ -97,7 +97,7 @@ def make(model: bytes, front: bytes, inputs: Input) -> Golden:
     codes, following = codes[: len(once)], iter(codes[len(once) :])
 
     profile, heard, learned = Profile.empty(config.n_mels), [], []
-    listener = stream.Stream(inputs, lambda _: next(following))
+    listener = stream.Windows(inputs, lambda _: next(following))
     windows = [*listener.feed(samples), *listener.finish()]
     for each in windows:
         heard.append(inputs.hear(each.codes, profile))

@@ -16,7 +16,7 @@ import numpy as np
 
 from jax_reparam.deploy import convert
 from jax_reparam.frontend import features, speech
-from jax_reparam.frontend.features import FrontendConfig, mel_matrix, window
+from jax_reparam.frontend.features import FrontendConfig, filters
 from jax_reparam.frontend.inputs import Input
 from jax_reparam.graph import flatbuffer
 
@@ -46,9 +46,9 @@ def log_mel(pcm: jax.Array, config: FrontendConfig) -> jax.Array:
     # In steps of int16 sums are exact, whatever their order.
     frames = jnp.concatenate(pieces, axis=1) * np.float32(32768)
     frames = frames - frames.sum(axis=1, keepdims=True) / np.float32(frame)
-    spectrum = jnp.fft.rfft(frames * (window(config) / np.float32(32768))[None], n=config.n_fft)
+    spectrum = jnp.fft.rfft(frames * (filters(config).window / np.float32(32768))[None], n=config.n_fft)
     power = jnp.real(spectrum) ** 2 + jnp.imag(spectrum) ** 2
-    return jnp.log(power @ mel_matrix(config).T + np.float32(config.floor))
+    return jnp.log(power @ filters(config).mel.T + np.float32(config.floor))
 
 
 def encode(log_mel: jax.Array) -> jax.Array:

@@ -13,7 +13,7 @@ from jax_reparam.errors import InputError
 # Whatever else lies in a folder is not ours, and would be lost with it.
 OURS = frozenset(
     {manifest.FILE, manifest.CHECKPOINT, manifest.SAFETENSORS, manifest.LABELS, manifest.CARD, manifest.LAYERS}
-    | {manifest.FRONTEND, manifest.WAVEFORM, manifest.FIRMWARE}
+    | {manifest.FILTERS, manifest.FRONTEND, manifest.WAVEFORM, manifest.FIRMWARE}
     | {*manifest.FORM_FILES.values(), *manifest.NPU_FILES.values()}
 )
 

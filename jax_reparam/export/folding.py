@@ -25,6 +25,7 @@ from jax_reparam.evaluation import Windows, evenly
 from jax_reparam.export import card, folder, npu
 from jax_reparam.field import robustness
 from jax_reparam.field.robustness import Row
+from jax_reparam.frontend import features
 from jax_reparam.graph import arena, cost, flatbuffer
 from jax_reparam.graph.graph import Graph
 from jax_reparam.graph.passes import optimise
@@ -164,10 +165,12 @@ def fold_and_export(
             failed |= npu_failed
             tell(f'compiled for {accelerator}' if placed else f'nothing for {accelerator}')
 
+        arrays = features.filters(data.inputs.frontend).to_bytes()
         content = Manifest(
             model=trained.meta['config']['model'],
             labels=trained.labels,
             input=data.inputs,
+            filters=manifest.file_of(manifest.FILTERS, arrays),
             params=manifest.ParamCount(
                 training=checkpoint.count(trained.variables['params']), folded=checkpoint.count(folded['params'])
             ),
@@ -194,6 +197,7 @@ def fold_and_export(
         )
         checkpoint.write_checkpoint(place / manifest.CHECKPOINT, folded, trained)
         checkpoint.write_safetensors(place / manifest.SAFETENSORS, folded, trained)
+        (place / manifest.FILTERS).write_bytes(arrays)
         (place / manifest.LABELS).write_text(''.join(f'{label}\n' for label in trained.labels))
         (place / manifest.LAYERS).write_text(tensor_report.text(content.kernels, made.layers))
         (place / manifest.CARD).write_text(card.text(content, trained.recipe))

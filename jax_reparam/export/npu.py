@@ -7,14 +7,13 @@ place on the NPU runs on the processor beside it, so a form that is not placed a
 from __future__ import annotations
 
 import csv
-import importlib.util
 import re
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from jax_reparam.errors import Error, InputError
+from jax_reparam.errors import Error, InputError, need
 from jax_reparam.graph import cost, flatbuffer
 from jax_reparam.manifest import NPU, NPU_FILES, NPU_FORM, Failed, Placement, file_of
 
@@ -38,8 +37,7 @@ def check(accelerator: str) -> None:
     """
     if accelerator not in NPU_FILES:
         raise InputError(f'--npu: expected one of {", ".join(NPU_FILES)}, found {accelerator!r}')
-    if importlib.util.find_spec(PACKAGE) is None:
-        raise InputError("--npu: expected the package ethos-u-vela, found none; pip install 'jax-reparam[npu]'")
+    need('--npu', 'npu')
 
 
 def write(place: Path, model: bytes, accelerator: str, *, passed: bool) -> tuple[NPU | None, dict[str, Failed]]:

@@ -73,7 +73,7 @@ class Recordings:
     @functools.cached_property
     def codes(self) -> list[np.ndarray]:
         """Of each, `[T, M]` int8."""
-        features.mel_matrix(self.inputs.frontend)  # before the threads, which would each make it
+        self.inputs.rule  # noqa: B018  (its filters once, before the threads)
         return list(threads.in_order(self.inputs.codes, self.samples, threads.cores(len(self.samples))))
 
     def windows(self, codes: Sequence[np.ndarray] | None = None) -> Windows:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import io
+import zipfile
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -26,6 +28,9 @@ STEP, ZERO = 0.1, 79
 FULL_SCALE = 32767
 # Frames that are transformed together: more of them would leave the processor's cache.
 _BLOCK = 128
+# Rows of a matrix product. BLAS gives a product this small to one thread; waiting for others takes up to 20 times the
+# processor time of the product itself.
+_PRODUCT = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,30 +78,59 @@ class FrontendConfig(schema.Checked):
         return self.sample_rate * self.hop_ms // 1000
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Filters:
+    """The arrays of a frontend. librosa computes them for training, and an exported model carries them.
+
+    Attributes:
+      window: the Hann window of a frame, `[frame]` float32, periodic.
+      mel: the mel filter bank, `[M, n_fft / 2 + 1]` float32.
+      centres: the frequency in Hz at which each band is centred, `[M]` float64.
+    """
+
+    window: np.ndarray
+    mel: np.ndarray
+    centres: np.ndarray
+
+    def to_bytes(self) -> bytes:
+        """The content of an .npz file."""
+        file = io.BytesIO()
+        np.savez_compressed(file, **vars(self))
+        return file.getvalue()
+
+    @classmethod
+    def from_bytes(cls, content: bytes, config: FrontendConfig) -> Filters:
+        """Reads what `to_bytes` gave.
+
+        Raises:
+          ValueError: it is no such file, or its arrays are not of this frontend.
+        """
+        try:
+            with np.load(io.BytesIO(content)) as file:
+                found = cls(**{field.name: file[field.name] for field in dataclasses.fields(cls)})
+        except (KeyError, OSError, zipfile.BadZipFile) as error:
+            raise ValueError(f'expected an .npz file with the filters of a frontend, found: {error}') from error
+        shapes = {
+            'window': (config.frame_length,),
+            'mel': (config.n_mels, config.n_fft // 2 + 1),
+            'centres': (config.n_mels,),
+        }
+        for name, shape in shapes.items():
+            schema.expect(getattr(found, name).shape == shape, name, f'shape {shape}', getattr(found, name).shape)
+        return found
+
+
 @functools.lru_cache(maxsize=8)
-def mel_matrix(config: FrontendConfig) -> np.ndarray:
-    """The mel filter bank, `[M, n_fft / 2 + 1]` float32."""
+def filters(config: FrontendConfig) -> Filters:
+    """The arrays of a frontend, by librosa."""
     import librosa
 
-    return librosa.filters.mel(
-        sr=config.sample_rate, n_fft=config.n_fft, n_mels=config.n_mels, fmin=config.fmin, fmax=config.fmax
+    low, high, bands = config.fmin, config.fmax, config.n_mels
+    return Filters(
+        librosa.filters.get_window('hann', config.frame_length, fftbins=True).astype(np.float32),
+        librosa.filters.mel(sr=config.sample_rate, n_fft=config.n_fft, n_mels=bands, fmin=low, fmax=high),
+        librosa.mel_frequencies(bands + 2, fmin=low, fmax=high)[1:-1],
     )
-
-
-def mel_centres(config: FrontendConfig) -> np.ndarray:
-    """The frequency in Hz at which each band is centred, `[M]`."""
-    import librosa
-
-    edges: np.ndarray = librosa.mel_frequencies(config.n_mels + 2, fmin=config.fmin, fmax=config.fmax)
-    return edges[1:-1]
-
-
-@functools.lru_cache(maxsize=8)
-def window(config: FrontendConfig) -> np.ndarray:
-    """The Hann window of a frame, `[frame]` float32, periodic as librosa's."""
-    import librosa
-
-    return librosa.filters.get_window('hann', config.frame_length, fftbins=True).astype(np.float32)
 
 
 def frame_count(samples: int, config: FrontendConfig) -> int:
@@ -138,23 +172,28 @@ def _cut(samples: np.ndarray, config: FrontendConfig) -> np.ndarray:
     return np.lib.stride_tricks.sliding_window_view(samples, length)[:: config.hop_length]
 
 
-def log_mel(samples: np.ndarray, config: FrontendConfig) -> np.ndarray:
+def log_mel(samples: np.ndarray, config: FrontendConfig, arrays: Filters | None = None) -> np.ndarray:
     """Log-mel spectrogram `ln(mel power + floor)` of one clip, in single precision.
 
     Args:
       samples: `[N]` int16.
       config: the frontend's parameters.
+      arrays: those of the frontend; None: librosa's.
 
     Returns:
       `[T, M]` float32; see `frames`.
     """
-    scaled_window = window(config) / np.float32(32768)
+    arrays = filters(config) if arrays is None else arrays
+    scaled_window, bank = arrays.window / np.float32(32768), arrays.mel.T
     mel = []
     hop, overlap = config.hop_length, config.frame_length - config.hop_length
     for start in range(0, frame_count(len(samples), config) * hop, _BLOCK * hop):
         cut = frames(samples[start : start + _BLOCK * hop + max(0, overlap)], config)[:_BLOCK]
         spectrum = np.fft.rfft(cut * scaled_window, config.n_fft)
-        mel.append((np.square(spectrum.real) + np.square(spectrum.imag)) @ mel_matrix(config).T)
+        # Rows that fill no product are zeros.
+        power = np.zeros((-(-len(cut) // _PRODUCT), _PRODUCT, spectrum.shape[1]), np.float32)
+        np.add(np.square(spectrum.real), np.square(spectrum.imag), out=power.reshape(-1, spectrum.shape[1])[: len(cut)])
+        mel.append((power @ bank).reshape(-1, config.n_mels)[: len(cut)])
     features: np.ndarray = np.log(np.concatenate(mel) + np.float32(config.floor))
     return features
 

@@ -57,6 +57,7 @@ class Input:
       std: `[M]` float32, the windows are then divided by it.
       voice_mean: `[M]` float32, the mean speech of the training speakers, level off.
       voice: how much of a speaker's difference from it is taken off.
+      filters: the frontend's arrays as an export carries them; None: librosa's.
     """
 
     frontend: FrontendConfig
@@ -65,6 +66,7 @@ class Input:
     std: np.ndarray
     voice_mean: np.ndarray
     voice: VoiceConfig = dataclasses.field(default_factory=VoiceConfig)
+    filters: features.Filters | None = dataclasses.field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         bands = self.frontend.n_mels
@@ -77,7 +79,7 @@ class Input:
     @property
     def rule(self) -> Rule:
         """What is speech."""
-        return Rule.of(self.frontend)
+        return Rule.of(self.frontend, self.filters)
 
     @property
     def most_frames(self) -> int:
@@ -108,7 +110,7 @@ class Input:
 
     def codes(self, samples: np.ndarray) -> np.ndarray:
         """Features of a recording, `[N]` int16 to `[T, M]` int8."""
-        return features.encode(features.log_mel(samples, self.frontend))
+        return features.encode(features.log_mel(samples, self.frontend, self.filters))
 
     def offset(self, profile: Profile | None = None) -> np.ndarray:
         """What is taken off a window beside its level, `[M]` float32 in steps: `mean`, and what is known of a voice."""

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jax_reparam.frontend import windows
-from jax_reparam.frontend.features import STEP, FrontendConfig, mel_centres
+from jax_reparam.frontend.features import STEP, Filters, FrontendConfig, filters
 from jax_reparam.frontend.windows import WindowConfig
 
 # What of the spectrum says whether somebody speaks, and how loud (what a telephone passes on), in Hz.
@@ -69,9 +69,9 @@ class Rule:
 
     @classmethod
     @functools.lru_cache(maxsize=8)
-    def of(cls, config: FrontendConfig) -> Rule:
-        """The rule for features of this frontend."""
-        centres = mel_centres(config)
+    def of(cls, config: FrontendConfig, arrays: Filters | None = None) -> Rule:
+        """The rule for features of this frontend; `arrays` as in `features.log_mel`."""
+        centres = (filters(config) if arrays is None else arrays).centres
 
         def within(band: tuple[float, float]) -> tuple[int, int]:
             inside = np.flatnonzero((centres >= band[0]) & (centres <= band[1]))

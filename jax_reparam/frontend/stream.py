@@ -2,7 +2,7 @@
 
 The same rules as for a recording (docs/frontend.md): windows start every `hop` frames; at the end of a stream the last
 one is moved back to end with it, and a stream shorter than a window has one that is not full. What of a window is
-speech, its level, and the voice are found window by window (`Input.hear`). `Stream` is to the sample what
+speech, its level, and the voice are found window by window (`Input.hear`). `Windows` is to the sample what
 `firmware/emotion_recognizer.cc` does on a device.
 """
 
@@ -65,7 +65,7 @@ class FrameCutter:
             yield np.pad(self._pending, (0, self._frame - len(self._pending)))
 
 
-class Stream:
+class Windows:
     """Keeps the codes of the last window of frames, and yields windows."""
 
     def __init__(self, inputs: Input, frame_codes: Callable[[np.ndarray], np.ndarray]) -> None:

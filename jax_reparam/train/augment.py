@@ -96,7 +96,7 @@ def _colour(key: jax.Array, config: AugmentConfig, frontend: FrontendConfig) -> 
     place = jnp.linspace(0, _KNOTS - 1, frontend.n_mels)
     drawn = _between(knots, -config.equaliser_db, config.equaliser_db, (_KNOTS,))
     db = _between(strength, 0, 1) * jnp.interp(place, jnp.arange(_KNOTS), drawn)
-    octaves = jnp.log2(features.mel_centres(frontend).astype(np.float32))
+    octaves = jnp.log2(features.filters(frontend).centres.astype(np.float32))
     db += _between(tilt, -config.tilt_db, config.tilt_db) * (octaves - math.log2(_TILT_ABOUT))
     db -= _between(level, 0, config.level_db)
     if config.telephone:
@@ -158,7 +158,7 @@ def noises(frontend: FrontendConfig, frames: int) -> np.ndarray:
 
 def _widths(frontend: FrontendConfig) -> np.ndarray:
     """Hz of each band, `[M]`: bands are normalised by it, so their power sums to a signal's with these weights."""
-    widths: np.ndarray = np.gradient(features.mel_centres(frontend)).astype(np.float32)
+    widths: np.ndarray = np.gradient(features.filters(frontend).centres).astype(np.float32)
     return widths
 
 

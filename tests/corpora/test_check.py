@@ -5,7 +5,8 @@ import pytest
 import soundfile
 
 import trees
-from jax_reparam import corpora, prepare
+from jax_reparam import corpora
+from jax_reparam.commands import prepare
 from jax_reparam.corpora import check
 from jax_reparam.corpora.found import Clip, Found, Published
 from jax_reparam.errors import InputError

@@ -107,7 +107,7 @@ def expected(samples, inputs, form, labels, *, finish, profile=None, adapts=True
         [centred] = features.frames(frame, config)
         return features.encode(centred[bands] / np.float32(2000) - np.float32(5))
 
-    cutter, profile = stream.Stream(inputs, codes), profile or Profile.empty(config.n_mels)
+    cutter, profile = stream.Windows(inputs, codes), profile or Profile.empty(config.n_mels)
     lines = []
     for window in (*cutter.feed(samples), *(cutter.finish() if finish else [])):
         heard, found = inputs.hear(window.codes, profile if adapts else None)

@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_reparam import manifest, predict
+from jax_reparam import manifest
 from jax_reparam.device import golden, waveform
 from jax_reparam.evaluation import softmax
 from jax_reparam.frontend import features
 from jax_reparam.frontend.features import FrontendConfig
 from jax_reparam.graph import flatbuffer
+from jax_reparam.recognizer import Recognizer
 from jax_reparam.runtime import gates, litert
 
 
@@ -31,7 +32,7 @@ def test_log_mel_in_jax_is_that_of_training(fields, rng):
 
 
 def test_it_decides_as_predict_does(exported, inputs, model, data):
-    recognizer = predict.Recognizer.load(exported.path, 'float32')
+    recognizer = Recognizer.load(exported.path, 'float32')
     run = litert.load(model)
     for index in data.clips('test')[:3]:
         pcm = waveform.pcm(data.corpus.audio(index), inputs)

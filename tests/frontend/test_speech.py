@@ -403,7 +403,7 @@ def test_the_rule_follows_the_frontend():
     assert RULE.scan == WindowConfig(400, 200)
     assert RULE.shortest == 25
     assert Rule.of(FRONTENDS['hop of 20 ms']).shortest == 12
-    centres = features.mel_centres(CONFIG)
+    centres = features.filters(CONFIG).centres
     for (low, high), (first, after) in ((speech.BAND, RULE.bands), (speech.LEVEL_BAND, RULE.level_bands)):
         inside = [i for i, centre in enumerate(centres) if low <= centre <= high]
         assert [first, after - 1] == [inside[0], inside[-1]]

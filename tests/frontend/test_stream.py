@@ -33,7 +33,7 @@ def cut(samples, size, config=CONFIG):
 
 
 def listen(samples, size, frame_features=lambda frame: frame):
-    cutter = stream.Stream(INPUTS, frame_features)
+    cutter = stream.Windows(INPUTS, frame_features)
     found = [window for chunk in chunks(samples, size) for window in cutter.feed(chunk)]
     return [*found, *cutter.finish()]
 
@@ -84,7 +84,7 @@ def test_samples_at_full_scale_are_counted_in_each_frame(rng):
 
 def same_codes(inputs, audio):
     """Checks that the windows of a stream hold the codes of the recording, and returns these."""
-    cutter = stream.Stream(inputs, lambda frame: inputs.codes(frame)[0])
+    cutter = stream.Windows(inputs, lambda frame: inputs.codes(frame)[0])
     found = [window for chunk in chunks(audio, 777) for window in cutter.feed(chunk)] + list(cutter.finish())
     codes = inputs.codes(audio)
     for window in found:
@@ -121,7 +121,7 @@ def test_a_frame_is_computed_once():
 
 
 def test_no_window_comes_before_one_is_full():
-    cutter = stream.Stream(INPUTS, lambda frame: frame)
+    cutter = stream.Windows(INPUTS, lambda frame: frame)
     assert list(cutter.feed(recording(127))) == []
     assert [window.start for window in cutter.feed(recording(1))] == [0]
 

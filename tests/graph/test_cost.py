@@ -12,9 +12,9 @@ import pytest
 
 from helpers import quantise
 from jax_reparam import manifest
+from jax_reparam.commands.summary import count_macs
 from jax_reparam.export import card
 from jax_reparam.graph import cost, flatbuffer, passes
-from jax_reparam.summary import count_macs
 
 
 def int8(function, *shape):

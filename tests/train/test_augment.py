@@ -23,7 +23,7 @@ from jax_reparam.train.loop import varied
 
 OFF = AugmentConfig(freq_masks=0, time_masks=0, field=0)
 FRONTEND = FrontendConfig()
-CENTRES = features.mel_centres(FRONTEND)
+CENTRES = features.filters(FRONTEND).centres
 # All windows are from elsewhere, where nothing is else.
 FIELD = dataclasses.replace(OFF, field=1.0, level_db=0, equaliser_db=0, tilt_db=0, noise=0)
 ALWAYS = 1.0

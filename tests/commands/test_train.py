@@ -12,9 +12,9 @@ import sys
 import pytest
 
 from helpers import ROOT, SMALL, pattern, tones
+from jax_reparam.commands.train import main, parse, parser
 from jax_reparam.config import load_recipe
 from jax_reparam.errors import InputError
-from jax_reparam.train.__main__ import main, parse, parser
 
 
 def train(*args, start=('train.py',)):
@@ -80,7 +80,7 @@ def test_flags_that_are_wrong(args, message):
     [
         ('configs/transformer_s.py:emod', 'configs/transformer_s.py: data.corpus: expected one of synth, emodb, '),
         ('configs/nothing.py', 'configs/nothing.py: expected a recipe, found no such file'),
-        (None, '--config: expected a recipe such as configs/transformer_s.py, found none'),
+        (None, '--config: expected a recipe such as transformer_s, found none'),
     ],
 )
 def test_recipes_that_are_wrong(recipe, message):
@@ -123,7 +123,7 @@ def test_a_run_without_tensorflow(tmp_path):
 
 
 def test_an_interrupted_command_says_how_to_go_on(capsys, monkeypatch):
-    monkeypatch.setattr('jax_reparam.train.__main__.main', lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr('jax_reparam.commands.train.main', lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
     monkeypatch.syspath_prepend(ROOT)
     with pytest.raises(SystemExit) as end:
         runpy.run_path(str(ROOT / 'train.py'), run_name='__main__')

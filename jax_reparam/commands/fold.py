@@ -1,4 +1,4 @@
-"""Folds, exports and verifies a trained model: python fold.py W OUT [options].
+"""Folds, exports and verifies a trained model: jax-reparam fold W OUT [options].
 
 Exit code 0: float32 and a form for a microcontroller (and the NPU's) passed their gates, or were accepted, and lie in
 OUT; what did not is named. 1: there is none. 2: bad input; OUT is as it was.
@@ -11,12 +11,14 @@ import sys
 from collections.abc import Sequence
 
 from jax_reparam import manifest
-from jax_reparam.errors import count, run, user_path
+from jax_reparam.errors import count, need, user_path
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    command = argparse.ArgumentParser(prog='fold.py', description='Folds a trained model, exports it and verifies it.')
+    command = argparse.ArgumentParser(
+        prog='jax-reparam fold', description='Folds a trained model, exports it and verifies it.'
+    )
     command.add_argument('trained', metavar='W', help='training folder, its checkpoints, or one checkpoint')
     command.add_argument(
         'out', type=user_path, metavar='OUT', help='folder to write; one that this command wrote before is replaced'
@@ -55,7 +57,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Folds and exports, and says what lies where."""
     args = parser().parse_args(argv)
-    # Behind the arguments, so that --help answers at once.
+    need('fold', 'train', 'export')
+    # After the arguments, so that --help answers at once.
     from absl import logging
 
     from jax_reparam.export import card, folding
@@ -82,7 +85,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     for reason in exported.failures:
         print(f'{"left out" if exported.usable else "failed"}: {reason}', file=sys.stderr)
     return 0 if exported.usable else 1
-
-
-if __name__ == '__main__':
-    run(main)

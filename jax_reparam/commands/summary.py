@@ -1,4 +1,4 @@
-"""What recipes cost: python -m jax_reparam.summary [CONFIG.py[:CORPUS] ...] [--out DIR ...] [--classes N] [--json].
+"""What recipes cost: jax-reparam summary [RECIPE[:CORPUS] ...] [--out DIR ...] [--classes N] [--json].
 
 For each recipe the parameters in training, folded and of the plain model, the multiply-accumulates (MACs) of the plain
 model on one window and, where `fold.py` has exported that model, the bytes of its int8 form and of its arena. Folded
@@ -20,7 +20,7 @@ import numpy as np
 
 from jax_reparam import config
 from jax_reparam.config import ModelConfig, Recipe
-from jax_reparam.errors import InputError, count, run
+from jax_reparam.errors import InputError, count, need
 from jax_reparam.manifest import FILE, Manifest, load
 from jax_reparam.table import aligned
 
@@ -189,10 +189,10 @@ def _number(value: int | None) -> str:
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     command = argparse.ArgumentParser(
-        prog='python -m jax_reparam.summary',
+        prog='jax-reparam summary',
         description='What recipes cost: parameters, multiply-accumulates a window, bytes and arena of their exports.',
     )
-    command.add_argument('recipes', metavar='CONFIG.py[:CORPUS]', nargs='*', help='default: configs/*.py')
+    command.add_argument('recipes', metavar='RECIPE[:CORPUS]', nargs='*', help='default: all recipes')
     command.add_argument(
         '--out',
         metavar='DIR',
@@ -207,6 +207,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints what each recipe costs."""
     args = parser().parse_args(argv)
+    need('summary', 'train')
     names = args.recipes or config.recipes()
     # All of them before the first is counted: a wrong one shows at once.
     loaded = [config.load_recipe(path, corpus) for path, _, corpus in (name.partition(':') for name in names)]
@@ -217,7 +218,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         print('\n'.join(table(entries)))
     return 0
-
-
-if __name__ == '__main__':
-    run(main)

@@ -1,9 +1,9 @@
-"""Emotions of a stream, by the chain of a device: python -m jax_reparam.listen OUT [--file CLIP] [--json].
+"""Emotions of a stream, by the chain of a device: jax-reparam listen [--model OUT] [--file CLIP] [--json].
 
-Hears the microphone, or a recording as if it came from one. TFLM makes the features of each frame once
-(`frontend.tflite`), a ring keeps those of the last window, and TFLM runs the model whenever a window is full: what
-`firmware/` does on a device. A line comes for each window; where nobody speaks in it (for 0.25 s), it says so and no
-model runs.
+Hears the microphone, or a recording as if it came from one. The frontend makes the features of each frame once, a ring
+keeps those of the last window, and the model runs whenever a window is full: what `firmware/` does on a device.
+LiteRT runs the model and NumPy the frontend, or with --tflm TFLM both. A line comes for each window; where nobody
+speaks in it (for 0.25 s), it says so and no model runs.
 With --learn, the default of a model that was trained for it, the average of the voice is learned meanwhile: first a
 window is decided, then it is learned. Neither TensorFlow nor JAX is imported.
 
@@ -15,26 +15,32 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import itertools
 import json
 import queue
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import soxr
 
 from jax_reparam import manifest
-from jax_reparam.errors import InputError, run
-from jax_reparam.evaluation import softmax
-from jax_reparam.frontend import audio, features, speech
+from jax_reparam.commands.predict import (
+    FLAGS,
+    NO_SPEECH,
+    add_model_arguments,
+    add_voice_arguments,
+    decision,
+    known_voice,
+    save_voice,
+)
+from jax_reparam.errors import InputError, need
+from jax_reparam.frontend import audio, features
 from jax_reparam.frontend.inputs import Input
-from jax_reparam.frontend.stream import Stream, Window
 from jax_reparam.frontend.voice import Profile
-from jax_reparam.predict import FLAGS, NO_SPEECH, add_voice_arguments, decision, known_voice, save_voice
+from jax_reparam.recognizer import Decision, Recognizer, Stream
 from jax_reparam.runtime import tflm
 from jax_reparam.table import aligned
 
@@ -45,85 +51,8 @@ SILENT_SECONDS = 10.0
 # So far behind a microphone, what has come meanwhile is dropped: more would be memory without end, and old news.
 BEHIND_SECONDS = 10.0
 SMOOTHING = 0.5
-
-
-@dataclasses.dataclass(frozen=True)
-class Heard:
-    """The decision on one window of a stream.
-
-    Attributes:
-      start: where the window starts, in seconds.
-      end: where it ends; not behind the end of the stream.
-      probabilities: `[C]`, of the window alone; zeros where nobody speaks.
-      smoothed: `[C]`, with those of the windows before it in which somebody spoke; zeros before the first.
-      speech_share: the share of the window's frames that are speech.
-      too_quiet: whether its speech drowns in the floor of the features.
-      clipping: whether it is too loud for the microphone (`speech.clipping`).
-      profile: what is known of the voice after the window.
-    """
-
-    start: float
-    end: float
-    probabilities: np.ndarray
-    smoothed: np.ndarray
-    speech_share: float
-    too_quiet: bool
-    clipping: bool
-    profile: Profile
-
-
-def decisions(
-    chunks: Iterable[np.ndarray],
-    inputs: Input,
-    *,
-    frame_codes: Callable[[np.ndarray], np.ndarray],
-    logits: Callable[[np.ndarray], np.ndarray],
-    classes: int,
-    smoothing: float = 0.0,
-    profile: Profile | None = None,
-    learn: bool = False,
-) -> Iterator[Heard]:
-    """Decides on each window of a stream as soon as it is full; at the stream's end on what is left.
-
-    Args:
-      chunks: the stream, `[N]` int16 with any N.
-      inputs: how audio becomes the model's input.
-      frame_codes: the codes `[M]` int8 of a frame's samples `[frame]` int16.
-      logits: `[C]` of a window `[frames, M]`.
-      classes: C.
-      smoothing: weight of the smoothed probabilities so far, 0 to less than 1; the window's own have the rest.
-      profile: what is known of the voice before; None: nothing.
-      learn: learn from each window after it was decided.
-    """
-    stream, frontend, rule = Stream(inputs, frame_codes), inputs.frontend, inputs.rule
-    heard, seconds, smoothed = 0, frontend.hop_ms / 1000, np.zeros(classes)
-    known = Profile.empty(frontend.n_mels) if profile is None else profile
-
-    def decide(window: Window) -> Heard:
-        nonlocal smoothed, known
-        window_features, found = inputs.hear(window.codes, known)
-        probabilities, share = np.zeros(classes), 0.0
-        if found.there:
-            probabilities = softmax(logits(window_features)[None])[0]
-            smoothed = smoothing * smoothed + (1 - smoothing) * probabilities if smoothed.any() else probabilities
-            share = float(found.mask.sum() / window.frames)
-        if learn:
-            known = known.learn(window.codes, found, rule, new=window.new, most=inputs.most_frames)
-        return Heard(
-            window.start * seconds,
-            min((window.start + inputs.window.frames) * seconds, heard / frontend.sample_rate),
-            probabilities,
-            smoothed,
-            share,
-            speech.too_quiet(found, rule),
-            speech.clipping(found, window.full_scale, frontend),
-            known,
-        )
-
-    for chunk in chunks:
-        heard += len(chunk)
-        yield from map(decide, stream.feed(chunk))
-    yield from map(decide, stream.finish())
+# The codes `[M]` int8 of a frame's samples `[frame]` int16.
+FrameCodes: TypeAlias = Callable[[np.ndarray], np.ndarray]
 
 
 def recording(path: str, sample_rate: int, *, real_time: bool = False) -> Iterator[np.ndarray]:
@@ -151,12 +80,9 @@ def microphone(device: str | None, sample_rate: int) -> Iterator[np.ndarray]:
     Raises:
       InputError: no microphone, or nothing to record with.
     """
+    need('microphone', 'listen')
     try:
         import sounddevice
-    except ImportError:
-        raise InputError(
-            "microphone: expected the package sounddevice (pip install 'jax-reparam[listen]'), found none"
-        ) from None
     except OSError as error:  # it is there, the library that it wraps is not
         raise InputError(
             f'microphone: expected the PortAudio library that sounddevice wraps (Debian: libportaudio2), found: {error}'
@@ -222,7 +148,7 @@ def microphone(device: str | None, sample_rate: int) -> Iterator[np.ndarray]:
         ) from error
 
 
-def as_json(labels: Sequence[str], heard: Heard, inputs: Input) -> dict[str, Any]:
+def as_json(labels: Sequence[str], heard: Decision, inputs: Input) -> dict[str, Any]:
     """A window's line in the output of `--json`; `smoothed` is null before the first speech."""
     return {
         'start': round(heard.start, 3),
@@ -244,7 +170,7 @@ def row(cells: Sequence[str], labels: Sequence[str]) -> str:
     return line
 
 
-def as_row(labels: Sequence[str], heard: Heard) -> str:
+def as_row(labels: Sequence[str], heard: Decision) -> str:
     """A window's line of text, with the smoothed probabilities in percent."""
     own, smoothed = (
         labels[int(values.argmax())] if values.any() else NO_SPEECH for values in (heard.probabilities, heard.smoothed)
@@ -265,16 +191,15 @@ def smoothing(text: str) -> float:
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     command = argparse.ArgumentParser(
-        prog='python -m jax_reparam.listen', description='Emotions of a stream, by the chain of a device, in TFLM.'
+        prog='jax-reparam listen', description='Emotions of a stream, by the chain of a device.'
     )
-    command.add_argument('folder', metavar='OUT', help='folder that fold.py wrote')
+    add_model_arguments(command)
     source = command.add_mutually_exclusive_group()
     source.add_argument('--file', metavar='CLIP', help=f'{audio.READABLE} file to hear; default: the microphone')
     source.add_argument(
         '--device', metavar='N', help="the microphone's number or name; python -m sounddevice lists them"
     )
     command.add_argument('--real-time', action='store_true', help='hear the file as fast as it was spoken')
-    command.add_argument('--form', choices=list(manifest.FORM_FILES), help='default: the one that OUT recommends')
     command.add_argument(
         '--smoothing',
         metavar='S',
@@ -298,39 +223,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = command.parse_args(argv)
     if args.real_time and args.file is None:
         command.error('--real-time is for --file: a microphone always is')
-    exported, form, model_file = manifest.open_form(args.folder, args.form)
-    labels, inputs = exported.labels, exported.input
+    with contextlib.ExitStack() as stack:
+        frame_codes = None
+        if args.tflm:
+            recognizer = stack.enter_context(Recognizer.in_tflm(args.model, args.form))
+            frame_codes = stack.enter_context(in_tflm(args.model, recognizer.manifest))
+        else:
+            recognizer = Recognizer.load(args.model, args.form)
+        return _listen(recognizer, args, frame_codes)
+
+
+def _listen(recognizer: Recognizer, args: argparse.Namespace, frame_codes: FrameCodes | None) -> int:
+    labels, inputs = recognizer.manifest.labels, recognizer.manifest.input
     rate = inputs.frontend.sample_rate
     learn = inputs.voice.history > 0 if args.learn is None else args.learn
-    profile = known_voice(inputs, args, learn=learn) or Profile.empty(inputs.frontend.n_mels)
+    recognizer.profile = known_voice(inputs, args, learn=learn)
+    stream = Stream(recognizer, smoothing=args.smoothing, learn=learn, frame_codes=frame_codes)
     heard, code, saved = 0, 0, True
     try:
-        with tflm.started(frontend(args.folder, exported)) as front, tflm.started(model_file) as model:
-            if args.file is None:
-                chunks = microphone(args.device, rate)
-            else:
-                chunks = recording(args.file, rate, real_time=args.real_time)
-            # Of a source that cannot be used nothing is said but the error.
-            chunks = itertools.chain([next(chunks)], chunks)
-            if not args.json:
-                print(opening(form, inputs, args.smoothing, profile, learn=learn), file=sys.stderr)
-                print(row(['seconds', 'window', 'smoothed', *labels, ''], labels), flush=True)
-            for window in decisions(
-                chunks,
-                inputs,
-                frame_codes=lambda samples: features.encode(front.run(features.frames(samples, inputs.frontend)[0])),
-                logits=model.run,
-                classes=len(labels),
-                smoothing=args.smoothing,
-                profile=profile,
-                learn=learn,
-            ):
-                heard += 1  # before its line: whoever saw the line can end this at once
-                profile = window.profile
-                found = as_json(labels, window, inputs)
-                print(json.dumps(found, ensure_ascii=False) if args.json else as_row(labels, window), flush=True)
-    except tflm.TFLMError as error:
-        raise InputError(f'{args.folder}: expected models that TFLM runs, found: {error}') from error
+        if args.file is None:
+            chunks = microphone(args.device, rate)
+        else:
+            chunks = recording(args.file, rate, real_time=args.real_time)
+        # Of a source that cannot be used nothing is said but the error.
+        chunks = itertools.chain([next(chunks)], chunks)
+        if not args.json:
+            runtime = 'TFLM' if args.tflm else 'LiteRT'
+            print(
+                opening(f'{recognizer.form} in {runtime}', inputs, args.smoothing, stream.profile, learn=learn),
+                file=sys.stderr,
+            )
+            print(row(['seconds', 'window', 'smoothed', *labels, ''], labels), flush=True)
+        for decision in itertools.chain(itertools.chain.from_iterable(map(stream.feed, chunks)), stream.finish()):
+            heard += 1  # before its line: whoever saw the line can end this at once
+            found = as_json(labels, decision, inputs)
+            print(json.dumps(found, ensure_ascii=False) if args.json else as_row(labels, decision), flush=True)
     except KeyboardInterrupt:
         print(f'ended by Ctrl-C, windows: {heard}', file=sys.stderr)
         code = 130
@@ -338,34 +265,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Not of a source that could not be used.
         if heard:
             if learn:
-                print(f'learned: {inputs.seconds(profile.frames):g} s of speech', file=sys.stderr)
-            saved = save_voice(args.save_profile, profile, inputs)
+                print(f'learned: {inputs.seconds(stream.profile.frames):g} s of speech', file=sys.stderr)
+            saved = save_voice(args.save_profile, stream.profile, inputs)
     return code or int(not saved)
 
 
-def frontend(folder: str, exported: manifest.Manifest) -> bytes:
-    """The frontend's .tflite file.
+@contextlib.contextmanager
+def in_tflm(folder: str, exported: manifest.Manifest) -> Iterator[FrameCodes]:
+    """Has TFLM make the codes of a frame, by the frontend of an exported model.
 
     Raises:
-      InputError: the folder has none, or TFLM cannot be run here.
+      InputError: the folder has none, or TFLM does not run it.
     """
-    tflm.need('listen')
     device = exported.device
     if device.frontend is None:
         raise InputError(f'{folder}: expected a frontend, found none: {device.reason or "it failed its check"}')
-    return manifest.read_file(folder, device.frontend)
+    try:
+        with tflm.started(manifest.read_file(folder, device.frontend)) as session:
+            yield lambda samples: features.encode(session.run(features.frames(samples, exported.input.frontend)[0]))
+    except tflm.TFLMError as error:
+        raise InputError(f'{folder}: expected models that TFLM runs, found: {error}') from error
 
 
-def opening(form: str, inputs: Input, smoothing: float, profile: Profile, *, learn: bool) -> str:
+def opening(runs: str, inputs: Input, smoothing: float, profile: Profile, *, learn: bool) -> str:
     """What is running and when to expect lines, in one line."""
     window, seconds = inputs.window, inputs.frontend.hop_ms / 1000
     return (
-        f'{form} in TFLM; a line after {window.frames * seconds:g} s and then every {window.hop * seconds:g} s; '
+        f'{runs}; a line after {window.frames * seconds:g} s and then every {window.hop * seconds:g} s; '
         f'smoothed = {smoothing:g} x smoothed before + {1 - smoothing:g} x window; '
         f'of the voice {inputs.seconds(profile.frames):g} s are known, {"more" if learn else "nothing"} is learned; '
         'Ctrl-C ends'
     )
-
-
-if __name__ == '__main__':
-    run(main)

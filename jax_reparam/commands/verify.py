@@ -1,4 +1,4 @@
-"""Scores every form of an exported model on labelled clips: python -m jax_reparam.verify OUT --clips CLIPS.
+"""Scores every form of an exported model on labelled clips: jax-reparam verify OUT --clips CLIPS.
 
 With --field also what is left of the decisions where microphone, room, line and voice are others (`field/`); that
 is reported, and no gate.
@@ -18,13 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
-from jax_reparam import errors, manifest, threads
-from jax_reparam.errors import run
+from jax_reparam import errors, manifest, scores, threads
 from jax_reparam.field import recordings, robustness
 from jax_reparam.field.recordings import Recordings
 from jax_reparam.manifest import Manifest
 from jax_reparam.runtime import litert, tflm
-from jax_reparam.verify import scores
 
 # Of `--fail-under`, for the rows of the field test.
 KEPT = 'kept'
@@ -47,7 +45,7 @@ def limit(text: str) -> tuple[str, float]:
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     command = argparse.ArgumentParser(
-        prog='python -m jax_reparam.verify', description='Every form of an exported model on labelled clips.'
+        prog='jax-reparam verify', description='Every form of an exported model on labelled clips.'
     )
     command.add_argument('folder', metavar='OUT', help='folder that fold.py wrote')
     command.add_argument(
@@ -150,7 +148,3 @@ def in_the_field(
             ]
         rows = robustness.run(all_engines, labelled, labels, some=some)
     return robustness.Field(rows, robustness.silences(exported.input), robustness.known(engines, labelled, labels))
-
-
-if __name__ == '__main__':
-    run(main)

@@ -16,10 +16,11 @@ import pytest
 from jax import lax
 
 from helpers import RECIPE, TINY
-from jax_reparam import errors, manifest, models, schema, summary
+from jax_reparam import config, errors, manifest, models, schema
+from jax_reparam.commands import summary
 from jax_reparam.config import ConformerConfig, ConvTransformerConfig, SpeechFormerConfig
 from jax_reparam.errors import InputError
-from jax_reparam.frontend.features import FrontendConfig
+from jax_reparam.frontend.features import FrontendConfig, filters
 from jax_reparam.frontend.inputs import Input
 from jax_reparam.frontend.windows import WindowConfig
 from jax_reparam.graph.graph import Port
@@ -65,10 +66,12 @@ def write_export(folder, age=0, *, model=MODEL, int8=True, arena=6789, failed=No
     frames, n_mels = sizes.get('frames', 64), sizes.get('n_mels', 12)
     ones = np.ones(n_mels, np.float32)
     parts = {name: ['s0'] for name in ('train_speakers', 'validation_speakers', 'test_speakers')}
+    arrays = filters(FrontendConfig(n_mels=n_mels)).to_bytes()
     content = manifest.Manifest(
         model=json.loads(json.dumps(model)),
         labels=('a', 'b'),
         input=Input(FrontendConfig(n_mels=n_mels), WindowConfig(frames, frames), ones, ones, ones),
+        filters=manifest.file_of(manifest.FILTERS, arrays),
         params=manifest.ParamCount(training=2, folded=1),
         fold=manifest.Fold(sites=1, windows=1, max_abs_diff=0.0, argmax_agreement=1.0),
         forms=forms,
@@ -90,6 +93,7 @@ def write_export(folder, age=0, *, model=MODEL, int8=True, arena=6789, failed=No
         versions={},
     )
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / manifest.FILTERS).write_bytes(arrays)
     path = folder / manifest.FILE
     path.write_text(content.text())
     os.utime(path, (1_000_000_000 - age,) * 2)
@@ -147,15 +151,11 @@ def test_folded_is_counted_from_the_folded_tree(recipe, capsys, monkeypatch):
     assert entry['params']['folded'] == entry['params']['training'] > entry['params']['plain']
 
 
-def test_default_recipes_are_those_of_the_current_folder(here, capsys):
+def test_the_default_is_all_recipes(here, monkeypatch, capsys):
     for name in ('b', 'a'):
-        write_recipe(here / 'configs' / f'{name}.py')
-    assert [entry['recipe'] for entry in run_json(capsys)['recipes']] == ['configs/a.py', 'configs/b.py']
-
-
-def test_no_recipes():
-    with pytest.raises(InputError, match=r'configs/\*\.py: expected recipes there'):
-        summary.main([])
+        write_recipe(here / f'{name}.py')
+    monkeypatch.setattr(config, 'RECIPES', here)
+    assert [entry['recipe'] for entry in run_json(capsys)['recipes']] == ['a', 'b']
 
 
 def test_table(here, recipe, capsys):
@@ -234,8 +234,8 @@ def test_an_arena_that_was_not_measured_is_missing(here, recipe, capsys):
     ('text', 'message'),
     [
         ('{', 'expected a manifest in JSON'),
-        ('{"format": 1}', r'expected format 3 \(export it anew with fold\.py\), found 1'),
-        ('{"format": 3}', 'model: expected a value, found none'),
+        ('{"format": 1}', r'expected format 4 \(export it anew with fold\.py\), found 1'),
+        ('{"format": 4}', 'model: expected a value, found none'),
     ],
 )
 def test_a_damaged_export_is_an_error_where_it_was_named(here, recipe, capsys, text, message):
@@ -268,7 +268,7 @@ def test_classes_are_counted_from_one(recipe, value, capsys):
 
 def test_help_loads_no_jax():
     code = (
-        'import sys; from jax_reparam import summary; summary.parser().format_help(); '
+        'import sys; from jax_reparam.commands import summary; summary.parser().format_help(); '
         "sys.exit(', '.join(sys.modules.keys() & {'jax', 'flax', 'tensorflow', 'orbax'}) or 0)"
     )
     subprocess.run([sys.executable, '-c', code], check=True)

@@ -1,4 +1,4 @@
-"""Emotions of recordings, by an exported model: python -m jax_reparam.predict OUT CLIP_OR_FOLDER ... [--json].
+"""Emotions of recordings, by an exported model: jax-reparam predict [--model OUT] CLIP_OR_FOLDER ... [--json].
 
 A recording in which nobody speaks, or for less than 0.25 s, has no label: that is a result. --speaker names recordings
 of the same voice, without labels, from which its average is learned first; nothing is learned of the recordings that
@@ -15,206 +15,25 @@ TFLM, as a device does; in int8 the two may differ by some steps. Exit code 0: e
 from __future__ import annotations
 
 import argparse
-import contextlib
-import dataclasses
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jax_reparam.errors import InputError, one_line, run
-from jax_reparam.evaluation import decide, softmax
-from jax_reparam.frontend import audio, audio_files, features, speech, voice, windows
-from jax_reparam.frontend.inputs import Heard, Input
-from jax_reparam.frontend.speech import Speech
+from jax_reparam.errors import InputError, one_line
+from jax_reparam.frontend import audio, audio_files, voice
+from jax_reparam.frontend.inputs import Input
 from jax_reparam.frontend.voice import Profile
-from jax_reparam.manifest import FORM_FILES, Manifest, Protocol, open_form
-from jax_reparam.runtime import litert, tflm
+from jax_reparam.manifest import FORM_FILES
+from jax_reparam.recognizer import Prediction, Recognizer, together
 from jax_reparam.table import aligned
 
 # What a table says instead of a label, and the flags of a recording or window in JSON.
 NO_SPEECH, FLAGS = 'no speech', ('too_quiet', 'clipping')
-
-
-@dataclasses.dataclass(frozen=True)
-class Part:
-    """The decision on one window of a recording that is heard as a stream.
-
-    Attributes:
-      start: where it starts, in seconds.
-      end: where it ends; not behind the end of the recording.
-      probabilities: `[C]`; zeros where nobody speaks.
-    """
-
-    start: float
-    end: float
-    probabilities: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
-class Prediction:
-    """The decision on one recording.
-
-    Attributes:
-      probabilities: `[C]`, the mean over the windows of its active span in which somebody speaks; zeros where there is
-        none.
-      seconds: length of the recording.
-      speech_share: the share of its frames that are speech.
-      too_quiet: whether its speech drowns in the floor of the features.
-      clipping: whether it was recorded too loud.
-      over_time: every window of the whole recording, where it was asked for.
-    """
-
-    probabilities: np.ndarray
-    seconds: float
-    speech_share: float
-    too_quiet: bool
-    clipping: bool
-    over_time: tuple[Part, ...] = ()
-
-    @property
-    def speech(self) -> bool:
-        """Whether somebody speaks."""
-        return bool(self.probabilities.any())
-
-
-@dataclasses.dataclass
-class Recognizer:
-    """A form of an exported model.
-
-    Attributes:
-      manifest: of the export.
-      form: its name.
-      logits: maps windows `[W, frames, n_mels]` to logits `[W, C]`.
-      profile: what is known of the speaker; `adapt` and the user change it, `predict` does not.
-    """
-
-    manifest: Manifest
-    form: str
-    logits: Callable[[np.ndarray], np.ndarray]
-    profile: Profile | None = None
-
-    @classmethod
-    def load(cls, folder: str | Path, form: str | None = None) -> Recognizer:
-        """Loads a form from a folder that `fold.py` wrote; None is the one that it recommends.
-
-        Raises:
-          InputError: no such folder or form, or a file that is not the one that was verified.
-        """
-        manifest, name, model = open_form(folder, form)
-        return cls(manifest, name, litert.load(model))
-
-    @classmethod
-    @contextlib.contextmanager
-    def in_tflm(cls, folder: str | Path, form: str | None = None) -> Iterator[Recognizer]:
-        """The same, run by TFLM in a child process that ends with the block.
-
-        Raises:
-          InputError: see `load`; or TFLM is not there, or does not run the model.
-        """
-        manifest, name, model = open_form(folder, form)
-        tflm.need('--tflm')
-        try:
-            with tflm.started(model) as session:
-                yield cls(manifest, name, lambda cut: np.stack([session.run(window) for window in cut]))
-        except tflm.TFLMError as error:
-            raise InputError(f'{folder}: expected a model that TFLM runs, found: {error}') from error
-
-    @property
-    def learned_seconds(self) -> float:
-        """Seconds of the speaker's speech that are known."""
-        return 0.0 if self.profile is None else self.manifest.input.seconds(self.profile.frames)
-
-    def adapt(self, samples: np.ndarray) -> float:
-        """Learns from one recording of the speaker, `[N]` int16; returns `learned_seconds`.
-
-        It ends after `VoiceConfig.most_seconds` of speech. `profile = None` forgets.
-
-        Raises:
-          InputError: other samples.
-        """
-        self.profile = self.manifest.input.learned(self._codes(samples), self.profile)
-        return self.learned_seconds
-
-    def predict(self, samples: np.ndarray, profile: Profile | None = None, *, over_time: bool = False) -> Prediction:
-        """Decides on one recording.
-
-        Args:
-          samples: `[N]` int16 at the frontend's sample rate.
-          profile: what is known of its speaker; None: what `adapt` has learned.
-          over_time: also for each window of the recording, as it would be heard live.
-
-        Raises:
-          InputError: other samples.
-        """
-        inputs = self.manifest.input
-        profile = self.profile if profile is None else profile
-        codes, frames, hop = self._codes(samples), inputs.window.frames, inputs.frontend.hop_ms / 1000
-        seconds = len(samples) / inputs.frontend.sample_rate
-        found = dict(speech.windows_of(codes, inputs.window, inputs.rule))
-        span = speech.active_span(codes, inputs.rule, found.items() if inputs.rule.scan == inputs.window else None)
-
-        # One window at a time: all of a long recording take more memory than the recording.
-        def row(start: int, end: int) -> np.ndarray:
-            known = found.get(start) if end == min(start + frames, len(codes)) else None
-            return self._decide(inputs.hear(codes[start:end], profile, known))
-
-        starts = [span.start + int(start) for start in windows.starts(span.stop - span.start, inputs.window)]
-        probabilities = decide(np.stack([row(start, min(start + frames, span.stop)) for start in starts]))[0]
-        parts = [
-            Part(start * hop, min((start + frames) * hop, seconds), row(start, min(start + frames, len(codes))))
-            for start in (found if over_time else ())
-        ]
-        return Prediction(probabilities, seconds, *_told(samples, found, len(codes), inputs), over_time=tuple(parts))
-
-    def _codes(self, samples: np.ndarray) -> np.ndarray:
-        """Features of a recording; what is no recording would give some, too."""
-        if not isinstance(samples, np.ndarray) or samples.dtype != np.int16 or samples.ndim != 1 or not len(samples):
-            found = type(samples).__name__
-            if isinstance(samples, np.ndarray):
-                found = f'{list(samples.shape)} {samples.dtype}'
-            raise InputError(f'samples: expected [N] int16, as frontend.audio.read gives them, found {found}')
-        return self.manifest.input.codes(samples)
-
-    def _decide(self, heard: Heard) -> np.ndarray:
-        """Probabilities of a window, `[C]`; the model does not run where nobody speaks."""
-        if not heard.speech.there:
-            return np.zeros(len(self.manifest.labels))
-        row: np.ndarray = softmax(self.logits(heard.features[None]))[0]
-        return row
-
-
-def _told(
-    samples: np.ndarray, windows_found: Mapping[int, Speech], frames: int, inputs: Input
-) -> tuple[float, bool, bool]:
-    """The share of a recording's frames that are speech; whether all of it is too quiet; whether any of it clips."""
-    full_scale = features.full_scale(samples, inputs.frontend)
-    spoken, quiet, clipping = np.zeros(frames, bool), [], []
-    for start, found in windows_found.items():
-        end = start + len(found.mask)
-        clipping.append(speech.clipping(found, full_scale[start:end], inputs.frontend))
-        if found.there:
-            spoken[start:end] |= found.mask
-            quiet.append(speech.too_quiet(found, inputs.rule))
-    return float(spoken.mean()), bool(quiet) and all(quiet), any(clipping)
-
-
-def together(predictions: Sequence[Prediction], protocol: Protocol) -> tuple[np.ndarray, int]:
-    """One decision over all recordings of a speaker, as the model's protocol makes it.
-
-    Returns:
-      `[C]`, zeros where nobody speaks in any; and the number of recordings that were used: the longest of those in
-      which somebody speaks.
-    """
-    spoken = [one for one in predictions if one.speech]
-    order = sorted(range(len(spoken)), key=lambda i: -spoken[i].seconds)
-    used = sorted(order[: protocol.turns or None])
-    rows = [spoken[i].probabilities for i in used] or [predictions[0].probabilities]
-    return decide(np.stack(rows), join=protocol.join)[0], len(used)
 
 
 def recordings(paths: Sequence[str | Path]) -> Iterator[Path | InputError]:
@@ -284,19 +103,24 @@ def _row(name: str, entry: Mapping[str, Any], labels: Sequence[str]) -> list[str
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     command = argparse.ArgumentParser(
-        prog='python -m jax_reparam.predict', description='Emotions of recordings, by an exported model.'
+        prog='jax-reparam predict', description='Emotions of recordings, by an exported model.'
     )
-    command.add_argument('folder', metavar='OUT', help='folder that fold.py wrote')
+    add_model_arguments(command)
     command.add_argument('paths', metavar='CLIP', nargs='+', help=f'{audio.READABLE} file, or a folder of them')
-    command.add_argument('--form', choices=list(FORM_FILES), help='default: the one that OUT recommends')
     command.add_argument('--json', action='store_true', help='print one JSON object instead of a table')
     command.add_argument(
         '--together', action='store_true', help='one decision for each CLIP: over all recordings of a folder'
     )
-    command.add_argument('--tflm', action='store_true', help='run the model in TFLM, as a device does')
     command.add_argument('--over-time', action='store_true', help='also for each window, with its times in seconds')
     add_voice_arguments(command)
     return command
+
+
+def add_model_arguments(command: argparse.ArgumentParser) -> None:
+    """Adds which model runs, and what runs it."""
+    command.add_argument('--model', metavar='OUT', required=True, help='folder that fold.py wrote')
+    command.add_argument('--form', choices=list(FORM_FILES), help='default: the one that OUT recommends')
+    command.add_argument('--tflm', action='store_true', help='run it in TFLM, as a device does (default: LiteRT)')
 
 
 def add_voice_arguments(command: argparse.ArgumentParser) -> None:
@@ -365,9 +189,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.together and args.over_time:
         command.error('--together is over all recordings: expected no --over-time beside it')
     if args.tflm:
-        with Recognizer.in_tflm(args.folder, args.form) as recognizer:
+        with Recognizer.in_tflm(args.model, args.form) as recognizer:
             return _decide(recognizer, args)
-    return _decide(Recognizer.load(args.folder, args.form), args)
+    return _decide(Recognizer.load(args.model, args.form), args)
 
 
 def _decide(recognizer: Recognizer, args: argparse.Namespace) -> int:
@@ -409,7 +233,3 @@ def _decide(recognizer: Recognizer, args: argparse.Namespace) -> int:
         print('\n'.join(table(entries, labels)))
     saved = save_voice(args.save_profile, recognizer.profile, inputs)
     return 1 if errors or not saved else 0
-
-
-if __name__ == '__main__':
-    run(main)

@@ -1,4 +1,4 @@
-"""Trains a recipe: python train.py --config configs/transformer_s.py[:CORPUS] --workdir W [--config.KEY=VALUE ...].
+"""Trains a recipe: jax-reparam train --config transformer_s[:CORPUS] --workdir W [--config.KEY=VALUE ...].
 
 The same command goes on with a run that was stopped.
 """
@@ -15,24 +15,27 @@ from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
 from jax_reparam import config, schema, system
-from jax_reparam.errors import InputError, from_user, known, run, user_path
+from jax_reparam.errors import InputError, from_user, known, need, user_path
 
 KEY = '--config.'
-INTERRUPTED = 'interrupted; the same command goes on from the last checkpoint, if there is one'
 FLAGS = ('--config', '--workdir', '--source', '--distributed', '--help')
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments, less the keys of the recipe."""
     command = argparse.ArgumentParser(
-        prog='train.py',
-        usage='train.py --config CONFIG.py[:CORPUS] [--workdir W] [--source S] [--config.KEY=VALUE ...] [options]',
+        prog='jax-reparam train',
+        usage='jax-reparam train --config RECIPE[:CORPUS] [--source S] [--config.KEY=VALUE ...] [options]',
         description='Trains a recipe. The same command goes on with a run that was stopped.',
         epilog='\n'.join(['keys of a recipe, and their defaults where it does not say otherwise:', *_keys()]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    command.add_argument('--config', metavar='CONFIG.py[:CORPUS]', help='a recipe such as configs/transformer_s.py')
+    command.add_argument(
+        '--config',
+        metavar='RECIPE[:CORPUS]',
+        help='a recipe: transformer_s, or a file such as configs/transformer_s.py',
+    )
     command.add_argument(
         '--workdir', type=user_path, metavar='W', help='folder of the run (default: runs/RECIPE[-CORPUS])'
     )
@@ -84,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Trains, and says where the result is and what it is."""
     args, changes = parse(argv)
     if args.config is None:
-        raise InputError('--config: expected a recipe such as configs/transformer_s.py, found none')
+        raise InputError('--config: expected a recipe such as transformer_s, found none')
     path, _, corpus = args.config.partition(':')
     recipe = config.load_recipe(path, corpus)
     if args.source is not None:
@@ -93,6 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         recipe = recipe.with_changes(changes)
     workdir = Path(args.workdir or f'runs/{Path(path).stem}' + (f'-{corpus.replace("/", "_")}' if corpus else ''))
 
+    need('train', 'train')
     system.keep_all()
     # After the recipe, so that --help and a mistyped key answer at once.
     from absl import logging
@@ -107,7 +111,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     if processes.first():
         print(f'{workdir}: {report.headline(result)}')
     return 0
-
-
-if __name__ == '__main__':
-    run(main, interrupted=INTERRUPTED)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from jax_reparam import errors
-from jax_reparam.export import __main__ as command
+from jax_reparam.commands import fold as command
 from jax_reparam.export import folding, npu
 from jax_reparam.runtime import tflm
 

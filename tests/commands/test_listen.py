@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import collections
+import contextlib
+import importlib.machinery
+import importlib.util
 import itertools
 import json
 import os
@@ -19,7 +22,8 @@ import pytest
 import soundfile
 
 from helpers import needs_tflm, run_without, syllables
-from jax_reparam import listen, manifest, predict
+from jax_reparam import manifest
+from jax_reparam.commands import listen, predict
 from jax_reparam.errors import InputError
 from jax_reparam.evaluation import softmax
 from jax_reparam.frontend import audio, features, voice
@@ -27,6 +31,7 @@ from jax_reparam.frontend.features import FrontendConfig
 from jax_reparam.frontend.inputs import Input
 from jax_reparam.frontend.voice import Profile, VoiceConfig
 from jax_reparam.frontend.windows import WindowConfig
+from jax_reparam.recognizer import Recognizer, Stream
 from jax_reparam.runtime import tflm
 
 UNTRAINED = 'this model was not trained with histories: verify --field says what knowing a voice is worth\n'
@@ -59,13 +64,20 @@ def heard(capsys, *arguments):
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
+@contextlib.contextmanager
+def in_litert(folder, form):
+    yield Recognizer.load(folder, form)
+
+
 @needs_tflm
+@pytest.mark.parametrize('runtime', ['tflm', 'litert'])
 @pytest.mark.parametrize('form', ['int8', 'float32'])
-def test_a_file_gives_window_by_window_what_prediction_gives(exported, clips, capsys, form):
+def test_a_file_gives_window_by_window_what_prediction_gives(exported, clips, capsys, form, runtime):
     counts, spoken = [], 0
-    with predict.Recognizer.in_tflm(exported.path, form) as recognizer:
+    start, flags = (Recognizer.in_tflm, ['--tflm']) if runtime == 'tflm' else (in_litert, [])
+    with start(exported.path, form) as recognizer:
         for path in clips:
-            found = heard(capsys, exported.path, '--file', path, '--form', form, '--json')
+            found = heard(capsys, '--model', exported.path, '--file', path, '--form', form, '--json', *flags)
             prediction = recognizer.predict(audio.read(path), over_time=True)
             entry = predict.as_json(path, recognizer.manifest.labels, prediction, over_time=True)
             for window, part in zip(found, entry['over_time'], strict=True):
@@ -81,10 +93,10 @@ def test_a_file_gives_window_by_window_what_prediction_gives(exported, clips, ca
 
 @needs_tflm
 def test_the_recommended_form_is_heard_and_told(exported, clips, capsys):
-    assert listen.main([str(exported.path), '--file', clips[3]]) == 0
+    assert listen.main(['--model', str(exported.path), '--file', clips[3]]) == 0
     out, err = capsys.readouterr()
     assert err.splitlines() == [
-        'int8 in TFLM; a line after 0.64 s and then every 0.32 s; smoothed = 0.5 x smoothed before + 0.5 x window; '
+        'int8 in LiteRT; a line after 0.64 s and then every 0.32 s; smoothed = 0.5 x smoothed before + 0.5 x window; '
         'of the voice 0 s are known, nothing is learned; Ctrl-C ends'
     ]
     header, *rows = out.splitlines()
@@ -97,7 +109,7 @@ def test_the_recommended_form_is_heard_and_told(exported, clips, capsys):
 
 @needs_tflm
 def test_smoothing_is_of_the_windows_heard(exported, clips, capsys):
-    found = heard(capsys, exported.path, '--file', clips[4], '--json', '--smoothing', 0.75)
+    found = heard(capsys, '--model', exported.path, '--file', clips[4], '--json', '--smoothing', 0.75)
     own = np.array([[*window['probabilities'].values()] for window in found])
     expected = own[0]
     for window, row in zip(found[1:], own[1:], strict=True):
@@ -112,6 +124,14 @@ def logits_of(window):
     return 0.1 * (window * np.linspace(1, 2, 12)).sum(axis=1)[[3, 40, 70]]
 
 
+def decisions(chunks, logits, *, profile=None, **options):
+    """Of a stream in chunks, by a model of three classes."""
+    exported = types.SimpleNamespace(input=INPUTS, labels=('a', 'b', 'c'))
+    stream = Stream(Recognizer(exported, 'float32', logits, profile), **options)
+    yield from itertools.chain.from_iterable(map(stream.feed, chunks))
+    yield from stream.finish()
+
+
 def spoken_and_silent():
     """Speech of a voice, 1.1 s of zeros, loud noise, DC of 0.05, speech that clips; 7.3 s and some samples."""
     rng = np.random.default_rng(3)
@@ -121,7 +141,7 @@ def spoken_and_silent():
 
 
 def straight(samples, inputs, known, *, learn, smoothing):
-    """What `decisions` must give, from the recording as a whole: (start, frames, probabilities, smoothed, profile)."""
+    """What `Stream` must give, from the recording as a whole: (start, frames, probabilities, smoothed, profile)."""
     codes, heard, smoothed, rows = inputs.codes(samples), 0, None, []
     starts = [*range(0, len(codes) - 80, 30), max(0, len(codes) - 80)]
     for start in starts:
@@ -148,14 +168,11 @@ def test_streaming_equals_batch(size, learn, before):
     known = Profile(np.arange(-12, 0, dtype=np.int32) * 16 * 40 * bool(before), before)
     expected = straight(samples, INPUTS, known, learn=learn, smoothing=0.3)
     found = list(
-        listen.decisions(
+        decisions(
             [samples[at : at + size] for at in range(0, len(samples), size)],
-            INPUTS,
-            frame_codes=lambda frame: INPUTS.codes(frame)[0],
-            logits=logits_of,
-            classes=3,
-            smoothing=0.3,
+            lambda cut: logits_of(cut[0])[None],
             profile=known if before else None,
+            smoothing=0.3,
             learn=learn,
         )
     )
@@ -183,9 +200,7 @@ def test_no_model_runs_where_nobody_speaks():
     def logits(window):
         raise AssertionError
 
-    chunks = [np.zeros(48000, np.int16)]
-    codes = lambda frame: INPUTS.codes(frame)[0]
-    found = list(listen.decisions(chunks, INPUTS, frame_codes=codes, logits=logits, classes=3, learn=True))
+    found = list(decisions([np.zeros(48000, np.int16)], logits, learn=True))
     assert len(found) == 9
     assert not any(one.probabilities.any() or one.smoothed.any() or one.profile.frames for one in found)
     printed = listen.as_json('abc', found[0], INPUTS)
@@ -239,6 +254,7 @@ def sounddevice(monkeypatch):
             module.opened['closed'] = True
 
     module.RawInputStream = RawInputStream
+    module.__spec__ = importlib.machinery.ModuleSpec('sounddevice', None)
     monkeypatch.setitem(sys.modules, 'sounddevice', module)
     monkeypatch.setattr(listen, 'SILENT_SECONDS', 0.01)
     return module
@@ -248,10 +264,10 @@ def sounddevice(monkeypatch):
 def test_a_microphone_is_heard_like_a_file(exported, clips, sounddevice, capsys):
     sounddevice.samples = audio.read(clips[3])
     with pytest.raises(InputError, match=r'^microphone 3: expected samples, found none in 0\.01 s$'):
-        listen.main([str(exported.path), '--device', '3', '--json'])
+        listen.main(['--model', str(exported.path), '--device', '3', '--json'])
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     # The last window of the file is that of its end, which a microphone has not.
-    assert found == heard(capsys, exported.path, '--file', clips[3], '--json')[:-1]
+    assert found == heard(capsys, '--model', exported.path, '--file', clips[3], '--json')[:-1]
     wanted = {'samplerate': 16000, 'blocksize': 1600, 'device': 3, 'channels': 1, 'dtype': 'int16', 'closed': True}
     assert wanted.items() <= sounddevice.opened.items()
 
@@ -301,7 +317,7 @@ def test_a_microphone_that_cannot_be_used_is_named(sounddevice):
 @pytest.mark.parametrize(
     ('broken', 'message'),
     [
-        ({}, r"expected the package sounddevice \(pip install 'jax-reparam\[listen\]'\), found none$"),
+        ({}, r"expected the package sounddevice of the extra 'listen', found none; pip install '\.\[listen\]' in "),
         ({'raise': 'OSError("PortAudio library not found")'}, r'expected the PortAudio library .* found: PortAudio'),
     ],
     ids=['package', 'library'],
@@ -312,7 +328,7 @@ def test_what_a_microphone_needs_is_named(monkeypatch, tmp_path, broken, message
         (tmp_path / 'sounddevice.py').write_text(f'raise {broken["raise"]}')
         monkeypatch.syspath_prepend(tmp_path)
     else:
-        monkeypatch.setitem(sys.modules, 'sounddevice', None)
+        monkeypatch.setattr(importlib.util, 'find_spec', lambda _: None)
     with pytest.raises(InputError, match=rf'^microphone: {message}'):
         next(listen.microphone(None, 16000))
 
@@ -321,11 +337,11 @@ def test_what_a_microphone_needs_is_named(monkeypatch, tmp_path, broken, message
 def test_ctrl_c_ends_with_one_line_and_nothing_left_running(exported, clips):
     # A shell that starts the tests in the background has Ctrl-C ignored.
     code = (
-        'import signal, sys; from jax_reparam import errors, listen\n'
+        'import signal, sys; from jax_reparam import errors; from jax_reparam.commands import listen\n'
         'signal.signal(signal.SIGINT, signal.default_int_handler)\n'
         'errors.run(lambda: listen.main(sys.argv[1:]))'
     )
-    command = [sys.executable, '-c', code, str(exported.path), '--file', clips[4], '--real-time', '--json']
+    command = [sys.executable, '-c', code, str(exported.path), '--file', clips[4], '--real-time', '--json', '--tflm']
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, env=os.environ
     ) as child:
@@ -363,7 +379,7 @@ def test_a_folder_that_cannot_listen_is_named(exported, clips, tmp_path, damage,
     shutil.copytree(exported.path, tmp_path / 'out')
     damage(tmp_path / 'out')
     with pytest.raises(InputError, match=message):
-        listen.main([str(tmp_path / 'out'), '--file', clips[0]])
+        listen.main(['--model', str(tmp_path / 'out'), '--tflm', '--file', clips[0]])
 
 
 @needs_tflm
@@ -371,7 +387,17 @@ def test_a_clip_that_cannot_be_heard_is_all_that_is_said(exported, tmp_path, cap
     soundfile.write(tmp_path / 'short.wav', np.ones(1000), 16000)
     kept = tmp_path / 'p.bin'
     with pytest.raises(InputError, match=r'short\.wav: expected at least 0\.1 s, found 0\.062 s$'):
-        listen.main([str(exported.path), '--file', str(tmp_path / 'short.wav'), '--learn', '--save-profile', str(kept)])
+        listen.main(
+            [
+                '--model',
+                str(exported.path),
+                '--file',
+                str(tmp_path / 'short.wav'),
+                '--learn',
+                '--save-profile',
+                str(kept),
+            ]
+        )
     assert capsys.readouterr() == ('', UNTRAINED)
     assert not kept.exists()
 
@@ -383,7 +409,7 @@ def test_a_voice_is_learned_while_it_is_heard_and_kept(exported, inputs, tmp_pat
     soundfile.write(clip, syllables(3), 16000)
     seconds = lambda found: [window['learned_seconds'] for window in found]
     assert inputs.voice.history == 0
-    command = [exported.path, '--file', clip, '--json']
+    command = ['--model', exported.path, '--file', clip, '--json']
     assert set(seconds(heard(capsys, *command))) == {0}
     learned = heard(capsys, *command, '--learn', '--save-profile', kept)
     assert all(np.diff([0, *seconds(learned)]) > 0)
@@ -403,14 +429,14 @@ def test_a_voice_is_learned_while_it_is_heard_and_kept(exported, inputs, tmp_pat
 def test_what_is_known_and_learned_is_said(exported, tmp_path, capsys):
     clip, kept = tmp_path / 'a.wav', tmp_path / 'p'
     soundfile.write(clip, syllables(3), 16000)
-    seconds = heard(capsys, exported.path, '--file', clip, '--json', '--learn')[-1]['learned_seconds']
-    command = [str(exported.path), '--file', str(clip), '--save-profile', str(kept)]
+    seconds = heard(capsys, '--model', exported.path, '--file', clip, '--json', '--learn')[-1]['learned_seconds']
+    command = ['--model', str(exported.path), '--file', str(clip), '--save-profile', str(kept)]
     assert listen.main([*command, '--learn']) == 0
     first, opening, learned, saved = capsys.readouterr().err.splitlines(keepends=True)
     assert first == UNTRAINED
     assert 'of the voice 0 s are known, more is learned; ' in opening
     assert (learned, saved) == (f'learned: {seconds:g} s of speech\n', f'saved: {seconds:g} s of speech\n')
-    assert listen.main([*command[:3], '--profile', str(kept)]) == 0
+    assert listen.main([*command[:4], '--profile', str(kept)]) == 0
     assert f'of the voice {seconds:g} s are known, nothing is learned; ' in capsys.readouterr().err
 
 
@@ -419,7 +445,7 @@ def test_a_profile_is_not_replaced_by_one_of_nothing(exported, tmp_path, capsys)
     clip, kept = tmp_path / 'a.wav', tmp_path / 'p'
     soundfile.write(clip, np.zeros(32000), 16000)
     kept.write_text('a good one')
-    command = [str(exported.path), '--file', str(clip), '--save-profile', str(kept)]
+    command = ['--model', str(exported.path), '--file', str(clip), '--save-profile', str(kept)]
     with pytest.raises(InputError, match=r'^--save-profile: expected a voice to save \(--speaker'):
         listen.main(command)
     assert listen.main([*command, '--learn']) == 1
@@ -431,7 +457,7 @@ def test_a_profile_is_not_replaced_by_one_of_nothing(exported, tmp_path, capsys)
 def test_tflm_missing_is_said(exported, clips, monkeypatch):
     monkeypatch.setattr(tflm, 'PACKAGE', 'tflite_micro_that_is_not_there')
     with pytest.raises(InputError, match=r'^listen: expected TFLM, found: the package tflite-micro is not installed'):
-        listen.main([str(exported.path), '--file', clips[0]])
+        listen.main(['--model', str(exported.path), '--file', clips[0]])
 
 
 @pytest.mark.parametrize(
@@ -445,6 +471,6 @@ def test_arguments_that_make_no_sense_are_refused(arguments, capsys):
 
 @needs_tflm
 def test_neither_tensorflow_nor_jax_is_imported(exported, clips):
-    arguments = [str(exported.path), '--file', clips[1], '--json']
-    printed = run_without('jax_reparam.listen', arguments, ('jax', 'flax', 'tensorflow', 'sounddevice'))
+    arguments = ['--model', str(exported.path), '--file', clips[1], '--json']
+    printed = run_without('listen', arguments, ('jax', 'flax', 'tensorflow', 'sounddevice'))
     assert json.loads(printed)['end'] == 0.5

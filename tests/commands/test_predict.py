@@ -12,7 +12,8 @@ import pytest
 import soundfile
 
 from helpers import needs_tflm, run_without, syllables, windows_of
-from jax_reparam import evaluation, manifest, predict
+from jax_reparam import evaluation, manifest
+from jax_reparam.commands import predict
 from jax_reparam.errors import InputError
 from jax_reparam.frontend import audio, speech, voice
 from jax_reparam.frontend.voice import Profile
@@ -46,7 +47,7 @@ def test_predicts_what_evaluation_scored(exported, data, form):
 
 
 def test_json(exported, clips, capsys):
-    assert predict.main([str(exported.path), str(clips), '--json', '--over-time']) == 0
+    assert predict.main(['--model', str(exported.path), str(clips), '--json', '--over-time']) == 0
     found = json.loads(capsys.readouterr().out)
     assert found['form'] == 'int8'
     assert [clip['file'] for clip in found['clips']] == [str(clips / 'deeper' / 'low.FLAC'), str(clips / 'high.wav')]
@@ -65,7 +66,7 @@ def test_json(exported, clips, capsys):
 
 
 def test_table(exported, clips, capsys):
-    assert predict.main([str(exported.path), str(clips), '--over-time']) == 0
+    assert predict.main(['--model', str(exported.path), str(clips), '--over-time']) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ['decision', 'high', 'low']
     assert lines[1].split()[:2] == [str(clips / 'deeper' / 'low.FLAC'), 'low']
@@ -79,14 +80,14 @@ def test_together_decides_once_for_each_path(exported, clips, capsys):
     # One more in which nobody speaks is left out.
     soundfile.write(clips / 'silence.wav', np.zeros(64000), 16000)
     paths = [str(clips), str(clips / 'high.wav')]
-    assert predict.main([str(exported.path), *paths, '--together', '--json']) == 0
+    assert predict.main(['--model', str(exported.path), *paths, '--together', '--json']) == 0
     both, one = json.loads(capsys.readouterr().out)['clips']
     assert [(entry['file'], entry['recordings']) for entry in (both, one)] == [(paths[0], 2), (paths[1], 1)]
     np.testing.assert_allclose(list(both['probabilities'].values()), np.mean(rows, axis=0), atol=1e-6)
     np.testing.assert_allclose(list(one['probabilities'].values()), rows[1], atol=1e-6)
     # A folder with nothing to hear is named, and the others are decided.
     (clips / 'empty').mkdir()
-    assert predict.main([str(exported.path), str(clips / 'empty'), paths[1], '--together']) == 1
+    assert predict.main(['--model', str(exported.path), str(clips / 'empty'), paths[1], '--together']) == 1
     out, err = capsys.readouterr()
     assert [line.split()[0] for line in out.splitlines()[1:]] == [paths[1]]
     assert err == f'error: {clips}/empty: expected WAV, FLAC, MP3 or OGG files in it, found none\n'
@@ -113,7 +114,7 @@ def test_together_joins_as_the_protocol_says(exported, join, turns, expected, us
 
 def test_together_is_not_over_time(exported, clips, capsys):
     with pytest.raises(SystemExit, match='2'):
-        predict.main([str(exported.path), str(clips), '--together', '--over-time'])
+        predict.main(['--model', str(exported.path), str(clips), '--together', '--over-time'])
     assert 'expected no --over-time beside it' in capsys.readouterr().err
 
 
@@ -123,7 +124,7 @@ def test_bad_clips_are_named_and_the_others_done(exported, clips, tmp_path, caps
     soundfile.write(tmp_path / 'short.wav', np.ones(1000), 16000)
     bad = ['missing.wav', 'text.wav', 'short.wav', 'empty']
     paths = [str(tmp_path / name) for name in bad]
-    assert predict.main([str(exported.path), *paths[:2], str(clips), *paths[2:], '--json']) == 1
+    assert predict.main(['--model', str(exported.path), *paths[:2], str(clips), *paths[2:], '--json']) == 1
     out, err = capsys.readouterr()
     found = json.loads(out)
     assert len(found['clips']) == 2
@@ -135,14 +136,14 @@ def test_bad_clips_are_named_and_the_others_done(exported, clips, tmp_path, caps
 
 def test_neither_tensorflow_nor_jax_is_imported(exported, clips):
     names = ('jax', 'jaxlib', 'flax', 'optax', 'orbax', 'tensorflow', 'tensorflow_datasets', 'grain', 'sklearn')
-    assert 'low' in run_without('jax_reparam.predict', [str(exported.path), str(clips)], names)
+    assert 'low' in run_without('predict', ['--model', str(exported.path), str(clips)], names)
 
 
 @pytest.mark.parametrize(
     ('damage', 'message'),
     [
         (lambda folder: shutil.rmtree(folder), 'expected a folder that fold.py wrote, found no manifest.json'),
-        (lambda folder: (folder / 'model_int8.tflite').unlink(), 'expected the model, found: No such file'),
+        (lambda folder: (folder / 'model_int8.tflite').unlink(), 'expected a file of the model, found: No such file'),
         (lambda folder: (folder / 'model_int8.tflite').write_bytes(b'x'), 'expected the file that was verified'),
         (
             lambda folder: (folder / 'manifest.json').write_text('{"format": 1, "forms": {}}'),
@@ -182,7 +183,7 @@ def test_in_tflm(exported, clips, capsys):
     """The same decisions, by numbers that are TFLM's."""
     printed = []
     for more in ([], ['--tflm']):
-        assert predict.main([str(exported.path), str(clips), '--json', '--form', 'int8', *more]) == 0
+        assert predict.main(['--model', str(exported.path), str(clips), '--json', '--form', 'int8', *more]) == 0
         printed.append(json.loads(capsys.readouterr().out)['clips'])
     for clip, device in zip(*printed, strict=True):
         assert device['probabilities'] == pytest.approx(clip['probabilities'], abs=0.05)
@@ -198,7 +199,7 @@ def test_in_tflm(exported, clips, capsys):
 def test_without_tflm_it_is_named(exported, clips, monkeypatch):
     monkeypatch.setattr(tflm, 'missing', lambda: 'not verified: not here')
     with pytest.raises(InputError, match=r'^--tflm: expected TFLM, found: not here$'):
-        predict.main([str(exported.path), str(clips), '--tflm'])
+        predict.main(['--model', str(exported.path), str(clips), '--tflm'])
 
 
 @pytest.fixture
@@ -223,7 +224,7 @@ def test_nobody_speaks_is_a_result(exported, tmp_path, capsys, sound):
     if sound is None:
         sound = (500 * np.random.default_rng(0).standard_normal(48000)).astype(np.int16)
     soundfile.write(tmp_path / 'a.wav', sound, 16000)
-    command = [str(exported.path), str(tmp_path / 'a.wav'), '--over-time']
+    command = ['--model', str(exported.path), str(tmp_path / 'a.wav'), '--over-time']
     assert predict.main([*command, '--json']) == 0
     [found] = json.loads(capsys.readouterr().out)['clips']
     nothing = {'label': None, 'speech': False, 'probabilities': None}
@@ -305,7 +306,7 @@ def test_a_voice_is_learned_from_its_recordings_and_from_nothing_else(recognizer
     np.testing.assert_array_equal(recognizer.predict(clip, expected).probabilities, known.probabilities)
 
     soundfile.write(tmp_path / 'clip.flac', clip, 16000)
-    command = [str(exported.path), str(tmp_path / 'clip.flac'), '--json', '--form', 'float32']
+    command = ['--model', str(exported.path), str(tmp_path / 'clip.flac'), '--json', '--form', 'float32']
 
     def printed(*more):
         assert predict.main([*command, *map(str, more)]) == 0
@@ -313,7 +314,7 @@ def test_a_voice_is_learned_from_its_recordings_and_from_nothing_else(recognizer
         return found['learned_seconds'], found['clips'][0]['probabilities']
 
     (tmp_path / 'clip.flac').rename(tmp_path / 'clip')  # not among the folder's recordings
-    command[1] = str(tmp_path / 'clip')
+    command[2] = str(tmp_path / 'clip')
     first = printed('--speaker', tmp_path, '--save-profile', tmp_path / 'p.bin')
     assert first[0] == pytest.approx(expected.frames / 100)
     assert printed('--profile', tmp_path / 'p.bin') == first
@@ -328,7 +329,7 @@ def test_what_was_learned_of_one_clip_is_not_known_of_the_next(exported, tmp_pat
     for name, seed in (('a', 1), ('b', 2)):
         soundfile.write(tmp_path / f'{name}.wav', syllables(3, seed), 16000)
     read = lambda *names: [
-        predict.main([str(exported.path), *(str(tmp_path / f'{name}.wav') for name in names), '--json'])
+        predict.main(['--model', str(exported.path), *(str(tmp_path / f'{name}.wav') for name in names), '--json'])
     ]
     read('a', 'b')
     both = json.loads(capsys.readouterr().out)['clips']
@@ -339,11 +340,11 @@ def test_what_was_learned_of_one_clip_is_not_known_of_the_next(exported, tmp_pat
 
 def test_a_recording_of_the_speaker_that_cannot_be_used_is_refused(exported, clips, tmp_path):
     with pytest.raises(InputError, match=r'nobody\.wav: expected a WAV, FLAC, MP3 or OGG file, found nothing there'):
-        predict.main([str(exported.path), str(clips), '--speaker', str(tmp_path / 'nobody.wav')])
+        predict.main(['--model', str(exported.path), str(clips), '--speaker', str(tmp_path / 'nobody.wav')])
 
 
 def test_where_no_profile_can_be_saved_is_said_before_anything_is_heard(exported, clips, tmp_path):
-    command = [str(exported.path), str(clips), '--save-profile']
+    command = ['--model', str(exported.path), str(clips), '--save-profile']
     with pytest.raises(InputError, match=r'^--save-profile: expected a voice to save'):
         predict.main([*command, str(tmp_path / 'p')])
     for path, found in (
@@ -358,7 +359,7 @@ def test_where_no_profile_can_be_saved_is_said_before_anything_is_heard(exported
 
 def test_decisions_are_printed_and_a_profile_of_nothing_is_not_saved(exported, clips, tmp_path, capsys):
     soundfile.write(tmp_path / 'silence.wav', np.zeros(16000), 16000)
-    command = [str(exported.path), str(clips), '--speaker']
+    command = ['--model', str(exported.path), str(clips), '--speaker']
     assert predict.main([*command, str(tmp_path / 'silence.wav'), '--save-profile', str(tmp_path / 'p')]) == 1
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 3

@@ -1,4 +1,4 @@
-"""`python -m jax_reparam.verify`: every form there is, one table, and an exit code that tells the truth."""
+"""`jax-reparam verify`: every form there is, one table, and an exit code that tells the truth."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import pytest
 import soundfile
 
 from helpers import needs_tflm, recipe, tones, windows_of
-from jax_reparam import checkpoint, manifest
+from jax_reparam import checkpoint, manifest, scores
+from jax_reparam.commands import verify
 from jax_reparam.data import export_data
 from jax_reparam.device import frontend
 from jax_reparam.errors import InputError, run
@@ -24,8 +25,6 @@ from jax_reparam.field import changes, recordings, robustness
 from jax_reparam.graph import flatbuffer
 from jax_reparam.runtime import litert
 from jax_reparam.train import loop
-from jax_reparam.verify import __main__ as verify
-from jax_reparam.verify import scores
 
 pytestmark = pytest.mark.slow
 

@@ -1,22 +1,21 @@
-"""Prepares a corpus and checks it: python -m jax_reparam.prepare CORPUS [SOURCE]."""
+"""Prepares a corpus and checks it: jax-reparam prepare CORPUS [SOURCE]."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
 
-from jax_reparam import corpora
-from jax_reparam.data.pipeline import cache_dir
-from jax_reparam.errors import run
+from jax_reparam.config import CORPORA
+from jax_reparam.errors import need
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Prepares the corpus and prints where its report lies."""
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
     command = argparse.ArgumentParser(
-        prog='python -m jax_reparam.prepare',
+        prog='jax-reparam prepare',
         description='Prepares a corpus, checks it against its published counts, and writes a report.',
     )
-    command.add_argument('corpus', metavar='CORPUS', help=', '.join(corpora.NAMES))
+    command.add_argument('corpus', metavar='CORPUS', help=', '.join(CORPORA))
     command.add_argument('source', metavar='SOURCE', nargs='?', default='', help='its folder or table (none for synth)')
     command.add_argument(
         '--accept-mismatch', action='store_true', help='go on with a copy that has other counts than the published one'
@@ -32,7 +31,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=[],
         help='a flag of the runner, --beam-option=--direct_num_workers=2; may be repeated',
     )
-    args = command.parse_args(argv)
+    return command
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prepares the corpus and prints where its report lies."""
+    args = parser().parse_args(argv)
+    need('prepare', 'train')
+    from jax_reparam import corpora
+    from jax_reparam.data.pipeline import cache_dir
+
     corpus = corpora.prepare(
         args.corpus,
         source=args.source,
@@ -43,7 +51,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     print(corpus.report)
     return 0
-
-
-if __name__ == '__main__':
-    run(main)

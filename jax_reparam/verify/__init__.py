@@ -1,1 +1,0 @@
-"""Scores every form of an exported model on labelled recordings."""
