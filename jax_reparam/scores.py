@@ -178,12 +178,12 @@ def _waveform(out: Path, entry: Waveform, float32: Logits, recordings: Recording
     # Of logits, probabilities leave the differences.
     tiny = np.finfo(np.float32).tiny
     score = gates.score(np.log(np.maximum(expected, tiny)), np.log(np.maximum(probabilities, tiny)), windows)
-    difference = float(np.abs(probabilities - expected).max())
-    failures = []
-    if not difference <= gates.WAVEFORM_TOLERANCE:
+    differences, failures = np.abs(probabilities - expected).max(axis=1), []
+    apart, allowed = np.count_nonzero(~(differences <= gates.WAVEFORM_TOLERANCE)), gates.apart_allowed(len(pcm))
+    if apart > allowed:
         failures = [
-            f'waveform in LiteRT: expected probabilities within {gates.WAVEFORM_TOLERANCE:g} of float32, '
-            f'found {difference:.3g}'
+            f'waveform in LiteRT: expected probabilities within {gates.WAVEFORM_TOLERANCE:g} of float32 in all but '
+            f'{allowed} windows, found {apart} of {len(pcm)} further apart, by up to {differences.max():.3g}'
         ]
     ops = sum(flatbuffer.read(model).ops.values())
     row = Row('waveform', 'LiteRT', score, bytes=len(model), ops=ops, milliseconds=_timed(run, samples))

@@ -84,7 +84,7 @@ def test_daic_woz_decides_by_participant(tmp_path, capsys):
         path.parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(path, data.corpus.audio(clip), 16000)
     folders = [str(tmp_path / 'turns' / name) for name in sorted(names)]
-    assert predict.main([str(out), *folders, '--together', '--json', '--form', 'float32']) == 0
+    assert predict.main(['--model', str(out), *folders, '--together', '--json', '--form', 'float32']) == 0
     found = json.loads(capsys.readouterr().out)['clips']
     assert [entry['file'] for entry in found] == folders
     test = export_data.of_part(data, 'test', None)

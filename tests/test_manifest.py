@@ -142,7 +142,7 @@ def of(kind, entry):
         (['format'], 1, 'expected format 4 (export it anew with fold.py), found 1'),
         (['format'], MISSING, 'expected format 4 (export it anew with fold.py), found None'),
         (['format'], True, 'expected format 4 (export it anew with fold.py), found True'),
-        (['format'], 3.0, 'format: expected a whole number, found 3.0'),
+        (['format'], 4.0, 'format: expected a whole number, found 4.0'),
     ],
 )  # fmt: skip
 def test_damage_is_one_line_that_names_file_and_key(damaged, path, value, message):
@@ -181,9 +181,13 @@ def test_what_is_no_manifest_is_refused(tmp_path, text, message):
 @pytest.mark.parametrize('command', [predict, listen, verify])
 def test_a_command_says_it_and_ends_with_2(damaged, command, capsys):
     folder = damaged(['forms', 'int8', 'bytes'], 'many')
-    arguments = {predict: ['x.wav'], listen: ['--file', 'x.wav'], verify: ['--clips', 'x']}[command]
+    arguments = {
+        predict: ['--model', folder, 'x.wav'],
+        listen: ['--model', folder, '--file', 'x.wav'],
+        verify: [folder, '--clips', 'x'],
+    }[command]
     with pytest.raises(SystemExit) as end:
-        errors.run(lambda: command.main([str(folder), *arguments]))
+        errors.run(lambda: command.main([str(argument) for argument in arguments]))
     assert end.value.code == 2
     line = f"error: {folder}/manifest.json: forms.int8.bytes: expected a whole number, found 'many'\n"
     assert capsys.readouterr() == ('', line)

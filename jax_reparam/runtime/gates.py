@@ -27,6 +27,15 @@ LARGEST_UAR_LOSS = 0.005
 DIFFERING_ALLOWED = 1
 
 
+def apart_allowed(windows: int) -> int:
+    """Of so many windows, those whose probabilities may be further than `WAVEFORM_TOLERANCE` from float32's.
+
+    In a small window one code that rounds to the other side changes more: 3.75e-4 in one of 78 windows of 64 frames of
+    12 bands.
+    """
+    return max(DIFFERING_ALLOWED, int((1 - LEAST_AGREEMENT) * windows))
+
+
 def uar(logits: np.ndarray, windows: Windows) -> float:
     """UAR over the decisions on `windows`: on clips, or on speakers; 0 to 1."""
     probabilities = windows.decide(logits)

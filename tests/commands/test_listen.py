@@ -341,7 +341,18 @@ def test_ctrl_c_ends_with_one_line_and_nothing_left_running(exported, clips):
         'signal.signal(signal.SIGINT, signal.default_int_handler)\n'
         'errors.run(lambda: listen.main(sys.argv[1:]))'
     )
-    command = [sys.executable, '-c', code, str(exported.path), '--file', clips[4], '--real-time', '--json', '--tflm']
+    command = [
+        sys.executable,
+        '-c',
+        code,
+        '--model',
+        str(exported.path),
+        '--file',
+        clips[4],
+        '--real-time',
+        '--json',
+        '--tflm',
+    ]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, env=os.environ
     ) as child:
@@ -456,8 +467,8 @@ def test_a_profile_is_not_replaced_by_one_of_nothing(exported, tmp_path, capsys)
 
 def test_tflm_missing_is_said(exported, clips, monkeypatch):
     monkeypatch.setattr(tflm, 'PACKAGE', 'tflite_micro_that_is_not_there')
-    with pytest.raises(InputError, match=r'^listen: expected TFLM, found: the package tflite-micro is not installed'):
-        listen.main(['--model', str(exported.path), '--file', clips[0]])
+    with pytest.raises(InputError, match=r'^--tflm: expected TFLM, found: the package tflite-micro is not installed'):
+        listen.main(['--model', str(exported.path), '--tflm', '--file', clips[0]])
 
 
 @pytest.mark.parametrize(
@@ -465,7 +476,7 @@ def test_tflm_missing_is_said(exported, clips, monkeypatch):
 )
 def test_arguments_that_make_no_sense_are_refused(arguments, capsys):
     with pytest.raises(SystemExit, match='2'):
-        listen.main(['out', *arguments])
+        listen.main(['--model', 'out', *arguments])
     assert 'error: ' in capsys.readouterr().err
 
 

@@ -165,10 +165,8 @@ def test_vela_that_does_not_end_is_ended(monkeypatch):
 
 
 def test_without_the_package(monkeypatch):
-    monkeypatch.setattr(npu, 'PACKAGE', 'no_such_package')
-    with pytest.raises(
-        InputError, match=r"expected the package ethos-u-vela, found none; pip install 'jax-reparam\[npu\]'"
-    ):
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda _: None)
+    with pytest.raises(InputError, match=r"^--npu: expected the package ethosu of the extra 'npu', found none; "):
         npu.compiled(b'')
 
 
