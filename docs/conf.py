@@ -64,7 +64,7 @@ def _commands() -> Iterator[str]:
 
 def _keys() -> Iterator[str]:
     last = None
-    for section, key, default, meaning in train.keys():
+    for section, key, default, meaning in train.recipe_keys():
         if section != last:
             yield f'\n## {section or "seed"}\n\n| key | default | meaning |\n|---|---|---|'
         yield f'| `{key}` | {f"`{default}`" if default else ""} | {meaning} |'

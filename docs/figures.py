@@ -137,7 +137,7 @@ def peers(lines: Iterable[Mapping[str, Any]], colours: Palette) -> str:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    style = {
+    style: Any = {
         'svg.hashsalt': 'jax_reparam',
         'svg.fonttype': 'none',
         'font.family': 'sans-serif',
@@ -161,7 +161,8 @@ def peers(lines: Iterable[Mapping[str, Any]], colours: Palette) -> str:
         axes.set_xlabel('arena of the int8 model in TFLM, KB')
         axes.set_ylabel('EMO-DB, leave one speaker out: UAR, %')
         for line in lines:
-            uar, arena = line.get('uar'), line.get('arena_bytes')
+            uar: Any = line.get('uar')
+            arena: Any = line.get('arena_bytes')
             if uar is None:
                 axes.axvline(arena / 1000, color=colours.faint, linestyle=':')
                 axes.annotate(
@@ -176,11 +177,11 @@ def peers(lines: Iterable[Mapping[str, Any]], colours: Palette) -> str:
                 axes.plot(
                     arena / 1000, uar, 'o', markersize=9, color=colour, markerfacecolor=colour if today else 'none'
                 )
-                *offset, side = BESIDE.get(line['name'], (9, -4, 'left'))
+                right, up, side = BESIDE.get(line['name'], (9, -4, 'left'))
                 axes.annotate(
                     f'{line["name"]}, {uar:.1f}',
                     (arena / 1000, uar),
-                    xytext=offset,
+                    xytext=(right, up),
                     textcoords='offset points',
                     ha=side,
                 )

@@ -42,7 +42,8 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 def _head() -> str:
     return """# Results
 
-`python docs/results.py` writes this page from the files in `benchmarks/results` and from the code. UAR is unweighted average recall, in percent.
+`python docs/results.py` writes this page from the files in `benchmarks/results` and from the code. UAR is
+unweighted average recall, in percent.
 [Evidence](evidence.md) has the comparison of HRF with plain training and with classical baselines.
 
 ```{image} _static/arena-light.svg
@@ -56,7 +57,8 @@ def _head() -> str:
 :width: 100%
 ```
 
-`benchmarks/results/peers.jsonl` has the numbers of the plot and their sources. LIGHT-SERNET has no UAR here, because its published accuracy is of random splits, in which
+`benchmarks/results/peers.jsonl` has the numbers of the plot and their sources. LIGHT-SERNET has no UAR here,
+because its published accuracy is of random splits, in which
 speakers overlap."""
 
 
@@ -95,8 +97,10 @@ def _exports() -> str:
     head = ['recipe', 'form', 'bytes', 'arena', 'nodes', 'M instructions', 'same decision', 'UAR', 'SNR dB']
     return f"""## Exported models
 
-One fold of EMO-DB per recipe (fold 0, seed 0; SpeechFormer S for 1,500 steps), run in TFLM on the 51 windows of the test speaker. One fold says little about
-accuracy; the other columns hardly depend on the fold. Instructions are [estimated](verification.md#estimated-cost-on-a-cortex-m4f). Arena is that of a 64-bit host.
+One fold of EMO-DB per recipe (fold 0, seed 0; SpeechFormer S for 1,500 steps), run in TFLM on the 51 windows of the
+test speaker. One fold says little about
+accuracy; the other columns hardly depend on the fold. Instructions are
+[estimated](verification.md#estimated-cost-on-a-cortex-m4f). Arena is that of a 64-bit host.
 
 ```sh corpus
 jax-reparam train --config NAME:emodb --config.data.source=EMODB --workdir RUN
@@ -126,11 +130,14 @@ def _processors() -> str:
     head = ['recipe', 'form', 'M MACs', 'M instructions', 'per MAC', 'dearest', 'on NPU', 'SRAM', 'ms on NPU']
     return f"""## Estimated cost on processors
 
-Instructions of one window on a Cortex-M4F with CMSIS-NN, and placement on an Ethos-U55-128 by Vela. Both are estimates; weights are fresh, because they do not matter
+Instructions of one window on a Cortex-M4F with CMSIS-NN, and placement on an Ethos-U55-128 by Vela. Both are
+estimates; weights are fresh, because they do not matter
 here. Only `int8_npu` is meant for an NPU.
 
 ```sh hours
-python benchmarks/processors.py configs/transformer_xs.py configs/transformer_s.py configs/conformer_xs.py configs/conformer_s.py configs/speechformer_xs.py configs/speechformer_s.py --out benchmarks/results/processors.jsonl
+python benchmarks/processors.py configs/transformer_xs.py configs/transformer_s.py configs/conformer_xs.py \\
+    configs/conformer_s.py configs/speechformer_xs.py configs/speechformer_s.py \\
+    --out benchmarks/results/processors.jsonl
 ```
 
 {_table(head, rows)}"""
@@ -161,7 +168,8 @@ TFLM_ROOT=TFLM pytest tests/device/test_board.py
 
 {_table(head, rows)}
 
-SpeechFormer XS failed in one step of 3 of 7 logits, with the right labels: this TFLM computes SUB's multipliers in 16 bits in float32. The export writes ADD in place of SUB
+SpeechFormer XS failed in one step of 3 of 7 logits, with the right labels: this TFLM computes SUB's multipliers in
+16 bits in float32. The export writes ADD in place of SUB
 since; the boards were not run again with it. Models are of commit 229b40b, firmware of 70c545a."""
 
 
@@ -184,8 +192,10 @@ def _field() -> str:
     sounds = [[f'`{sound.name}`', sound.description] for sound in SILENCES]
     return f"""## In the field
 
-ConvTransformer XS on EMO-DB, {len(lines)} folds, int8 in TFLM: the share of decisions that stay when a recording is changed, and the change of UAR. "Published" is the
-threshold of audEERING's tests (Derington et al., arXiv 2312.06270): decisions to keep, and points of UAR that may be lost. Brackets say where our change differs from theirs.
+ConvTransformer XS on EMO-DB, {len(lines)} folds, int8 in TFLM: the share of decisions that stay when a recording is
+changed, and the change of UAR. "Published" is the
+threshold of audEERING's tests (Derington et al., arXiv 2312.06270): decisions to keep, and points of UAR that may
+be lost. Brackets say where our change differs from theirs.
 
 ```sh hours
 python benchmarks/field.py out/NAME_0 out/NAME_1 --out benchmarks/results/field.jsonl
@@ -210,12 +220,14 @@ def _voice() -> str:
     rows = []
     for history, own in _in_order(scores[ARM]):
         pairs = np.array([own[pair] - before[pair] for pair in own])
-        name = 'nothing' if history == 'none' else '{0} s of speech, {1}'.format(*reversed(history.split()))
+        kind, _, seconds = history.partition(' ')
+        name = 'nothing' if history == 'none' else f'{seconds} s of speech, {kind}'
         error = pairs.std(ddof=1) / np.sqrt(len(pairs))
         rows.append([name, len(pairs), f'{np.mean(list(own.values())):.1f}', f'{pairs.mean():+.1f} +- {error:.1f}'])
     return f"""## Knowing the voice
 
-ConvTransformer XS on EMO-DB, test speakers, last step: UAR by what is known of the speaker, and its paired difference from the features of before (no level removed,
+ConvTransformer XS on EMO-DB, test speakers, last step: UAR by what is known of the speaker, and its paired
+difference from the features of before (no level removed,
 nothing known), with the standard error over folds. One seed.
 
 ```sh hours
@@ -248,7 +260,8 @@ def _prices() -> str:
     rows = [[op, price(INT8.get(op)), price(INT16.get(op))] for op in dict.fromkeys([*INT8, *INT16])]
     return f"""## Prices of operators
 
-Instructions per MAC where the operator has MACs, else per element, on a Cortex-M4F with CMSIS-NN. `jax_reparam/graph/cost.py` uses these prices.
+Instructions per MAC where the operator has MACs, else per element, on a Cortex-M4F with CMSIS-NN.
+`jax_reparam/graph/cost.py` uses these prices.
 
 ```sh board
 python benchmarks/kernels/kernels.py --cmsis-nn CMSIS-NN --tflm TFLM --include INCLUDE

@@ -46,8 +46,8 @@ def parser() -> argparse.ArgumentParser:
     return command
 
 
-def keys() -> Iterator[tuple[str, str, str, str]]:
-    """Every key of a recipe: its section (`train (TrainConfig)`), key, default and meaning, as the docstrings tell it."""
+def recipe_keys() -> Iterator[tuple[str, str, str, str]]:
+    """Every key of a recipe: section (`train (TrainConfig)`), key, default, and the meaning that docstrings tell."""
     for name, kind in schema.field_types(config.Recipe).items():
         if get_origin(kind) is Annotated:
             yield '', name, str(getattr(config.Recipe, name)), ''
@@ -63,7 +63,7 @@ def keys() -> Iterator[tuple[str, str, str, str]]:
 def _keys() -> Iterator[str]:
     """A paragraph per key of a recipe."""
     last = ''
-    for section, key, default, meaning in keys():
+    for section, key, default, meaning in recipe_keys():
         if section != last:
             yield f'\n{section}:' if section else ''
         yield f'  {KEY}{key}={default}'
