@@ -274,14 +274,19 @@ def lacking(what: str, module: str) -> InputError:
     return InputError(f'{what}: expected the package {module} of the extra {extra!r}, found none; {install(extra)}')
 
 
+def absent(extra: str) -> list[str]:
+    """The modules of an extra that are not installed."""
+    return [module for module, its in EXTRAS.items() if its == extra and importlib.util.find_spec(module) is None]
+
+
 def need(what: str, *extras: str) -> None:
     """Checks that extras are installed, before any work.
 
     Raises:
       InputError: one is not; names it and the line that installs it.
     """
-    for module, extra in EXTRAS.items():
-        if extra in extras and importlib.util.find_spec(module) is None:
+    for extra in extras:
+        for module in absent(extra):
             raise lacking(what, module)
 
 

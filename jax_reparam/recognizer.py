@@ -22,6 +22,9 @@ from jax_reparam.frontend.voice import Profile
 from jax_reparam.manifest import Manifest, Protocol, open_form
 from jax_reparam.runtime import litert, tflm
 
+# The model that the package carries: ConvTransformer XS, trained on EMO-DB.
+PACKAGED = Path(__file__).parent / 'pretrained' / 'emodb_xs'
+
 
 @dataclasses.dataclass(frozen=True)
 class Part:

@@ -12,7 +12,7 @@ import numpy as np
 
 from jax_reparam import schema
 from jax_reparam.device import frontend
-from jax_reparam.errors import InputError
+from jax_reparam.errors import InputError, absent, install
 from jax_reparam.evaluation import Windows, softmax
 from jax_reparam.field.recordings import Recordings
 from jax_reparam.frontend import features
@@ -89,8 +89,12 @@ def score(
     """
     windows = recordings.windows()
     sources: dict[str, str | Path] = {} if trained is None else {'training': trained}
+    rows, failures, notes = [], [], []
     if (out / CHECKPOINT).is_dir():
-        sources['folded'] = out / CHECKPOINT
+        if missing := absent('train'):
+            notes.append(f'{out / CHECKPOINT} is not scored: no {", ".join(missing)}; {install("train")}')
+        else:
+            sources['folded'] = out / CHECKPOINT
     jax_forms = list(_in_jax(sources, manifest, windows)) if sources else []
     files = {name: read_file(out, form) for name, form in manifest.forms.items()}
     if not files:
@@ -102,7 +106,6 @@ def score(
     else:
         raise InputError(f'{out}: expected a checkpoint or the form float32 to compare with, found neither')
 
-    rows, failures, notes = [], [], []
     for name, logits, milliseconds in jax_forms:
         row = Row(name, 'JAX', gates.score(reference, logits, windows), milliseconds=milliseconds)
         rows.append(row)

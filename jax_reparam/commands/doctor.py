@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from jax_reparam._version import __version__
-from jax_reparam.errors import EXTRAS, install, one_line
+from jax_reparam.errors import EXTRAS, absent, install, one_line
 from jax_reparam.table import aligned
 
 DISTRIBUTION = 'jax-reparam'
@@ -46,9 +46,7 @@ def packages() -> Iterator[tuple[str, str]]:
 def extras() -> Iterator[tuple[str, str]]:
     """Each extra, and whether it is here or the line that installs it."""
     for extra in dict.fromkeys(EXTRAS.values()):
-        missing = [
-            module for module, its in EXTRAS.items() if its == extra and importlib.util.find_spec(module) is None
-        ]
+        missing = absent(extra)
         yield extra, f'no {", ".join(missing)}: {install(extra)}' if missing else 'installed'
 
 

@@ -34,6 +34,7 @@ from jax_reparam.commands.predict import (
     add_voice_arguments,
     decision,
     known_voice,
+    model_folder,
     save_voice,
 )
 from jax_reparam.errors import InputError, need
@@ -223,13 +224,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = command.parse_args(argv)
     if args.real_time and args.file is None:
         command.error('--real-time is for --file: a microphone always is')
+    folder = model_folder(args)
     with contextlib.ExitStack() as stack:
         frame_codes = None
         if args.tflm:
-            recognizer = stack.enter_context(Recognizer.in_tflm(args.model, args.form))
-            frame_codes = stack.enter_context(in_tflm(args.model, recognizer.manifest))
+            recognizer = stack.enter_context(Recognizer.in_tflm(folder, args.form))
+            frame_codes = stack.enter_context(in_tflm(folder, recognizer.manifest))
         else:
-            recognizer = Recognizer.load(args.model, args.form)
+            recognizer = Recognizer.load(folder, args.form)
         return _listen(recognizer, args, frame_codes)
 
 

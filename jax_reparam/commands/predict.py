@@ -29,7 +29,7 @@ from jax_reparam.frontend import audio, audio_files, voice
 from jax_reparam.frontend.inputs import Input
 from jax_reparam.frontend.voice import Profile
 from jax_reparam.manifest import FORM_FILES
-from jax_reparam.recognizer import Prediction, Recognizer, together
+from jax_reparam.recognizer import PACKAGED, Prediction, Recognizer, together
 from jax_reparam.table import aligned
 
 # What a table says instead of a label, and the flags of a recording or window in JSON.
@@ -118,9 +118,17 @@ def parser() -> argparse.ArgumentParser:
 
 def add_model_arguments(command: argparse.ArgumentParser) -> None:
     """Adds which model runs, and what runs it."""
-    command.add_argument('--model', metavar='OUT', required=True, help='folder that fold.py wrote')
+    command.add_argument('--model', metavar='OUT', help='folder that fold.py wrote (default: the packaged model)')
     command.add_argument('--form', choices=list(FORM_FILES), help='default: the one that OUT recommends')
     command.add_argument('--tflm', action='store_true', help='run it in TFLM, as a device does (default: LiteRT)')
+
+
+def model_folder(args: argparse.Namespace) -> str:
+    """The folder of --model; where none is named, that of the packaged model, and standard error says so."""
+    if args.model is not None:
+        return str(args.model)
+    print(f'the packaged model {PACKAGED.name}: acted German speech; --model names another', file=sys.stderr)
+    return str(PACKAGED)
 
 
 def add_voice_arguments(command: argparse.ArgumentParser) -> None:
@@ -188,10 +196,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = command.parse_args(argv)
     if args.together and args.over_time:
         command.error('--together is over all recordings: expected no --over-time beside it')
+    folder = model_folder(args)
     if args.tflm:
-        with Recognizer.in_tflm(args.model, args.form) as recognizer:
+        with Recognizer.in_tflm(folder, args.form) as recognizer:
             return _decide(recognizer, args)
-    return _decide(Recognizer.load(args.model, args.form), args)
+    return _decide(Recognizer.load(folder, args.form), args)
 
 
 def _decide(recognizer: Recognizer, args: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ import importlib.util
 import subprocess
 import sys
 import tomllib
+import types
 
 import pytest
 
@@ -99,3 +100,10 @@ def test_doctor_names_what_is_here_and_what_is_not(monkeypatch, capsys):
     found = dict(doctor.extras())
     assert found['train'] == 'installed'
     assert found['export'] == f'no tensorflow: {errors.install("export")}'
+
+
+def test_another_system_is_refused_in_one_line(monkeypatch):
+    with monkeypatch.context() as windows:
+        windows.setattr(commands, 'os', types.SimpleNamespace(name='nt'))
+        code = exits('predict', 'clip.wav')
+    assert code == f'error: jax_reparam: expected Linux or macOS (on Windows: WSL), found {sys.platform}'

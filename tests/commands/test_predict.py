@@ -65,6 +65,15 @@ def test_json(exported, clips, capsys):
     assert [(part['start'], part['end']) for part in high['over_time']] == [(0, 0.5)]
 
 
+def test_the_packaged_model_is_the_default_and_said(exported, clips, monkeypatch, capsys):
+    monkeypatch.setattr(predict, 'PACKAGED', exported.path)
+    assert predict.main([str(clips), '--json']) == 0
+    out, err = capsys.readouterr()
+    assert err == f'the packaged model {exported.path.name}: acted German speech; --model names another\n'
+    assert predict.main(['--model', str(exported.path), str(clips), '--json']) == 0
+    assert capsys.readouterr() == (out, '')
+
+
 def test_table(exported, clips, capsys):
     assert predict.main(['--model', str(exported.path), str(clips), '--over-time']) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib.util
 import json
 import shutil
 import sys
@@ -155,6 +156,16 @@ def test_a_folder_of_labels_and_without_the_training(out, trained, capsys):
     assert lines[0].endswith('against folded')
     assert lines[1].split()[:2] == ['form', 'runtime']
     assert [line.split()[0] for line in lines[2:4]] == ['folded', 'deploy']
+
+
+def test_without_jax_the_reference_is_float32(out, table_of_clips, capsys, monkeypatch):
+    """A base install, which has no jax, verifies what LiteRT runs."""
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None if name == 'jax' else real(name))
+    assert verify.main([str(out), '--clips', str(table_of_clips)]) == 0
+    printed, said = capsys.readouterr()
+    assert printed.splitlines()[0].endswith('against float32')
+    assert f'{out}/checkpoint is not scored: no jax; ' in said
 
 
 def test_a_failing_gate_exits_with_1(broken, table_of_clips, capsys, monkeypatch):
