@@ -70,11 +70,7 @@ def _recipes() -> str:
         rows.append([f'`{entry["recipe"]}`', *counts, f'{entry["macs"] / 1e6:,.1f}'])
     return f"""## What recipes cost
 
-Parameters in training and folded, and MACs of one window of 4 s, for 4 classes.
-
-```sh
-jax-reparam summary
-```
+Parameters in training and folded, and MACs of one window of 4 s, for 4 classes, as `jax-reparam summary` counts them.
 
 {_table(['recipe', 'parameters in training', 'folded', 'M MACs'], rows)}"""
 
