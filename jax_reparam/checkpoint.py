@@ -21,7 +21,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jax_reparam import system
 from jax_reparam.config import Recipe
@@ -432,12 +432,27 @@ def write_checkpoint(path: Path, folded: Params, trained: Trained) -> None:
         writer.save((path / str(trained.step)).absolute(), args=content)
 
 
+def read_safetensors(path: Path) -> Params:
+    """Reads the tree that `write_safetensors` wrote, NumPy arrays.
+
+    Raises:
+      InputError: no such file, or a damaged one.
+    """
+    from safetensors.numpy import load_file
+
+    try:
+        tree: Params = unflatten_dict(load_file(path), sep='/')
+    except Exception as error:  # the library's own, and those of the system
+        raise InputError(f'{path}: expected a model, found: {one_line(error)[:200]}') from error
+    return tree
+
+
 def write_safetensors(path: Path, folded: Params, trained: Trained) -> None:
     """Writes the leaves under their paths; the file's metadata holds config, labels and input, as JSON texts."""
     from safetensors.numpy import save
 
     metadata = {
-        'config': json.dumps(plain_recipe(trained.meta['config'])),
+        'config': json.dumps(plain_recipe(trained.recipe.without_places().as_json())),
         'labels': json.dumps(list(trained.labels)),
         'input': json.dumps(trained.meta['input']),
         'step': str(trained.step),

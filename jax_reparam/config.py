@@ -62,6 +62,10 @@ CORPORA: Mapping[str, Mapping[str, Any]] = {
 # And what it changes besides for XS, of about 0.1 M parameters.
 CORPORA_XS: Mapping[str, Mapping[str, Any]] = {'emodb': {'train.weight_decay': 0.5}}
 
+# Keys that say where something lies on this machine.
+PLACES = ('data.source', 'data.cache', 'train.init', 'train.step_from')
+# The protocol in which every clip trains.
+ALL = 'all'
 Site = Literal['ffn_in', 'ffn_out', 'attention', 'pointwise']
 SITES: tuple[Site, ...] = get_args(Site)
 # Frames in SpeechFormer's position table.
@@ -353,6 +357,11 @@ class TrainConfig(schema.Checked):
       average: decay of the moving average of parameters and batch statistics that is validated, kept and folded
         (Polyak averaging); 0 keeps the last values.
       eval_every: steps between validations (and checkpoints).
+      init: a model to start from, of the same architecture: a training folder, a folder that `fold.py` wrote, or
+        `emodb_xs`, which is in the package. A classifier for other labels is new; plain layers become HRF sites.
+      step_from: for `data.protocol=all`, which has nothing to choose a checkpoint by: the folder of a run of this
+        recipe over all folds of another protocol. Training ends at the median of the steps that its folds chose, and
+        their scores travel with the model. '' trains all steps.
     """
 
     steps: Steps = 1000
@@ -365,6 +374,8 @@ class TrainConfig(schema.Checked):
     clip_norm: Factor = 1.0
     average: Rate = 0.99
     eval_every: Steps = 50
+    init: str = ''
+    step_from: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -388,10 +399,18 @@ class Recipe(schema.Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_window()
+        self._check_all()
         if isinstance(self.model, SpeechFormerConfig):
             self._check_speech_former(self.model)
         if self.hrf.expansion:
             self._check_expansion()
+
+    def _check_all(self) -> None:
+        data, source = self.data, self.train.step_from
+        if data.protocol == ALL:
+            schema.expect(data.fold == '0', 'data.fold', f'0 (protocol {ALL} has one)', data.fold)
+        else:
+            schema.expect(not source, 'train.step_from', f'data.protocol={ALL}', data.protocol or "the corpus's own")
 
     def _check_window(self) -> None:
         seconds, hop, frame = self.window.seconds, self.window.hop_seconds, self.frontend.hop_ms / 1000
@@ -425,6 +444,10 @@ class Recipe(schema.Checked):
     def window_config(self) -> WindowConfig:
         """Length and spacing of windows, in frames."""
         return WindowConfig(self._frames(self.window.seconds), self._frames(self.window.hop_seconds))
+
+    def without_places(self) -> Recipe:
+        """The recipe for whoever has the files elsewhere."""
+        return self.with_changes(dict.fromkeys(PLACES, ''))
 
     def as_json(self) -> dict[str, Any]:
         """What config.json and checkpoints hold: an object per section."""

@@ -128,6 +128,7 @@ class Windows:
       truth: the class of each unit, `[u]`.
       unit: the unit of each clip, which is what is decided, `[n]`, 0 to u - 1; None: each clip is one.
       join: how the clips of a unit make a decision, 'mean' or 'vote'.
+      held_out: whether the model has not learned these clips; of others nobody wants a UAR.
     """
 
     features: np.ndarray
@@ -135,6 +136,7 @@ class Windows:
     truth: np.ndarray
     unit: np.ndarray | None = None
     join: str = 'mean'
+    held_out: bool = True
 
     def decide(self, logits: np.ndarray) -> np.ndarray:
         """Probabilities of the units, `[u, C]`, of logits of the windows, `[W, C]`."""

@@ -102,7 +102,7 @@ class HRFDense(nn.Module):
         drawn: Any = None
         if self.hrf.init == 'orthonormal':
             drawn = self.kernel_init(key, (width, self.features), self.param_dtype)
-            u, v = _orthonormal_factors(key, nn.unbox(drawn), inner)
+            u, v = reparam.factorise(nn.unbox(drawn), inner, jax.random.fold_in(key, 1))
         else:
             key_u, key_v, key_plain = jax.random.split(key, 3)
             u = lecun_normal(key_u, (width, inner), self.param_dtype)
@@ -125,22 +125,6 @@ class HRFDense(nn.Module):
                 'bias_v': self.bias_init(jax.random.fold_in(key, 2), (self.features,), self.param_dtype),
             }
         return factors
-
-
-def _orthonormal_factors(key: jax.Array, kernel: jax.Array, e: int) -> tuple[jax.Array, jax.Array]:
-    """Factors U `[D, E]` and V `[E, F]` whose product is the plain layer's start, `kernel` `[D, F]`.
-
-    U has orthonormal rows and V = U^T W where E >= D; else V has orthonormal columns and U = W V^T (E >= F then).
-    """
-    (d, f), dtype = kernel.shape, kernel.dtype
-    basis: Initializer = nn.initializers.orthogonal()
-    key = jax.random.fold_in(key, 1)
-    matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
-    if e >= d:
-        u = basis(key, (d, e), dtype)
-        return u, matmul(u.T, kernel)
-    v = basis(key, (e, f), dtype)
-    return matmul(kernel, v.T), v
 
 
 class SelfAttention(nn.Module):

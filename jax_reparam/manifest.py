@@ -43,6 +43,8 @@ NPU_FILES = {
     f'ethos-{name}': f'model_ethos-{name}_vela.tflite'
     for name in ('u55-32', 'u55-64', 'u55-128', 'u55-256', 'u65-256', 'u65-512')
 }
+# The model that the package carries, such a folder; benchmarks/pretrained.py makes it.
+PACKAGED = Path(__file__).parent / 'pretrained' / 'emodb_xs'
 # Forms for a microcontroller, the one that needs the least memory first.
 QUANTISED = ('int8', 'int16')
 # Forms that are held to the trained model's decisions, and may be accepted although they miss them.
@@ -93,12 +95,15 @@ def read_file(folder: str | Path, entry: File) -> bytes:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Score:
-    """One run of one form, against the trained model on the same windows: decisions, logits, UAR (0 to 1)."""
+    """One run of one form, against the trained model on the same windows: decisions, logits, UAR (0 to 1).
+
+    There is no UAR on clips that the model has learned.
+    """
 
     argmax_agreement: Share
     differing: Count
     snr_db: float | None  # None: nothing differs, or nothing is finite
-    uar: Share
+    uar: Share | None
     max_abs_diff: Amount | None  # of the logits; None: not finite
 
 
@@ -153,7 +158,11 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Form(File):
-    """A form of the model, `[1, frames, n_mels]` to logits `[1, C]`; `layers` are the tensors with the lowest SNR."""
+    """A form of the model, `[1, frames, n_mels]` to logits `[1, C]`.
+
+    `layers` are the tensors with the lowest SNR. `confusion` is of the runtime that decides, `[C][C + 1]` counts: a row
+    for each true class, last those without a decision.
+    """
 
     ops: Ops
     input: Port
@@ -162,6 +171,7 @@ class Form(File):
     litert: Score | None
     tflm: TFLMScore | None
     tflm_reason: str | None = None
+    confusion: tuple[tuple[Count, ...], ...] | None = None
     made: Made
     layers: tuple[Layer, ...] | None = None
     accepted: Lines | None = None
@@ -359,12 +369,69 @@ class Corpus:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Test:
-    """What the forms were verified on: so many windows of `clips` of all `of_clips` test clips, and of decisions."""
+    """What the forms were verified on: so many windows of `clips` of all `of_clips` test clips, and of decisions.
+
+    Where every clip trains, these are training clips (`part`).
+    """
 
     windows: Count
     clips: Count
     of_clips: Count
     decisions: Count
+    part: Literal['test', 'train'] = 'test'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """What runs of the same recipe scored on speakers they had not heard, for a model that all clips have trained.
+
+    Attributes:
+      protocol: how these were split.
+      folds: number of runs.
+      seed: of them.
+      steps: that each of them chose; the model has their median (the lower one).
+      clips: that were decided.
+      scores: pooled over all decisions: `uar`, `wa`, `wf1`, `macro_f1`.
+      mean: of the folds' UAR.
+      std: of the folds' UAR.
+      confusion: their decisions, `[C][C + 1]` counts as of a form.
+    """
+
+    protocol: str
+    folds: Size
+    seed: int
+    steps: tuple[Count, ...]
+    clips: Count
+    scores: Mapping[str, Share]
+    mean: Share
+    std: Amount
+    confusion: tuple[tuple[Count, ...], ...]
+
+    @property
+    def step(self) -> int:
+        """The median of the steps: one that was chosen."""
+        return sorted(self.steps)[(len(self.steps) - 1) // 2]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Init:
+    """The model that training has started from.
+
+    Attributes:
+      path: where it lay.
+      digest: of its variables (`checkpoint.digest`).
+      step: of its own training.
+      corpus: that it was trained on.
+      speakers: who have trained it.
+      new: layers that were not taken from it.
+    """
+
+    path: str
+    digest: Digest
+    step: Count
+    corpus: str
+    speakers: Lines
+    new: Lines
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -384,7 +451,7 @@ class Manifest:
     device: Device
     npu: NPU | None
     kernels: tuple[Site, ...]
-    reference_uar: Share
+    reference_uar: Share | None
     field: tuple[Row, ...]
     protocol: Protocol
     corpus: Corpus
@@ -392,6 +459,9 @@ class Manifest:
     calibration: tuple[tuple[str, Count], ...]
     step: Count
     versions: Mapping[str, Mapping[str, str]]
+    recipe: Mapping[str, Any] | None = None  # as trained, less the places of its data; None: of an older export
+    held_out: HeldOut | None = None
+    init: Init | None = None
 
     def __post_init__(self) -> None:
         self.architecture  # noqa: B018  (refuses what is none)
@@ -403,6 +473,9 @@ class Manifest:
             for key, port, shape in (('input', form.input, features), ('output', form.output, logits)):
                 if port.shape != shape:
                     raise ValueError(f'forms.{name}.{key}.shape: expected {shape}, found {port.shape}')
+            classes = len(self.labels)
+            if form.confusion is not None and [*map(len, form.confusion)] != [classes + 1] * classes:
+                raise ValueError(f'forms.{name}.confusion: expected {classes} rows of {classes + 1}, found others')
         firmware = self.device.firmware
         for key, named in (
             ('recommended', self.recommended),

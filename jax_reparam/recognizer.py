@@ -14,16 +14,13 @@ import numpy as np
 
 from jax_reparam.errors import InputError
 from jax_reparam.evaluation import decide, softmax
-from jax_reparam.frontend import features, speech, windows
+from jax_reparam.frontend import audio, features, speech, windows
 from jax_reparam.frontend.inputs import Heard, Input
 from jax_reparam.frontend.speech import Speech
 from jax_reparam.frontend.stream import Window, Windows
 from jax_reparam.frontend.voice import Profile
-from jax_reparam.manifest import Manifest, Protocol, open_form
+from jax_reparam.manifest import PACKAGED, Manifest, Protocol, open_form
 from jax_reparam.runtime import litert, tflm
-
-# The model that the package carries: ConvTransformer XS, trained on EMO-DB.
-PACKAGED = Path(__file__).parent / 'pretrained' / 'emodb_xs'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +50,7 @@ class Prediction:
       too_quiet: whether its speech drowns in the floor of the features.
       clipping: whether it was recorded too loud.
       over_time: every window of the whole recording, where it was asked for.
+      labels: the C classes.
     """
 
     probabilities: np.ndarray
@@ -61,6 +59,12 @@ class Prediction:
     too_quiet: bool
     clipping: bool
     over_time: tuple[Part, ...] = ()
+    labels: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str | None:
+        """The most probable class; None where nobody speaks."""
+        return self.labels[int(self.probabilities.argmax())] if self.speech else None
 
     @property
     def speech(self) -> bool:
@@ -70,7 +74,7 @@ class Prediction:
 
 @dataclasses.dataclass
 class Recognizer:
-    """A form of an exported model.
+    """A form of an exported model: `Recognizer.load().predict(samples, rate).label`.
 
     Attributes:
       manifest: of the export.
@@ -85,8 +89,10 @@ class Recognizer:
     profile: Profile | None = None
 
     @classmethod
-    def load(cls, folder: str | Path, form: str | None = None) -> Recognizer:
+    def load(cls, folder: str | Path = PACKAGED, form: str | None = None) -> Recognizer:
         """Loads a form from a folder that `fold.py` wrote; None is the one that it recommends.
+
+        No folder is the packaged model: ConvTransformer XS, trained on all ten speakers of EMO-DB (German, acted).
 
         Raises:
           InputError: no such folder or form, or a file that is not the one that was verified.
@@ -115,31 +121,42 @@ class Recognizer:
         """Seconds of the speaker's speech that are known."""
         return 0.0 if self.profile is None else self.manifest.input.seconds(self.profile.frames)
 
-    def adapt(self, samples: np.ndarray) -> float:
-        """Learns from one recording of the speaker, `[N]` int16; returns `learned_seconds`.
+    def adapt(self, samples: np.ndarray, rate: int | None = None) -> float:
+        """Learns from one recording of the speaker, given as to `predict`; returns `learned_seconds`.
 
         It ends after `VoiceConfig.most_seconds` of speech. `profile = None` forgets.
 
         Raises:
           InputError: other samples.
         """
-        self.profile = self.manifest.input.learned(self._codes(samples), self.profile)
+        self.profile = self.manifest.input.learned(
+            self.manifest.input.codes(self._samples(samples, rate)), self.profile
+        )
         return self.learned_seconds
 
-    def predict(self, samples: np.ndarray, profile: Profile | None = None, *, over_time: bool = False) -> Prediction:
+    def predict(
+        self,
+        samples: np.ndarray,
+        rate: int | None = None,
+        *,
+        profile: Profile | None = None,
+        over_time: bool = False,
+    ) -> Prediction:
         """Decides on one recording.
 
         Args:
-          samples: `[N]` int16 at the frontend's sample rate.
+          samples: `[N]` int16, or float with a full scale of 1; one channel.
+          rate: samples per second; others than the frontend's 16,000 are resampled (soxr). None: the frontend's.
           profile: what is known of its speaker; None: what `adapt` has learned.
           over_time: also for each window of the recording, as it would be heard live.
 
         Raises:
-          InputError: other samples.
+          InputError: other samples: two channels, another type, none, some that are not finite.
         """
         inputs = self.manifest.input
         profile = self.profile if profile is None else profile
-        codes, frames, hop = self._codes(samples), inputs.window.frames, inputs.frontend.hop_ms / 1000
+        samples = self._samples(samples, rate)
+        codes, frames, hop = inputs.codes(samples), inputs.window.frames, inputs.frontend.hop_ms / 1000
         seconds = len(samples) / inputs.frontend.sample_rate
         found = dict(speech.windows_of(codes, inputs.window, inputs.rule))
         span = speech.active_span(codes, inputs.rule, found.items() if inputs.rule.scan == inputs.window else None)
@@ -155,16 +172,11 @@ class Recognizer:
             Part(start * hop, min((start + frames) * hop, seconds), row(start, min(start + frames, len(codes))))
             for start in (found if over_time else ())
         ]
-        return Prediction(probabilities, seconds, *_told(samples, found, len(codes), inputs), over_time=tuple(parts))
+        told = _told(samples, found, len(codes), inputs)
+        return Prediction(probabilities, seconds, *told, over_time=tuple(parts), labels=self.manifest.labels)
 
-    def _codes(self, samples: np.ndarray) -> np.ndarray:
-        """Features of a recording; what is no recording would give some, too."""
-        if not isinstance(samples, np.ndarray) or samples.dtype != np.int16 or samples.ndim != 1 or not len(samples):
-            found = type(samples).__name__
-            if isinstance(samples, np.ndarray):
-                found = f'{list(samples.shape)} {samples.dtype}'
-            raise InputError(f'samples: expected [N] int16, as frontend.audio.read gives them, found {found}')
-        return self.manifest.input.codes(samples)
+    def _samples(self, samples: np.ndarray, rate: int | None) -> np.ndarray:
+        return audio.samples_of(samples, rate, 'samples', self.manifest.input.frontend.sample_rate)
 
     def _decide(self, heard: Heard) -> np.ndarray:
         """Probabilities of a window, `[C]`; the model does not run where nobody speaks."""
@@ -245,7 +257,13 @@ class Stream:
         self.profile = Profile.empty(inputs.frontend.n_mels) if known is None else known
 
     def feed(self, samples: np.ndarray) -> Iterator[Decision]:
-        """Takes the next samples, `[N]` int16 with any N, and decides on each window that they complete."""
+        """Takes the next samples, `[N]` int16 at the frontend's rate, any N, and decides on each window they complete.
+
+        Raises:
+          InputError: samples of another type or shape; the stream is as it was.
+        """
+        if len(samples):
+            samples = audio.samples_of(samples, None, 'samples', self._recognizer.manifest.input.frontend.sample_rate)
         self._samples += len(samples)
         yield from map(self._decide, self._windows.feed(samples))
 

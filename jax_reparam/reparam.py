@@ -1,4 +1,4 @@
-"""High-Rank Factorization folded away: `dehrf` and the algebra of one site.
+"""High-Rank Factorization folded away (`dehrf`) and made (`hrf`), and the algebra of one site.
 
 Training form   y = (x U + b_u) V + b_v,  U [D, E], V [E, F]
 Folded form     y = x W + b,              W = U V [D, F],  b = b_u V + b_v
@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
@@ -98,6 +99,47 @@ def dehrf(params: Params, *, strict: bool = False) -> Params:
     return _fold(params, ())
 
 
+def hrf(params: Params, like: Params, key: Array) -> Params:
+    """Unfolds plain layers into HRF sites: the inverse of `dehrf`, as a start for training.
+
+    The result is the same function: `dehrf(hrf(params, like, key))` equals `params` to rounding (1e-12 in float64). Of
+    the many factors of a kernel these are well conditioned (`factorise`); biases stay on V, those on U are 0. Float64
+    of NumPy stays so without JAX's x64. Traceable: `like` gives names and shapes alone.
+
+    Args:
+      params: a plain tree, as `dehrf` returns it.
+      like: a tree in training form, or its `jax.eval_shape`: its sites, E and boxes are taken.
+      key: of the random bases; each site has its own by its path.
+
+    Returns:
+      A new tree like `like`, in the dtypes of `params`. All leaves outside sites are the same objects.
+
+    Raises:
+      ValueError: the trees do not fit, with the path, what was expected and what was found; or a site has
+        E < min(D, F), or is no floating-point layer.
+    """
+    return _unfold(params, like, key, ())
+
+
+def factorise(kernel: Any, inner: int, key: Array) -> tuple[Any, Any]:
+    """Factors U `[..., D, E]` and V `[..., E, F]` whose product is `kernel` `[..., D, F]`, to rounding.
+
+    U has orthonormal rows and V = U^T W where E >= D; else V has orthonormal columns and U = W V^T (E >= F then).
+    Computed in at least float32, at the highest precision, and given back in the kernel's dtype.
+    """
+    *lead, d, f = kernel.shape
+    narrow = d if inner >= d else f
+    basis = jax.random.normal(key, (*lead, inner, narrow))
+    xp: Any = np if isinstance(kernel, np.ndarray) and kernel.dtype == np.float64 else jnp
+    wide = xp.asarray(kernel, xp.promote_types(kernel.dtype, xp.float32))
+    # Signs make the basis uniform over all (Haar); QR alone prefers some.
+    q, r = xp.linalg.qr(xp.asarray(basis, wide.dtype))
+    q = q * xp.sign(xp.diagonal(r, axis1=-2, axis2=-1))[..., None, :]
+    matmul = np.matmul if xp is np else functools.partial(_matmul, precision=jax.lax.Precision.HIGHEST)
+    u, v = (q.mT, matmul(q, wide)) if inner >= d else (matmul(wide, q.mT), q)
+    return u.astype(kernel.dtype), v.astype(kernel.dtype)
+
+
 def in_float64(function: Callable[[Params], Params], tree: Params) -> Params:
     """What a function makes of a tree in float64, rounded once, at the end: leaves are float32 NumPy arrays."""
     with jax.enable_x64(True):
@@ -147,6 +189,71 @@ def _fold(node: Params, path: tuple[str, ...]) -> Params:
     for key, child in _children(node):
         _refuse_sites(child, (*path, key), type(node).__name__)
     return node
+
+
+def _unfold(node: Params, like: Params, key: Array, path: tuple[str, ...]) -> Params:
+    if _is_site(like):
+        return _unfold_site(node, like, key, path)
+    if isinstance(like, Mapping):
+        _check_keys(node, set(like), path)
+        return {name: _unfold(child, like[name], key, (*path, str(name))) for name, child in node.items()}
+    if isinstance(like, (list, tuple)):
+        if type(node) is not type(like) or len(node) != len(like):
+            raise ValueError(f'{_where(path)}: expected {_kind(like)}, got {_kind(node)}')
+        pairs = zip(node, like, strict=True)
+        return type(node)(_unfold(child, of, key, (*path, str(index))) for index, (child, of) in enumerate(pairs))
+    own, expected = (getattr(_unboxed(leaf), 'shape', None) for leaf in (node, like))
+    if own != expected or isinstance(node, (Mapping, list, tuple)):
+        raise ValueError(f'{_where(path)}: expected {_kind(like)}, got {_kind(node)}')
+    return node
+
+
+def _unfold_site(node: Params, like: Mapping[str, Params], key: Array, path: tuple[str, ...]) -> dict[str, Params]:
+    boxes, where = like[SITE], _where(path)
+    shapes = {name: _unboxed(leaf) for name, leaf in boxes.items()}
+    _check_site(shapes, where)
+    biased = 'bias_v' in shapes
+    if not biased and 'bias_u' in shapes:
+        raise ValueError(f'{where}: expected bias_v beside bias_u, got {sorted(shapes)}')
+    others = {name: child for name, child in like.items() if name != SITE}
+    _check_keys(node, {*others, 'kernel', *(['bias'] if biased else [])}, path)
+    plain = {name: _unboxed(node[name]) for name in ('kernel', 'bias') if name in node and name not in others}
+    u, v = shapes['kernel_u'].shape, shapes['kernel_v'].shape
+    for name, shape in (('kernel', (*u[:-1], v[-1])), ('bias', (*v[:-2], v[-1]))):
+        if name in plain:
+            _check_floating(name, plain[name], where)
+            if plain[name].shape != shape:
+                raise ValueError(f'{where}: expected {name} {shape}, got {tuple(plain[name].shape)}')
+    if (inner := u[-1]) < min(u[-2], v[-1]):
+        raise ValueError(f'{where}: expected E >= min(D, F) = {min(u[-2], v[-1])}, got E = {inner}')
+    key = jax.random.fold_in(key, zlib.crc32('/'.join(path).encode()))
+    factors = dict(zip(('kernel_u', 'kernel_v'), factorise(plain['kernel'], inner, key), strict=True))
+    if biased:
+        factors['bias_v'] = plain['bias']
+    if 'bias_u' in shapes:
+        zeros = np.zeros if isinstance(plain['bias'], np.ndarray) else jnp.zeros
+        factors['bias_u'] = zeros(shapes['bias_u'].shape, plain['bias'].dtype)
+    boxed = {
+        name: box.replace_boxed(factors[name]) if hasattr(box, 'replace_boxed') else factors[name]
+        for name, box in boxes.items()
+    }
+    return {SITE: boxed, **{name: _unfold(node[name], of, key, (*path, str(name))) for name, of in others.items()}}
+
+
+def _check_keys(node: Params, expected: set[Any], path: tuple[str, ...]) -> None:
+    found = set(node) if isinstance(node, Mapping) else None
+    if found != expected:
+        raise ValueError(f'{_where(path)}: expected {_kind(dict.fromkeys(expected))}, got {_kind(node)}')
+
+
+def _kind(node: Params) -> str:
+    """What a node of a tree is, for a message."""
+    if isinstance(node, Mapping):
+        return f'a dictionary of {", ".join(sorted(map(str, node))) or "nothing"}'
+    if isinstance(node, (list, tuple)):
+        return f'a {type(node).__name__} of {len(node)}'
+    leaf = _unboxed(node)
+    return f'an array {tuple(leaf.shape)}' if hasattr(leaf, 'shape') else type(leaf).__name__
 
 
 def _refuse_sites(node: Params, path: tuple[str, ...], kind: str) -> None:
@@ -232,9 +339,7 @@ def _check_site(factors: Mapping[str, Params], where: str) -> None:
             f'{where}: expected the factors kernel_u, kernel_v and optionally bias_u, bias_v, got {sorted(factors)}'
         )
     for name, leaf in factors.items():
-        if not hasattr(leaf, 'dtype') or not jnp.issubdtype(leaf.dtype, jnp.floating):
-            found = getattr(leaf, 'dtype', type(leaf).__name__)
-            raise ValueError(f'{where}: expected {name} in floating point, got {found}')
+        _check_floating(name, leaf, where)
     shapes = {name: tuple(leaf.shape) for name, leaf in factors.items()}
     u, v = shapes['kernel_u'], shapes['kernel_v']
     stacked = ', with layers stacked on the first axes alone' if max(len(u), len(v)) > 2 else ''
@@ -243,3 +348,9 @@ def _check_site(factors: Mapping[str, Params], where: str) -> None:
     for name, expected in (('bias_u', (*u[:-2], u[-1])), ('bias_v', (*v[:-2], v[-1]))):
         if name in shapes and shapes[name] != expected:
             raise ValueError(f'{where}: expected {name} {expected}{stacked}, got {shapes[name]}')
+
+
+def _check_floating(name: str, leaf: Any, where: str) -> None:
+    if not hasattr(leaf, 'dtype') or not jnp.issubdtype(leaf.dtype, jnp.floating):
+        found = getattr(leaf, 'dtype', type(leaf).__name__)
+        raise ValueError(f'{where}: expected {name} in floating point, got {found}')

@@ -217,7 +217,8 @@ def table(result: Result) -> list[str]:
         scores = ['', '', '']
         if row.score is not None:
             snr = '' if row.score.snr_db is None else f'{row.score.snr_db:.1f}'
-            scores = [f'{100 * row.score.uar:.1f}', f'{row.score.argmax_agreement:.1%}', snr]
+            uar = '' if row.score.uar is None else f'{100 * row.score.uar:.1f}'
+            scores = [uar, f'{row.score.argmax_agreement:.1%}', snr]
         sizes = ['' if value is None else f'{value:,}' for value in (row.bytes, row.arena, row.ops)]
         milliseconds = '' if row.milliseconds is None else f'{row.milliseconds:.2f}'
         cells.append([row.form, row.runtime, *scores, *sizes, milliseconds])

@@ -216,6 +216,11 @@ def recipe(source, cache, **changes):
     return RECIPE.with_changes({'data.source': str(source), 'data.cache': str(cache), **changes})
 
 
+def untimed(values):
+    """A run's result, or a line of its metrics, without what the clock says."""
+    return {name: value for name, value in values.items() if name not in ('seconds', 'steps_per_second')}
+
+
 def run_without(command, arguments, names):
     """What a command prints in a process of its own; fails if it fails, complains, or has imported one of `names`."""
     code = (

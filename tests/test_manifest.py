@@ -115,6 +115,8 @@ def of(kind, entry):
         (['labels'], ['high', 'high'], "labels: expected names, no two the same, found ['high', 'high']"),
         (['labels'], ['a', 'b', 'c'], 'forms.float32.output.shape: expected (1, 3), found (1, 2)'),
         (['forms', 'int8', 'input', 'shape'], [1, 9, 12], 'forms.int8.input.shape: expected (1, 64, 12)'),
+        (['forms', 'int8', 'confusion', 0], [1, 2], 'forms.int8.confusion: expected 2 rows of 3, found others'),
+        (['forms', 'int8', 'confusion', 0, 0], -1, 'forms.int8.confusion[0][0]: expected at least 0, found -1'),
         (['recommended'], 'int4', "recommended: expected one of the forms (float32, int8, int16), found 'int4'"),
         (['device', 'firmware', 'form'], 'x', 'device.firmware.form: expected one of the forms'),
         # Missing, and unknown.

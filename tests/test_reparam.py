@@ -1,4 +1,4 @@
-"""dehrf: exact, pure, traceable, idempotent, and silent about nothing."""
+"""dehrf and hrf: exact, pure, traceable, and silent about nothing."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 from flax.training import train_state
 from jax.sharding import PartitionSpec as P
 
 from helpers import fold64, moved
 from jax_reparam import reparam
+from jax_reparam.config import PLAIN, HRFConfig
+from jax_reparam.layers import HRFDense
 
 
 def site(rng, d=6, e=24, f=10, lead=(), dtype=np.float64, bias=True):
@@ -271,3 +274,113 @@ def test_overflow_and_integers_are_refused(rng):
         wrong = {'hrf': {**site(rng)['hrf'], name: node['hrf'][name].astype(np.int8)}}
         with pytest.raises(ValueError, match=f'ffn: expected {name} in floating point, got int8'):
             reparam.dehrf({'ffn': wrong})
+
+
+def plain_and_like(rng, dtype=np.float64):
+    """A plain tree with all that `hrf` knows, and the training form of the same model."""
+    like = {
+        'enc': [{'ffn': site(rng, 6, 24, 10, dtype=dtype), 'norm': {'scale': rng.standard_normal(4).astype(dtype)}}],
+        'wide': (site(rng, 12, 5, 5, dtype=dtype),),
+        'scan': site(rng, lead=(3, 2), dtype=dtype, bias=False),
+    }
+    return jax.tree.map(lambda leaf: leaf + 1, fold64(like)), like
+
+
+def test_hrf_is_the_inverse_of_dehrf(rng):
+    plain, like = plain_and_like(rng)
+    assert all(isinstance(leaf, np.ndarray) and leaf.dtype == np.float64 for leaf in jax.tree.leaves(plain))
+    before = jax.tree.map(np.copy, plain)
+    for shapes in (like, jax.eval_shape(lambda: like)):
+        made = reparam.hrf(plain, shapes, jax.random.key(0))
+        chex.assert_trees_all_equal_shapes(made, like)
+        chex.assert_trees_all_close(reparam.dehrf(made), plain, rtol=0, atol=1e-12)
+    chex.assert_trees_all_equal(plain, before)
+    assert made['enc'][0]['norm']['scale'] is plain['enc'][0]['norm']['scale']
+    factors = made['enc'][0]['ffn']['hrf']
+    np.testing.assert_allclose(factors['kernel_u'] @ factors['kernel_u'].T, np.eye(6), atol=1e-12)
+    assert not factors['bias_u'].any()
+    columns = made['wide'][0]['hrf']['kernel_v']  # E < D
+    np.testing.assert_allclose(columns.T @ columns, np.eye(5), atol=1e-12)
+    # No two layers share a basis: neither those of a stack nor two sites.
+    bases = made['scan']['hrf']['kernel_u'].reshape(6, -1)
+    assert len(np.unique(bases[:, 0])) == 6
+    two, form = ({'a': tree['scan'], 'b': tree['scan']} for tree in (plain, like))
+    two = reparam.hrf(two, form, jax.random.key(0))
+    assert not np.array_equal(two['a']['hrf']['kernel_u'], two['b']['hrf']['kernel_u'])
+    assert not np.array_equal(
+        reparam.hrf(plain, like, jax.random.key(1))['scan']['hrf']['kernel_u'].reshape(6, -1), bases
+    )
+
+
+def test_hrf_is_traceable_and_its_key_goes_by_the_path(rng):
+    plain, like = plain_and_like(rng, np.float32)
+    key = jax.random.key(0)
+    made = reparam.hrf(plain, like, key)
+    chex.assert_trees_all_close(jax.jit(reparam.hrf)(plain, like, key), made, rtol=1e-5, atol=1e-5)
+    chex.assert_trees_all_close(reparam.dehrf(made), plain, rtol=1e-5, atol=1e-5)
+    alone = reparam.hrf({'scan': plain['scan']}, {'scan': like['scan']}, key)
+    chex.assert_trees_all_equal(alone['scan'], made['scan'])
+    assert jax.eval_shape(reparam.hrf, plain, like, key) == jax.eval_shape(lambda: made)
+
+
+def test_hrf_keeps_boxes_and_narrow_types(rng):
+    like = site(rng, dtype=np.float32)
+    plain = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16), reparam.dehrf(like))
+    like['hrf']['kernel_u'] = nn.Partitioned(like['hrf']['kernel_u'], ('rows', None))
+    factors = reparam.hrf(plain, like, jax.random.key(0))['hrf']
+    assert factors['kernel_u'].names == ('rows', None)
+    assert {leaf.dtype for leaf in jax.tree.leaves(factors)} == {jnp.dtype(jnp.bfloat16)}
+
+
+NARROW = site(np.random.default_rng(0), e=5, lead=(3, 2), bias=False)
+
+
+@pytest.mark.parametrize(('change', 'message'), [
+    (lambda plain, like: plain.pop('wide'), '<root>: expected a dictionary of enc, scan, wide, got .* enc, scan$'),
+    (lambda plain, like: plain['scan'].update(bias=np.ones(10)), 'scan: expected .* of kernel, got .* bias, kernel'),
+    (lambda plain, like: plain['enc'][0]['ffn'].pop('bias'), 'enc/0/ffn: expected .* of bias, kernel, got'),
+    (lambda plain, like: plain.update(scan=like['scan']), 'scan: expected .* of kernel, got a dictionary of hrf'),
+    (lambda plain, like: plain.update(scan=np.ones(3)), r'scan: expected .* of kernel, got an array \(3,\)'),
+    (lambda plain, like: plain['enc'].append(1), 'enc: expected a list of 1, got a list of 2'),
+    (lambda plain, like: plain['enc'][0]['norm'].update(scale=np.ones(5)), r'scale: .* \(4,\), got .* \(5,\)'),
+    (lambda plain, like: plain['enc'][0]['norm'].update(scale={}), 'enc/0/norm/scale: .* got a dictionary of nothing'),
+    (lambda plain, like: plain['enc'][0]['ffn'].update(kernel=np.ones((6, 11))), r'ffn: .* \(6, 10\), got \(6, 11\)'),
+    (lambda plain, like: plain['scan'].update(kernel=np.ones((3, 2, 6, 10), int)), 'scan: expected kernel in floating'),
+    (lambda plain, like: like['scan']['hrf'].pop('kernel_v'), 'scan: expected the factors'),
+    (lambda plain, like: like['enc'][0]['ffn']['hrf'].pop('bias_v'), 'enc/0/ffn: expected bias_v beside bias_u'),
+    (lambda plain, like: like.update(scan=NARROW), 'scan: expected E >= min'),
+    (lambda plain, like: (plain.update(x={'y': 1}), like.update(x=None)), 'x: expected NoneType, got .* y$'),
+])  # fmt: skip
+def test_hrf_names_what_does_not_fit(rng, change, message):
+    plain, like = plain_and_like(rng)
+    change(plain, like)
+    with pytest.raises(ValueError, match=message):
+        reparam.hrf(plain, like, jax.random.key(0))
+
+
+class Net(nn.Module):
+    """A model with one site, for nnx."""
+
+    hrf: HRFConfig
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3, name='head')(nn.relu(HRFDense(12, self.hrf, name='ffn_in')(x)))
+
+
+def test_a_state_of_nnx_is_folded_and_loaded_again(rng):
+    x = jnp.asarray(rng.standard_normal((4, 6)), jnp.float32)
+    trained, plain = (
+        nnx.bridge.ToNNX(Net(hrf), rngs=nnx.Rngs(seed)).lazy_init(x) for seed, hrf in enumerate((HRFConfig(), PLAIN))
+    )
+    nnx.update(trained, jax.tree.map(lambda leaf: leaf + 0.1, nnx.state(trained, nnx.Param)))
+    expected = trained(x)
+    folded = reparam.dehrf(nnx.state(trained, nnx.Param), strict=True)
+    definition, _, rest = nnx.split(plain, nnx.Param, ...)
+    np.testing.assert_allclose(nnx.merge(definition, folded, rest)(x), expected, atol=1e-5)
+    nnx.update(plain, folded)
+    np.testing.assert_allclose(plain(x), expected, atol=1e-5)
+    # And back: a plain model's state becomes a start for training.
+    again = reparam.hrf(nnx.state(plain, nnx.Param), nnx.state(trained, nnx.Param), jax.random.key(0))
+    nnx.update(trained, again)
+    np.testing.assert_allclose(trained(x), expected, atol=1e-5)

@@ -28,8 +28,8 @@ from jax_reparam.errors import InputError, one_line
 from jax_reparam.frontend import audio, audio_files, voice
 from jax_reparam.frontend.inputs import Input
 from jax_reparam.frontend.voice import Profile
-from jax_reparam.manifest import FORM_FILES
-from jax_reparam.recognizer import PACKAGED, Prediction, Recognizer, together
+from jax_reparam.manifest import FORM_FILES, PACKAGED
+from jax_reparam.recognizer import Prediction, Recognizer, together
 from jax_reparam.table import aligned
 
 # What a table says instead of a label, and the flags of a recording or window in JSON.

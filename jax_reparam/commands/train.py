@@ -18,7 +18,7 @@ from jax_reparam import config, schema, system
 from jax_reparam.errors import InputError, from_user, known, need, user_path
 
 KEY = '--config.'
-FLAGS = ('--config', '--workdir', '--source', '--distributed', '--help')
+FLAGS = ('--config', '--workdir', '--source', '--init', '--distributed', '--help')
 
 
 def parser() -> argparse.ArgumentParser:
@@ -40,6 +40,11 @@ def parser() -> argparse.ArgumentParser:
         '--workdir', type=user_path, metavar='W', help='folder of the run (default: runs/RECIPE[-CORPUS])'
     )
     command.add_argument('--source', metavar='S', help='where the corpus lies; the same as --config.data.source')
+    command.add_argument(
+        '--init',
+        metavar='W',
+        help='a model to start from: a run, a folder that fold.py wrote, or emodb_xs (train.init)',
+    )
     command.add_argument(
         '--distributed', action='store_true', help='train with the other processes of a cluster (docs/training.md)'
     )
@@ -103,6 +108,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     recipe = config.load_recipe(path, corpus)
     if args.source is not None:
         changes['data.source'] = args.source
+    if args.init is not None:
+        changes['train.init'] = args.init
     with from_user():
         recipe = recipe.with_changes(changes)
     workdir = Path(args.workdir or f'runs/{Path(path).stem}' + (f'-{corpus.replace("/", "_")}' if corpus else ''))
@@ -117,8 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.set_verbosity(logging.FATAL)  # Orbax reports what it then raises.
     if args.distributed:
         processes.start()
-    start = loop.train_folds if recipe.data.fold == 'all' else loop.train
-    result = start(recipe, workdir)
+    result = loop.fit(recipe, workdir)
     if processes.first():
         print(f'{workdir}: {report.headline(result)}')
     return 0

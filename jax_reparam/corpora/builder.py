@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from jax_reparam import threads
-from jax_reparam.corpora import check
+from jax_reparam.corpora import check, terms
 from jax_reparam.corpora.found import Clip, Found, Part, Published, by_id, decode
 from jax_reparam.errors import InputError
 from jax_reparam.frontend import audio, audio_files
@@ -45,7 +45,6 @@ class SpeechBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # typ
       BEAM: whether its clips can be read each for itself, as Beam's workers do.
       DESCRIPTION: what it is, in a sentence.
       HOMEPAGE: where it comes from.
-      LICENSE: how it may be used.
       CITATION: BibTeX.
     """
 
@@ -56,7 +55,6 @@ class SpeechBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # typ
     BEAM: ClassVar[bool] = True
     DESCRIPTION: ClassVar[str] = ''
     HOMEPAGE: ClassVar[str | None] = None
-    LICENSE: ClassVar[str | None] = None
     CITATION: ClassVar[str | None] = None
 
     def __init__(
@@ -136,7 +134,7 @@ class SpeechBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # typ
             builder=self,
             description=self.DESCRIPTION,
             homepage=self.HOMEPAGE,
-            license=self.LICENSE,
+            license=terms.of(self.name).licence,
             citation=self.CITATION,
             features=tfds.features.FeaturesDict(
                 {

@@ -64,7 +64,6 @@ class DaicWoz(SpeechBuilder):
     LABELS = LABELS
     DESCRIPTION = 'Participants talk to an interviewer on a screen; their PHQ-8 scores say whether they are depressed.'
     HOMEPAGE = 'https://dcapswoz.ict.usc.edu'
-    LICENSE = 'By signed agreement, for research.'
     CITATION = """@inproceedings{gratch2014distress,
   author = {Gratch, Jonathan and Artstein, Ron and Lucas, Gale and Stratou, Giota and Scherer, Stefan and Nazarian,
     Angela and Wood, Rachel and Boberg, Jill and DeVault, David and Marsella, Stacy and Traum, David and Rizzo, Skip and

@@ -36,7 +36,6 @@ class Emodb(SpeechBuilder):
     LABELS = tuple(LETTERS.values())
     DESCRIPTION = 'Ten actors speak ten German sentences in seven emotions; clips kept by a listening test.'
     HOMEPAGE = 'http://emodb.bilderbar.info'
-    LICENSE = 'Free to use with attribution.'
     CITATION = """@inproceedings{burkhardt2005database,
   author = {Burkhardt, Felix and Paeschke, Astrid and Rolfes, Miriam and Sendlmeier, Walter F. and Weiss, Benjamin},
   title = {A database of {German} emotional speech},

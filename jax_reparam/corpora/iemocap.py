@@ -55,7 +55,6 @@ class Iemocap(SpeechBuilder):
     ]
     DESCRIPTION = 'Ten actors in five sessions of two speak scripted and improvised dialogues.'
     HOMEPAGE = 'https://sail.usc.edu/iemocap/'
-    LICENSE = 'By signed agreement, for research.'
     CITATION = """@article{busso2008iemocap,
   author = {Busso, Carlos and Bulut, Murtaza and Lee, Chi-Chun and Kazemzadeh, Abe and Mower, Emily and Kim, Samuel
     and Chang, Jeannette N. and Lee, Sungbok and Narayanan, Shrikanth S.},

@@ -37,7 +37,6 @@ class M3ed(SpeechBuilder):
     LABELS = LABELS
     DESCRIPTION = 'Turns of dialogues in 56 Chinese television series, each labelled by three annotators.'
     HOMEPAGE = 'https://github.com/AIM3-RUC/RUCM3ED'
-    LICENSE = 'By signed agreement, for research.'
     CITATION = """@inproceedings{zhao2022m3ed,
   author = {Zhao, Jinming and Zhang, Tenggan and Hu, Jingwen and Liu, Yuchen and Jin, Qin and Wang, Xinchao and Li,
     Haizhou},

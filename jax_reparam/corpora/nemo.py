@@ -17,7 +17,6 @@ class Nemo(SpeechBuilder):
     LABELS = LABELS
     DESCRIPTION = 'Nine actors speak Polish sentences in six emotions.'
     HOMEPAGE = 'https://huggingface.co/datasets/amu-cai/nEMO'
-    LICENSE = 'CC BY-NC-SA 4.0'
     CITATION = """@inproceedings{christop2024nemo,
   author = {Christop, Iwona},
   title = {{nEMO}: Dataset of Emotional Speech in {Polish}},

@@ -29,7 +29,6 @@ class Ravdess(SpeechBuilder):
     LABELS = LABELS
     DESCRIPTION = 'Twenty-four North American actors (odd numbers male) speak two sentences in eight emotions.'
     HOMEPAGE = 'https://zenodo.org/records/1188976'
-    LICENSE = 'CC BY-NC-SA 4.0'
     CITATION = """@article{livingstone2018ryerson,
   author = {Livingstone, Steven R. and Russo, Frank A.},
   title = {The {Ryerson} Audio-Visual Database of Emotional Speech and Song ({RAVDESS})},

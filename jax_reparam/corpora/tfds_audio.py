@@ -82,7 +82,6 @@ class CremaD(_TfdsAudio, skip_registration=True):  # type: ignore[call-arg]
     PUBLISHED = Published(clips=7438, parts={'train': 5144, 'validation': 738, 'test': 1556})
     DESCRIPTION = 'English sentences acted in six emotions.'
     HOMEPAGE = 'https://github.com/CheyneyComputerScience/CREMA-D'
-    LICENSE = 'Open Database License.'
 
 
 class Savee(_TfdsAudio, skip_registration=True):  # type: ignore[call-arg]
@@ -92,7 +91,6 @@ class Savee(_TfdsAudio, skip_registration=True):  # type: ignore[call-arg]
     LABELS = ('anger', 'disgust', 'fear', 'happiness', 'neutral', 'sadness', 'surprise')
     DESCRIPTION = 'English sentences acted in seven emotions.'
     HOMEPAGE = 'http://kahlan.eps.surrey.ac.uk/savee/'
-    LICENSE = 'By registration, for research.'
 
 
 def _prepared(name: str, data_dir: str) -> Any:

@@ -29,7 +29,7 @@ from jax_reparam.frontend.voice import Profile
 CALIBRATION_WINDOWS = 512
 # Enough to tell ways of quantising apart, few enough to wait for.
 VALIDATION_WINDOWS = 128
-# Test windows that a checkpoint carries, at most.
+# Test windows that a checkpoint carries, at most; and training windows that a model without test clips is verified on.
 TEST_WINDOWS = 512
 # Test clips that the files for a device are verified on.
 RECORDINGS = 4
@@ -76,12 +76,14 @@ class Spans:
       truth: the class of each unit, `[u]`.
       unit: the unit of each clip, `[n]`, 0 to u - 1; None: each clip is one.
       join: how the clips of a unit make a decision.
+      held_out: whether they did not train.
     """
 
     codes: Sequence[np.ndarray]
     truth: np.ndarray
     unit: np.ndarray | None
     join: str
+    held_out: bool = True
 
     def windows(self, inputs: Input) -> Windows:
         """The windows in which somebody speaks.
@@ -98,7 +100,7 @@ class Spans:
         found = next(windows.batches(spoken, None), None)
         if found is None:
             raise InputError('expected speech in one of the clips, found none')
-        return Windows(*found, self.truth, self.unit, self.join)
+        return Windows(*found, self.truth, self.unit, self.join, self.held_out)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,15 +130,18 @@ class Kept:
 
     @classmethod
     def of(cls, data: pipeline.Data, limit: int | None = TEST_WINDOWS) -> Kept:
-        """Reads it of a corpus, with at most `limit` test windows."""
+        """Reads it of a corpus, with at most `limit` test windows; where no clip tests, with training windows."""
         drawn = list(_calibration(data, CALIBRATION_WINDOWS))
-        clips, field = data.clips('test'), _in_the_field(data)
+        test: pipeline.Part = 'test' if data.held_out else 'train'
+        if not data.held_out:
+            limit = min(limit or TEST_WINDOWS, TEST_WINDOWS)
+        clips, field = data.clips(test), _in_the_field(data, test)
         return cls(
             calibration=[codes for codes, _, _ in drawn],
             known=[profile for _, profile, _ in drawn],
             places=tuple(place for _, _, place in drawn),
-            validation=_spans(data, 'validation', VALIDATION_WINDOWS),
-            test=_spans(data, 'test', limit),
+            validation=_spans(data, 'validation' if data.held_out else 'train', VALIDATION_WINDOWS),
+            test=_spans(data, test, limit),
             of_clips=len(clips),
             recordings=[data.corpus.audio(clip) for clip in clips[:RECORDINGS]],
             field=[data.corpus.audio(clip) for clip in field],
@@ -150,6 +155,7 @@ class Kept:
             'places': self.places,
             'of_clips': self.of_clips,
             'join': self.test.join,
+            'held_out': self.test.held_out,
             'field_speaker': list(self.field_speaker),
             'recordings': len(self.recordings),
         }
@@ -179,7 +185,13 @@ class Kept:
         samples, _ = soundfile.read(io.BytesIO(arrays['sound'].tobytes()), dtype='int16')
         sounds = _cut(samples, arrays['sound_lengths'])
         spans = {
-            name: Spans(_parts(name, arrays), arrays[f'{name}_truth'], arrays.get(f'{name}_unit'), about['join'])
+            name: Spans(
+                _parts(name, arrays),
+                arrays[f'{name}_truth'],
+                arrays.get(f'{name}_unit'),
+                about['join'],
+                about.get('held_out', True),
+            )
             for name in ('validation', 'test')
         }
         known = zip(arrays['known_sums'], arrays['known_frames'], strict=True)
@@ -237,15 +249,15 @@ def export_data(
         kept = Kept.from_arrays(carried)
         print(
             f'no corpus at hand ({one_line(error)}): verified on what the checkpoint carries of it, '
-            f'{len(kept.test.codes)} of {kept.of_clips} test clips',
+            f'{len(kept.test.codes)} of {kept.of_clips} {"test" if kept.test.held_out else "training"} clips',
             file=sys.stderr,
         )
     return kept.export_data(trained.inputs, limit)
 
 
-def _in_the_field(data: pipeline.Data) -> np.ndarray:
-    """Test clips of at most `FIELD_WINDOWS` windows, at least one, drawn with a fixed seed."""
-    order = np.random.default_rng(SEED).permutation(data.clips('test'))
+def _in_the_field(data: pipeline.Data, part: pipeline.Part) -> np.ndarray:
+    """Clips of a part, of at most `FIELD_WINDOWS` windows, at least one, drawn with a fixed seed."""
+    order = np.random.default_rng(SEED).permutation(data.clips(part))
     windows = np.cumsum(_counts(data.features.lengths[order], data.inputs))
     return np.sort(order[: max(1, int(np.searchsorted(windows, FIELD_WINDOWS, side='right')))])
 
@@ -295,7 +307,8 @@ def of_part(data: pipeline.Data, part: pipeline.Part, limit: int | None) -> Wind
 def _spans(data: pipeline.Data, part: pipeline.Part, limit: int | None) -> Spans:
     protocol, clips = data.split.protocol, data.clips(part)
     unit = None if protocol.unit == 'clip' else data.units(part)[1]
-    return _limited(Spans(_Codes(data, clips), data.truth(part), unit, protocol.join), limit, data.inputs)
+    held_out = part != 'train'
+    return _limited(Spans(_Codes(data, clips), data.truth(part), unit, protocol.join, held_out), limit, data.inputs)
 
 
 class _Codes(Sequence[np.ndarray]):
@@ -322,7 +335,8 @@ def _limited(spans: Spans, limit: int | None, inputs: Input) -> Spans:
     chosen = np.sort(order[: max(1, int(np.searchsorted(total, limit, side='right')))])
     kept = np.flatnonzero(np.isin(unit, chosen))
     of = None if spans.unit is None else np.searchsorted(chosen, unit[kept])
-    return Spans([spans.codes[int(clip)] for clip in kept], spans.truth[chosen], of, spans.join)
+    codes = [spans.codes[int(clip)] for clip in kept]
+    return dataclasses.replace(spans, codes=codes, truth=spans.truth[chosen], unit=of)
 
 
 def _counts(lengths: np.ndarray, inputs: Input) -> np.ndarray:

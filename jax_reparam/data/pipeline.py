@@ -52,6 +52,11 @@ class Data:
         """The clip indices of a part, `[n]`."""
         return {'train': self.split.train, 'validation': self.split.validation, 'test': self.split.test}[part]
 
+    @property
+    def held_out(self) -> bool:
+        """Whether there are clips that do not train."""
+        return bool(len(self.split.test))
+
     def labels(self, part: Part) -> np.ndarray:
         """The classes of a part's clips, `[n]`."""
         labels: np.ndarray = self.corpus.label[self.clips(part)]

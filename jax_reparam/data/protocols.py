@@ -1,7 +1,8 @@
 """Which clips train, which choose the checkpoint, which test, and what is decided: protocols as data.
 
 The test fold chooses nothing: validation speakers come out of the training speakers, or are the corpus's own. All
-protocols but `random` keep the three sets of speakers apart. docs/corpora.md says why each is as it is.
+protocols but `random` keep the three sets of speakers apart; in `all` every clip trains. docs/corpora.md says why each
+is as it is.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from typing import Any, Literal
 
 import numpy as np
 
+from jax_reparam.config import ALL
 from jax_reparam.corpora import Corpus
 from jax_reparam.errors import InputError, known
 
 OVERLAP = 'speakers overlap'
 GROUPS_OVERLAP = 'the test speakers are heard in training as partners in dialog'
 DEV = "scored on the corpus's own dev part"
+NOTHING_HELD_OUT = 'every clip trains: this model has no score of its own'
 # Share of the training speakers of each label that a drawn validation set takes.
 DRAWN_SHARE = 0.2
 
@@ -30,10 +33,11 @@ class Protocol:
       apart: what never lies in two of the three sets (beside the speakers): 'speaker', 'group' (a session or series),
         or '' for clips, whoever speaks.
       test: 'dealt': the sorted speakers or groups are dealt out to the folds like cards (fold k takes k, k + folds,
-        ...). 'drawn': a share of each label. Else the name of the corpus's own part that tests.
+        ...). 'drawn': a share of each label. '': no clip tests. Else the name of the corpus's own part that tests.
       folds: the number of folds of a dealt test; 0 is one for each speaker or group.
       validation: 'next': some speakers of the next fold. 'fold': all of the next fold. 'drawn': a share of each
-        label, of training speakers, or of clips where nothing is apart. 'validation': the corpus's own part.
+        label, of training speakers, or of clips where nothing is apart. 'validation': the corpus's own part. '': no
+        clip validates.
       unit: what is decided: a 'clip', or a 'speaker' by all clips of theirs.
       join: how the clips of a speaker make one decision: 'mean' of their probabilities, or 'vote'.
       turns: at most so many clips of each speaker are used, the longest; 0: all. One number for all speakers, in all
@@ -42,9 +46,9 @@ class Protocol:
     """
 
     apart: Literal['', 'speaker', 'group']
-    test: Literal['dealt', 'drawn', 'validation', 'test']
+    test: Literal['', 'dealt', 'drawn', 'validation', 'test']
     folds: int = 1
-    validation: Literal['next', 'fold', 'drawn', 'validation'] = 'next'
+    validation: Literal['', 'next', 'fold', 'drawn', 'validation'] = 'next'
     unit: Literal['clip', 'speaker'] = 'clip'
     join: Literal['mean', 'vote'] = 'mean'
     turns: int = 0
@@ -61,6 +65,8 @@ PROTOCOLS = {
     'own_split': Protocol('group', 'test', validation='validation', metric='wf1'),
     'interviews_dev': _INTERVIEWS,
     'interviews_test': dataclasses.replace(_INTERVIEWS, test='test'),
+    # For a model that is given away; a decision is that of the corpus's own protocol.
+    ALL: Protocol('', '', validation=''),
 }
 NAMES = tuple(PROTOCOLS)
 # By the corpus's name before a slash; speakers5 for the others.
@@ -140,6 +146,10 @@ def split(
     """
     name = _name(corpus, protocol)
     chosen = PROTOCOLS[name]
+    if name == ALL:
+        own = PROTOCOLS[_name(corpus, '')]
+        decision = {key: getattr(own, key) for key in ('unit', 'join', 'turns', 'metric')}
+        chosen = dataclasses.replace(chosen, **decision)
     if (turns or join) and chosen.unit != 'speaker':
         raise InputError(f'data.turns, data.join: expected a protocol that decides by speaker, found {name}')
     chosen = dataclasses.replace(chosen, turns=turns or chosen.turns, join=join or chosen.join)
@@ -147,7 +157,10 @@ def split(
     if not 0 <= fold < count:
         raise InputError(f'fold: expected 0 to {count - 1} for protocol {name} on {corpus.name}, found {fold}')
 
-    if chosen.test in ('dealt', 'drawn'):
+    if name == ALL:
+        train = np.ones(len(corpus), bool)
+        validation = test = ~train
+    elif chosen.test in ('dealt', 'drawn'):
         validation, test = _deal(corpus, chosen, fold, count) if chosen.test == 'dealt' else _draw(corpus, seed)
         train = ~(validation | test)
     else:
@@ -170,14 +183,15 @@ def split(
         key: {label: int(np.sum(corpus.label[part] == c)) for c, label in enumerate(corpus.labels)}
         for key, part in sets.items()
     }
-    notes = [OVERLAP] if not chosen.apart else []
+    notes = [NOTHING_HELD_OUT] if name == ALL else [] if chosen.apart else [OVERLAP]
     groups = np.array(corpus.group)
     if chosen.apart == 'speaker' and np.intersect1d(groups[train | validation], groups[test & (groups != '')]).size:
         notes.append(GROUPS_OVERLAP)
     if chosen.test == 'validation':
         notes.append(DEV)
     for key, what in (('train', 'training'), ('validation', 'validation'), ('test', 'test')):
-        if missing := [label for label, clips in counts[key].items() if not clips]:
+        missing = [label for label, clips in counts[key].items() if not clips]
+        if missing and sets[key].any():
             notes.append(f'no {what} clip of {", ".join(missing)}')
     return Split(
         train=np.flatnonzero(train),

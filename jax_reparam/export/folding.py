@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -145,6 +145,8 @@ def fold_and_export(
                 for _ in range(threads.cores(len(data.field.samples)))
             ]
             field = robustness.summary(engines, data.field, trained.labels, show_progress=show_progress)
+            if not test.held_out:
+                field = [robustness.unscored(row) for row in field]
             tell(f'{len(field)} rows of the field test')
 
         device, device_failed = bundle.write(
@@ -190,10 +192,14 @@ def fold_and_export(
                 clips=int(test.clip[-1]) + 1,
                 of_clips=data.of_clips,
                 decisions=len(test.truth),
+                part='test' if test.held_out else 'train',
             ),
             calibration=data.places,
             step=trained.step,
             versions={'training': trained.meta['versions'], 'export': report.versions()},
+            recipe=trained.recipe.without_places().as_json(),
+            init=_nameless(schema.from_json(cast(Any, manifest.Init | None), trained.meta.get('init'), 'init')),
+            held_out=schema.from_json(cast(Any, manifest.HeldOut | None), trained.meta.get('held_out'), 'held_out'),
         )
         checkpoint.write_checkpoint(place / manifest.CHECKPOINT, folded, trained)
         checkpoint.write_safetensors(place / manifest.SAFETENSORS, folded, trained)
@@ -301,6 +307,11 @@ def _forms(
         else:
             forms.passed[name] = dataclasses.replace(form, accepted=tuple(reasons) or None)
     return forms
+
+
+def _nameless(init: manifest.Init | None) -> manifest.Init | None:
+    """Without the folders of this machine."""
+    return init and dataclasses.replace(init, path=Path(init.path).name)
 
 
 def fold(trained: Trained, *, plain: bool = False) -> Params:

@@ -170,6 +170,12 @@ def one_by_one(logits: Callable[[np.ndarray], np.ndarray]) -> Logits:
     return lambda windows: np.stack([logits(window) for window in windows])
 
 
+def unscored(row: Row) -> Row:
+    """The row of clips that the model has learned, of which UAR says nothing: what is left is which decisions stay."""
+    passed = None if row.kept is None or row.keep is None else row.kept >= row.keep
+    return dataclasses.replace(row, uar_before=None, uar=None, uar_loss=None, passed=passed)
+
+
 def summary(
     engines: Sequence[Engine], recordings: Recordings, labels: Sequence[str], *, show_progress: bool = True
 ) -> list[Row]:

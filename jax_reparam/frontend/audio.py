@@ -174,6 +174,29 @@ def mono(blocks: Iterable[np.ndarray], rate: int, name: str, sample_rate: int = 
     return _mixed(blocks, rate, name, sample_rate)[0]
 
 
+def samples_of(array: np.ndarray, rate: int | None, name: str, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
+    """One channel in memory, as `read` gives a file: int16 at `sample_rate`.
+
+    Args:
+      array: `[N]` int16, or float32 or float64 with a full scale of 1.
+      rate: samples per second of `array`; None: `sample_rate`.
+      name: what to call it in errors.
+      sample_rate: samples per second of the result; other rates are resampled as `read` does.
+
+    Raises:
+      AudioError: no such array, no sample, samples that are not finite or far beyond full scale, or a rate that no
+        recording has.
+    """
+    kinds = (np.int16, np.float32, np.float64)
+    if not isinstance(array, np.ndarray) or array.ndim != 1 or array.dtype not in kinds:
+        found = f'{list(array.shape)} {array.dtype}' if isinstance(array, np.ndarray) else type(array).__name__
+        raise AudioError(f'{name}: expected [N] int16, or float with a full scale of 1, found {found}')
+    if array.dtype == np.int16 and rate in (None, sample_rate) and len(array):
+        return array
+    wide = array if array.dtype == np.int16 else array.astype(np.float32)
+    return mono([wide[:, None]], sample_rate if rate is None else rate, name, sample_rate)
+
+
 def _mixed(blocks: Iterable[np.ndarray], rate: int, name: str, sample_rate: int) -> tuple[np.ndarray, int | None]:
     """What `mono` gives, and the loudest channel if the mean has lost most of it."""
     import soxr

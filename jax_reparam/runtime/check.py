@@ -32,9 +32,10 @@ def verify(
     """
     reference_uar = gates.uar(reference, windows)
     graph, missing, failures = flatbuffer.read(model), tflm.missing(), []
-    in_litert = in_tflm = None
+    in_litert = in_tflm = decisive = None
     try:
-        in_litert = gates.score(reference, litert.load(model)(windows.features), windows)
+        decisive = litert.load(model)(windows.features)
+        in_litert = gates.score(reference, decisive, windows)
     except ValueError as error:
         failures.append(f'{name} in LiteRT: {error}')
     else:
@@ -47,7 +48,8 @@ def verify(
         except tflm.TFLMError as error:
             failures.append(f'{name}: {error}')
         else:
-            score = gates.score(reference, outcome.logits, windows)
+            decisive = outcome.logits
+            score = gates.score(reference, decisive, windows)
             in_tflm = TFLMScore(**vars(score), arena_bytes=outcome.arena_bytes)
             failures += gates.failures(name, 'TFLM', score, reference_uar)
         finally:
@@ -61,6 +63,7 @@ def verify(
         litert=in_litert,
         tflm=in_tflm,
         tflm_reason=missing,
+        confusion=None if decisive is None else gates.confusion(np.nan_to_num(decisive), windows),
         made=made,
     )
     return form, failures

@@ -6,6 +6,8 @@ runtime.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from jax_reparam import evaluation
@@ -36,11 +38,26 @@ def apart_allowed(windows: int) -> int:
     return max(DIFFERING_ALLOWED, int((1 - LEAST_AGREEMENT) * windows))
 
 
-def uar(logits: np.ndarray, windows: Windows) -> float:
-    """UAR over the decisions on `windows`: on clips, or on speakers; 0 to 1."""
-    probabilities = windows.decide(logits)
+def uar(logits: np.ndarray, windows: Windows) -> float | None:
+    """UAR over the decisions on `windows`: on clips, or on speakers; 0 to 1. None where the model has learned them."""
+    return float(_metrics(logits, windows)['uar']) if windows.held_out else None
+
+
+def confusion(logits: np.ndarray, windows: Windows) -> tuple[tuple[int, ...], ...] | None:
+    """The decisions on `windows`, `[C][C + 1]` counts: a row for each true class, last those without a decision.
+
+    None where the model has learned them.
+    """
+    if not windows.held_out:
+        return None
+    found = _metrics(logits, windows)
+    supports = (of['support'] for of in found['per_class'].values())
+    return tuple((*row, support - sum(row)) for row, support in zip(found['confusion'], supports, strict=True))
+
+
+def _metrics(logits: np.ndarray, windows: Windows) -> dict[str, Any]:
     names = [str(index) for index in range(logits.shape[-1])]
-    return float(evaluation.metrics(windows.truth, probabilities, names)['uar'])
+    return evaluation.metrics(windows.truth, windows.decide(logits), names)
 
 
 def score(reference: np.ndarray, logits: np.ndarray, windows: Windows) -> Score:
@@ -67,10 +84,10 @@ def fold_failure(reference: np.ndarray, folded: np.ndarray) -> str | None:
     return f'folded model: expected logits within {allowed:.2g} of the trained model, found {difference:.3g}'
 
 
-def failures(form: str, runtime: str, result: Score, reference_uar: float) -> list[str]:
+def failures(form: str, runtime: str, result: Score, reference_uar: float | None) -> list[str]:
     """Why a form is not the trained model in a runtime, a line each; empty where it passes.
 
-    float32 is held to the logits, quantised forms to the decisions and to the UAR.
+    float32 is held to the logits, quantised forms to the decisions and, where there is one, to the UAR.
     """
     where = f'{form} in {runtime}'
     if result.max_abs_diff is None:
@@ -88,7 +105,7 @@ def failures(form: str, runtime: str, result: Score, reference_uar: float) -> li
             f'found {result.argmax_agreement:.1%} ({result.differing} differ)'
         )
     # Rounding must not decide where the loss is exactly what is allowed.
-    if reference_uar - result.uar > LARGEST_UAR_LOSS + 1e-9:
+    if reference_uar is not None and result.uar is not None and reference_uar - result.uar > LARGEST_UAR_LOSS + 1e-9:
         reasons.append(
             f'{where}: expected a UAR of at least {100 * (reference_uar - LARGEST_UAR_LOSS):.1f} %, '
             f'found {100 * result.uar:.1f} %'

@@ -20,19 +20,21 @@ import optax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jax_reparam import checkpoint, evaluation, models
+from jax_reparam import checkpoint, evaluation, models, schema
 from jax_reparam.checkpoint import FOLDER, Checkpoints
-from jax_reparam.config import AugmentConfig, Recipe
+from jax_reparam.config import AugmentConfig, Recipe, load_recipe
 from jax_reparam.data import export_data, pipeline
-from jax_reparam.errors import Error, InputError, deferred
+from jax_reparam.errors import Error, InputError, deferred, from_user
 from jax_reparam.frontend import speech
 from jax_reparam.frontend.inputs import Input
 from jax_reparam.frontend.voice import Profile
+from jax_reparam.manifest import HeldOut, Init
 from jax_reparam.progress import Progress
 from jax_reparam.reparam import Params
-from jax_reparam.train import processes, report
+from jax_reparam.train import heldout, processes, report, warm_start
 from jax_reparam.train.augment import field, spec_augment
 from jax_reparam.train.optimizer import adamw
+from jax_reparam.train.warm_start import WarmStart
 
 Batch = Mapping[str, jax.Array]
 EVAL_BATCH = 64
@@ -66,10 +68,17 @@ def shardings() -> tuple[NamedSharding, NamedSharding]:
 
 
 def init_state(
-    model: nn.Module, optimizer: optax.GradientTransformation, example: jax.Array, seed: int | jax.Array
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    example: jax.Array,
+    seed: int | jax.Array,
+    begin: WarmStart | None = None,
 ) -> State:
-    """The state at step 0, from features like `example` `[B, T, M]`."""
-    variables = model.init(jax.random.key(seed), example)
+    """The state at step 0, from features like `example` `[B, T, M]`; with `begin`, that model's variables."""
+    key = jax.random.key(seed)
+    variables = model.init(key, example)
+    if begin is not None:
+        variables = begin(variables, jax.random.fold_in(key, 1))
     average = jax.tree.map(jnp.copy, variables)
     return State(jnp.zeros((), jnp.int32), variables, average, optimizer.init(variables['params']))
 
@@ -190,8 +199,17 @@ def balanced_weights(labels: np.ndarray, n_classes: int) -> np.ndarray:
     return np.where(counts > 0, len(labels) / np.maximum(counts, 1) / (counts > 0).sum(), 0.0).astype(np.float32)
 
 
-def describe(recipe: Recipe, data: pipeline.Data) -> dict[str, Any]:
-    """What travels in every checkpoint of a run (`checkpoint.Trained.meta`)."""
+def describe(
+    recipe: Recipe, data: pipeline.Data, *, held_out: HeldOut | None = None, init: Init | None = None
+) -> dict[str, Any]:
+    """What travels in every checkpoint of a run (`checkpoint.Trained.meta`).
+
+    Args:
+      recipe: of the run.
+      data: its data, with the statistics that the model is given.
+      held_out: see `heldout.read`.
+      init: see `warm_start.read`.
+    """
     return {
         'config': recipe.as_json(),
         'labels': list(data.corpus.labels),
@@ -199,6 +217,8 @@ def describe(recipe: Recipe, data: pipeline.Data) -> dict[str, Any]:
         'split': data.split.info,
         'corpus': {'name': data.corpus.name, 'key': data.corpus.key, 'synthetic': data.corpus.synthetic},
         'versions': report.versions(),
+        **({'held_out': schema.to_json(held_out)} if held_out else {}),
+        **({'init': schema.to_json(init)} if init else {}),
     }
 
 
@@ -223,16 +243,29 @@ def train(recipe: Recipe, workdir: Path, *, show_progress: bool = True) -> dict[
     show_progress = show_progress and processes.first()
     with _held(workdir):
         data = pipeline.load_data(recipe, show_progress=show_progress)
+        held_out = heldout.read(recipe, data.corpus.key) if recipe.train.step_from else None
+        begins = recipe.train.init and checkpoint.last(workdir / FOLDER) is None
+        begin = warm_start.read(recipe, data) if begins else None
         # The recipe's words are right: now, not before, the workdir becomes this run's.
         processes.in_turn(lambda: report.claim(workdir, recipe), f'claim {workdir}')
-        data = _as_before(workdir / FOLDER, data)
+        data, before = _as_before(workdir / FOLDER, data)
+        if begin is not None:
+            data = begin.inform(data)
+            if show_progress:
+                print(begin.told, file=sys.stderr)
+        meta = describe(recipe, data, held_out=held_out, init=None if begin is None else begin.about)
+        meta |= {'init': before['init']} if 'init' in before else {}
+        end = held_out.step if held_out else recipe.train.steps
         model = models.build(recipe.model, recipe.hrf, n_classes=len(data.corpus.labels))
         predict = Predictor(model)
-        chosen, variables = _fit(recipe, workdir, data, model, predict, show_progress)
-        test, probabilities = evaluate(predict, variables, data, 'test')
-        scores = {'test': test, 'validation': evaluate(predict, variables, data, 'validation')[0]}
+        chosen, variables = _fit(recipe, workdir, data, model, predict, meta, begin, end, show_progress)
+        scores: dict[str, Any] = {}
+        probabilities = None
+        if data.held_out:
+            test, probabilities = evaluate(predict, variables, data, 'test')
+            scores = {'test': test, 'validation': evaluate(predict, variables, data, 'validation')[0]}
         if processes.first():
-            report.finish(workdir, describe(recipe, data), scores, step=chosen, data=data, probabilities=probabilities)
+            report.finish(workdir, meta, scores, step=chosen, data=data, probabilities=probabilities)
         processes.wait(f'finish {workdir}')
         return report.read_result(workdir)
 
@@ -266,14 +299,22 @@ def evaluate(
 
 
 def _fit(
-    recipe: Recipe, workdir: Path, data: pipeline.Data, model: nn.Module, predict: Predictor, show_progress: bool
+    recipe: Recipe,
+    workdir: Path,
+    data: pipeline.Data,
+    model: nn.Module,
+    predict: Predictor,
+    meta: Mapping[str, Any],
+    begin: WarmStart | None,
+    end: int,
+    show_progress: bool,
 ) -> tuple[int, Params]:
-    """Runs the steps that are left; returns the step and the (averaged) variables of the chosen checkpoint."""
-    settings, meta = recipe.train, describe(recipe, data)
+    """Runs the steps that are left, up to `end`; returns step and (averaged) variables of the chosen checkpoint."""
+    settings = recipe.train
     by_batch, replicated = shardings()
     optimizer = adamw(settings, recipe.hrf.decay)
     example = jnp.zeros((1, recipe.window_config.frames, recipe.frontend.n_mels))
-    state = jax.jit(lambda: init_state(model, optimizer, example, recipe.seed), out_shardings=replicated)()
+    state = jax.jit(lambda: init_state(model, optimizer, example, recipe.seed, begin), out_shardings=replicated)()
     weights = balanced_weights(data.labels('train'), len(data.corpus.labels)) if settings.class_weights else None
     step = make_step(recipe, model, optimizer, weights, recipe.seed, data.inputs)
     update = jax.jit(step, in_shardings=(replicated, by_batch), out_shardings=replicated, donate_argnums=0)
@@ -286,32 +327,36 @@ def _fit(
         batches = data.batches(
             size=settings.batch_size, seed=recipe.seed, start=start, crop=recipe.augment.crop, shard=shard
         )
-        bar = Progress(settings.steps, workdir.name, start=start, unit='step', enabled=show_progress)
+        bar = Progress(end, workdir.name, start=start, unit='step', enabled=show_progress)
         stack.enter_context(contextlib.closing(bar))
         log = stack.enter_context(contextlib.closing(report.Log(workdir, start, enabled=processes.first())))
+        clock = report.Clock(log.seconds)
         kept = export_data.Kept.of(data).arrays()
         interrupted: Callable[[], bool] = lambda: False
         # Metrics are read one step late, so that the devices never wait for the host.
         unread: list[tuple[int, dict[str, jax.Array]]] = []
-        for number in range(start + 1, settings.steps + 1):
+        for number in range(start + 1, end + 1):
             local = next(batches).items()
             batch = {name: jax.make_array_from_process_local_data(by_batch, value) for name, value in local}
             state, metrics = update(state, batch)
             unread.append((number, metrics))
             if number == start + 1:  # compiled: from now on there is something to save
                 interrupted = stack.enter_context(deferred())
+                clock.go(number)
             # Several processes would each stop at another step.
             stops = interrupted() and jax.process_count() == 1
-            validating = number % settings.eval_every == 0 or number == settings.steps
-            while len(unread) > (0 if validating or stops else 1):
+            due = number % settings.eval_every == 0 or number == end
+            saving, validating = due or stops, due and data.held_out
+            while len(unread) > (0 if saving else 1):
                 at, values = unread.pop(0)
                 told = {name: float(value) for name, value in values.items()}
                 with _diverging(workdir, at, checkpoints):
                     _check_finite(told)
                 log.write(at, told)
-            if validating or stops:
+            if saving:
                 with _diverging(workdir, number, checkpoints):
                     _check_finite(dict(checkpoint.leaves(state.variables)))
+                log.write(number, clock.read(number))
             note, score, error = '', None, 0.0
             if validating:
                 with _diverging(workdir, number, checkpoints):
@@ -323,21 +368,24 @@ def _fit(
                 error = evaluation.standard_error(data.truth('validation'), probabilities, data.corpus.labels, metric)
                 validated = f'{report.METRICS[metric]} {100 * score:.1f}'
                 note = f'loss {float(metrics["loss"]):.3f}, validation {validated}'
-            if validating or stops:
+            if saving:
                 log.flush()
                 checkpoints.save(
                     number, variables=state.average, state=state, meta=meta, score=score, error=error, export=kept
                 )
+                clock.go(number)
             if stops:
                 raise KeyboardInterrupt(f'interrupted; step {number} is saved, and the same command goes on from it')
             bar.update(note)
-        chosen = checkpoints.chosen()
+        chosen = checkpoints.chosen() if data.held_out else checkpoints.latest()
         assert chosen is not None
         return chosen, checkpoints.restore(chosen, state).average
 
 
-def _as_before(folder: Path, data: pipeline.Data) -> pipeline.Data:
-    """The data with the statistics of the run's checkpoints, of which the damaged ones get another name.
+def _as_before(folder: Path, data: pipeline.Data) -> tuple[pipeline.Data, dict[str, Any]]:
+    """The data with the statistics of the run's checkpoints, and what these say of it (`describe`), if there are some.
+
+    Damaged ones get another name.
 
     Raises:
       InputError: all are damaged, or they are of another corpus or split.
@@ -351,7 +399,10 @@ def _as_before(folder: Path, data: pipeline.Data) -> pipeline.Data:
     last = checkpoint.last(folder)
     if damaged and last is None:
         raise InputError(f'{folder}: expected a whole checkpoint to go on from, found none; delete it to begin anew')
-    return data if last is None else export_data.as_trained(checkpoint.load(last), data)
+    if last is None:
+        return data, {}
+    trained = checkpoint.load(last)
+    return export_data.as_trained(trained, data), trained.meta
 
 
 class DivergedError(Error):
@@ -375,6 +426,33 @@ def _diverging(workdir: Path, step: int, checkpoints: Checkpoints) -> Iterator[N
         last = checkpoints.latest()
         left = f'the checkpoint of step {last} is kept' if last else 'no checkpoint was written'
         raise DivergedError(f'{workdir}: step {step}: {error}; {left}; try a lower train.learning_rate') from error
+
+
+def fit(
+    config: Recipe | str | Path,
+    workdir: str | Path,
+    *,
+    changes: Mapping[str, Any] | None = None,
+    show_progress: bool = True,
+) -> dict[str, Any]:
+    """Trains a recipe as `jax-reparam train` does, or goes on with it; returns what result.json holds.
+
+    Args:
+      config: a recipe, its name or file, `transformer_xs:emodb` or `configs/transformer_xs.py:emodb`.
+      workdir: folder of the run; see `train`, and `train_folds` where `data.fold` is `all`.
+      changes: values of the recipe by key, as `{'train.steps': 300}`.
+      show_progress: report on standard error.
+
+    Raises:
+      InputError: no such recipe or key, bad data, or a workdir that holds a run of another recipe.
+    """
+    if not isinstance(config, Recipe):
+        path, _, corpus = str(config).partition(':')
+        config = load_recipe(path, corpus)
+    with from_user():
+        recipe = config.with_changes(changes or {})
+    start = train_folds if recipe.data.fold == 'all' else train
+    return start(recipe, Path(workdir), show_progress=show_progress)
 
 
 def train_folds(recipe: Recipe, workdir: Path, *, show_progress: bool = True) -> dict[str, Any]:

@@ -7,10 +7,13 @@ import csv
 import importlib.metadata
 import io
 import json
+import math
 import os
 import platform
-import sys
+import statistics
+import struct
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +22,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from jax_reparam import checkpoint, evaluation, schema, system
-from jax_reparam.config import Recipe
+from jax_reparam.config import ALL, Recipe
 from jax_reparam.corpora.synth import NOTICE
 from jax_reparam.errors import InputError, one_line
 
@@ -30,8 +33,13 @@ if TYPE_CHECKING:
 METRICS = {'uar': 'UAR', 'wa': 'WA', 'wf1': 'WF1', 'macro_f1': 'macro-F1'}
 PACKAGES = ('jax_reparam', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'librosa')
 # Keys of a recipe that a run may go on with in another place, and the one that may grow.
-PLACES, STEPS = frozenset({'data.source', 'data.cache'}), 'train.steps'
+MOVABLE, STEPS = frozenset({'data.source', 'data.cache'}), 'train.steps'
 RUN_FILE, METRICS_FILE, RESULT_FILE, PREDICTIONS_FILE = 'config.json', 'metrics.jsonl', 'result.json', 'predictions.csv'
+PICTURES = LEARNING, CONFUSION, SPEAKERS = 'learning.png', 'confusion.png', 'speakers.png'
+# The lines of a learning curve are means over this share of all steps.
+SMOOTHING = 0.1
+# Of more speakers than this the picture has colours alone.
+MANY_SPEAKERS = 40
 
 
 def versions() -> dict[str, str]:
@@ -108,7 +116,7 @@ def check(workdir: Path, recipe: Recipe) -> Recipe | None:
     expected, found = (flatten_dict(told.as_json(), sep='.') for told in (recipe, earlier))
     for key in sorted(expected.keys() | found.keys()):
         new, old = expected.get(key), found.get(key)
-        if new != old and key not in PLACES and not (key == STEPS and new > old):
+        if new != old and key not in MOVABLE and not (key == STEPS and new > old):
             raise InputError(
                 f'{workdir}: expected a run of this recipe, found one with other values: '
                 f'{key} (expected {new!r}, found {old!r}); {way_out}'
@@ -148,22 +156,26 @@ class Log:
       workdir: the run's folder.
       start: the step the run goes on from; what was logged behind it is dropped.
       enabled: False writes nothing.
+
+    Attributes:
+      seconds: what the run took up to `start`, as far as it was logged.
     """
 
     def __init__(self, workdir: Path, start: int, *, enabled: bool = True) -> None:
-        from tensorboardX import event_file_writer, summary
+        from tensorboardX import summary
         from tensorboardX.proto import event_pb2
 
         self._path = workdir / METRICS_FILE if enabled else Path(os.devnull)
         self._scalar, self._event = summary.scalar, event_pb2.Event
+        self.seconds = 0.0
         if self._path.is_file():
             write(self._path, ''.join(_lines(self._path, start)))
+            self.seconds = max((line.get('seconds', 0.0) for line in _read(self._path)), default=0.0)
         self._file = self._path.open('a')
         self._events = None
         if enabled:
-            with system.naming(folder := workdir / 'tensorboard'):
-                folder.mkdir(exist_ok=True)
-                self._events = event_file_writer.EventsWriter(str(folder / 'events'), f'.{start}')
+            self._events = _events(workdir, start)
+            with system.naming(self._path):
                 begins = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
                 self._events.write_event(event_pb2.Event(wall_time=time.time(), step=start + 1, session_log=begins))
 
@@ -191,12 +203,49 @@ class Log:
                 self._events.close()
 
 
-def _lines(path: Path, last: int) -> Iterator[str]:
+def _lines(path: Path, last: float) -> Iterator[str]:
     """The lines of metrics.jsonl up to a step; one that a kill has cut, or damage made unreadable, is left out."""
     for line in path.read_text(errors='replace').splitlines(keepends=True):
         with contextlib.suppress(ValueError, TypeError, KeyError):
             if line.endswith('\n') and json.loads(line)['step'] <= last:
                 yield line
+
+
+def _read(path: Path) -> list[dict[str, float]]:
+    """What the whole lines of metrics.jsonl hold."""
+    return [json.loads(line) for line in _lines(path, math.inf)]
+
+
+def _events(workdir: Path, step: int) -> Any:
+    """A writer of TensorBoard events to a new file of the run's folder."""
+    from tensorboardX import event_file_writer
+
+    with system.naming(folder := workdir / 'tensorboard'):
+        folder.mkdir(exist_ok=True)
+        return event_file_writer.EventsWriter(str(folder / 'events'), f'.{step}')
+
+
+class Clock:
+    """Wall time of a run, and steps a second of its training, validation and compilation left out.
+
+    Args:
+      seconds: what the run took before this process (`Log.seconds`).
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._began = time.monotonic() - seconds
+        self._since = 0, self._began
+
+    def go(self, step: int) -> None:
+        """Starts to count steps after this one."""
+        self._since = step, time.monotonic()
+
+    def read(self, step: int) -> dict[str, float]:
+        """`seconds` of the run up to this step, and `steps_per_second` since `go`, if there were any."""
+        first, since = self._since
+        now = time.monotonic()
+        pace = {'steps_per_second': (step - first) / (now - since)} if step > first and now > since else {}
+        return {'seconds': now - self._began, **pace}
 
 
 def finish(
@@ -206,18 +255,38 @@ def finish(
     *,
     step: int,
     data: Data,
-    probabilities: np.ndarray,
+    probabilities: np.ndarray | None,
 ) -> None:
-    """Writes predictions.csv, the plots and, last, result.json.
+    """Writes predictions.csv, the plots and, last, result.json; where no clip tests, the curves and result.json.
 
     Args:
       workdir: the run's folder.
       meta: as in the checkpoint.
-      scores: `test` and `validation` metrics (`evaluation.metrics`).
+      scores: `test` and `validation` metrics (`evaluation.metrics`); none where no clip tests.
       step: that of the checkpoint that was scored.
       data: what was tested on.
-      probabilities: of what the protocol decides, clips or speakers, in the order of `data.units('test')`, `[u, C]`.
+      probabilities: of what the protocol decides, clips or speakers, in the order of `data.units('test')`, `[u, C]`;
+        None where no clip tests.
     """
+    lines = _read(workdir / METRICS_FILE)
+    plot_learning(workdir / LEARNING, lines, step, meta['split']['metric'], len(meta['labels']))
+    paces = [line['steps_per_second'] for line in lines if 'steps_per_second' in line]
+    result = {
+        **({key: meta[key] for key in ('held_out', 'init') if key in meta}),
+        'step': step,
+        'seconds': max((line.get('seconds', 0.0) for line in lines), default=0.0),
+        'steps_per_second': statistics.median(paces) if paces else None,
+        'labels': meta['labels'],
+        'protocol': meta['split'],
+        'corpus': meta['corpus'],
+        'steps': meta['config']['train']['steps'],
+        'seed': meta['config']['seed'],
+        'versions': meta['versions'],
+    }
+    if probabilities is None:
+        _show(workdir, result['steps'])
+        write(workdir / RESULT_FILE, _strict(result))
+        return
     table = io.StringIO()
     writer = csv.writer(table, lineterminator='\n')
     writer.writerow(['id', 'speaker', 'label', *meta['labels']])
@@ -227,44 +296,31 @@ def finish(
         label = meta['labels'][data.corpus.label[clip]]
         writer.writerow([name, data.corpus.speaker[clip], label, *(f'{p:.6f}' for p in row)])
     write(workdir / PREDICTIONS_FILE, table.getvalue())
-    _plot_learning(workdir)
-    result = {
-        **_headline(scores['test']),
-        **scores,
-        'step': step,
-        'labels': meta['labels'],
-        'protocol': meta['split'],
-        'corpus': meta['corpus'],
-        'steps': meta['config']['train']['steps'],
-        'seed': meta['config']['seed'],
-        'versions': meta['versions'],
-    }
-    _write_result(workdir, result, scores['test']['confusion'])
+    result = {**_headline(scores['test']), **scores, **result}
+    _write_result(workdir, result, scores['test'], [workdir])
 
 
 def summarise(workdir: Path, folds: Sequence[Path]) -> None:
     """Writes result.json over the folds of a protocol: metrics pooled over all decisions, and mean and deviation.
 
     Args:
-      workdir: gets result.json and confusion.png.
+      workdir: gets result.json, confusion.png and speakers.png.
       folds: the folders of the folds, each with its result.
     """
     results = [read_result(fold) for fold in folds]
     labels = results[0]['labels']
-    truth, probabilities = [], []
-    for fold in folds:
-        with (fold / PREDICTIONS_FILE).open(newline='') as file:
-            for row in csv.DictReader(file):
-                truth.append(labels.index(row['label']))
-                probabilities.append([float(row[label]) for label in labels])
-    pooled = evaluation.metrics(np.array(truth), np.array(probabilities), labels)
+    _, truth, probabilities = _predictions(folds, labels)
+    pooled = evaluation.metrics(truth, probabilities, labels)
     values = {name: np.array([result[name] for result in results]) for name in METRICS}
     protocol = results[0]['protocol']
     summary = {
         'pooled': pooled,
         'mean': {name: float(value.mean()) for name, value in values.items()},
         'std': {name: float(value.std()) for name, value in values.items()},
-        'folds': [{**_headline(result), 'protocol': result['protocol'], 'step': result['step']} for result in results],
+        'folds': [
+            {**_headline(result), **{key: result.get(key) for key in ('protocol', 'step', 'seconds')}}
+            for result in results
+        ],
         'labels': labels,
         'protocol': {
             **{key: protocol[key] for key in ('name', 'unit', 'join', 'turns', 'metric')},
@@ -276,7 +332,7 @@ def summarise(workdir: Path, folds: Sequence[Path]) -> None:
         'seed': results[0]['seed'],
         'versions': results[0]['versions'],
     }
-    _write_result(workdir, summary, pooled['confusion'])
+    _write_result(workdir, summary, pooled, folds)
 
 
 def _note(notes: Sequence[str]) -> str:
@@ -288,9 +344,41 @@ def _note(notes: Sequence[str]) -> str:
     )
 
 
-def _write_result(workdir: Path, result: Mapping[str, Any], confusion: Sequence[Sequence[int]]) -> None:
-    plot_confusion(workdir / 'confusion.png', confusion, result['labels'], result['corpus']['synthetic'])
+def _predictions(folds: Sequence[Path], labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What predictions.csv of some folds hold: the speakers `[u]`, the true classes `[u]`, probabilities `[u, C]`."""
+    rows: list[dict[str, str]] = []
+    for fold in folds:
+        with (fold / PREDICTIONS_FILE).open(newline='') as file:
+            rows += csv.DictReader(file)
+    probabilities = [[float(row[label]) for label in labels] for row in rows]
+    truth = [labels.index(row['label']) for row in rows]
+    return np.array([row['speaker'] for row in rows]), np.array(truth), np.array(probabilities)
+
+
+def _write_result(workdir: Path, result: Mapping[str, Any], scores: Mapping[str, Any], folds: Sequence[Path]) -> None:
+    """Draws confusion and speakers, shows all pictures in TensorBoard, and writes result.json."""
+    labels, synthetic = result['labels'], result['corpus']['synthetic']
+    plot_confusion(workdir / CONFUSION, scores, labels, synthetic)
+    if result['protocol']['unit'] == 'clip':  # a speaker of one decision has no recall
+        plot_speakers(workdir / SPEAKERS, *_predictions(folds, labels), labels, synthetic)
+    _show(workdir, result['steps'])
     write(workdir / RESULT_FILE, _strict(result))
+
+
+def _show(workdir: Path, step: int) -> None:
+    """Shows the pictures of a folder in TensorBoard."""
+    from tensorboardX.proto import event_pb2, summary_pb2
+
+    with contextlib.closing(_events(workdir, step)) as events:
+        for path in (workdir / name for name in PICTURES):
+            if path.exists():
+                content = path.read_bytes()
+                width, height = struct.unpack('>II', content[16:24])  # of a PNG's header
+                image = summary_pb2.Summary.Image(
+                    width=width, height=height, colorspace=4, encoded_image_string=content
+                )
+                shown = summary_pb2.Summary(value=[summary_pb2.Summary.Value(tag=path.stem, image=image)])
+                events.write_event(event_pb2.Event(wall_time=time.time(), step=step, summary=shown))
 
 
 def read_result(workdir: Path) -> dict[str, Any]:
@@ -313,6 +401,8 @@ def read_result(workdir: Path) -> dict[str, Any]:
 def headline(result: Mapping[str, Any]) -> str:
     """One line that says how a run (or a protocol) went, the protocol's own metric first, and what number it is."""
     protocol = result['protocol']
+    if protocol['name'] == ALL:
+        return '; '.join([protocol['note'], *_elsewhere(result.get('held_out')), f'step {result["step"]}'])
     names = sorted(METRICS, key=lambda name: name != protocol['metric'])
     count = len(result.get('folds', ()))
     if count > 1:
@@ -335,38 +425,149 @@ def headline(result: Mapping[str, Any]) -> str:
     return '; '.join([f'{text}{"; " if count > 1 else ", "}{scores["clips"]} {units}', *notes])
 
 
+def _elsewhere(held_out: Mapping[str, Any] | None) -> list[str]:
+    """What runs of the recipe with held-out speakers scored, if there are some."""
+    if not held_out:
+        return []
+    uar, folds = 100 * held_out['scores']['uar'], held_out['folds']
+    return [f'the same recipe, {held_out["protocol"]}: UAR pooled {uar:.1f} over {folds} folds']
+
+
 def _headline(scores: Mapping[str, Any]) -> dict[str, float]:
     return {name: scores[name] for name in METRICS}
 
 
-def _plot_learning(workdir: Path) -> None:
-    lines = [json.loads(line) for line in _lines(workdir / METRICS_FILE, sys.maxsize)]
-    with _figure(workdir / 'learning.png', 2, (9, 3.2)) as axes:
-        for axis, names in zip(axes, (('loss', 'validation_nll'), ('accuracy', 'validation_uar')), strict=True):
-            for name in names:
-                points = [(line['step'], line[name]) for line in lines if name in line]
+def plot_learning(path: Path, lines: Sequence[Mapping[str, float]], chosen: int, metric: str, classes: int) -> None:
+    """Draws loss and score over the steps, smoothed, with the values themselves faint behind.
+
+    Args:
+      path: the PNG.
+      lines: those of metrics.jsonl.
+      chosen: the step of the checkpoint that was scored.
+      metric: the one that chose it, one of `METRICS`.
+      classes: C.
+    """
+    width = SMOOTHING * max((line['step'] for line in lines), default=1)
+    curves = (
+        ('cross-entropy (nats)', 1, 'loss', 'validation_nll', 'training, augmented', 'validation'),
+        ('%', 100, 'accuracy', f'validation_{metric}', 'training accuracy', f'validation {METRICS[metric]}'),
+    )
+    with _figure(path, 2, (9.6, 3.6)) as axes:
+        for axis, (what, unit, *names) in zip(axes, curves, strict=True):
+            for name, label, color in zip(names[:2], names[2:], _COLORS, strict=True):
+                points = [(line['step'], unit * line[name]) for line in lines if name in line]
                 if points:
-                    axis.plot(*zip(*points, strict=True), label=name.replace('_', ' '), linewidth=1)
-            axis.set_xlabel('step')
-            axis.legend(frameon=False)
+                    steps, values = np.array(points).T
+                    axis.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
+                    axis.plot(steps, smoothed(steps, values, width), color=color, linewidth=1.8, label=label)
+            axis.axvline(chosen, color='black', linestyle='--', linewidth=1, label=f'step {chosen:,}, chosen')
+            axis.set_xlabel('training step')
+            axis.set_ylabel(what)
+            axis.set_xlim(left=0)
+            axis.spines[['top', 'right']].set_visible(False)
+            axis.grid(alpha=0.3, linewidth=0.5)
+        axes[0].set_ylim(bottom=0)
+        axes[1].set_ylim(0, 100)
+        axes[1].axhline(100 / classes, color='gray', linestyle=':', linewidth=1, label='chance')
+        for axis in axes:
+            axis.legend(frameon=False, fontsize=8)
+        axes[0].set_title(f'Lines: means over {max(1, round(width)):,} steps', fontsize=9, loc='left')
 
 
-def plot_confusion(path: Path, confusion: Sequence[Sequence[int]], labels: Sequence[str], synthetic: bool) -> None:
-    """Draws a confusion matrix, rows true classes, shaded by recall, with counts."""
-    counts = np.asarray(confusion)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    size = 1.8 + 0.6 * len(labels)
-    with _figure(path, 1, (size, size)) as [axis]:
-        axis.imshow(shares, cmap='Blues', vmin=0, vmax=1)
-        for (row, column), count in np.ndenumerate(counts):
-            color = 'white' if shares[row, column] > 0.5 else 'black'
-            axis.text(column, row, str(count), ha='center', va='center', fontsize=8, color=color)
-        axis.set_xticks(range(len(labels)), labels, rotation=45, ha='right')
-        axis.set_yticks(range(len(labels)), labels)
+def smoothed(steps: np.ndarray, values: np.ndarray, width: float) -> np.ndarray:
+    """The mean of the values `[n]` whose steps `[n]`, ascending, lie within half a `width` of each one's."""
+    first = np.searchsorted(steps, steps - width / 2, side='left')
+    last = np.searchsorted(steps, steps + width / 2, side='right')
+    sums = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
+    return np.asarray((sums[last] - sums[first]) / (last - first))
+
+
+def plot_confusion(path: Path, scores: Mapping[str, Any], labels: Sequence[str], synthetic: bool) -> None:
+    """Draws a confusion matrix: of each true class, a row, the per cent and number of each decision.
+
+    Args:
+      path: the PNG.
+      scores: of `evaluation.metrics`; what has no decision counts in a row's 100 %, and in no column.
+      labels: the C classes.
+      synthetic: whether nobody speaks in the corpus.
+    """
+    counts = np.asarray(scores['confusion'])
+    support = np.array([scores['per_class'][label]['support'] for label in labels])
+    shares = counts / np.maximum(support, 1)[:, None]
+    size = 2 + 0.62 * len(labels)
+    with _figure(path, 1, (size + 0.4, size)) as [axis]:
+        _grid(axis, shares, counts)
+        axis.set_xticks(range(len(labels)), labels, rotation=45, ha='right', rotation_mode='anchor')
+        axis.set_yticks(range(len(labels)), [f'{label} ({n})' for label, n in zip(labels, support, strict=True)])
         axis.set_xlabel('predicted')
-        axis.set_ylabel('true')
-        if synthetic:
-            axis.set_title(NOTICE, fontsize=8)
+        axis.set_ylabel('true (number)')
+        title = f'UAR {100 * scores["uar"]:.1f} %; per cent of each row, and number'
+        if scores['no_speech']:
+            title += f'; {scores["no_speech"]} without a decision'
+        axis.set_title('\n'.join([title, NOTICE] if synthetic else [title]), fontsize=9, loc='left')
+
+
+def plot_speakers(
+    path: Path,
+    speakers: np.ndarray,
+    truth: np.ndarray,
+    probabilities: np.ndarray,
+    labels: Sequence[str],
+    synthetic: bool,
+) -> None:
+    """Draws the recall of each class by speaker, best on top; the mean over a speaker's classes comes first.
+
+    Args:
+      path: the PNG.
+      speakers: of each decision, `[u]`.
+      truth: the true classes, `[u]`.
+      probabilities: `[u, C]`; rows of zeros are no decisions, and count as wrong.
+      labels: the C classes.
+      synthetic: whether nobody speaks in the corpus.
+    """
+    right = evaluation.decisions(probabilities) == truth
+    names, who = np.unique(speakers, return_inverse=True)
+    hits, counts = np.zeros((2, len(names), len(labels)))
+    np.add.at(hits, (who, truth), right)
+    np.add.at(counts, (who, truth), 1)
+    recall = hits / np.where(counts, counts, np.nan)
+    table = np.column_stack([np.nanmean(recall, axis=1), recall])
+    numbers = np.column_stack([counts.sum(axis=1), counts]).astype(int)
+    order = np.argsort(-table[:, 0], kind='stable')
+    few = len(names) <= MANY_SPEAKERS
+    with _figure(path, 1, (2.6 + 0.62 * len(labels), 1.6 + (0.42 if few else 0.12) * len(names))) as [axis]:
+        _grid(axis, table[order], numbers[order] if few else None)
+        axis.axvline(0.5, color='white', linewidth=6)
+        axis.set_aspect('auto')
+        axis.set_xticks(range(len(labels) + 1), ['UAR', *labels], rotation=45, ha='right', rotation_mode='anchor')
+        axis.set_yticks(range(len(names)), names[order], fontsize=None if few else 6)
+        axis.set_ylabel('test speaker')
+        title = 'Recall in per cent, and number of clips' if few else 'Recall: white 0, dark 100 %; grey: no clips'
+        axis.set_title('\n'.join([title, NOTICE] if synthetic else [title]), fontsize=9, loc='left')
+
+
+_COLORS = ('#9467bd', '#1f77b4')
+
+
+def _grid(axis: Any, shares: np.ndarray, counts: np.ndarray | None) -> None:
+    """Shades the cells of a table by shares (NaN: nothing there), with per cent and counts in them."""
+    axis.imshow(np.ma.masked_invalid(shares), cmap='Blues', vmin=0, vmax=1)
+    axis.set_facecolor('#e8e8e8')
+    axis.spines[:].set_visible(False)
+    axis.tick_params(length=0)
+    rows, columns = shares.shape
+    axis.set_xticks(np.arange(1, columns) - 0.5, minor=True)
+    axis.set_yticks(np.arange(1, rows) - 0.5, minor=True)
+    axis.tick_params(which='minor', length=0)
+    axis.grid(which='minor', color='white', linewidth=1.5 if counts is not None else 0.5)
+    if counts is None:
+        return
+    for (row, column), count in np.ndenumerate(counts):
+        share = shares[row, column]
+        if count:
+            color = 'white' if share > 0.55 else 'black'
+            axis.text(column, row - 0.1, f'{100 * share:.0f}', ha='center', va='center', fontsize=10, color=color)
+            axis.text(column, row + 0.25, f'{count}', ha='center', va='center', fontsize=7, color=color)
 
 
 @contextlib.contextmanager
@@ -378,5 +579,8 @@ def _figure(path: Path, columns: int, size: tuple[float, float]) -> Iterator[Any
     figure = Figure(figsize=size, layout='constrained')
     yield figure.subplots(1, columns, squeeze=False)[0]
     picture = io.BytesIO()
-    figure.savefig(picture, format='png', dpi=120)
+    with warnings.catch_warnings():
+        # The font has no Chinese names, which are drawn as boxes.
+        warnings.filterwarnings('ignore', 'Glyph .* missing from font')
+        figure.savefig(picture, format='png', dpi=120)
     write(path, picture.getvalue())

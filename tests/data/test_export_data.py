@@ -13,9 +13,9 @@ import pytest
 
 from helpers import recipe, save, tones, windows_of
 from jax_reparam import checkpoint
+from jax_reparam.commands import fold as command
 from jax_reparam.data import export_data
 from jax_reparam.errors import InputError
-from jax_reparam.export import __main__ as command
 from jax_reparam.frontend import speech
 from jax_reparam.frontend.voice import VoiceConfig
 from jax_reparam.train import loop

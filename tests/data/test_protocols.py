@@ -56,6 +56,23 @@ def check_partition(split, n):
         assert np.all(np.diff(indices) > 0)
 
 
+@pytest.mark.parametrize(('name', 'decision'), [
+    ('folder', ('clip', 'mean', 0, 'uar')),
+    ('daic_woz', ('speaker', 'mean', 2, 'macro_f1')),
+])  # fmt: skip
+def test_all_trains_on_every_clip_and_decides_as_the_corpus_does(name, decision):
+    speakers = ['a', 'a', 'a', 'b', 'b']
+    corp = corpus(speakers, name=name, label=[0, 0, 0, 1, 1])
+    assert protocols.folds(corp, 'all') == 1
+    split = protocols.split(corp, protocol='all', turns=2 if name == 'daic_woz' else 0)
+    assert split.train.tolist() == ([0, 1, 3, 4] if name == 'daic_woz' else [0, 1, 2, 3, 4])
+    assert len(split.validation) == len(split.test) == 0
+    assert tuple(split.info[key] for key in ('unit', 'join', 'turns', 'metric')) == decision
+    assert split.info['train_speakers'] == ['a', 'b']
+    # What is missing is said of the clips that train, and of no part that is empty.
+    assert split.info['note'] == f'{protocols.NOTHING_HELD_OUT}; no training clip of neutral'
+
+
 def check_info(split, corp):
     for key, indices in parts(split).items():
         assert split.info[f'{key}_speakers'] == sorted({corp.speaker[i] for i in indices})

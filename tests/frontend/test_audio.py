@@ -357,3 +357,29 @@ def test_check_counts_seconds_at_the_rate_given():
     audio.check(noise(0.05), 'a', sample_rate=8000)
     with pytest.raises(InputError, match='at least'):
         audio.check(noise(0.15), 'a', sample_rate=48000)
+
+
+@pytest.mark.parametrize('kind', [np.float32, np.float64])
+@pytest.mark.parametrize('sample_rate', [8000, 16000, 44100])
+def test_an_array_becomes_what_a_file_of_it_does(tmp_path, kind, sample_rate):
+    sound = (0.5 * np.sin(np.arange(sample_rate) / 9)).astype(kind)
+    soundfile.write(tmp_path / 'a.wav', sound, sample_rate, 'FLOAT')
+    np.testing.assert_array_equal(audio.samples_of(sound, sample_rate, 'it'), audio.read(tmp_path / 'a.wav'))
+    pcm = np.rint(32767 * sound).astype(np.int16)
+    soundfile.write(tmp_path / 'b.wav', pcm, sample_rate, 'PCM_16')
+    np.testing.assert_array_equal(audio.samples_of(pcm, sample_rate, 'it'), audio.read(tmp_path / 'b.wav'))
+    assert audio.samples_of(pcm, None, 'it') is pcm
+
+
+@pytest.mark.parametrize(('array', 'rate', 'message'), [
+    (np.zeros((2, 100), np.int16), None, r'it: expected \[N\] int16, or float .*, found \[2, 100\] int16'),
+    (np.zeros(100, np.uint8), None, r'found \[100\] uint8'),
+    (b'123', None, 'found bytes'),
+    (np.zeros(0), 8000, 'expected audio, found 0 samples'),
+    (np.array([0, np.inf]), None, 'expected finite samples, found 1'),
+    (np.array([0.0, 32768.0]), None, 'expected float samples with a full scale of 1, found up to 32768'),
+    (np.zeros(100), 0, 'expected a sample rate of 1,000 to 768,000 Hz, found 0'),
+])  # fmt: skip
+def test_an_array_that_is_no_recording(array, rate, message):
+    with pytest.raises(InputError, match=message):
+        audio.samples_of(array, rate, 'it')

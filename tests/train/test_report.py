@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 
+import matplotlib.image as mpimg
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from tensorboardX.proto import event_pb2
 
 from helpers import RECIPE
+from jax_reparam import evaluation
 from jax_reparam.errors import InputError
 from jax_reparam.train import report
 
@@ -204,6 +209,135 @@ def test_headline_has_the_protocols_note(tmp_path):
     assert report.headline(got).endswith('; speakers overlap')
 
 
-def test_confusion_plot(tmp_path):
-    report.plot_confusion(tmp_path / 'c.png', np.eye(3, dtype=int), ['a', 'b', 'c'], synthetic=True)
-    assert (tmp_path / 'c.png').read_bytes()[:4] == b'\x89PNG'
+def shown(workdir):
+    """Of each picture in TensorBoard, by name, the size it is said to have and the file itself."""
+    values = [
+        value
+        for file in (workdir / 'tensorboard').iterdir()
+        for event in events(file)
+        for value in event.summary.value
+        if value.HasField('image')
+    ]
+    return {v.tag: ((v.image.width, v.image.height), v.image.encoded_image_string) for v in values}
+
+
+def test_the_pictures_are_in_tensorboard_too(tmp_path):
+    report.summarise(tmp_path, [fold(tmp_path / '0', 0.5, [('a', 0.1), ('b', 0.9)])])
+    found = shown(tmp_path)
+    assert found.keys() == {'confusion', 'speakers'}
+    for name, (size, content) in found.items():
+        assert content == (tmp_path / f'{name}.png').read_bytes()
+        height, width, _ = mpimg.imread(io.BytesIO(content)).shape
+        assert size == (width, height)
+
+
+def test_where_a_speaker_is_decided_about_no_picture_has_recall_by_speaker(tmp_path):
+    of = fold(tmp_path / '0', 0.5, [('a', 0.1), ('b', 0.9)])
+    result = json.loads((of / 'result.json').read_text())
+    result['protocol']['unit'] = 'speaker'
+    (of / 'result.json').write_text(json.dumps(result))
+    report.summarise(tmp_path, [of])
+    assert not (tmp_path / 'speakers.png').exists()
+
+
+def test_the_time_of_a_run_goes_on_where_its_checkpoint_was(tmp_path, monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(report.time, 'monotonic', lambda: now)
+    with contextlib.closing(report.Log(tmp_path, 0)) as log:
+        clock = report.Clock(log.seconds)
+        now = 107.0  # compiled
+        clock.go(1)
+        assert clock.read(1) == {'seconds': 7.0}
+        now = 109.0
+        log.write(5, clock.read(5))
+        now = 150.0
+        log.write(9, {'loss': 1.0, **clock.read(9)})
+    lines = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
+    assert lines[0] == {'step': 5, 'seconds': 9.0, 'steps_per_second': 2.0}
+    now = 1000.0
+    with contextlib.closing(report.Log(tmp_path, 5)) as log:  # killed, and begun anew
+        clock = report.Clock(log.seconds)
+    now = 1003.0
+    assert clock.read(6)['seconds'] == 12.0
+
+
+def test_a_smoothed_curve_is_the_mean_of_what_is_near():
+    steps = np.array([1, 2, 3, 4, 10])
+    np.testing.assert_allclose(report.smoothed(steps, np.array([0, 3, 6, 9, 5.0]), 2), [1.5, 3, 6, 7.5, 5])
+    np.testing.assert_allclose(report.smoothed(steps, np.array([0, 3, 6, 9, 5.0]), 0), [0, 3, 6, 9, 5])
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """What a picture is drawn with, by its name, in place of a file: the texts of each of its axes."""
+    texts = {}
+
+    def keep(path, content):
+        del content
+        texts[path.name] = [
+            [text.get_text() for text in axis.findobj(Text)] + [line.get_label() for line in axis.lines]
+            for axis in figures[-1].axes
+        ]
+
+    figures, make = [], Figure.__init__
+
+    def made(self, *args, **kwargs):
+        make(self, *args, **kwargs)
+        figures.append(self)
+
+    monkeypatch.setattr(Figure, '__init__', made)
+    monkeypatch.setattr(report, 'write', keep)
+    return texts
+
+
+def test_learning_curves_name_their_axes_and_the_chosen_step(drawn, tmp_path):
+    lines = [{'step': step, 'loss': 1 / step, 'accuracy': step / 100} for step in range(1, 101)]
+    lines += [{'step': 50, 'validation_nll': 0.9, 'validation_wf1': 0.5, 'seconds': 3.0}]
+    report.plot_learning(tmp_path / 'l.png', lines, 1050, 'wf1', 4)
+    loss, score = drawn['l.png']
+    assert {'training step', 'cross-entropy (nats)', 'step 1,050, chosen', 'validation', 'training, augmented'} <= {
+        *loss
+    }
+    assert {'training step', '%', 'step 1,050, chosen', 'validation WF1', 'training accuracy', 'chance'} <= {*score}
+    assert 'Lines: means over 10 steps' in loss
+
+
+@pytest.mark.parametrize('lines', [[], [{'step': 1, 'loss': 2.0}]])
+def test_learning_curves_of_a_short_run(lines, tmp_path):
+    report.plot_learning(tmp_path / 'l.png', lines, 1, 'uar', 2)
+    assert (tmp_path / 'l.png').read_bytes()[:4] == b'\x89PNG'
+
+
+def test_confusion_has_recall_in_per_cent_and_counts(drawn, tmp_path):
+    truth, decided = [0] * 8 + [1] * 2, [0] * 3 + [1] * 4 + [2] + [1] * 2
+    probabilities = np.eye(3)[decided]
+    probabilities[7] = 0  # nobody speaks: one of class a's 8, and in no column
+    scores = evaluation.metrics(np.array(truth), probabilities, 'abc')
+    report.plot_confusion(tmp_path / 'c.png', scores, 'abc', synthetic=True)
+    [texts] = drawn['c.png']
+    assert {'38', '3', '50', '4', '100', '2', 'a (8)', 'b (2)', 'c (0)', 'predicted', 'true (number)'} <= {*texts}
+    title = next(text for text in texts if text.startswith('UAR'))
+    assert title.startswith('UAR 68.8 %; ')
+    assert '1 without a decision' in title
+    assert title.endswith('no evidence about emotions')
+
+
+def test_recall_by_speaker_has_the_best_on_top_and_nothing_where_nobody_spoke(drawn, tmp_path):
+    speakers = np.array(['low', 'low', 'low', 'high'])
+    report.plot_speakers(
+        tmp_path / 's.png', speakers, np.array([0, 0, 1, 1]), np.eye(2)[[0, 1, 0, 1]], 'ab', synthetic=False
+    )
+    [texts] = drawn['s.png']
+    assert [*dict.fromkeys(text for text in texts if text in {'low', 'high'})] == ['high', 'low']
+    cells = [text for text in texts if text.isdigit()]
+    # High: of all classes, and of b alone. Low: of all, a and b.
+    assert cells == ['100', '1', '100', '1', '25', '3', '50', '2', '0', '1']
+
+
+def test_a_picture_of_many_speakers_has_colours_alone(drawn, tmp_path):
+    speakers = np.array([f's{i}' for i in range(100)])
+    zeros = np.zeros(100, int)
+    report.plot_speakers(tmp_path / 's.png', speakers, zeros, np.eye(2)[zeros], 'ab', synthetic=False)
+    [texts] = drawn['s.png']
+    assert 's99' in texts
+    assert not any(text.isdigit() for text in texts)
