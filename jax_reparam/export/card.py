@@ -121,7 +121,7 @@ def _model_index(manifest: Manifest) -> list[dict[str, Any]]:
     unheard = not {*protocol.test_speakers} & {*protocol.train_speakers, *protocol.validation_speakers}
     if (
         decisive is None
-        or decisive[2].uar is None
+        or (uar := decisive[2].uar) is None
         or manifest.corpus.synthetic
         or not protocol.test_speakers
         or not unheard
