@@ -61,7 +61,7 @@ def test_the_workflow_runs_scripts_and_stages_that_exist():
     assert {job['stage']: job['python'] for job in matrix} == stages
     for extras in re.findall(r'\[(\w+)\]', listed):
         assert extras in EXTRAS
-    for file in re.findall(r'-c (\S+)', listed):
+    for file in re.findall(r'-c ([\w.]+)', listed):
         assert (ROOT / file).is_file()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -101,11 +102,12 @@ def front_matter(manifest: Manifest) -> dict[str, Any]:
     in training.
     """
     about = terms.of(manifest.corpus.name)
+    other = about.licence_id == 'other'
     found: dict[str, Any] = {
         'language': list(about.languages),
         'license': about.licence_id,
-        'license_name': about.licence if about.licence_id == 'other' else '',
-        'license_link': about.source if about.licence_id == 'other' else '',
+        'license_name': '-'.join(re.findall(r'[a-z0-9.]+', about.licence.lower())) if other else '',
+        'license_link': about.source if other else '',
         'library_name': 'jax-reparam',
         'pipeline_tag': 'audio-classification',
         'tags': [*TAGS, manifest.architecture.name],

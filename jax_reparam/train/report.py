@@ -174,7 +174,7 @@ class Log:
         self._file = self._path.open('a')
         self._events = None
         if enabled:
-            self._events = _events(workdir, start)
+            self._events = _events(workdir, str(start))
             with system.naming(self._path):
                 begins = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
                 self._events.write_event(event_pb2.Event(wall_time=time.time(), step=start + 1, session_log=begins))
@@ -216,13 +216,13 @@ def _read(path: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in _lines(path, math.inf)]
 
 
-def _events(workdir: Path, step: int) -> Any:
-    """A writer of TensorBoard events to a new file of the run's folder."""
+def _events(workdir: Path, name: str) -> Any:
+    """A writer of TensorBoard events to a new file of the run's folder, whose name ends with `name`."""
     from tensorboardX import event_file_writer
 
     with system.naming(folder := workdir / 'tensorboard'):
         folder.mkdir(exist_ok=True)
-        return event_file_writer.EventsWriter(str(folder / 'events'), f'.{step}')
+        return event_file_writer.EventsWriter(str(folder / 'events'), f'.{name}')
 
 
 class Clock:
@@ -369,7 +369,7 @@ def _show(workdir: Path, step: int) -> None:
     """Shows the pictures of a folder in TensorBoard."""
     from tensorboardX.proto import event_pb2, summary_pb2
 
-    with contextlib.closing(_events(workdir, step)) as events:
+    with contextlib.closing(_events(workdir, 'pictures')) as events:
         for path in (workdir / name for name in PICTURES):
             if path.exists():
                 content = path.read_bytes()

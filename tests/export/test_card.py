@@ -79,7 +79,7 @@ def test_what_was_not_measured_is_no_result(shown, exported):
 
 def test_a_licence_of_its_own_has_a_name_and_a_link(exported, shown):
     front, text = shown(corpus=of_corpus(exported, 'iemocap/all'))
-    assert (front['license'], front['license_name']) == ('other', 'by signed agreement, for research')
+    assert (front['license'], front['license_name']) == ('other', 'by-signed-agreement-for-research')
     assert front['license_link'] == terms.TERMS['iemocap'].source
     assert f'Its licence: by signed agreement, for research, <{front["license_link"]}>.' in text
     assert 'Please cite Busso et al. 2008.' in text

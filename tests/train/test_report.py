@@ -269,25 +269,20 @@ def test_a_smoothed_curve_is_the_mean_of_what_is_near():
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """What a picture is drawn with, by its name, in place of a file: the texts of each of its axes."""
-    texts = {}
-
-    def keep(path, content):
-        del content
-        texts[path.name] = [
-            [text.get_text() for text in axis.findobj(Text)] + [line.get_label() for line in axis.lines]
-            for axis in figures[-1].axes
-        ]
-
-    figures, make = [], Figure.__init__
+    """The axes of each picture that is drawn, by its name; no file is written."""
+    axes, figures, make = {}, [], Figure.__init__
 
     def made(self, *args, **kwargs):
         make(self, *args, **kwargs)
         figures.append(self)
 
     monkeypatch.setattr(Figure, '__init__', made)
-    monkeypatch.setattr(report, 'write', keep)
-    return texts
+    monkeypatch.setattr(report, 'write', lambda path, content: axes.update({path.name: figures[-1].axes}))
+    return axes
+
+
+def texts(axis):
+    return [text.get_text() for text in axis.findobj(Text)]
 
 
 def test_learning_curves_name_their_axes_and_the_chosen_step(drawn, tmp_path):
@@ -295,11 +290,15 @@ def test_learning_curves_name_their_axes_and_the_chosen_step(drawn, tmp_path):
     lines += [{'step': 50, 'validation_nll': 0.9, 'validation_wf1': 0.5, 'seconds': 3.0}]
     report.plot_learning(tmp_path / 'l.png', lines, 1050, 'wf1', 4)
     loss, score = drawn['l.png']
-    assert {'training step', 'cross-entropy (nats)', 'step 1,050, chosen', 'validation', 'training, augmented'} <= {
-        *loss
-    }
-    assert {'training step', '%', 'step 1,050, chosen', 'validation WF1', 'training accuracy', 'chance'} <= {*score}
-    assert 'Lines: means over 10 steps' in loss
+    assert {'cross-entropy (nats)', 'validation', 'training, augmented'} <= {*texts(loss)}
+    assert {'%', 'validation WF1', 'training accuracy', 'chance'} <= {*texts(score)}
+    assert 'Lines: means over 10 steps' in texts(loss)
+    for axis in (loss, score):
+        assert 'training step' in texts(axis)
+        by_label = {line.get_label(): line for line in axis.lines}
+        assert {*by_label['step 1,050, chosen'].get_xdata()} == {1050}
+    assert {*by_label['chance'].get_ydata()} == {25}
+    assert by_label['validation WF1'].get_ydata() == [50]
 
 
 @pytest.mark.parametrize('lines', [[], [{'step': 1, 'loss': 2.0}]])
@@ -314,9 +313,10 @@ def test_confusion_has_recall_in_per_cent_and_counts(drawn, tmp_path):
     probabilities[7] = 0  # nobody speaks: one of class a's 8, and in no column
     scores = evaluation.metrics(np.array(truth), probabilities, 'abc')
     report.plot_confusion(tmp_path / 'c.png', scores, 'abc', synthetic=True)
-    [texts] = drawn['c.png']
-    assert {'38', '3', '50', '4', '100', '2', 'a (8)', 'b (2)', 'c (0)', 'predicted', 'true (number)'} <= {*texts}
-    title = next(text for text in texts if text.startswith('UAR'))
+    [axis] = drawn['c.png']
+    found = texts(axis)
+    assert {'38', '3', '50', '4', '100', '2', 'a (8)', 'b (2)', 'c (0)', 'predicted', 'true (number)'} <= {*found}
+    title = next(text for text in found if text.startswith('UAR'))
     assert title.startswith('UAR 68.8 %; ')
     assert '1 without a decision' in title
     assert title.endswith('no evidence about emotions')
@@ -327,9 +327,9 @@ def test_recall_by_speaker_has_the_best_on_top_and_nothing_where_nobody_spoke(dr
     report.plot_speakers(
         tmp_path / 's.png', speakers, np.array([0, 0, 1, 1]), np.eye(2)[[0, 1, 0, 1]], 'ab', synthetic=False
     )
-    [texts] = drawn['s.png']
-    assert [*dict.fromkeys(text for text in texts if text in {'low', 'high'})] == ['high', 'low']
-    cells = [text for text in texts if text.isdigit()]
+    [axis] = drawn['s.png']
+    assert [*dict.fromkeys(text for text in texts(axis) if text in {'low', 'high'})] == ['high', 'low']
+    cells = [text for text in texts(axis) if text.isdigit()]
     # High: of all classes, and of b alone. Low: of all, a and b.
     assert cells == ['100', '1', '100', '1', '25', '3', '50', '2', '0', '1']
 
@@ -338,6 +338,6 @@ def test_a_picture_of_many_speakers_has_colours_alone(drawn, tmp_path):
     speakers = np.array([f's{i}' for i in range(100)])
     zeros = np.zeros(100, int)
     report.plot_speakers(tmp_path / 's.png', speakers, zeros, np.eye(2)[zeros], 'ab', synthetic=False)
-    [texts] = drawn['s.png']
-    assert 's99' in texts
-    assert not any(text.isdigit() for text in texts)
+    [axis] = drawn['s.png']
+    assert 's99' in texts(axis)
+    assert not any(text.isdigit() for text in texts(axis))
