@@ -61,7 +61,7 @@ def blocks(text):
 def lines(content):
     """The commands of a shell block: what is set before each, and its words; comments and pipes are left out."""
     for line in content.replace('\\\n', ' ').splitlines():
-        words = shlex.split(line.split(' | ')[0], comments=True)
+        words = shlex.split(line.split(' | ')[0].removesuffix(' &'), comments=True)
         sets = [word for word in words if re.match(r'[A-Z_]+=', word)]
         if words:
             yield dict(word.split('=', 1) for word in sets), [word for word in words if word not in sets]
@@ -70,7 +70,7 @@ def lines(content):
 def own(words):
     """The command of this package that the words call, and its arguments; None if they call another program."""
     match words:
-        case ['srun', *rest]:
+        case ['srun', *rest] | ['taskset', '-c', _, *rest]:
             return own(rest)
         case ['jax-reparam', name, *arguments]:
             return name, arguments
