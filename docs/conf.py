@@ -34,7 +34,6 @@ myst_heading_anchors = 3
 nb_execution_mode = 'force'
 nb_execution_raise_on_error = True
 nb_execution_timeout = 600
-nb_merge_streams = True
 nb_output_stderr = 'remove'
 
 html_theme = 'sphinx_book_theme'
