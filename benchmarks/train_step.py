@@ -1,9 +1,9 @@
-"""Times the training step of the plain model and of both HRF forward passes, interleaved in one run.
+"""Times the training step of the plain model, of both HRF forward passes and of branches, interleaved in one run.
 
 python benchmarks/train_step.py [configs/transformer_xs.py configs/transformer_s.py ...] [--steps 15] [--json FILE]
 
 Prints the median step time and what the compiled step needs in memory (arguments, outputs and temporaries, by XLA's own
-analysis), each with its ratio to the plain model's. The three variants take turns step by step, so that a machine whose
+analysis), each with its ratio to the plain model's. The variants take turns step by step, so that a machine whose
 speed drifts slows them alike.
 """
 
@@ -31,12 +31,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     'plain': {'hrf.expansion': 0.0},
     'composed': {'hrf.forward': 'composed'},
     'two_step': {'hrf.forward': 'two_step'},
+    'branches': {'hrf.sites': 'convolution'},
 }
 
 
 def compile_step(recipe: Recipe, batch: loop.Batch) -> tuple[Any, loop.State]:
     model = models.build(recipe.model, recipe.hrf, n_classes=CLASSES)
-    optimizer = adamw(recipe.train, recipe.hrf.decay)
+    optimizer = adamw(recipe)
     zero = np.zeros(recipe.frontend.n_mels, np.float32)
     inputs = Input(recipe.frontend, recipe.window_config, zero, zero + 1, zero)
     step = loop.make_step(recipe, model, optimizer, None, recipe.seed, inputs)

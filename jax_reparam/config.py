@@ -66,8 +66,9 @@ CORPORA_XS: Mapping[str, Mapping[str, Any]] = {'emodb': {'train.weight_decay': 0
 PLACES = ('data.source', 'data.cache', 'train.init', 'train.step_from')
 # The protocol in which every clip trains.
 ALL = 'all'
-Site = Literal['ffn_in', 'ffn_out', 'attention', 'pointwise']
+Site = Literal['ffn_in', 'ffn_out', 'attention', 'pointwise', 'convolution']
 SITES: tuple[Site, ...] = get_args(Site)
+Pooling = Literal['mean', 'statistics']
 # Frames in SpeechFormer's position table.
 POSITIONS = 2000
 # Of both ends of a clip so much may go that something stays.
@@ -85,11 +86,13 @@ Span = Annotated[Count, at_most(100_000)]
 Expand = Annotated[Size, at_most(16)]
 Decibels = Annotated[Amount, at_most(200)]
 Expansion = Annotated[Amount, at_most(256)]
+Branches = Annotated[Size, at_most(64)]
 Batch = Annotated[Size, at_most(1 << 20)]
 Warmup = Annotated[Count, at_most(1_000_000_000)]
 Seed = Annotated[Count, at_most((1 << 32) - 1)]
 LearningRate = Annotated[Positive, at_most(1e6)]
 Factor = Annotated[Amount, at_most(1e6)]
+Line = Annotated[str, Bound('text on one line', lambda text: not set('\0\n') & set(text))]
 
 
 class _Encoder(schema.Checked):
@@ -126,6 +129,10 @@ class ConvTransformerConfig(_Encoder):
       ffn_width: inner width F of the feed-forward networks.
       dropout: rate in the residual branches, the feed-forward networks and before the classifier, in training.
       attention_dropout: rate on the attention probabilities, in training.
+      pooling: what the classifier reads of the tokens: their `mean`, or the mean and standard deviation of each channel
+        (`statistics`).
+      deltas: whether the first convolution reads the first and second derivative of the features over time, too; on a
+        device it is one convolution over 11 frames in place of 3.
     """
 
     name: ClassVar[str] = 'conv_transformer'
@@ -136,6 +143,8 @@ class ConvTransformerConfig(_Encoder):
     ffn_width: Width = 384
     dropout: Rate = 0.1
     attention_dropout: Rate = 0.1
+    pooling: Pooling = 'mean'
+    deltas: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,6 +164,10 @@ class ConformerConfig(_Encoder):
         which costs no operator of its own on a device.
       dropout: rate after each module, in the feed-forward networks and before the classifier, in training.
       attention_dropout: rate on the attention probabilities, in training.
+      pooling: what the classifier reads of the tokens: their `mean`, or the mean and standard deviation of each channel
+        (`statistics`).
+      deltas: whether the first convolution reads the first and second derivative of the features over time, too; on a
+        device it is one convolution over 11 frames in place of 3.
     """
 
     name: ClassVar[str] = 'conformer'
@@ -168,6 +181,8 @@ class ConformerConfig(_Encoder):
     activation: Literal['swish', 'relu'] = 'swish'
     dropout: Rate = 0.1
     attention_dropout: Rate = 0.1
+    pooling: Pooling = 'mean'
+    deltas: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -222,19 +237,25 @@ ModelConfig = ConvTransformerConfig | ConformerConfig | SpeechFormerConfig
 
 @dataclasses.dataclass(frozen=True)
 class HRFConfig(schema.Checked):
-    """How the linear layers at HRF sites are trained.
+    """How the layers at HRF sites are trained.
 
     Attributes:
-      expansion: E / D, the width of the extra linear layer over its input's; 0 trains the plain layer.
+      expansion: E / D, the width of the extra linear layer over its input's; 0 trains the plain layers, convolutions
+        too.
       forward: `composed` multiplies the factors first and applies one layer (the price of a plain layer), `two_step`
         applies one after the other. Values and gradients are equal to rounding.
       init: `lecun` draws both factors by fan-in (LeCun), scaled to the variance of the plain kernel; `orthonormal`
-        starts as the very function of the plain layer of the same seed.
-      decay: weight decay at the sites: `none`, on both `factors`, or on their `product`.
+        starts as the very function of the plain layer of the same seed. See `layers.Branches` for convolutions.
+      decay: weight decay at the sites: `none`, on both `factors`, or on their `product`. The kernels of a convolution's
+        branches decay as the plain convolution's does, unless it is `none`.
       sites: which linear layers of a model are sites, any of `ffn_in` and `ffn_out` (first and second layer of every
         feed-forward network; the first is the paper's site), `attention` (query, key, value and output projections) and
         `pointwise` (the other layers that map each token by itself: Conformer's pointwise convolutions, the projection
-        after the convolutions, SpeechFormer's merging layers). `'ffn_in,attention'` is read as two.
+        after the convolutions, SpeechFormer's merging layers), `convolution` (the convolutions at the front,
+        Conformer's depthwise convolution; they are trained as branches). `'ffn_in,attention'` is read as two.
+      branches: of each convolution that is a site, each with its own batch normalisation: 1 is the convolution alone
+        (the control), the second is a 1 x 1 convolution, the third the identity where stride and channels allow it, all
+        others are convolutions as the first.
     """
 
     expansion: Expansion = 4.0
@@ -242,6 +263,7 @@ class HRFConfig(schema.Checked):
     init: Literal['lecun', 'orthonormal'] = 'lecun'
     decay: Literal['none', 'factors', 'product'] = 'product'
     sites: tuple[Site, ...] = ('ffn_in',)
+    branches: Branches = 3
 
     def __post_init__(self) -> None:
         if isinstance(self.sites, str):
@@ -286,9 +308,9 @@ class DataConfig(schema.Checked):
     """
 
     corpus: str = 'synth'
-    source: str = ''
-    cache: str = ''
-    protocol: str = ''
+    source: Line = ''
+    cache: Line = ''
+    protocol: Line = ''
     fold: str = '0'
     accept_mismatch: bool = False
     turns: Span = 0
@@ -299,9 +321,6 @@ class DataConfig(schema.Checked):
         known('corpus', self.corpus, tuple(CORPORA))
         number = self.fold.isascii() and self.fold.isdecimal() and len(self.fold) < 10
         schema.expect(self.fold == 'all' or number, 'fold', "a number or 'all'", self.fold)
-        for name in ('source', 'cache', 'protocol'):
-            text = getattr(self, name)
-            schema.expect('\0' not in text and '\n' not in text, name, 'text on one line', text)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -323,6 +342,8 @@ class AugmentConfig(schema.Checked):
       noise: share of them with noise (white, pink, brown, others' speech, or a tone) 5 to 40 dB below.
       room: share of them in a room (reverberation of 0.2 to 1 s).
       telephone: share of them in a telephone's band.
+      mixup: a window and its label are mixed with those of another clip of the batch, in shares drawn from
+        Beta(mixup, mixup) (Zhang et al. 2018); 0 does not mix.
     """
 
     freq_masks: Masks = 2
@@ -339,6 +360,7 @@ class AugmentConfig(schema.Checked):
     noise: Share = 0.5
     room: Share = 0.0
     telephone: Share = 0.0
+    mixup: Factor = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -349,13 +371,22 @@ class TrainConfig(schema.Checked):
       steps: optimizer steps in all.
       batch_size: windows per step, over all devices.
       learning_rate: its peak.
-      warmup_steps: steps of linear warm-up; a cosine to 0 follows.
+      warmup_steps: steps of linear warm-up.
+      hold: share of the other steps at the peak rate; a cosine to 0 follows.
       weight_decay: decoupled (AdamW), on kernels; at HRF sites as `hrf.decay` says.
       label_smoothing: share of the target spread over all classes.
       class_weights: weigh clips by the inverse frequency of their class among the training clips.
+      site_rate: what Adam's step is multiplied by at the kernels that `hrf.sites` names, and at HRF's factors there;
+        the weight decay is not multiplied.
+      site_decay: what the weight decay is multiplied by at these kernels; 0 does not decay them.
+      log_site_norms: log how far each step moves these kernels (HRF: the product), as `site_norm/LAYER`.
+      site_norms: runs (or their metrics.jsonl) with `log_site_norms`; a plain model's updates of these kernels get the
+        mean of their norms, step by step. `A,B` is read as two.
+      teacher: trained runs of the same fold, whose mean probabilities of the augmented window are the targets in place
+        of its label; runs with other training speakers are refused. `A,B` is read as two.
       clip_norm: largest global norm of the gradient; 0 does not clip.
       average: decay of the moving average of parameters and batch statistics that is validated, kept and folded
-        (Polyak averaging); 0 keeps the last values.
+        (Polyak averaging), over at most a third of the steps done; 0 keeps the last values.
       eval_every: steps between validations (and checkpoints).
       init: a model to start from, of the same architecture: a training folder, a folder that `fold.py` wrote, or
         `emodb_xs`, which is in the package. A classifier for other labels is new; plain layers become HRF sites.
@@ -368,9 +399,15 @@ class TrainConfig(schema.Checked):
     batch_size: Batch = 32
     learning_rate: LearningRate = 1e-3
     warmup_steps: Warmup = 100
+    hold: Rate = 0.0
     weight_decay: Factor = 0.01
     label_smoothing: Rate = 0.1
     class_weights: bool = False
+    site_rate: Factor = 1.0
+    site_decay: Factor = 1.0
+    log_site_norms: bool = False
+    site_norms: tuple[Line, ...] = ()
+    teacher: tuple[Line, ...] = ()
     clip_norm: Factor = 1.0
     average: Rate = 0.99
     eval_every: Steps = 50
@@ -404,6 +441,13 @@ class Recipe(schema.Checked):
             self._check_speech_former(self.model)
         if self.hrf.expansion:
             self._check_expansion()
+        if self.asks_for_sites:
+            kinds = {site for site, _, _ in self.model.sites(self.frontend.n_mels)}
+            named = ','.join(self.hrf.sites)
+            schema.expect(bool(kinds & set(self.hrf.sites)), 'hrf.sites', f'any of {", ".join(sorted(kinds))}', named)
+
+        plain = not self.train.site_norms or self.hrf.expansion == 0
+        schema.expect(plain, 'hrf.expansion', '0 (a plain model) with train.site_norms', self.hrf.expansion)
 
     def _check_all(self) -> None:
         data, source = self.data, self.train.step_from
@@ -427,6 +471,8 @@ class Recipe(schema.Checked):
         schema.expect(model.heads <= n_mels, 'model.heads', f'at most the {n_mels} mel bands', model.heads)
         fits = f'at most {POSITIONS} frames (the position table) of {hop_ms} ms'
         schema.expect(frames <= POSITIONS, 'window.seconds', fits, self.window.seconds)
+        dense = 'convolution' not in self.hrf.sites or not self.hrf.expansion
+        schema.expect(dense, 'hrf.sites', f'kinds of layers that {model.name} has', 'convolution')
 
     def _check_expansion(self) -> None:
         for site, width, features in self.model.sites(self.frontend.n_mels):
@@ -439,6 +485,12 @@ class Recipe(schema.Checked):
 
     def _frames(self, seconds: float) -> int:
         return round(seconds * (1000 / self.frontend.hop_ms))
+
+    @property
+    def asks_for_sites(self) -> bool:
+        """Whether training treats HRF's sites, or the plain layers there, otherwise than the other layers."""
+        train = self.train
+        return (train.site_rate, train.site_decay) != (1, 1) or train.log_site_norms or bool(train.site_norms)
 
     @property
     def window_config(self) -> WindowConfig:

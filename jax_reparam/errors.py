@@ -251,15 +251,18 @@ EXTRAS = {
     'optax': 'train',
     'orbax': 'train',
     'safetensors': 'train',
+    'scipy': 'train',
     'tensorboardX': 'train',
     'tensorflow_datasets': 'train',
     'tensorflow': 'export',
+    'yaml': 'export',
     'tflite_micro': 'tflm',
     'espeakng_loader': 'demo',
     'sounddevice': 'listen',
     'ethosu': 'npu',
     'apache_beam': 'beam',
     'pydub': 'tfds',
+    'opensmile': 'baselines',
 }
 
 

@@ -1,4 +1,4 @@
-"""Linen layers that the architectures share: HRFDense, attention, feed-forward network, pooling under masks.
+"""Linen layers that the architectures share: HRFDense, attention, FFN, convolutions and pooling under masks.
 
 Every layer takes `mask` `[B, T]`, True at real frames, or None where every frame is real.
 """
@@ -6,8 +6,8 @@ Every layer takes `mask` `[B, T]`, True at real frames, or None where every fram
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -15,17 +15,28 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_reparam import reparam
-from jax_reparam.config import PLAIN, HRFConfig
+from jax_reparam.config import PLAIN, HRFConfig, Pooling
 
 Initializer = Callable[..., jax.Array]
 Transform = Callable[[jax.Array], jax.Array]
 
 lecun_normal = nn.initializers.lecun_normal()
 
-EPSILON = 1e-5
+EPSILON = reparam.EPSILON
 # Layer normalisation over the last axis, `scale` and `bias` `[D]` (Ba et al. 2016). Flax's own epsilon is 1e-6, and its
 # fast variance (mean of squares less square of the mean) cancels.
 LayerNorm: Callable[..., Transform] = functools.partial(nn.LayerNorm, epsilon=EPSILON, use_fast_variance=False)
+
+
+def _delta_filters() -> np.ndarray:
+    slope = np.arange(-2, 3) / np.sqrt(10)
+    twice = np.convolve(slope, slope)
+    return np.stack([np.eye(9)[4], np.pad(slope, 2), twice / np.sqrt(np.square(twice).sum())])
+
+
+# A frame itself, its slope by regression over five frames (the delta of Furui 1986) and the slope's slope, `[3, 9]`:
+# weights of the frames t - 4 to t + 4, in rows of length 1, so that noise is as large in all three.
+DELTAS = _delta_filters()
 
 
 class HRFDense(nn.Module):
@@ -243,13 +254,146 @@ def masked_mean(x: jax.Array, mask: jax.Array | None) -> jax.Array:
     return jnp.sum(x * weights, axis=1) / jnp.maximum(jnp.sum(weights, axis=1), 1)
 
 
+def pool(x: jax.Array, mask: jax.Array | None, pooling: Pooling) -> jax.Array:
+    """What the classifier reads of the real frames: their mean, `[B, D]`, or mean and deviation, `[B, 2 D]`.
+
+    The standard deviation is sqrt(variance + epsilon), whose gradient is finite everywhere (statistics pooling, Snyder
+    et al. 2018).
+    """
+    mean = masked_mean(x, mask)
+    if pooling == 'mean':
+        return mean
+    variance = masked_mean(jnp.square(x - mean[:, None]), mask)
+    return jnp.concatenate([mean, jnp.sqrt(variance + EPSILON)], axis=-1)
+
+
+def deltas(x: jax.Array) -> jax.Array:
+    """A spectrogram with its first and second derivatives over time, `[B, T, M]` to `[B, T, M, 3]` (`DELTAS`).
+
+    There is silence (zeros) before and behind.
+    """
+    reach = len(DELTAS[0]) // 2
+    padded = jnp.pad(x, ((0, 0), (reach, reach), (0, 0)))
+    taps = [padded[:, tap : tap + x.shape[1]] for tap in range(2 * reach + 1)]
+    channels = [sum(float(weight) * tap for weight, tap in zip(row, taps, strict=True) if weight) for row in DELTAS]
+    return jnp.stack(channels, axis=-1)
+
+
 def hide(x: jax.Array, mask: jax.Array | None) -> jax.Array:
     """Zeros at frames that are not real: `[B, T, D]`, before what mixes neighbours."""
     return x if mask is None else x * mask[:, :, None]
 
 
-def batch_norm(x: jax.Array, mask: jax.Array | None, *, train: bool, name: str) -> jax.Array:
+def batch_norm(
+    x: jax.Array, mask: jax.Array | None, *, train: bool, name: str, scale_init: Initializer = nn.initializers.ones
+) -> jax.Array:
     """Batch normalisation `[B, T, ..., C]` whose statistics are those of the real frames; for compact methods."""
-    norm = nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=EPSILON, name=name)
+    norm = nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=EPSILON, scale_init=scale_init, name=name)
     y: jax.Array = norm(x, mask=None if mask is None else mask.reshape(mask.shape + (1,) * (x.ndim - 2)))
     return y
+
+
+class ConvShape(NamedTuple):
+    """What `nn.Conv` calls `features`, `kernel_size`, `strides`, `padding` and `feature_group_count`."""
+
+    features: int
+    window: tuple[int, ...]
+    strides: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    groups: int = 1
+
+
+def conv_norm(
+    shape: ConvShape, x: jax.Array, mask: jax.Array | None, hrf: HRFConfig, *, train: bool, names: tuple[str, str]
+) -> jax.Array:
+    """A convolution and its batch normalisation, one after the other or trained as branches; for compact methods.
+
+    Args:
+      shape: of the convolution.
+      x: `[B, T, ..., C]`, zero at frames that are not real.
+      mask: `[B, T']`, of the outputs.
+      hrf: the training form; with `expansion` 0 the plain one.
+      train: normalise by the statistics of the batch.
+      names: of the convolution and of the normalisation in the plain model; the former is the site's, too.
+
+    Returns:
+      `[B, T', ..., F]`.
+    """
+    if hrf.expansion:
+        return Branches(shape, hrf, names[1], name=names[0])(x, mask, train=train)
+    features, window, strides, padding, groups = shape
+    conv = nn.Conv(features, window, strides, padding=padding, feature_group_count=groups, name=names[0])
+    return batch_norm(conv(x), mask, train=train, name=names[1])
+
+
+class Branches(nn.Module):
+    """A sum of convolutions with a batch normalisation in each, which `reparam.dehrf` folds into one convolution.
+
+    Of `hrf.branches` B the first is the plain convolution (with B = 1, the control, there is no other), the second a
+    1 x 1 convolution, the third the identity if strides are 1 and C = F; all others are convolutions as the first. The
+    second and third read what the centre of the window reads.
+
+    The kernels are one parameter, `hrf`: `kernels` `[copies, *window, C / groups, F]` and, if B > 1, `kernel_point`
+    `[1, ..., 1, C / groups, F]`. One normalisation of B F channels holds scales, biases and statistics of the branches,
+    one branch after the other: copies, 1 x 1, identity.
+
+    The first kernel is drawn as the plain layer's, from the same random key. With `hrf.init` 'orthonormal' the scales
+    of all other branches begin at 0, so that the sum begins as the function of the plain layer; with 'lecun' all scales
+    begin at 1 / sqrt(B), so that it has the plain layer's variance.
+
+    Attributes:
+      shape: of the plain convolution.
+      hrf: the training form.
+      norm: name of the normalisation.
+    """
+
+    shape: ConvShape
+    hrf: HRFConfig
+    norm: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: jax.Array | None, *, train: bool) -> jax.Array:
+        """Maps `[B, T, ..., C]` to `[B, T', ..., F]`."""
+        features, window, strides, padding, _ = self.shape
+        x, count = jnp.asarray(x), self.hrf.branches
+        identity = count > 2 and set(strides) == {1} and x.shape[-1] == features
+        kernels = self.param(reparam.SITE, self._init_kernels, x.shape[-1], count - (count > 1) - identity)
+        branches = [self._convolve(x, kernel, padding) for kernel in kernels['kernels']]
+        # Padded so, one tap reads what the centre of a window reads: less padding, or, where negative, less input.
+        ends = [(low - (k - 1) // 2, high - k // 2) for (low, high), k in zip(padding, window, strict=True)]
+        if count > 1:
+            branches.append(self._convolve(x, kernels['kernel_point'], ends))
+        if identity:
+            branches.append(
+                jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*end, 0) for end in ends), (0, 0, 0)])
+            )
+        y = jnp.concatenate(branches, axis=-1)
+        y = batch_norm(y, mask, train=train, name=self.norm, scale_init=self._init_scale)
+        return y.reshape(*y.shape[:-1], count, features).sum(axis=-2)
+
+    def _convolve(self, x: jax.Array, kernel: jax.Array, padding: Sequence[tuple[int, int]]) -> jax.Array:
+        """Channels last, as `nn.Conv` does; padding may be negative."""
+        last, (_, _, strides, _, groups) = x.ndim - 1, self.shape
+        image = (0, last, *range(1, last))
+        axes = jax.lax.ConvDimensionNumbers(image, (last, last - 1, *range(last - 1)), image)
+        x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=None)
+        return jax.lax.conv_general_dilated(
+            x, kernel, strides, padding, dimension_numbers=axes, feature_group_count=groups
+        )
+
+    def _init_kernels(self, key: jax.Array, width: int, copies: int) -> dict[str, jax.Array]:
+        features, window, _, _, groups = self.shape
+
+        def draw(index: int, window: tuple[int, ...]) -> jax.Array:
+            own = jax.random.fold_in(key, index) if index else key
+            return lecun_normal(own, (*window, width // groups, features), jnp.float32)
+
+        kernels = {'kernels': jnp.stack([draw(index, window) for index in range(copies)])}
+        if self.hrf.branches > 1:
+            kernels['kernel_point'] = draw(copies, (1,) * len(window))
+        return kernels
+
+    def _init_scale(self, key: jax.Array, shape: tuple[int], dtype: Any) -> jax.Array:
+        if self.hrf.init == 'orthonormal':
+            return (jnp.arange(shape[0]) < self.shape.features).astype(dtype)
+        return jnp.full(shape, self.hrf.branches**-0.5, dtype)

@@ -55,6 +55,7 @@ TINY_MODELS = {
     'conv_transformer': TINY,
     'conformer': (conformer := ConformerConfig(channels=4, width=16, layers=2, heads=2, ffn_width=24, kernel=5)),
     'conformer, no positions, relu': dataclasses.replace(conformer, positions='none', activation='relu'),
+    'conv_transformer, statistics, deltas': dataclasses.replace(TINY, pooling='statistics', deltas=True),
     'speech_former': SpeechFormerConfig(layers=(2, 1, 1, 1), heads=4, expand=(1, 1, 2)),
 }
 

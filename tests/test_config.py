@@ -79,7 +79,7 @@ def test_recipes_fold_to_their_plain_model_with_sites_of_one_kind_and_of_all(pat
 
 @pytest.mark.parametrize('name', ['transformer_xs', 'conformer_xs', 'speechformer_xs'])
 def test_recipes_train_a_step_and_fold(rng, name):
-    """One step with all four kinds of sites moves every leaf that it should; the folded logits are the same.
+    """One step with all kinds of sites moves every leaf that it should; the folded logits are the same.
 
     A layer of each stack is enough: more of them are alike, and take as much longer to compile. So are larger recipes.
     """
@@ -90,7 +90,7 @@ def test_recipes_train_a_step_and_fold(rng, name):
     x = rng.standard_normal(data['codes'].shape).astype(np.float32)
     inputs = dataclasses.replace(plain_inputs(recipe), std=np.full(recipe.frontend.n_mels, 40, np.float32))
     # The first step of a warm-up has rate 0.
-    optimizer = adamw(dataclasses.replace(recipe.train, warmup_steps=0), recipe.hrf.decay)
+    optimizer = adamw(recipe.with_changes({'train.warmup_steps': 0}))
     state = jax.jit(functools.partial(loop.init_state, trained, optimizer, seed=0))(x)
     step = loop.make_step(recipe, trained, optimizer, None, recipe.seed, inputs)
     after, metrics = jax.jit(step)(state, data)
@@ -133,6 +133,11 @@ def test_corpora_of_recipes_are_those_that_can_be_prepared():
         (lambda: HRFConfig(decay='all'), "decay: expected one of 'none', 'factors', 'product', found 'all'"),
         (lambda: HRFConfig(expansion=-1), 'expansion: expected at least 0, found -1'),
         (lambda: HRFConfig(sites=('pointwize',)), "sites[0]: expected one of 'ffn_in', 'ffn_out', 'attention', "),
+        (lambda: HRFConfig(branches=0), 'branches: expected at least 1, found 0'),
+        (
+            lambda: FORMER.with_changes({'hrf.sites': 'ffn_in,convolution'}),
+            "hrf.sites: expected kinds of layers that speech_former has, found 'convolution'",
+        ),
         (lambda: FrontendConfig(n_mels=0), 'n_mels: expected at least 1, found 0'),
         (lambda: FrontendConfig(frame_ms=0), 'frame_ms: expected at least 1, found 0'),
         (lambda: FrontendConfig(hop_ms=0), 'hop_ms: expected at least 1, found 0'),
@@ -178,7 +183,7 @@ def test_corpora_of_recipes_are_those_that_can_be_prepared():
         ),
         *(
             (functools.partial(TrainConfig, **{name: -1}), f'{name}: expected at least 0, found -1')
-            for name in ('warmup_steps', 'weight_decay', 'clip_norm')
+            for name in ('warmup_steps', 'weight_decay', 'site_rate', 'site_decay', 'clip_norm')
         ),
         *(
             (functools.partial(TrainConfig, **{name: 1.0}), f'{name}: expected 0 or more and less than 1')
@@ -270,6 +275,12 @@ def test_texts_with_control_characters(name):
         ),
         # E = 4: the first layers' D is 16, the second ones' F.
         (RECIPE, {'hrf.expansion': 0.25}, 'hrf.expansion: expected E >= min(D, F) = 16 at ffn_in, found 0.25: E = 4 ('),
+        (
+            RECIPE,
+            {'train.site_norms': 'runs/a,runs/b'},
+            'hrf.expansion: expected 0 (a plain model) with train.site_norms, found 4',
+        ),
+        (RECIPE, {'hrf.sites': '', 'train.site_rate': 2.0}, "hrf.sites: expected any of attention, .*, found ''"),
     ],
 )
 def test_what_belongs_together(recipe, changes, message):
@@ -312,7 +323,7 @@ def refused(make):
 
 
 @pytest.mark.parametrize('model', TINY_MODELS.values(), ids=list(TINY_MODELS))
-@pytest.mark.parametrize('site', SITES)
+@pytest.mark.parametrize('site', [site for site in SITES if site != 'convolution'])
 def test_the_least_expansion_is_that_of_the_layers(model, site):
     """A recipe refuses what its model would, and takes what it takes."""
     found = set()

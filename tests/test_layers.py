@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import chex
 import flax.linen as nn
 import jax
@@ -127,6 +129,31 @@ def test_attention_equals_plain_loops(rng):
             np.testing.assert_allclose(got[b, t], mixed @ p['out']['kernel'] + p['out']['bias'], rtol=0, atol=1e-12)
 
 
+def test_pooled_statistics_are_of_the_real_frames(rng):
+    x = rng.standard_normal((2, 9, 5)).astype(np.float32)
+    mask = np.arange(9) < np.array([[4], [9]])
+    got = layers.pool(x, mask, 'statistics')
+    for clip, length in enumerate((4, 9)):
+        expected = np.concatenate([x[clip, :length].mean(0), np.sqrt(x[clip, :length].var(0) + layers.EPSILON)])
+        np.testing.assert_allclose(got[clip], expected, rtol=1e-5)
+    np.testing.assert_array_equal(layers.pool(x, mask, 'mean'), layers.masked_mean(x, mask))
+    # A clip that never moves, and one without a real frame.
+    still = jax.grad(lambda x: layers.pool(x, mask, 'statistics').sum())(jnp.ones_like(x))
+    nothing = jax.grad(lambda x: layers.pool(x, mask & False, 'statistics').sum())(x)
+    assert np.isfinite(still).all()
+    assert np.isfinite(nothing).all()
+
+
+def test_deltas_of_a_slope_and_of_noise(rng):
+    ramp = np.arange(20, dtype=np.float32)[None, :, None] * np.ones((1, 1, 2), np.float32)
+    got = np.asarray(layers.deltas(ramp))[:, 4:-4]
+    np.testing.assert_allclose(got[..., 0], ramp[:, 4:-4])
+    np.testing.assert_allclose(got[..., 1], 10**0.5, rtol=1e-6)
+    np.testing.assert_allclose(got[..., 2], 0, atol=1e-5)
+    noise = np.asarray(layers.deltas(rng.standard_normal((1, 20000, 2)).astype(np.float32)))
+    np.testing.assert_allclose(noise.std(axis=(0, 1, 2)), 1, rtol=0.05)
+
+
 def test_masked_mean(rng):
     x = rng.standard_normal((2, 4, 3)).astype(np.float32)
     mask = np.array([[True, True, False, False], [False] * 4])
@@ -230,3 +257,95 @@ def test_the_other_options_of_nn_dense(rng, expansion):
         np.testing.assert_array_equal(found, HRFDense(10, form).apply(variables, x))
         bias = variables['params']['hrf']['bias_v'] if expansion else variables['params']['bias']
         np.testing.assert_array_equal(bias, np.ones(10))
+
+
+DEPTHWISE = layers.ConvShape(6, (5,), (1,), ((2, 2),), groups=6)
+IMAGE = layers.ConvShape(6, (3, 3), (2, 2), ((0, 2), (0, 1)))
+
+
+class ConvNorm(nn.Module):
+    """A convolution with its normalisation, as models make them."""
+
+    shape: layers.ConvShape
+    hrf: HRFConfig
+
+    @nn.compact
+    def __call__(self, x, mask=None, *, train):
+        return layers.conv_norm(self.shape, x, mask, self.hrf, train=train, names=('conv', 'norm'))
+
+
+def conv_case(rng, shape):
+    """Inputs `[3, 9, ...]` and the mask of outputs; frames that are not real are zero."""
+    x = rng.standard_normal((3, 9, 6) if shape is DEPTHWISE else (3, 9, 8, 2))
+    mask = np.arange(9)[None] < np.array([[9], [6], [2]])
+    return x * mask.reshape(mask.shape + (1,) * (x.ndim - 2)), mask[:, :: shape.strides[0]]
+
+
+@pytest.mark.parametrize('shape', [DEPTHWISE, IMAGE], ids=['depthwise', 'image'])
+@pytest.mark.parametrize('branches', [1, 2, 3, 4])
+def test_branches_are_normalised_apart_and_then_summed(rng, shape, branches):
+    """In training, too: each with the mean and the variance of its own outputs at real frames."""
+    with jax.enable_x64(True):
+        x, mask = conv_case(rng, shape)
+        module = ConvNorm(shape, HRFConfig(branches=branches))
+        variables = jax.tree.map(np.float64, moved(module.init(jax.random.key(0), x, mask, train=False)))
+        got, updated = module.apply(variables, x, mask, train=True, mutable=['batch_stats'])
+        site, conv = variables['params']['conv'], functools.partial(nn.Conv, 6, strides=shape.strides, use_bias=False)
+        full = conv(shape.window, padding=shape.padding, feature_group_count=shape.groups)
+        outputs = [full.apply({'params': {'kernel': kernel}}, x) for kernel in site['hrf']['kernels']]
+        if branches > 1:
+            # Without padding it reads the first of each stride, here the second: the centre of a window of three.
+            point = conv((1,) * len(shape.window), padding='VALID', feature_group_count=shape.groups)
+            centre = x if shape is DEPTHWISE else np.pad(x[:, 1:, 1:], ((0, 0), (0, 1), (0, 0), (0, 0)))
+            outputs.append(point.apply({'params': {'kernel': site['hrf']['kernel_point']}}, centre))
+        if branches > 2 and shape is DEPTHWISE:
+            outputs.append(x)
+        assert len(outputs) == branches
+        expected = 0
+        for index, y in enumerate(map(np.asarray, outputs)):
+            real, own = y[mask].reshape(-1, 6), slice(6 * index, 6 * index + 6)
+            mean, var = real.mean(0), real.var(0)
+            scale, bias = (site['norm'][name][own] for name in ('scale', 'bias'))
+            expected = expected + (y - mean) / np.sqrt(var + 1e-5) * scale + bias
+            for name, value in (('mean', mean), ('var', var)):
+                before, after = (tree['batch_stats']['conv']['norm'][name][own] for tree in (variables, updated))
+                np.testing.assert_allclose(after, 0.9 * before + 0.1 * value, rtol=1e-6)
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)  # the statistics are float32
+
+
+@pytest.mark.parametrize('shape', [DEPTHWISE, IMAGE], ids=['depthwise', 'image'])
+@pytest.mark.parametrize(
+    'hrf', [HRFConfig(init='orthonormal', branches=branches) for branches in (1, 2, 3, 5)] + [HRFConfig(branches=1)]
+)
+def test_branches_begin_as_the_plain_convolution(rng, shape, hrf):
+    x, mask = conv_case(rng, shape)
+    modules = [ConvNorm(shape, form) for form in (layers.PLAIN, hrf)]
+    plain, trained = ((module, module.init(jax.random.key(3), x, mask, train=False)) for module in modules)
+    folded = reparam.dehrf(trained[1], strict=True)
+    chex.assert_trees_all_equal_shapes_and_dtypes(folded, plain[1])
+    for train in (False, True):
+        expected, got = (
+            module.apply(variables, x, mask, train=train, mutable=['batch_stats'])[0]
+            for module, variables in (plain, trained)
+        )
+        np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
+def test_a_sum_of_branches_begins_with_the_plain_variance(rng):
+    x = rng.standard_normal((20, 50, 6)).astype(np.float32)
+    shape = layers.ConvShape(64, (5,), (1,), ((2, 2),))
+    y = ConvNorm(shape, HRFConfig(branches=4))
+    got, _ = y.apply(y.init(jax.random.key(0), x, train=False), x, train=True, mutable=['batch_stats'])
+    assert np.std(got) == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize('padding', [(0, 0), (0, 4), (1, 0), (3, 3)])
+def test_the_centre_of_a_window_does_not_depend_on_the_padding(rng, padding):
+    with jax.enable_x64(True):
+        x = rng.standard_normal((2, 9, 6))
+        shape = layers.ConvShape(6, (4,), (1,), (padding,))
+        trained, plain = (ConvNorm(shape, form) for form in (HRFConfig(branches=4), layers.PLAIN))
+        variables = moved(trained.init(jax.random.key(0), x, train=False))
+        assert variables['params']['conv']['hrf']['kernels'].shape == (2, 4, 6, 6)
+        got = plain.apply(reparam.dehrf(jax.tree.map(np.float64, variables)), x, train=False)
+        np.testing.assert_allclose(got, trained.apply(variables, x, train=False), rtol=0, atol=1e-6)

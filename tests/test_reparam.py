@@ -276,6 +276,170 @@ def test_overflow_and_integers_are_refused(rng):
             reparam.dehrf({'ffn': wrong})
 
 
+def convolution(rng, window=(3, 3), inputs=3, features=4, copies=2, point=True, identity=False, lead=(), dtype=float):
+    """Variables of a module `net` with a convolution's site `conv` in it, every leaf moved."""
+    draw = lambda *shape: rng.standard_normal((*lead, *shape)).astype(dtype)
+    channels = (copies + point + identity) * features
+    kernels = {'kernels': draw(copies, *window, inputs, features)}
+    if point:
+        kernels['kernel_point'] = draw(*(1 for _ in window), inputs, features)
+    norm = {'scale': draw(channels), 'bias': draw(channels)}
+    running = {'mean': draw(channels), 'var': rng.uniform(0.1, 2, (*lead, channels)).astype(dtype)}
+    return {
+        'params': {'net': {'conv': {'hrf': kernels, 'norm': norm}, 'out': {'kernel': draw(4, 2)}}},
+        'batch_stats': {'net': {'conv': {'norm': running}, 'other': {'mean': draw(3)}}},
+    }
+
+
+BRANCHES = {
+    'of an image': {},
+    'one branch': {'copies': 1, 'point': False},
+    'depthwise, identity': {'window': (5,), 'inputs': 1, 'identity': True},
+    'two groups, identity': {'window': (3,), 'inputs': 2, 'identity': True},
+    'one channel, identity': {'inputs': 4, 'identity': True, 'copies': 1},
+    'an even window': {'window': (4, 2)},
+}
+
+
+def branch_by_branch(variables, window):
+    """Kernel and bias of a sum of branches, one output of one branch at a time."""
+    site, running = (variables[part]['net']['conv'] for part in ('params', 'batch_stats'))
+    kernels, norm, running = site['hrf'], site['norm'], running['norm']
+    *_, inputs, features = kernels['kernels'].shape
+    taps = list(kernels['kernels'])
+    middle = tuple((size - 1) // 2 for size in window)
+    if 'kernel_point' in kernels:
+        taps.append(np.zeros_like(taps[0]))
+        taps[-1][middle] = kernels['kernel_point'].reshape(inputs, features)
+    if len(taps) * features < len(norm['scale']):
+        taps.append(np.zeros_like(taps[0]))
+        for output in range(features):
+            taps[-1][(*middle, output % inputs, output)] = 1
+    kernel, bias = np.zeros_like(taps[0]), np.zeros(features)
+    for branch, tap in enumerate(taps):
+        for output in range(features):
+            place = branch * features + output
+            gain = norm['scale'][place] / np.sqrt(running['var'][place] + 1e-5)
+            kernel[..., output] += gain * tap[..., output]
+            bias[output] += norm['bias'][place] - gain * running['mean'][place]
+    return kernel, bias
+
+
+@pytest.mark.parametrize('fold', [reparam.dehrf, fold64, jax.jit(reparam.dehrf)], ids=['numpy', 'float64', 'jit'])
+@pytest.mark.parametrize('case', BRANCHES)
+def test_branches_fold_into_one_convolution_and_a_normalisation_that_does_nothing(rng, case, fold):
+    variables = convolution(rng, **BRANCHES[case])
+    before = jax.tree.map(np.copy, variables)
+    kernel, bias = branch_by_branch(variables, BRANCHES[case].get('window', (3, 3)))
+    with jax.enable_x64(True):
+        folded = jax.tree.map(np.asarray, fold(variables))
+    net, statistics = folded['params']['net'], folded['batch_stats']['net']
+    np.testing.assert_allclose(net['conv'].pop('kernel'), kernel, rtol=0, atol=1e-11)
+    np.testing.assert_allclose(net['conv'].pop('bias'), bias, rtol=0, atol=1e-11)
+    gain = net['norm'].pop('scale') / np.sqrt(statistics['norm'].pop('var') + reparam.EPSILON)
+    np.testing.assert_allclose(gain, np.ones_like(bias), rtol=0, atol=1e-15)
+    zeros = [net['norm'].pop('bias'), statistics['norm'].pop('mean')]
+    np.testing.assert_array_equal(zeros, np.zeros((2, len(bias))))
+    # All else is as it was, and nothing else is there.
+    others = {'params': {'net': {'conv': {}, 'norm': {}, 'out': before['params']['net']['out']}}}
+    others['batch_stats'] = {'net': {'norm': {}, 'other': before['batch_stats']['net']['other']}}
+    chex.assert_trees_all_equal(folded, others)
+    chex.assert_trees_all_equal(variables, before)
+
+
+def test_branches_fold_stacked_and_nested_and_once(rng):
+    stacked = convolution(rng, identity=True, inputs=4, lead=(3, 2))
+    folded = reparam.dehrf(stacked)
+    for i in range(3):
+        for j in range(2):
+            own = jax.tree.map(lambda leaf, i=i, j=j: leaf[i, j], (stacked, folded))
+            chex.assert_trees_all_close(reparam.dehrf(own[0]), own[1], rtol=0, atol=1e-12)
+    chex.assert_trees_all_equal(reparam.dehrf(folded), folded)
+    with jax.enable_x64(True):
+        batched = jax.vmap(jax.vmap(reparam.dehrf))(stacked)
+        chex.assert_trees_all_close(batched, folded, rtol=0, atol=1e-12)
+    nested = {'a': [flax.core.freeze(stacked), site(rng)]}
+    assert reparam.hrf_sites(nested) == ['a/0/params/net/conv', 'a/1']
+    chex.assert_trees_all_equal(reparam.dehrf(nested)['a'][0], folded)
+
+
+def test_branches_in_a_list_of_modules(rng):
+    one, two = convolution(rng), convolution(rng, copies=3)
+    together = {part: {'nets': [one[part]['net'], two[part]['net']]} for part in one}
+    folded = reparam.dehrf(together, strict=True)
+    for place, alone in enumerate((one, two)):
+        for part, tree in reparam.dehrf(alone).items():
+            chex.assert_trees_all_equal(folded[part]['nets'][place], tree['net'])
+
+
+def test_branches_have_a_gradient_and_shapes(rng):
+    variables = convolution(rng, copies=1, identity=True, inputs=4, dtype=np.float32)
+    bias = lambda tree: reparam.dehrf(tree)['params']['net']['conv']['bias'].sum()
+    gradient = jax.grad(bias)(variables)['params']['net']['conv']
+    np.testing.assert_array_equal(gradient['norm']['bias'], np.ones(12))
+    assert np.all(gradient['norm']['scale'] != 0)
+    np.testing.assert_array_equal(gradient['hrf']['kernels'], 0)
+    assert reparam.dehrf(jax.eval_shape(lambda: variables)) == jax.eval_shape(reparam.dehrf, variables)
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (lambda v: v['params'], 'net/conv: expected a convolution in a module of whole variables'),
+        (lambda v: {**v, 'batch_stats': {}}, 'params/net/conv: expected a convolution in a module of whole variables'),
+        (lambda v: v['params']['net']['conv'], '<root>: expected a convolution in a module of whole variables'),
+        (
+            lambda v: {part: tree['net']['conv'] for part, tree in v.items()},
+            'params: expected a convolution in a module of whole variables',
+        ),
+        (
+            lambda v: {'params': [v['params']['net']['conv']], 'batch_stats': [v['batch_stats']['net']['conv']]},
+            'params/0: expected a convolution in a module of whole variables',
+        ),
+        (
+            lambda v: v['params']['net'].update(norm={}) or v,
+            "net/conv: expected nothing in the place of its normalisation, found 'norm' beside it",
+        ),
+        (
+            lambda v: v['params']['net']['conv'].update(more={}) or v,
+            r"net/conv: expected beside 'hrf' one normalisation with scale and bias, got \['norm', 'more'\]",
+        ),
+        (
+            lambda v: v['params']['net']['conv']['norm'].pop('bias') is None or v,
+            r"net/conv: expected beside 'hrf' one normalisation with scale and bias, got \['norm'\]",
+        ),
+        (
+            lambda v: v['params']['net']['conv']['hrf'].update(kernel_u=1) or v,
+            r"net/conv: expected kernels and optionally kernel_point, got \['kernel_point', 'kernel_u', 'kernels'\]",
+        ),
+        (
+            lambda v: v['params']['net']['conv']['hrf'].update(kernels=np.ones((3, 3, 4))) or v,
+            r'net/conv: expected kernels \[..., copies, \*window, inputs, F\] .* got \(3, 3, 4\) and \(12,\)',
+        ),
+        (
+            lambda v: v['params']['net']['conv']['hrf'].update(kernel_point=np.ones((1, 1, 3, 5))) or v,
+            r'net/conv: expected kernel_point \(1, 1, 3, 4\), got \(1, 1, 3, 5\)',
+        ),
+        (
+            lambda v: v['batch_stats']['net']['conv']['norm'].update(var=np.ones(4)) or v,
+            r'net/conv: expected var \(12,\) as scale, got \(4,\)',
+        ),
+        (
+            lambda v: v['params']['net']['conv']['hrf'].update(kernels=np.ones((4, 3, 3, 3, 4))) or v,
+            r'net/conv: expected a normalisation of 5 branches \(or 6, with the identity\), got 3',
+        ),
+        (
+            lambda v: v['batch_stats']['net']['conv']['norm'].update(mean=np.ones(12, int)) or v,
+            'net/conv: expected mean in floating point, got int64',
+        ),
+        (lambda v: State(v['params']), r'net/conv: expected a site in dictionaries, .* got it in a State'),
+    ],
+)
+def test_wrong_branches_are_named(rng, change, message):
+    with pytest.raises(ValueError, match=message):
+        reparam.dehrf(change(convolution(rng)))
+
+
 def plain_and_like(rng, dtype=np.float64):
     """A plain tree with all that `hrf` knows, and the training form of the same model."""
     like = {

@@ -20,6 +20,7 @@ COMMANDS = {
     'train': 'train a recipe',
     'fold': 'fold a trained model, export it and verify it',
     'verify': 'score every form of an exported model on labelled recordings',
+    'study': 'train and compare families of recipes over folds and seeds',
     'prepare': 'prepare a corpus and check it',
     'summary': 'parameters and costs of recipes, or of exported models',
     'doctor': 'what is installed here, and how to install what is missing',

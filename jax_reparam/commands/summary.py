@@ -78,17 +78,16 @@ def entry(name: str, recipe: Recipe, classes: int, candidates: Sequence[Export])
 
     frames, n_mels = recipe.window_config.frames, recipe.frontend.n_mels
     training, plain = (
-        _variables(models.build(recipe.model, hrf, n_classes=classes), frames, n_mels)['params']
-        for hrf in (recipe.hrf, None)
+        _variables(models.build(recipe.model, hrf, n_classes=classes), frames, n_mels) for hrf in (recipe.hrf, None)
     )
     return {
         'recipe': name,
         'frames': frames,
         'n_mels': n_mels,
         'params': {
-            'training': checkpoint.count(training),
-            'folded': checkpoint.count(jax.eval_shape(reparam.dehrf, training)),
-            'plain': checkpoint.count(plain),
+            'training': checkpoint.count(training['params']),
+            'folded': checkpoint.count(jax.eval_shape(reparam.dehrf, training)['params']),
+            'plain': checkpoint.count(plain['params']),
         },
         'macs': model_macs(recipe.model, frames, n_mels, classes),
         'export': newest(recipe, candidates),

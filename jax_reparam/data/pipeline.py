@@ -14,7 +14,7 @@ import numpy as np
 
 from jax_reparam import corpora, evaluation
 from jax_reparam.config import DataConfig, Recipe
-from jax_reparam.data import feature_store, protocols
+from jax_reparam.data import feature_store, packed, protocols
 from jax_reparam.errors import InputError, user_path
 from jax_reparam.frontend import speech, windows
 from jax_reparam.frontend.inputs import Heard, Input
@@ -215,15 +215,14 @@ def load_data(recipe: Recipe, *, show_progress: bool = True) -> Data:
     Raises:
       InputError: the corpus is missing or damaged, or its speakers do not allow the protocol.
     """
-    data = recipe.data
-    corpus = _corpus(data, show_progress)
-    split = protocols.split(
-        corpus, protocol=data.protocol, fold=int(data.fold), seed=recipe.seed, turns=data.turns, join=data.join
-    )
-    cache = cache_dir(data.cache)
+    corpus, split = load_split(recipe, show_progress=show_progress)
+    cache = cache_dir(recipe.data.cache)
     zero = np.zeros(recipe.frontend.n_mels, np.float32)
     inputs = Input(recipe.frontend, recipe.window_config, zero, zero + 1, zero, recipe.voice)
-    features = feature_store.corpus_features(corpus, inputs, cache, show_progress=show_progress)
+    if recipe.data.source.endswith(packed.SUFFIX):
+        features: feature_store.Features = _unpacked(recipe.data.source, corpus, inputs)
+    else:
+        features = feature_store.corpus_features(corpus, inputs, cache, show_progress=show_progress)
     sums = features.voice_sums[split.train].sum(axis=0, dtype=np.int64)
     voice_mean = sums / (speech.PARTS * max(1, int(features.voice_frames[split.train].sum())))
     inputs = dataclasses.replace(inputs, voice_mean=voice_mean.astype(np.float32))
@@ -234,12 +233,33 @@ def load_data(recipe: Recipe, *, show_progress: bool = True) -> Data:
     return dataclasses.replace(unstandardised, inputs=dataclasses.replace(inputs, mean=mean, std=std))
 
 
+def load_split(recipe: Recipe, *, show_progress: bool = True) -> tuple[corpora.Corpus, protocols.Split]:
+    """Prepares the corpus of a recipe, and splits it; see `load_data`."""
+    data = recipe.data
+    corpus = _corpus(data, show_progress)
+    return corpus, protocols.split(
+        corpus, protocol=data.protocol, fold=int(data.fold), seed=recipe.seed, turns=data.turns, join=data.join
+    )
+
+
 def count_folds(recipe: Recipe, *, show_progress: bool = True) -> int:
     """The number of folds of a recipe's protocol."""
     return protocols.folds(_corpus(recipe.data, show_progress), recipe.data.protocol)
 
 
+def _unpacked(source: str, corpus: corpora.Corpus, inputs: Input) -> packed.Packed:
+    _, features = packed.read(Path(source))
+    if features.key != feature_store.key(corpus, inputs):
+        raise InputError(f'{source}: expected features of this frontend and window, found others; pack it anew')
+    return features
+
+
 def _corpus(data: DataConfig, show_progress: bool) -> corpora.Corpus:
+    if data.source.endswith(packed.SUFFIX):
+        corpus, _ = packed.read(Path(data.source))
+        if corpus.name != data.corpus:
+            raise InputError(f'{data.source}: expected {data.corpus}, found {corpus.name}')
+        return corpus
     return corpora.prepare(
         data.corpus,
         source=data.source,

@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_reparam.layers import EPSILON
+from jax_reparam.layers import DELTAS, EPSILON
 
 Array = jax.Array
 Layer = Mapping[str, Array]
@@ -78,6 +78,27 @@ def read_affine(norm: Layer, layer: Layer) -> dict[str, Array]:
     }
 
 
+def pooling(norm: Layer, layer: Layer, tokens: int) -> tuple[dict[str, Array] | None, dict[str, Array]]:
+    """Who reads a normalisation of the stream behind all layers, given the stream divided by its length.
+
+    Args:
+      norm: the normalisation, of width D.
+      layer: the first one of the classifier; it reads a mean, `[D, F]`, or mean and deviation, `[2 D, F]`.
+      tokens: T.
+
+    Returns:
+      The layer `[D, D]` whose outputs' deviation is read (`ops.pool`), None where there is none, and the classifier's.
+    """
+    width = len(norm['scale'])
+    of_mean = read(norm, {**layer, 'kernel': layer['kernel'][:width]})
+    if len(layer['kernel']) == width:
+        return None, of_mean
+    # A deviation knows no bias.
+    zero = jnp.zeros(width, layer['kernel'].dtype)
+    reader = read({**norm, 'bias': zero}, {'kernel': tokens**-0.5 * jnp.diag(zero + 1), 'bias': zero})
+    return reader, {**of_mean, 'kernel': jnp.concatenate([of_mean['kernel'], layer['kernel'][width:]])}
+
+
 def scaled(layer: Layer, factor: float) -> dict[str, Array]:
     """A layer whose outputs are `factor` times as large: attention's 1 / sqrt(d), Conformer's half steps."""
     return {name: factor * leaf for name, leaf in layer.items()}
@@ -107,6 +128,17 @@ def without_value_bias(value: Layer, out: Layer) -> tuple[dict[str, Array], dict
     """
     moved = jnp.matmul(value['bias'], out['kernel'], precision=_HIGHEST)
     return {**value, 'bias': jnp.zeros_like(value['bias'])}, {**out, 'bias': out['bias'] + moved}
+
+
+def with_deltas(layer: Layer) -> dict[str, Array]:
+    """A convolution that reads a spectrogram and its derivatives (`layers.deltas`) as one that reads the spectrogram.
+
+    `kernel` `[k, l, 3, C]` to `[k + 8, l, 1, C]`, which begins 4 frames earlier.
+    """
+    taps, filters = len(layer['kernel']), jnp.asarray(DELTAS, layer['kernel'].dtype)
+    shifted = [jnp.pad(filters, ((0, 0), (tap, taps - 1 - tap))) for tap in range(taps)]
+    kernel = jnp.einsum('kdt,kldc->tlc', jnp.stack(shifted), layer['kernel'], precision=_HIGHEST)
+    return {**layer, 'kernel': kernel[:, :, None]}
 
 
 def with_batch_norm(layer: Layer, norm: Layer, statistics: Layer) -> dict[str, Array]:

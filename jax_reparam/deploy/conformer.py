@@ -25,13 +25,15 @@ def prepare(config: ConformerConfig, variables: Params, frames: int) -> Params:
     for name, block in zip(names[:-1], blocks, strict=False):
         block['relay'] = absorb.read(params[name]['norm'], absorb.write(identity, first=True))
     head = params['head']
+    reader, hidden = absorb.pooling(params[names[-1]]['norm'], head['hidden_0'], tokens)
     return {
         'stem': {
-            **conv_transformer.convolutions(variables),
+            **conv_transformer.convolutions(variables, deltas=config.deltas),
             'project': absorb.write(params['stem']['project'], first=True),
         },
         'blocks': blocks,
-        'head': {**head, 'hidden_0': absorb.read(params[names[-1]]['norm'], head['hidden_0'])},
+        'pool': reader,
+        'head': {**head, 'hidden_0': hidden},
     }
 
 
@@ -133,7 +135,7 @@ def apply(config: ConformerConfig, params: Params, features: jax.Array) -> jax.A
                 with scope('sum'):
                     x = ops.linear(block['relay'], x)
     with scope('head'):
-        return ops.head(params['head'], ops.mean_over_time(x))
+        return ops.head(params['head'], ops.pool(params['pool'], x))
 
 
 def widths(config: ConformerConfig, frames: int, fast: bool) -> dict[str, int]:

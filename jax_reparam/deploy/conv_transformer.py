@@ -22,20 +22,23 @@ def prepare(config: ConvTransformerConfig, variables: Params, frames: int) -> Pa
     project = params['stem']['project']
     placed = {**project, 'bias': project['bias'][None] + jnp.asarray(positions, project['bias'].dtype)}
     head = params['head']
+    reader, hidden = absorb.pooling(params['norm'], head['hidden_0'], len(positions))
     return {
-        'stem': {**convolutions(variables), 'project': absorb.write(placed, first=True)},
+        'stem': {**convolutions(variables, deltas=config.deltas), 'project': absorb.write(placed, first=True)},
         'layers': [_layer(config, params[f'layer_{index}']) for index in range(config.layers)],
-        'head': {**head, 'hidden_0': absorb.read(params['norm'], head['hidden_0'])},
+        'pool': reader,
+        'head': {**head, 'hidden_0': hidden},
     }
 
 
-def convolutions(variables: Params) -> Params:
-    """The stem's convolutions, each with the batch normalisation behind it."""
+def convolutions(variables: Params, *, deltas: bool) -> Params:
+    """The stem's convolutions, each with the batch normalisation behind it, the first with the `deltas` before it."""
     stem, statistics = variables['params']['stem'], variables['batch_stats']['stem']
-    return {
+    layers = {
         f'conv_{i}': absorb.with_batch_norm(stem[f'conv_{i}'], stem[f'conv_norm_{i}'], statistics[f'conv_norm_{i}'])
         for i in range(2)
     }
+    return layers | {'conv_0': absorb.with_deltas(layers['conv_0'])} if deltas else layers
 
 
 def attention(norm: Params, layers: Params, heads: int) -> Params:
@@ -81,7 +84,7 @@ def apply(config: ConvTransformerConfig, params: Params, features: jax.Array) ->
     with scope('norm'):
         x = ops.normalise(x)
     with scope('head'):
-        return ops.head(params['head'], ops.mean_over_time(x))
+        return ops.head(params['head'], ops.pool(params['pool'], x))
 
 
 def widths(config: ConvTransformerConfig, frames: int, fast: bool) -> dict[str, int]:

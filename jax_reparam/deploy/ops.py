@@ -13,7 +13,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from jax_reparam.layers import relative_shift
+from jax_reparam.layers import EPSILON, relative_shift
 
 Array = jax.Array
 Layer = Mapping[str, Array]
@@ -51,6 +51,25 @@ def mean_over_time(x: Array) -> Array:
     return (x.T @ jnp.full((x.shape[0], 1), 1 / x.shape[0], x.dtype)).reshape(1, -1)
 
 
+def deviation_over_time(x: Array) -> Array:
+    """`[T, D]`, divided by sqrt(T), to `[1, D]`: the standard deviation of each channel, epsilon included.
+
+    So the variance is a sum of squares, in 32 bits, and the root is a product with RSQRT: as in `normalise`, every
+    runtime has these operators in 8 and in 16 bits, where it has no SQRT.
+    """
+    columns = x.T
+    # ADD, not SUB, as in SpeechFormer.
+    rows = (columns + columns @ jnp.full((x.shape[0], 1), -1 / x.shape[0], x.dtype))[:, None]
+    variance = _rows_by_rows(rows, rows) + EPSILON
+    return (variance * jax.lax.rsqrt(variance)).reshape(1, -1)
+
+
+def pool(reader: Layer | None, x: Array) -> Array:
+    """What the classifier reads of a normalised stream `[T, D]`: its mean, and with a `reader` its deviation too."""
+    mean = mean_over_time(x)
+    return mean if reader is None else jnp.concatenate([mean, deviation_over_time(linear(reader, x))], axis=1)
+
+
 def head(layers: Mapping[str, Layer], x: Array) -> Array:
     """The classifier `hidden_0`, ..., `classifier` with ReLU between, `[1, D]` to `[1, C]`."""
     for index in range(len(layers) - 1):
@@ -63,7 +82,8 @@ def subsample(convolutions: Mapping[str, Layer], features: Array) -> Array:
     x = features[..., None]
     for index in range(2):
         layer = convolutions[f'conv_{index}']
-        ends = [(0, 1 + size % 2) for size in x.shape[1:3]]
+        before = [(size - 3) // 2 for size in layer['kernel'].shape[:2]]  # more than 3 where deltas are in it
+        ends = [(side, side + 1 + size % 2) for side, size in zip(before, x.shape[1:3], strict=True)]
         x = _convolve(x, layer['kernel'], strides=(2, 2), padding=ends)
         x = jax.nn.relu(x + layer['bias'].reshape(1, 1, 1, -1))
     return x.reshape(x.shape[1], -1)

@@ -8,14 +8,15 @@ import jax
 from jax_reparam.config import ConformerConfig, HRFConfig
 from jax_reparam.layers import (
     ACTIVATIONS,
+    ConvShape,
     FeedForward,
     HRFDense,
     LayerNorm,
     SelfAttention,
     Transform,
-    batch_norm,
+    conv_norm,
     hide,
-    masked_mean,
+    pool,
 )
 from jax_reparam.models.ends import Head, Subsampling
 
@@ -31,11 +32,11 @@ class Conformer(nn.Module):
     def __call__(self, x: jax.Array, mask: jax.Array | None = None, *, train: bool = False) -> jax.Array:
         """Maps `[B, T, M]`, with `mask` `[B, T]`, to logits `[B, C]`."""
         config = self.config
-        x, mask = Subsampling(config.channels, config.width, self.hrf, name='stem')(x, mask, train=train)
+        x, mask = Subsampling(config.channels, config.width, self.hrf, config.deltas, name='stem')(x, mask, train=train)
         x = nn.Dropout(config.dropout, deterministic=not train)(x)
         for index in range(config.layers):
             x = Block(config, self.hrf, name=f'layer_{index}')(x, mask, train=train)
-        x = masked_mean(x, mask)
+        x = pool(x, mask, config.pooling)
         return Head((config.width,), self.n_classes, config.dropout, name='head')(x, train=train)
 
 
@@ -66,8 +67,8 @@ class Block(nn.Module):
 class Convolution(nn.Module):
     """The convolution module: D -> 2 D, GLU, depthwise convolution over time, BatchNorm, activation, D -> D.
 
-    Both pointwise convolutions are linear layers, sites of kind `pointwise`. Frames that are not real are zero before
-    the depthwise convolution and left out of the batch statistics.
+    Both pointwise convolutions are linear layers, sites of kind `pointwise`; the depthwise one is a site of kind
+    `convolution`. Frames that are not real are zero before it and left out of the batch statistics.
     """
 
     config: ConformerConfig
@@ -79,12 +80,7 @@ class Convolution(nn.Module):
         config, hrf = self.config, self.hrf.at('pointwise')
         x = nn.glu(HRFDense(2 * config.width, hrf, name='pointwise_in')(x))
         side = config.kernel // 2
-        depthwise = nn.Conv(
-            config.width,
-            (config.kernel,),
-            padding=[(side, side)],
-            feature_group_count=config.width,
-            name='depthwise',
-        )
-        x = batch_norm(depthwise(hide(x, mask)), mask, train=train, name='batch_norm')
+        shape = ConvShape(config.width, (config.kernel,), (1,), ((side, side),), groups=config.width)
+        form, names = self.hrf.at('convolution'), ('depthwise', 'batch_norm')
+        x = conv_norm(shape, hide(x, mask), mask, form, train=train, names=names)
         return HRFDense(config.width, hrf, name='pointwise_out')(ACTIVATIONS[config.activation](x))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_reparam.config import ConvTransformerConfig, HRFConfig
-from jax_reparam.layers import FeedForward, LayerNorm, SelfAttention, Transform, masked_mean, sinusoids
+from jax_reparam.layers import FeedForward, LayerNorm, SelfAttention, Transform, pool, sinusoids
 from jax_reparam.models.ends import Head, Subsampling
 
 
@@ -23,12 +23,12 @@ class ConvTransformer(nn.Module):
     def __call__(self, x: jax.Array, mask: jax.Array | None = None, *, train: bool = False) -> jax.Array:
         """Maps `[B, T, M]`, with `mask` `[B, T]`, to logits `[B, C]`."""
         config = self.config
-        x, mask = Subsampling(config.channels, config.width, self.hrf, name='stem')(x, mask, train=train)
+        x, mask = Subsampling(config.channels, config.width, self.hrf, config.deltas, name='stem')(x, mask, train=train)
         x = x + jnp.asarray(sinusoids(np.arange(x.shape[1]), config.width), x.dtype)[None]
         x = nn.Dropout(config.dropout, deterministic=not train)(x)
         for index in range(config.layers):
             x = EncoderLayer(config, self.hrf, name=f'layer_{index}')(x, mask, train=train)
-        x = masked_mean(LayerNorm(name='norm')(x), mask)
+        x = pool(LayerNorm(name='norm')(x), mask, config.pooling)
         return Head((config.width,), self.n_classes, config.dropout, name='head')(x, train=train)
 
 

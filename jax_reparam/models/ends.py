@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from jax_reparam.config import PLAIN, HRFConfig
-from jax_reparam.layers import HRFDense, batch_norm
+from jax_reparam.layers import ConvShape, HRFDense, conv_norm, deltas
 
 
 class Subsampling(nn.Module):
@@ -17,12 +18,14 @@ class Subsampling(nn.Module):
     Attributes:
       channels: of both convolutions.
       width: token width D.
-      hrf: the training form; the linear layer is a site of kind `pointwise`.
+      hrf: the training form; the convolutions are sites of kind `convolution`, the linear layer of `pointwise`.
+      deltas: whether the first convolution reads the frames' derivatives, too.
     """
 
     channels: int
     width: int
     hrf: HRFConfig
+    deltas: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array | None, *, train: bool) -> tuple[jax.Array, jax.Array | None]:
@@ -37,9 +40,13 @@ class Subsampling(nn.Module):
             if mask is not None:
                 x = x * mask[:, :, None, None]
                 mask = mask[:, ::2]
-            ends = [(0, 1 + size % 2) for size in x.shape[1:3]]
-            x = nn.Conv(self.channels, (3, 3), (2, 2), padding=ends, name=f'conv_{index}')(x)
-            x = nn.relu(batch_norm(x, mask, train=train, name=f'conv_norm_{index}'))
+            padding = tuple((0, 1 + size % 2) for size in x.shape[1:3])
+            if index == 0 and self.deltas:
+                # Padded before, since a derivative is not zero after the clip: with the convolution it is one filter.
+                x, padding = deltas(jnp.pad(x[..., 0], ((0, 0), padding[0], (0, 0)))), ((0, 0), padding[1])
+            shape = ConvShape(self.channels, (3, 3), (2, 2), padding)
+            names = (f'conv_{index}', f'conv_norm_{index}')
+            x = nn.relu(conv_norm(shape, x, mask, self.hrf.at('convolution'), train=train, names=names))
         flat = x.reshape(*x.shape[:2], -1)
         return HRFDense(self.width, self.hrf.at('pointwise'), name='project')(flat), mask
 

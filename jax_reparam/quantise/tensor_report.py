@@ -78,6 +78,8 @@ def sites(params: Params) -> list[Site]:
         factors, kernel = params, folded
         for key in filter(None, path.split('/')):
             factors, kernel = factors[key], kernel[key]
+        if reparam.is_convolution(factors):  # branches have no two factors to set beside the kernel
+            continue
         factors = factors[reparam.SITE]
         u, v, product = map(_kernel, (factors['kernel_u'], factors['kernel_v'], kernel['kernel']))
         result.append(Site(path=path, kernel_u=u, kernel_v=v, kernel=product))

@@ -191,3 +191,23 @@ def _keep(key: jax.Array, length: int, widest: int) -> jax.Array:
     start = jax.random.randint(key_start, (), 0, length - width + 1)
     index = jnp.arange(length)
     return 1.0 - ((index >= start) & (index < start + width))
+
+
+def mixup(key: jax.Array, arrays: tuple[jax.Array, ...], alpha: float) -> tuple[jax.Array, ...]:
+    """Mixes each row of a batch with the row before it, whose share is at most a half.
+
+    The order of a batch is random, so that the row before is any other.
+
+    Args:
+      key: of the shares.
+      arrays: `[B, ...]`, all mixed by the same shares: windows and targets.
+      alpha: of the Beta distribution, more than 0.
+    """
+    share = jax.random.beta(key, alpha, alpha, (len(arrays[0]),))
+    share = jnp.maximum(share, 1 - share)
+
+    def mix(rows: jax.Array) -> jax.Array:
+        own = share.reshape(-1, *(1,) * (rows.ndim - 1))
+        return own * rows + (1 - own) * jnp.roll(rows, 1, axis=0)
+
+    return tuple(map(mix, arrays))

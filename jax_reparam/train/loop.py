@@ -31,8 +31,8 @@ from jax_reparam.frontend.voice import Profile
 from jax_reparam.manifest import HeldOut, Init
 from jax_reparam.progress import Progress
 from jax_reparam.reparam import Params
-from jax_reparam.train import heldout, processes, report, warm_start
-from jax_reparam.train.augment import field, spec_augment
+from jax_reparam.train import heldout, processes, report, sites, teacher, warm_start
+from jax_reparam.train.augment import field, mixup, spec_augment
 from jax_reparam.train.optimizer import adamw
 from jax_reparam.train.warm_start import WarmStart
 
@@ -90,6 +90,7 @@ def make_step(
     class_weights: np.ndarray | jax.Array | None,
     seed: int | jax.Array,
     inputs: Input,
+    teach: teacher.Teacher | None = None,
 ) -> StepFn:
     """The training step of a recipe, not yet jitted: `(state, batch) -> (state, metrics)`.
 
@@ -102,13 +103,30 @@ def make_step(
       class_weights: `[C]`, the weight of a clip by its class; None weighs all alike.
       seed: of all randomness.
       inputs: of the model; its `mean`, `std` and `voice_mean` may be traced.
+      teach: what `teacher.load` gives for the recipe; its variables may be traced.
+
+    Raises:
+      ValueError: the recipe has a teacher, and none is given.
     """
     settings = recipe.train
+    if settings.teacher and teach is None:
+        raise ValueError(f'teach: expected the teacher that the recipe names, {",".join(settings.teacher)}, got none')
+    logged = sites.of(recipe) if settings.log_site_norms else []
 
     def step(state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
-        key_augment, key_dropout = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        key_augment, key_dropout = jax.random.split(key)
         x = varied(key_augment, batch, recipe.augment, inputs)
         mask = jnp.ones(x.shape[:2], bool)
+        targets = optax.smooth_labels(jax.nn.one_hot(batch['labels'], model.n_classes), settings.label_smoothing)
+        if class_weights is not None:
+            targets = targets * jnp.asarray(class_weights)[batch['labels']][:, None]
+        if recipe.augment.mixup:
+            # The third of three keys.
+            x, targets = mixup(jax.random.fold_in(key, 2), (x, targets), recipe.augment.mixup)
+        if teach is not None:
+            # Each row adds up to the weight of its clip.
+            targets = teach(x) * targets.sum(axis=-1, keepdims=True)
 
         def loss(params: Params) -> tuple[jax.Array, tuple[jax.Array, Params]]:
             logits, updated = model.apply(
@@ -119,12 +137,7 @@ def make_step(
                 rngs={'dropout': key_dropout},
                 mutable=['batch_stats'],
             )
-            targets = jax.nn.one_hot(batch['labels'], logits.shape[-1])
-            targets = optax.smooth_labels(targets, settings.label_smoothing)
-            losses = optax.softmax_cross_entropy(logits, targets)
-            if class_weights is not None:
-                losses = losses * jnp.asarray(class_weights)[batch['labels']]
-            return losses.mean(), (logits, updated)
+            return optax.softmax_cross_entropy(logits, targets).mean(), (logits, updated)
 
         grad = jax.value_and_grad(loss, has_aux=True)
         (value, (logits, updated)), gradient = grad(state.variables['params'])
@@ -135,11 +148,13 @@ def make_step(
             'accuracy': (logits.argmax(-1) == batch['labels']).mean(),
             'grad_norm': optax.tree.norm(gradient),
         }
+        norms = sites.norms(updates, state.variables['params'], logged)
+        metrics |= {f'{sites.NORM}{site}': norm for site, norm in norms.items()}
         variables = {**state.variables, **updated, 'params': params}
         averaged = variables
         if settings.average:
             # Less in the first steps, which else would stay in it for long.
-            decay = jnp.minimum(settings.average, (1 + state.step) / (10 + state.step))
+            decay = jnp.minimum(settings.average, (1 + state.step) / (4 + state.step))
             averaged = jax.tree.map(lambda a, v: a + (1 - decay) * (v - a), state.average, variables)
         return State(state.step + 1, variables, averaged, opt_state), metrics
 
@@ -246,6 +261,7 @@ def train(recipe: Recipe, workdir: Path, *, show_progress: bool = True) -> dict[
         held_out = heldout.read(recipe, data.corpus.key) if recipe.train.step_from else None
         begins = recipe.train.init and checkpoint.last(workdir / FOLDER) is None
         begin = warm_start.read(recipe, data) if begins else None
+        optimizer, teach = adamw(recipe), teacher.load(recipe, data)
         # The recipe's words are right: now, not before, the workdir becomes this run's.
         processes.in_turn(lambda: report.claim(workdir, recipe), f'claim {workdir}')
         data, before = _as_before(workdir / FOLDER, data)
@@ -258,7 +274,9 @@ def train(recipe: Recipe, workdir: Path, *, show_progress: bool = True) -> dict[
         end = held_out.step if held_out else recipe.train.steps
         model = models.build(recipe.model, recipe.hrf, n_classes=len(data.corpus.labels))
         predict = Predictor(model)
-        chosen, variables = _fit(recipe, workdir, data, model, predict, meta, begin, end, show_progress)
+        chosen, variables = _fit(
+            recipe, workdir, data, model, optimizer, teach, predict, meta, begin, end, show_progress
+        )
         scores: dict[str, Any] = {}
         probabilities = None
         if data.held_out:
@@ -288,14 +306,24 @@ def evaluate(
       Metrics (`evaluation.metrics`) over what the protocol decides, clips or speakers, and the probabilities of these,
       `[u, C]`, in the order of `data.units(part)`.
     """
+    probabilities = data.decide(part, clips(predict, variables, data, part, history))
+    return evaluation.metrics(data.truth(part), probabilities, data.corpus.labels), probabilities
+
+
+def clips(
+    predict: Predictor,
+    variables: Params,
+    data: pipeline.Data,
+    part: pipeline.Part,
+    history: Callable[[int], Profile] | None = None,
+) -> np.ndarray:
+    """The mean class probabilities of a part's clips, `[n, C]`; see `evaluate`."""
     batches = [
         (predict(variables, windows), clip) for windows, clip in data.spoken(data.clips(part), predict.batch, history)
     ]
     logits, clip = map(np.concatenate, zip(*batches, strict=True))
     _check_finite({f'logits of the {part} part': logits})
-    clips = evaluation.decide(evaluation.softmax(logits), clip, units=len(data.clips(part)))
-    probabilities = data.decide(part, clips)
-    return evaluation.metrics(data.truth(part), probabilities, data.corpus.labels), probabilities
+    return evaluation.decide(evaluation.softmax(logits), clip, units=len(data.clips(part)))
 
 
 def _fit(
@@ -303,6 +331,8 @@ def _fit(
     workdir: Path,
     data: pipeline.Data,
     model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    teach: teacher.Teacher | None,
     predict: Predictor,
     meta: Mapping[str, Any],
     begin: WarmStart | None,
@@ -312,11 +342,10 @@ def _fit(
     """Runs the steps that are left, up to `end`; returns step and (averaged) variables of the chosen checkpoint."""
     settings = recipe.train
     by_batch, replicated = shardings()
-    optimizer = adamw(settings, recipe.hrf.decay)
     example = jnp.zeros((1, recipe.window_config.frames, recipe.frontend.n_mels))
     state = jax.jit(lambda: init_state(model, optimizer, example, recipe.seed, begin), out_shardings=replicated)()
     weights = balanced_weights(data.labels('train'), len(data.corpus.labels)) if settings.class_weights else None
-    step = make_step(recipe, model, optimizer, weights, recipe.seed, data.inputs)
+    step = make_step(recipe, model, optimizer, weights, recipe.seed, data.inputs, teach)
     update = jax.jit(step, in_shardings=(replicated, by_batch), out_shardings=replicated, donate_argnums=0)
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir / FOLDER)))

@@ -84,7 +84,7 @@ def test_an_import_that_fails_late_names_its_extra(monkeypatch, capsys):
 
 def test_the_extras_are_those_of_the_project():
     extras = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']['optional-dependencies']
-    packages = {'absl': 'absl-py', 'orbax': 'orbax-checkpoint', 'ethosu': 'ethos-u-vela'}
+    packages = {'absl': 'absl-py', 'orbax': 'orbax-checkpoint', 'ethosu': 'ethos-u-vela', 'yaml': 'pyyaml'}
     for module, extra in EXTRAS.items():
         name = packages.get(module, module).replace('_', '-')
         assert any(line.replace('_', '-').startswith(name) for line in extras[extra]), module

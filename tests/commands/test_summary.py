@@ -145,6 +145,18 @@ def test_numbers_by_hand(recipe, capsys):
     assert short['export'] is None
 
 
+def test_branches_are_counted(here, capsys):
+    (entry,) = run_json(capsys, write_recipe(here / 'branches.py', hrf={'sites': ['convolution'], 'branches': 3}))[
+        'recipes'
+    ]
+    params = entry['params']
+    assert params['folded'] == params['plain']
+    # Two kernels, a 1 x 1 and three normalisations of 4 channels for a kernel, a bias and one normalisation, twice.
+    plain = (9 * 4 + 4 + 2 * 4) + (9 * 4 * 4 + 4 + 2 * 4)
+    branches = (2 * 9 * 4 + 4 + 3 * 2 * 4) + (2 * 9 * 4 * 4 + 4 * 4 + 3 * 2 * 4)
+    assert params['training'] - params['plain'] == branches - plain
+
+
 def test_folded_is_counted_from_the_folded_tree(recipe, capsys, monkeypatch):
     monkeypatch.setattr('jax_reparam.reparam.dehrf', lambda tree: tree)
     (entry,) = run_json(capsys, recipe)['recipes']

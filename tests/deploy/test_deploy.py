@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import re
 
@@ -52,6 +53,16 @@ def test_deploy_form_is_the_same_function_in_float32(rng, name):
     with jax.enable_x64(True):
         prepared = deploy.prepare(TINY_MODELS[name], variables, 37)
     chex.assert_trees_all_equal(function.args[1], jax.tree.map(np.float32, prepared))
+
+
+def test_a_conformer_with_statistics_and_deltas_is_deployed(rng):
+    config = dataclasses.replace(TINY_MODELS['conformer'], pooling='statistics', deltas=True)
+    model = models.build(config, n_classes=3)
+    variables = drawn(jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 12))))
+    with jax.enable_x64(True):
+        x = rng.standard_normal((1, 33, 12))
+        got = jax.jit(functools.partial(deploy.apply, config))(deploy.prepare(config, variables, 33), x)
+        np.testing.assert_allclose(got, jax.jit(model.apply)(variables, x), rtol=0, atol=1e-11)
 
 
 @pytest.mark.parametrize('name', TINY_MODELS)

@@ -26,6 +26,7 @@ from jax_reparam.graph.passes import optimise
 from jax_reparam.quantise import tensor_report
 from jax_reparam.quantise.quantise import Calibration, quantise
 from jax_reparam.runtime import tflm
+from jax_reparam.train import loop
 
 pytestmark = pytest.mark.slow
 
@@ -265,6 +266,19 @@ def test_tflm_missing_is_said_and_no_failure(workdir, tmp_path, monkeypatch):
         assert form.tflm_reason.startswith('not verified: ')
         assert form.litert.argmax_agreement >= 0.9  # 16 of 17 windows in int8
     assert 'not verified' in (out.path / 'MODEL_CARD.md').read_text()
+
+
+def test_branches_train_and_fold_into_a_model_that_passes(config, tmp_path):
+    recipe = config.with_changes({'hrf.sites': 'ffn_in,convolution', 'hrf.branches': 4})
+    loop.train(recipe, tmp_path / 'w', show_progress=False)
+    out = folding.fold_and_export(tmp_path / 'w', tmp_path / 'out', show_progress=False)
+    assert out.failures == []
+    assert (out.manifest.fold.sites, out.manifest.fold.argmax_agreement) == (3, 1)
+    assert [site.path for site in out.manifest.kernels] == ['params/layer_0/ffn/ffn_in']
+    # What is left of a convolution's normalisation does nothing.
+    folded = checkpoint.load(out.path / 'checkpoint').variables
+    np.testing.assert_array_equal(folded['params']['stem']['conv_norm_1']['scale'], 1)
+    np.testing.assert_array_equal(folded['batch_stats']['stem']['conv_norm_1']['mean'], 0)
 
 
 def test_a_fold_that_loses_a_bias_exports_nothing(workdir, tmp_path, monkeypatch):

@@ -138,20 +138,63 @@ def strided_conv(p, image):
     return out
 
 
-def stem(p, statistics, x):
+def slope(x):
+    """[T, M]: the regression slope over five frames, zeros around, the noise as large as before."""
+    T = len(x)
+    row = lambda t: x[t] if 0 <= t < T else 0 * x[0]
+    return np.stack([sum(n * (row(t + n) - row(t - n)) for n in (1, 2)) for t in range(T)]) / math.sqrt(10)
+
+
+def conv_norm(convolve, p, statistics, conv, norm, x, strided=False):
+    """A convolution and its batch normalisation, or what is trained in their place: a sum of branches with norms."""
+    if 'hrf' not in p[conv]:
+        return batch_norm(p[norm], statistics[norm], convolve(p[conv], x))
+    kernels, norms, statistics = p[conv]['hrf'], p[conv][norm], statistics[conv][norm]
+    outputs = [convolve({'kernel': kernel, 'bias': 0}, x) for kernel in kernels['kernels']]
+    centre = x  # what the centre of each window reads
+    if strided:
+        centre = np.zeros((*outputs[0].shape[:2], x.shape[-1]))
+        for t in range(min(len(centre), x.shape[0] // 2)):
+            for m in range(x.shape[1] // 2):
+                centre[t, m] = x[2 * t + 1, 2 * m + 1]
+    if 'kernel_point' in kernels:
+        point = kernels['kernel_point'].reshape(kernels['kernel_point'].shape[-2:])
+        outputs.append(centre @ point if strided else centre * point[0])
+    channels = outputs[0].shape[-1]
+    if len(outputs) * channels < len(norms['scale']):
+        outputs.append(centre)
+    assert len(outputs) * channels == len(norms['scale'])
+    total = 0
+    for n, y in enumerate(outputs):
+        own = slice(n * channels, (n + 1) * channels)
+        total = total + batch_norm(
+            {name: leaf[own] for name, leaf in norms.items()}, {name: leaf[own] for name, leaf in statistics.items()}, y
+        )
+    return total
+
+
+def stem(p, config, statistics, x):
     """Frames [T, M] as tokens [T / 4, width]."""
     image = x[:, :, None]
     for n in range(2):
-        image = strided_conv(p[f'conv_{n}'], image)
-        image = relu(batch_norm(p[f'conv_norm_{n}'], statistics[f'conv_norm_{n}'], image))
+        convolve = strided_conv
+        if n == 0 and config.get('deltas'):
+            around = np.pad(x, ((9, 9), (0, 0)))  # a slope goes on where the clip does not
+            second = slope(slope(around)) / (math.sqrt(198) / 10)  # its taps: 4, 4, 1, -4, -10, -4, 1, 4, 4 tenths
+            image = np.stack([around, slope(around), second], axis=-1)[9 : 9 + len(x) + 1 + len(x) % 2]
+            convolve = lambda p, image: strided_conv(p, image)[:-1]
+        image = relu(conv_norm(convolve, p, statistics, f'conv_{n}', f'conv_norm_{n}', image, strided=True))
     tokens = []
     for t in range(image.shape[0]):
         tokens.append(np.concatenate([image[t, m] for m in range(image.shape[1])]))  # the channel runs fastest
     return linear(p['project'], np.stack(tokens))
 
 
-def one_hidden_head(p, x):
-    return linear(p['classifier'], relu(linear(p['hidden_0'], np.mean(x, axis=0))))
+def one_hidden_head(p, config, x):
+    pooled = [sum(x) / len(x)]
+    if config.get('pooling') == 'statistics':
+        pooled.append(np.sqrt(sum((row - pooled[0]) ** 2 for row in x) / len(x) + 1e-5))
+    return linear(p['classifier'], relu(linear(p['hidden_0'], np.concatenate(pooled))))
 
 
 # ConvTransformer.
@@ -159,7 +202,7 @@ def one_hidden_head(p, x):
 
 def _conv_transformer(variables, config, x):
     params, statistics = variables['params'], variables['batch_stats']
-    x = stem(params['stem'], statistics['stem'], x)
+    x = stem(params['stem'], config, statistics['stem'], x)
     x = x + sinusoids(*x.shape)
     for n in range(config['layers']):
         p = params[f'layer_{n}']
@@ -172,7 +215,7 @@ def _conv_transformer(variables, config, x):
         y = layer_norm(p['ffn_norm'], x)
         x = x + linear(p['ffn']['ffn_out'], relu(linear(p['ffn']['ffn_in'], y)))
     x = layer_norm(params['norm'], x)
-    return one_hidden_head(params['head'], x)
+    return one_hidden_head(params['head'], config, x)
 
 
 # Conformer.
@@ -234,8 +277,7 @@ def conformer_block(p, statistics, config, x):
         y = linear(c['pointwise_in'], layer_norm(p['conv_norm'], x))
         half = y.shape[-1] // 2
         y = y[:, :half] * sigmoid(y[:, half:])
-        y = depthwise_conv(c['depthwise'], y)
-        y = activation(batch_norm(c['batch_norm'], statistics['conv']['batch_norm'], y))
+        y = activation(conv_norm(depthwise_conv, c, statistics['conv'], 'depthwise', 'batch_norm', y))
         return linear(c['pointwise_out'], y)
 
     x = x + ffn(0, x) / 2
@@ -246,10 +288,10 @@ def conformer_block(p, statistics, config, x):
 
 def _conformer(variables, config, x):
     params, statistics = variables['params'], variables['batch_stats']
-    x = stem(params['stem'], statistics['stem'], x)
+    x = stem(params['stem'], config, statistics['stem'], x)
     for n in range(config['layers']):
         x = conformer_block(params[f'layer_{n}'], statistics[f'layer_{n}'], config, x)
-    return one_hidden_head(params['head'], x)
+    return one_hidden_head(params['head'], config, x)
 
 
 # SpeechFormer.

@@ -35,7 +35,11 @@ SIZES = {
 }
 CONFORMER_S = ConformerConfig()
 CONFORMER_L = ConformerConfig(channels=32, width=256, layers=6, heads=4, ffn_width=1024, kernel=31)
-SITE_CHOICES = [sites for count in range(1, 5) for sites in itertools.combinations(SITES, count)]
+LINEAR = tuple(site for site in SITES if site != 'convolution')
+SITE_CHOICES = [sites for count in range(1, 5) for sites in itertools.combinations(LINEAR, count)]
+BRANCHES = HRFConfig(sites=('convolution',))
+WITH_CONVOLUTIONS = ('conv_transformer', 'conformer')
+SITE_CHOICES += [('convolution',), ('ffn_in', 'convolution'), SITES]
 
 
 def shapes(model, bands, frames=400):
@@ -68,14 +72,16 @@ def test_conformer_encoder_sizes(fields, positions, expected):
 
 
 def sites_of(fields):
-    """The number of layers of each kind: ffn_in, ffn_out, attention, pointwise."""
+    """The number of layers of each kind."""
     if fields.name == 'speech_former':
         layers = sum(fields.layers)
-        return {'ffn_in': layers, 'ffn_out': layers, 'attention': 2 * layers, 'pointwise': 3}
+        return {'ffn_in': layers, 'ffn_out': layers, 'attention': 2 * layers, 'pointwise': 3, 'convolution': 0}
     layers = fields.layers
+    once = {'ffn_in': layers, 'ffn_out': layers, 'attention': 4 * layers, 'pointwise': 1, 'convolution': 2}
     if fields.name == 'conformer':
-        return {'ffn_in': 2 * layers, 'ffn_out': 2 * layers, 'attention': 4 * layers, 'pointwise': 2 * layers + 1}
-    return {'ffn_in': layers, 'ffn_out': layers, 'attention': 4 * layers, 'pointwise': 1}
+        twice = {'ffn_in': 2 * layers, 'ffn_out': 2 * layers, 'pointwise': 2 * layers + 1}
+        return {**once, **twice, 'convolution': layers + 2}
+    return once
 
 
 @pytest.mark.parametrize('sites', SITE_CHOICES, ids='+'.join)
@@ -83,6 +89,8 @@ def sites_of(fields):
 def test_every_choice_of_sites_folds(rng, name, sites):
     """The folded tree is the plain model's, and its logits are those of the training form."""
     fields = TINY_MODELS[name]
+    if not sum(sites_of(fields)[site] for site in sites):
+        pytest.skip('it has none of these')
     x = 2 * (rng.standard_normal((4, 21, 12)) + rng.standard_normal((4, 1, 12)))  # each clip with a spectrum of its own
     trained, plain = (models.build(fields, hrf, n_classes=3) for hrf in (HRFConfig(sites=sites), None))
     tree = shapes(trained, 12, 21)
@@ -122,10 +130,12 @@ def test_folded_logits_equal_in_float32(rng, name):
     np.testing.assert_allclose(got, jax.jit(trained.apply)(variables, x), atol=1e-5)
 
 
-@pytest.mark.parametrize('name', TINY_MODELS)
-def test_what_is_padded_behind_a_clip_changes_nothing(rng, name):
+@pytest.mark.parametrize(
+    ('name', 'hrf'), [*((name, None) for name in TINY_MODELS), *((name, BRANCHES) for name in WITH_CONVOLUTIONS)]
+)
+def test_what_is_padded_behind_a_clip_changes_nothing(rng, name, hrf):
     """200 pairs of length and padding: a clip's logits are those of the clip alone, whatever stands behind it."""
-    model = models.build(TINY_MODELS[name], n_classes=3)
+    model = models.build(TINY_MODELS[name], hrf, n_classes=3)
     variables = jax.tree.map(np.float32, drawn(shapes(model, 12)))
     apply = jax.jit(model.apply)
     longest, pairs = 48, 200
@@ -146,9 +156,10 @@ def test_what_is_padded_behind_a_clip_changes_nothing(rng, name):
         np.testing.assert_allclose(logits[0][pair : pair + 1], alone, atol=1e-5)
 
 
-@pytest.mark.parametrize('name', [name for name in TINY_MODELS if name != 'speech_former'])
-def test_padding_does_not_reach_the_batch_statistics(rng, name):
-    model = models.build(dataclasses.replace(TINY_MODELS[name], dropout=0.0, attention_dropout=0.0), n_classes=3)
+@pytest.mark.parametrize('hrf', [None, BRANCHES], ids=['plain', 'branches'])
+@pytest.mark.parametrize('name', WITH_CONVOLUTIONS)
+def test_padding_does_not_reach_the_batch_statistics(rng, name, hrf):
+    model = models.build(dataclasses.replace(TINY_MODELS[name], dropout=0.0, attention_dropout=0.0), hrf, n_classes=3)
     x = rng.standard_normal((2, 20, 12)).astype(np.float32)
     variables = moved(jax.jit(model.init)(jax.random.key(0), x))
     mask = np.broadcast_to(np.arange(32)[None] < 20, (2, 32))

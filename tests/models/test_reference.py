@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from helpers import drawn
-from jax_reparam import models
-from jax_reparam.config import ConformerConfig, ConvTransformerConfig, SpeechFormerConfig
+from jax_reparam import models, reparam
+from jax_reparam.config import ConformerConfig, ConvTransformerConfig, HRFConfig, SpeechFormerConfig
 
 from . import reference
 
@@ -35,6 +36,8 @@ CASES = {
     # name: (architecture, config, mel bands)
     'conv_transformer': ('conv_transformer', {**CONV, 'heads': 2}, 12),
     'conv_transformer, 4 heads, odd bands': ('conv_transformer', {**CONV, 'heads': 4}, 13),
+    'conv_transformer, statistics': ('conv_transformer', {**CONV, 'heads': 2, 'pooling': 'statistics'}, 12),
+    'conv_transformer, deltas': ('conv_transformer', {**CONV, 'heads': 2, 'deltas': True}, 13),
     'conformer': ('conformer', {**CONFORMER, 'positions': 'relative', 'activation': 'swish'}, 12),
     'conformer, relu, 4 heads': (
         'conformer',
@@ -43,6 +46,11 @@ CASES = {
     ),
     'conformer, no positions': ('conformer', {**CONFORMER, 'positions': 'none', 'activation': 'swish'}, 12),
     'conformer, no positions, relu': ('conformer', {**CONFORMER, 'positions': 'none', 'activation': 'relu'}, 12),
+    'conformer, statistics, deltas': (
+        'conformer',
+        {**CONFORMER, 'positions': 'none', 'activation': 'relu', 'pooling': 'statistics', 'deltas': True},
+        12,
+    ),
     'speech_former': ('speech_former', FORMER, 16),
     'speech_former, wider, surplus bands': (
         'speech_former',
@@ -68,6 +76,15 @@ def built(case):
     return jax.jit(model.apply), drawn(shapes)
 
 
+@functools.cache
+def branched(case, branches):
+    """The same with branches in place of its convolutions."""
+    name, config, bands = CASES[case]
+    model = models.build(CONFIGS[name](**config), HRFConfig(sites=('convolution',), branches=branches), n_classes=3)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, bands)))
+    return jax.jit(model.apply), drawn(shapes)
+
+
 def clips(case, batch, frames, seed=1):
     """A batch of float32 values in float64, each clip noise around its own spectrum, which outlives the means."""
     rng = np.random.default_rng(seed)
@@ -86,9 +103,9 @@ def padded(case):
     return x, mask, reference_logits(case, x, mask)
 
 
-def reference_logits(case, x, mask=None):
+def reference_logits(case, x, mask=None, variables=None):
     name, config, _ = CASES[case]
-    return getattr(reference, name)(built(case)[1], config, x, mask)
+    return getattr(reference, name)(variables or built(case)[1], config, x, mask)
 
 
 @pytest.mark.parametrize('case', CASES)
@@ -111,6 +128,21 @@ def test_padded_batch_in_float32(case):
     # Measured: at most 2.3e-6 so; at most 1.3e-5 absolute, of a logit of 12.
     scale = np.maximum(1, np.abs(expected))
     np.testing.assert_allclose(got / scale, expected / scale, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize('branches', [1, 2, 3, 5])
+@pytest.mark.parametrize('case', ['conv_transformer, 4 heads, odd bands', 'conformer'])
+def test_branches_and_what_they_fold_into(case, branches):
+    """A padded batch: neither form may see what is behind a clip, at its ends least of all."""
+    apply, variables = branched(case, branches)
+    x, mask, _ = padded(case)
+    expected = reference_logits(case, x, mask, variables)
+    assert np.std(expected, axis=0).min() > 0.05
+    with jax.enable_x64(True):
+        folded = reparam.dehrf(variables, strict=True)
+        np.testing.assert_allclose(apply(variables, x, mask), expected, rtol=0, atol=1e-11)
+        np.testing.assert_allclose(built(case)[0](folded, x, mask), expected, rtol=0, atol=1e-11)
+    chex.assert_trees_all_equal_shapes_and_dtypes(folded, built(case)[1])
 
 
 @pytest.mark.parametrize('case', ['conv_transformer', 'conformer', 'speech_former, wider, surplus bands'])

@@ -118,6 +118,16 @@ def test_sites():
     assert site.kernel_v.int8_snr_db == pytest.approx(10 * np.log10(np.square(v).sum() / noise), abs=1e-3)
 
 
+def test_branches_have_no_factors_to_report():
+    norm = {name: np.ones(2, np.float32) for name in ('scale', 'bias', 'mean', 'var')}
+    conv = {
+        'hrf': {'kernels': np.ones((1, 3, 1, 2), np.float32)},
+        'norm': {name: norm[name] for name in list(norm)[:2]},
+    }
+    running = {'norm': {name: norm[name] for name in list(norm)[2:]}}
+    assert tensor_report.sites({'params': {'net': {'conv': conv}}, 'batch_stats': {'net': {'conv': running}}}) == []
+
+
 def test_a_kernel_that_rounding_leaves_alone_has_an_infinite_snr():
     kernel = np.array([[127.0, -1.0]], np.float32)
     [site] = tensor_report.sites({'hrf': {'kernel_u': np.ones((1, 1), np.float32), 'kernel_v': kernel}})

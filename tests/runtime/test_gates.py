@@ -33,6 +33,11 @@ def test_score_by_hand(windows):
     assert result.uar == pytest.approx(0.75)
 
 
+def test_the_last_column_of_a_confusion_has_clips_without_a_decision():
+    clips = Windows(np.zeros((2, 3, 2), np.float32), np.array([0, 1]), np.array([0, 0, 1]))  # none of the third
+    assert gates.confusion(np.array([[1.0, 0.0], [0.0, 1.0]]), clips) == ((1, 1, 0), (0, 0, 1))
+
+
 def test_equal_logits_have_no_snr(windows):
     logits = np.ones((5, 2))
     assert gates.score(logits, logits, windows).snr_db is None

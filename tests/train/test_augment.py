@@ -354,3 +354,15 @@ def test_masks_are_whole_bands_and_frames_within_their_widths():
     assert len({window.tobytes() for window in got}) >= 55
     assert not np.array_equal(got, mask(1))
     np.testing.assert_array_equal(got, mask(0))
+
+
+def test_mixup_mixes_windows_and_targets_alike(rng):
+    x, targets = jnp.asarray(rng.standard_normal((512, 3, 2))), jnp.eye(512)
+    mixed, shares = augment.mixup(jax.random.key(3), (x, targets), 0.4)
+    own = np.diagonal(shares)
+    assert own.min() >= 0.5
+    np.testing.assert_allclose(np.sum(shares, axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(mixed, np.einsum('ij,jkl->ikl', shares, x), atol=1e-5)
+    np.testing.assert_allclose(np.diagonal(np.roll(shares, 1, axis=1)), 1 - own, atol=1e-6)
+    # Beta(0.4, 0.4) has variance 1 / (4 (2 * 0.4 + 1)).
+    assert np.mean((2 * own - 1) ** 2) == pytest.approx(1 / 1.8, rel=0.15)

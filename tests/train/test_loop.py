@@ -19,13 +19,13 @@ import numpy as np
 import pytest
 
 from helpers import TINY, batch, recipe, tones, untimed
-from jax_reparam import checkpoint, models
+from jax_reparam import checkpoint, models, reparam
 from jax_reparam.config import AugmentConfig, HRFConfig, Recipe, TrainConfig
 from jax_reparam.errors import InputError
 from jax_reparam.frontend.features import FrontendConfig
 from jax_reparam.frontend.inputs import Input
 from jax_reparam.frontend.windows import WindowConfig
-from jax_reparam.train import loop
+from jax_reparam.train import augment, loop
 from jax_reparam.train.optimizer import adamw
 
 # Each step is compiled anew: one layer is enough for what is asked of it.
@@ -55,6 +55,11 @@ def step_of(model, optimizer, weights=None, **train):
     told = TrainConfig(**{'label_smoothing': 0.0, 'average': 0.0, **train})
     recipe = Recipe(SURE, augment=AugmentConfig(freq_masks=0, time_masks=0, field=0), train=told)
     return jax.jit(loop.make_step(recipe, model, optimizer, weights, 0, INPUTS))
+
+
+def undecayed(**train):
+    """A recipe of a model whose factors do not decay; `train` are keys of `TrainConfig`."""
+    return Recipe(SURE, HRFConfig(decay='none'), train=TrainConfig(**train))
 
 
 def given(batch):
@@ -131,7 +136,7 @@ def test_batch_size_must_fit_the_devices(trained, tmp_path):
 
 def test_the_step_lowers_the_loss_on_one_batch(rng):
     model = models.build(SURE, HRFConfig(), n_classes=3)
-    optimizer = adamw(TrainConfig(steps=40, learning_rate=1e-2, warmup_steps=2), 'none')
+    optimizer = adamw(undecayed(steps=40, learning_rate=1e-2, warmup_steps=2))
     data = batch(rng, LABELS)
     state = loop.init_state(model, optimizer, given(data)[:1], 0)
     step = step_of(model, optimizer)
@@ -145,7 +150,7 @@ def test_the_step_lowers_the_loss_on_one_batch(rng):
 
 def test_class_weights_and_smoothing_enter_the_loss(rng):
     model = models.build(SURE, HRFConfig(), n_classes=3)
-    optimizer = adamw(TrainConfig(steps=2), 'none')
+    optimizer = adamw(undecayed(steps=2))
     data = batch(rng, LABELS)
     state = loop.init_state(model, optimizer, given(data)[:1], 0)
     variables = {'params': state.variables['params'], 'batch_stats': state.variables['batch_stats']}
@@ -159,6 +164,31 @@ def test_class_weights_and_smoothing_enter_the_loss(rng):
     step = step_of(model, optimizer, weights, label_smoothing=0.3)
     _, metrics = step(state, data)
     assert float(metrics['loss']) == pytest.approx(expected, rel=1e-5)
+
+
+def test_mixup_enters_the_loss_by_seed_and_step(rng):
+    """The loss is that of mixed windows and mixed, weighted targets; another seed or step draws other shares."""
+    model = models.build(SURE, HRFConfig(), n_classes=3)
+    optimizer = adamw(undecayed(steps=2))
+    data = batch(rng, LABELS)
+    state = loop.init_state(model, optimizer, given(data)[:1], 0)
+    weights = np.array([0.5, 1.0, 2.0], np.float32)
+    recipe = Recipe(
+        SURE,
+        augment=AugmentConfig(freq_masks=0, time_masks=0, field=0, mixup=2.0),
+        train=TrainConfig(label_smoothing=0.3, average=0.0),
+    )
+    step = jax.jit(lambda state, seed: loop.make_step(recipe, model, optimizer, weights, seed, INPUTS)(state, data)[1])
+    apply = jax.jit(functools.partial(model.apply, train=True, mutable=['batch_stats']))
+    targets = (0.7 * np.eye(3) + 0.1)[data['labels']] * weights[data['labels']][:, None]
+    losses = []
+    for seed, count in ((0, 0), (0, 1), (1, 0)):
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), count), 2)
+        x, mixed = augment.mixup(key, (jnp.asarray(given(data)), jnp.asarray(targets, jnp.float32)), 2.0)
+        logits, _ = apply(state.variables, x)
+        losses.append(float(step(state.replace(step=jnp.asarray(count)), seed)['loss']))
+        assert losses[-1] == pytest.approx(float(np.mean(-(mixed * jax.nn.log_softmax(logits)).sum(axis=1))), rel=1e-5)
+    assert len(set(losses)) == 3
 
 
 def test_clips_without_speech_count_as_wrong(trained, monkeypatch):
@@ -204,17 +234,29 @@ def test_balanced_weights():
 
 def test_average_follows_the_variables(rng):
     model = models.build(SMALLEST, HRFConfig(), n_classes=3)
-    optimizer = adamw(TrainConfig(steps=9, warmup_steps=1, learning_rate=1e-2), 'none')
+    optimizer = adamw(undecayed(steps=9, warmup_steps=1, learning_rate=1e-2))
     data = batch(rng, LABELS)
     state = loop.init_state(model, optimizer, given(data)[:1], 0)
     step = step_of(model, optimizer, average=0.5)
     expected = state.average['params']['head']['classifier']['bias']
     for count in range(4):
         state, _ = step(state, data)
-        decay = min(0.5, (1 + count) / (10 + count))
+        decay = min(0.5, (1 + count) / (4 + count))
         expected = decay * expected + (1 - decay) * state.variables['params']['head']['classifier']['bias']
     np.testing.assert_allclose(state.average['params']['head']['classifier']['bias'], expected, rtol=1e-5)
     assert not np.allclose(expected, state.variables['params']['head']['classifier']['bias'])
+
+
+def test_a_step_logs_how_far_the_sites_move(rng):
+    model = models.build(SURE, HRFConfig(), n_classes=3)
+    optimizer = adamw(undecayed(steps=9, warmup_steps=0, learning_rate=1e-2))
+    data = batch(rng, LABELS)
+    before = loop.init_state(model, optimizer, given(data)[:1], 0)
+    after, metrics = step_of(model, optimizer, log_site_norms=True)(before, data)
+    old, new = (reparam.dehrf(state.variables['params'])['layer_0']['ffn']['ffn_in'] for state in (before, after))
+    logged = {name: float(value) for name, value in metrics.items() if '/' in name}
+    expected = np.linalg.norm(new['kernel'] - old['kernel'])
+    assert logged == {'site_norm/layer_0/ffn/ffn_in': pytest.approx(expected, rel=1e-4)}
 
 
 def test_predictor_fills_its_last_batch(rng):
@@ -282,7 +324,13 @@ def test_logits_that_are_not_finite_are_no_result(trained, monkeypatch):
 
 
 def test_a_recipe_that_is_wrong_leaves_the_workdir_free(trained, tmp_path):
-    for wrong in ({'data.source': str(tmp_path / 'nowhere')}, {'data.fold': '99'}, {'data.protocol': 'sessions'}):
+    nowhere = str(tmp_path / 'nowhere')
+    for wrong in (
+        {'data.source': nowhere},
+        {'data.fold': '99'},
+        {'data.protocol': 'sessions'},
+        {'hrf.expansion': 0, 'train.site_norms': nowhere},
+    ):
         for start in (loop.train, loop.train_folds):
             if start is loop.train_folds and 'data.fold' in wrong:
                 continue
