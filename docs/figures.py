@@ -1,6 +1,6 @@
 """Draws the figures of docs and README, each for light and dark pages: python docs/figures.py.
 
-`method-*.svg` is drawn here; `arena-*.svg` is plotted from the lines of `benchmarks/results/peers.jsonl`.
+`method-*.svg` is drawn here; `arena-*.svg` is plotted from the lines in `benchmarks/results` that `points` names.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 STATIC = ROOT / 'docs/_static'
-PEERS = ROOT / 'benchmarks/results/peers.jsonl'
+LINES = ROOT / 'benchmarks/results'
+# The classical baseline that trains on as many speakers as our models do.
+BASELINE = 'ComParE and SVM, 8 speakers'
 # Sizes that the figure of the method is drawn with: one HRF site of ConvTransformer XS.
 D, E, F = 64, 256, 128
 # Models whose names do not stand to the right of their points, where another would be in the way.
@@ -126,12 +128,38 @@ def _text(
     )
 
 
+def points() -> list[dict[str, Any]]:
+    """What the plot shows: models with a UAR, an arena, or both, and whether today's features were measured.
+
+    UAR in percent is the mean over the ten folds of EMO-DB, a speaker each.
+    """
+    from jax_reparam.train import evidence
+
+    lines = {name: _read(f'{name}.jsonl') for name in ('peers', 'exports', 'field', 'study_baselines')}
+    arena = {line['recipe']: line['arena_bytes'] for line in lines['exports'] if line['form'] == 'int8'}
+    folds = [
+        next(row['uar_before'] for row in line['rows'] if row['change'] == 'surround')
+        for line in lines['field']
+        if Path(line['out']).name.startswith('emodb-A-transformer_xs_') and line['runtime'] == 'TFLM'
+    ]
+    baselines = evidence.whole([line for line in lines['study_baselines'] if line['phase'] == evidence.BASELINE])
+    return [
+        {'name': 'ConvTransformer XS', 'uar': 100 * sum(folds) / len(folds), 'arena_bytes': arena['transformer_xs'],
+         'today': True},
+        *({'arena_bytes': arena.get(line.get('recipe')), 'today': False, **line} for line in lines['peers']),
+        {'name': BASELINE, 'uar': 100 * baselines[BASELINE].score('speaker_uar')},
+    ]  # fmt: skip
+
+
+def _read(name: str) -> list[Any]:
+    return [json.loads(line) for line in (LINES / name).read_text().splitlines()]
+
+
 def peers(lines: Iterable[Mapping[str, Any]], colours: Palette) -> str:
     """UAR against arena, as SVG.
 
     Args:
-      lines: of `PEERS`. With `arena_bytes` and `uar` a point, with one of them a line; `measured` says on which
-        features.
+      lines: see `points`; with `arena_bytes` and `uar` a point, with one of them a line.
       colours: of the page.
     """
     import matplotlib as mpl
@@ -166,13 +194,13 @@ def peers(lines: Iterable[Mapping[str, Any]], colours: Palette) -> str:
             if uar is None:
                 axes.axvline(arena / 1000, color=colours.faint, linestyle=':')
                 axes.annotate(
-                    f'{line["name"]}: no UAR on these folds ', (arena / 1000, 51), ha='right', color=colours.faint
+                    f'{line["name"]}: no comparable UAR ', (arena / 1000, 51), ha='right', color=colours.faint
                 )
             elif arena is None:
                 axes.axhline(uar, color=colours.faint, linestyle='--')
                 axes.annotate(f'{line["name"]}: {uar:.1f}', (41, uar + 0.5), color=colours.faint)
             else:
-                today = line['measured'] == 'today'
+                today = line['today']
                 colour = colours.folded if today else colours.trained
                 axes.plot(
                     arena / 1000, uar, 'o', markersize=9, color=colour, markerfacecolor=colour if today else 'none'
@@ -195,7 +223,7 @@ def peers(lines: Iterable[Mapping[str, Any]], colours: Palette) -> str:
 
 def figures() -> Iterator[tuple[Path, str]]:
     """Every figure: its file and what it holds."""
-    lines = [json.loads(line) for line in PEERS.read_text().splitlines()]
+    lines = points()
     for page, colours in PALETTES.items():
         yield STATIC / f'method-{page}.svg', method(colours)
         yield STATIC / f'arena-{page}.svg', peers(lines, colours)

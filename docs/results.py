@@ -57,9 +57,9 @@ unweighted average recall, in percent.
 :width: 100%
 ```
 
-`benchmarks/results/peers.jsonl` has the numbers of the plot and their sources. LIGHT-SERNET has no UAR here,
-because its published accuracy is of random splits, in which
-speakers overlap."""
+UAR is the mean over the ten speakers of EMO-DB. `docs/figures.py` draws the plot from the lines in
+`benchmarks/results`; `peers.jsonl` there names the sources of what was measured elsewhere. LIGHT-SERNET has no UAR
+here, because the published one was chosen on the test clips. The baseline is that of [evidence](evidence.md)."""
 
 
 def _recipes() -> str:

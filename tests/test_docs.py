@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import json
 import os
 import re
 import shlex
@@ -252,12 +251,13 @@ def test_the_figures_are_what_the_lines_say():
         assert svg == kept, f'{path.name}: python docs/figures.py draws it anew'
 
 
-def test_a_changed_number_changes_the_figure():
+@pytest.mark.parametrize('place', [0, -1])
+def test_a_changed_number_changes_the_figure(place):
     figures = script('figures')
-    changed = [json.loads(line) for line in figures.PEERS.read_text().splitlines()]
-    before = figures.peers(changed, figures.PALETTES['light'])
-    changed[0]['uar'] += 0.1
-    assert figures.peers(changed, figures.PALETTES['light']) != before
+    found = figures.points()
+    before = figures.peers(found, figures.PALETTES['light'])
+    found[place]['uar'] += 0.1
+    assert figures.peers(found, figures.PALETTES['light']) != before
 
 
 FOREIGN = re.compile(
