@@ -73,7 +73,8 @@ def clip() -> np.ndarray:
     time = np.arange(48000) / 16000
     buzz = sum(np.sin(2 * np.pi * 120 * k * time + k * k) / k for k in range(1, 40))
     sound = buzz * (0.02 + 0.98 * np.sin(2 * np.pi * 1.7 * time) ** 2)
-    return np.rint(3000 * sound / sound.std()).clip(-32768, 32767).astype(np.int16)
+    samples: np.ndarray = np.rint(3000 * sound / sound.std()).clip(-32768, 32767).astype(np.int16)
+    return samples
 
 
 def decided(folder: Path) -> dict[str, dict[str, float]]:
