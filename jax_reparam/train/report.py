@@ -1,4 +1,9 @@
-"""What a training run leaves in its folder: config, logs, result and plots."""
+"""What a training run leaves in its folder beside its checkpoints.
+
+`config.json`: the recipe. `metrics.jsonl`, and the same in `tensorboard/`: a line per step, and at each validation its
+scores, `seconds` (wall time of the run, all its sessions) and `steps_per_second` (training alone). At the end
+`predictions.csv`, `result.json` and the pictures: learning curves, confusion, recall by speaker.
+"""
 
 from __future__ import annotations
 
