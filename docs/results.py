@@ -87,6 +87,23 @@ Parameters in training and folded, and MACs of one window of 4 s, for 4 classes,
 {_table(['recipe', 'parameters in training', 'folded', 'M MACs'], rows)}"""
 
 
+def _steps() -> str:
+    rows = [
+        [f'`{line["recipe"]}`', line['form'], f'{line["time"]:.2f}', f'{line["memory"]:.2f}']
+        for line in _read('train_step.jsonl')
+    ]
+    return f"""## Cost of a training step
+
+Time and memory of a step with batch 32, over those of the plain model in the same run. 2 CPU cores that other programs
+shared, x86-64, jax 0.10.2. Inference costs nothing more.
+
+```sh hours
+python benchmarks/train_step.py configs/transformer_xs.py configs/conformer_xs.py
+```
+
+{_table(['recipe', 'form', 'time', 'memory'], rows)}"""
+
+
 def _exports() -> str:
     rows = [
         [

@@ -310,7 +310,7 @@ def test_all_arms_are_tuned_alike(tmp_path):
         ('tiny.py', 'none.py', 'none.py: expected a recipe, found no such file'),
         ('"hrf.expansion"', '"hrf.expanson"', "hrf: expected one of .* found 'expanson'"),
         ('"hrf.expansion" = 0.0', '"hrf.expansion" = -1.0', 'hrf.expansion: expected at least 0'),
-        ('"hrf.expansion" = 0.0', '"data.fold" = "1"', 'data.fold: expected a key that the study does not set itself'),
+        ('"hrf.expansion" = 0.0', '"data.fold" = "1"', 'data.fold: expected a key that all runs of a study can share'),
         ('less = "plain"', 'less = "plan"', "contrasts[0].less: expected one of plain, hrf, found 'plan'"),
         ('[families.hrf]', '[families.hrf]\nphase = "exploratory"', 'contrasts[0].phase: expected exploratory'),
         ('[families.hrf]', '[families.hrf]\narms = [{}, {}]', 'expected as many arms in each, found plain 1, hrf 2'),
