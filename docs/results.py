@@ -30,6 +30,7 @@ def page() -> str:
     parts = [
         _head(),
         _recipes(),
+        _steps(),
         _exports(),
         _processors(),
         _boards(),
