@@ -1,8 +1,8 @@
 """Holds a base install to what README promises: python .ci/base.py VENV.
 
-The environment VENV has the wheel and nothing else, and takes at most 250 MB. Its `jax-reparam predict` must decide with
-the packaged model and import nothing of an extra. The processor time of a prediction is printed, and no gate: a busy
-machine takes longer.
+The environment VENV has the wheel and nothing else, and takes at most 250 MB. Its `jax-reparam predict` must decide
+with the packaged model and import nothing of an extra. The processor time of a prediction is printed. It is no gate,
+because a busy machine takes longer.
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@
 RAVDESS stands for the user's recordings: another language than the packaged model's, other speakers and microphones,
 other labels. Four times, four speakers give 50 clips, labels as even as can be; no speaker gives twice. The model is
 tested on all clips of the other twenty. Nothing is chosen by these numbers: settings are those of the guide. One line
-of JSON a run; a run that is in FILE is left out. Then a table: means over the four, with 95 % t-intervals. The test
-sets overlap, so an interval says how much the 50 clips decide, and less how much the speakers do.
+of JSON a run; a run that is in FILE is left out. Then a table: means over the four and 95 % t-intervals, of each arm
+whose runs are all there. The test sets overlap, so an interval says how much the 50 clips decide, and less how much the
+speakers do.
 """
 
 from __future__ import annotations
@@ -93,12 +94,12 @@ def measure(data: pipeline.Data, source: Path, draw: int, init: str, steps: int)
 
 
 def rows(lines: list[dict[str, Any]]) -> list[list[str]]:
-    """The table, a row an arm."""
-    cells = [['start', 'UAR %', '95 %', 'against the first', '95 %']]
-    uar = {arm: np.array([100 * line['uar'] for line in lines if line['arm'] == arm]) for arm in ARMS}
-    for arm, own in uar.items():
-        apart = own - uar[FIRST]
-        cells.append([arm, *interval(own), *(interval(apart) if arm != FIRST else ('', ''))])
+    """The table, a row for each arm that has all draws."""
+    cells = [['start', 'UAR %', '95 %', 'less than the first', '95 %']]
+    own = {arm: {line['draw']: 100 * line['uar'] for line in lines if line['arm'] == arm} for arm in ARMS}
+    whole = {arm: np.array([of[draw] for draw in range(DRAWS)]) for arm, of in own.items() if len(of) == DRAWS}
+    for arm, uar in whole.items():
+        cells.append([arm, *interval(uar), *(interval(whole[FIRST] - uar) if arm != FIRST else ('', ''))])
     return cells
 
 

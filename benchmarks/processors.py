@@ -1,12 +1,14 @@
 """What models cost on a Cortex-M4F (estimated) and an Ethos-U55 (by Vela): python benchmarks/processors.py SOURCE ...
 
 A source is a folder of `fold.py`, or a recipe, whose weights are then fresh. Of int8, of int8 with `--fast`, and of the
-form for an NPU. All are calibrated on random windows: work, placement and memory depend on no values.
+form for an NPU. All are calibrated on random windows: work, placement and memory depend on no values. With --out each
+is a line of JSON in a file, which is written anew.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,15 +58,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('sources', metavar='SOURCE', nargs='+', type=Path)
     parser.add_argument('--npu', default='ethos-u55-128', choices=manifest.NPU_FILES)
+    parser.add_argument('--out', type=Path, metavar='FILE', help='also write the lines to this file')
     args = parser.parse_args()
+    lines = []
     for path in args.sources:
         for name, graph in forms_of(path).items():
             found, (_, placed) = cost.of_graph(graph), npu.compiled(flatbuffer.write(graph), args.npu)
-            shares = ', '.join(f'{row.op} {row.share:.1%}' for row in found.ops[:5])
-            print(f'{path.stem} {name}: {found.macs / 1e6:.1f} M MACs, {found.instructions / 1e6:.1f} M instructions,')
-            print(f'  {found.instructions / found.macs:.2f} a MAC, assumed {found.assumed:.1%}: {shares}')
-            print(f'  {args.npu}: {placed.share:.1%} placed, SRAM {placed.sram_bytes:,}, flash {placed.flash_bytes:,},')
-            print(f'  {placed.milliseconds:.1f} ms estimated', *npu.failures(placed), sep='\n  ', flush=True)
+            line = {
+                'recipe': path.stem,
+                'form': name,
+                'macs': found.macs,
+                'instructions': found.instructions,
+                'assumed': round(found.assumed, 4),
+                'dearest': {f'{row.op}, {row.dtype}': round(row.share, 3) for row in found.ops[:3]},
+                'npu': args.npu,
+                'placed': round(placed.share, 4),
+                'sram_bytes': placed.sram_bytes,
+                'flash_bytes': placed.flash_bytes,
+                'milliseconds': round(placed.milliseconds, 1),
+                'left': npu.failures(placed),
+            }
+            lines.append(json.dumps(line) + '\n')
+            print(lines[-1], end='', flush=True)
+    if args.out:
+        args.out.write_text(''.join(lines))
 
 
 if __name__ == '__main__':

@@ -1,6 +1,6 @@
 """manifest.json: what an exported folder holds, what goes in and comes out, and how each form was verified.
 
-The contract of all that write or read such a folder; the names of its files are here too. docs/export.md describes
+The contract of all that write or read such a folder; the names of its files are here too. docs/manifest.md describes
 every field. Imports neither TensorFlow nor JAX: prediction reads it.
 """
 

@@ -106,9 +106,9 @@ def dehrf(params: Params, *, strict: bool = False) -> Params:
       strict: raise if there is no site to fold.
 
     Returns:
-      A new tree, in which each site `{'hrf': {'kernel_u', 'bias_u', 'kernel_v', 'bias_v'}}` has become
-      `{'kernel', 'bias'}`: exactly the tree, shapes and dtypes that the plain model's `init` makes. A convolution's
-      site has become `{'kernel', 'bias'}` and, beside it, its normalisation. All other leaves are the same objects.
+      A new tree, in which the factors of each site have become `kernel` and `bias`. It has exactly the structure,
+      shapes and dtypes that the plain model's `init` makes. A convolution's site has become `kernel` and `bias` and,
+      beside it, its normalisation. All other leaves are the same objects.
 
     Raises:
       ValueError: the factors of a site do not fit, with the site's path, what was expected and what was found;

@@ -51,7 +51,7 @@ def test_another_c_library_is_left_alone(monkeypatch):
 def test_train_keeps_memory_before_it_imports_jax():
     code = (
         "import sys; from jax_reparam import system; system.keep_all = lambda: sys.exit(7 + ('jax' in sys.modules)); "
-        "import train; train.main(['--config', 'configs/transformer_s.py'])"
+        "from jax_reparam.commands import train; train.main(['--config', 'configs/transformer_s.py'])"
     )
     assert subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=False).returncode == 7
 

@@ -25,7 +25,10 @@ COMMANDS = {
     'summary': 'parameters and costs of recipes, or of exported models',
     'doctor': 'what is installed here, and how to install what is missing',
 }
-RESUMES = 'interrupted; the same command goes on from the last checkpoint, if there is one'
+INTERRUPTED = {
+    'train': 'interrupted; the same command goes on from the last checkpoint, if there is one',
+    'study': 'interrupted; the same command goes on with the runs that have no line yet',
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -80,4 +83,4 @@ def main(argv: Sequence[str] | None = None, *, name: str | None = None) -> None:
         command: Callable[[Sequence[str]], int | None] = module(chosen).main
         return command(arguments)
 
-    run(start, interrupted=RESUMES if 'train' in (name, *arguments[:1]) else 'interrupted')
+    run(start, interrupted=INTERRUPTED.get(name or ''.join(arguments[:1]), 'interrupted'))

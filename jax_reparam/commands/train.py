@@ -51,19 +51,30 @@ def parser() -> argparse.ArgumentParser:
     return command
 
 
-def _keys() -> Iterator[str]:
-    """A paragraph per key of a recipe, of what the docstrings of its sections say."""
+def recipe_keys() -> Iterator[tuple[str, str, str, str]]:
+    """Every key of a recipe: section (`train (TrainConfig)`), key, default, and the meaning that docstrings tell."""
     for name, kind in schema.field_types(config.Recipe).items():
         if get_origin(kind) is Annotated:
-            yield f'\n  {KEY}{name}={getattr(config.Recipe, name)}'
+            yield '', name, str(getattr(config.Recipe, name)), ''
             continue
         for section in get_args(kind) or (kind,):
-            yield f'\n{name} ({section.__name__}):'
             told = dict(re.findall(r'^  (\w+): (.+(?:\n    .+)*)', inspect.getdoc(section) or '', re.MULTILINE))
             for key in dataclasses.fields(section):
-                default = ','.join(map(str, key.default)) if isinstance(key.default, tuple) else key.default
-                yield f'  {KEY}{name}.{key.name}={default}'
-                yield textwrap.indent(textwrap.fill(' '.join(told.get(key.name, '').split()), 100), ' ' * 6)
+                default = ','.join(map(str, key.default)) if isinstance(key.default, tuple) else str(key.default)
+                meaning = ' '.join(told.get(key.name, '').split())
+                yield f'{name} ({section.__name__})', f'{name}.{key.name}', default, meaning
+
+
+def _keys() -> Iterator[str]:
+    """A paragraph per key of a recipe."""
+    last = ''
+    for section, key, default, meaning in recipe_keys():
+        if section != last:
+            yield f'\n{section}:' if section else ''
+        yield f'  {KEY}{key}={default}'
+        if meaning:
+            yield textwrap.indent(textwrap.fill(meaning, 100), ' ' * 6)
+        last = section
 
 
 def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str, Any]]:

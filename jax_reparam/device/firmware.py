@@ -58,7 +58,7 @@ ARENAS_ARE = (
     "The arenas are what TFLM's interpreter took on a 64-bit host with its reference kernels, 15 % and 1 KB more "
     '(`model_data.h`).'
 )
-# Instructions of a Cortex-M4F beside the model's own, from whole programs on QEMU's mps2-an386 (docs/board.md). Of a
+# Instructions of a Cortex-M4F beside the model's own, from whole programs on QEMU's mps2-an386 (docs/results.md). Of a
 # window: of each code (speech, level, voice, quantisation). Of a frame: of each sample, each point of the transform by
 # its logarithm, each band.
 PER_CODE = 68

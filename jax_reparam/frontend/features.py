@@ -20,7 +20,7 @@ from jax_reparam.frontend.audio import SAMPLE_RATE
 from jax_reparam.schema import Amount, Positive, Size, at_most
 
 # Part of the key of features on disk: another number, and they are computed anew.
-VERSION = 3
+VERSION = 4
 # Nats in a step of `encode`, and the code of 0 nat. int8 then spans -20.7 nats, the logarithm of the floor, to 4.8.
 STEP, ZERO = 0.1, 79
 

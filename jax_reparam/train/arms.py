@@ -187,9 +187,10 @@ class Worker:
         for fold in range(pipeline.count_folds(recipe, show_progress=self.show)):
             of_fold = recipe.with_changes({'data.fold': str(fold)})
             _, split = pipeline.load_split(of_fold, show_progress=False)
-            if 'drawn' in (split.protocol.test, split.protocol.validation):
-                name = split.info['name']
-                raise InputError(f'{self.plan.path}: data.protocol: expected one that draws nothing, found {name}')
+            drawn = 'drawn' in (split.protocol.test, split.protocol.validation)
+            if drawn or not (len(split.validation) and len(split.test)):
+                name, expected = split.info['name'], 'one that tests and validates, and draws nothing'
+                raise InputError(f'{self.plan.path}: data.protocol: expected {expected}, found {name}')
             speakers[fold] = split.info['test_speakers']
         return speakers
 

@@ -506,10 +506,10 @@ def plot_confusion(path: Path, scores: Mapping[str, Any], labels: Sequence[str],
         axis.set_yticks(range(len(labels)), [f'{label} ({n})' for label, n in zip(labels, support, strict=True)])
         axis.set_xlabel('predicted')
         axis.set_ylabel('true (number)')
-        title = f'UAR {100 * scores["uar"]:.1f} %; per cent of each row, and number'
+        title = [f'UAR {100 * scores["uar"]:.1f} %', 'per cent of each row, and number']
         if scores['no_speech']:
-            title += f'; {scores["no_speech"]} without a decision'
-        axis.set_title('\n'.join([title, NOTICE] if synthetic else [title]), fontsize=9, loc='left')
+            title.append(f'{scores["no_speech"]} without a decision')
+        axis.set_title('\n'.join([*title, NOTICE] if synthetic else title), fontsize=9, loc='left')
 
 
 def plot_speakers(

@@ -30,8 +30,8 @@ Phase = Literal['tuning', 'primary', 'exploratory']
 PHASES: tuple[Phase, ...] = get_args(Phase)
 Changes = Mapping[str, Any]
 Line = Mapping[str, Any]
-# What the plan of a study sets itself, or the command line.
-RESERVED = ('seed', 'data.corpus', 'data.fold', *sorted(PLACES))
+# What the plan of a study sets itself, or the command line; and runs to start or learn from, which are of one fold.
+RESERVED = ('seed', 'data.corpus', 'data.fold', *sorted(PLACES), 'train.teacher')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -331,7 +331,7 @@ def load(path: Path) -> Plan:
         changes = [study.changes, *(family.changes for family in study.families.values())]
         changes += [arm for family in study.families.values() for arm in family.arms]
         for name in (name for some in changes for name in some):
-            schema.expect(name not in RESERVED, name, 'a key that the study does not set itself', name)
+            schema.expect(name not in RESERVED, name, 'a key that all runs of a study can share', name)
         recipes = {}
         for name in study.recipes:
             for corpus in study.corpora:

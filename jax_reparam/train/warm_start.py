@@ -75,10 +75,9 @@ class WarmStart:
             raise InputError(f'train.init: {self.about.path}: {error}') from error
 
     def _with_classifier(self, own: Mapping[str, Any], fresh: Mapping[str, Any]) -> Params:
-        source = {
-            name: fresh if _knows_labels(name) and not self.keeps_labels else own for name in own.keys() | fresh.keys()
-        }
-        return unflatten_dict({name: leaves[name] for name, leaves in source.items() if name in leaves}, sep='/')
+        kept = {name: leaf for name, leaf in own.items() if self.keeps_labels or not _knows_labels(name)}
+        new = {name: leaf for name, leaf in fresh.items() if _knows_labels(name) and not self.keeps_labels}
+        return unflatten_dict(kept | new, sep='/')
 
 
 def _knows_labels(name: str) -> bool:

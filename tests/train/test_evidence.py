@@ -15,7 +15,7 @@ PAGE = Path('docs/evidence.md')
 def test_the_page_is_that_of_the_lines(monkeypatch):
     monkeypatch.chdir(ROOT)
     shown = PAGE.read_text()
-    [made] = [line for line in shown.splitlines() if line.startswith('    jax-reparam study ')]
+    [made] = [line for line in shown.splitlines() if line.startswith('jax-reparam study ')]
     args = command.parser().parse_args(shlex.split(made)[2:])
     assert args.page == PAGE
     assert sorted(args.files) == sorted(Path('benchmarks/studies').glob('*.toml'))

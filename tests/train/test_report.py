@@ -317,7 +317,7 @@ def test_confusion_has_recall_in_per_cent_and_counts(drawn, tmp_path):
     found = texts(axis)
     assert {'38', '3', '50', '4', '100', '2', 'a (8)', 'b (2)', 'c (0)', 'predicted', 'true (number)'} <= {*found}
     title = next(text for text in found if text.startswith('UAR'))
-    assert title.startswith('UAR 68.8 %; ')
+    assert title.startswith('UAR 68.8 %\n')
     assert '1 without a decision' in title
     assert title.endswith('no evidence about emotions')
 

@@ -310,7 +310,7 @@ def test_all_arms_are_tuned_alike(tmp_path):
         ('tiny.py', 'none.py', 'none.py: expected a recipe, found no such file'),
         ('"hrf.expansion"', '"hrf.expanson"', "hrf: expected one of .* found 'expanson'"),
         ('"hrf.expansion" = 0.0', '"hrf.expansion" = -1.0', 'hrf.expansion: expected at least 0'),
-        ('"hrf.expansion" = 0.0', '"data.fold" = "1"', 'data.fold: expected a key that the study does not set itself'),
+        ('"hrf.expansion" = 0.0', '"data.fold" = "1"', 'data.fold: expected a key that all runs of a study can share'),
         ('less = "plain"', 'less = "plan"', "contrasts[0].less: expected one of plain, hrf, found 'plan'"),
         ('[families.hrf]', '[families.hrf]\nphase = "exploratory"', 'contrasts[0].phase: expected exploratory'),
         ('[families.hrf]', '[families.hrf]\narms = [{}, {}]', 'expected as many arms in each, found plain 1, hrf 2'),
@@ -336,10 +336,11 @@ def test_a_file_that_is_not_there(tmp_path):
         study.load(tmp_path / 'none.toml')
 
 
-def test_protocols_that_draw_are_refused(source, tmp_path):
-    text = FILE.replace('[changes]', '[changes]\n"data.protocol" = "random"')
+@pytest.mark.parametrize('protocol', ['random', 'all'])
+def test_protocols_without_fixed_tests_are_refused(source, tmp_path, protocol):
+    text = FILE.replace('[changes]', f'[changes]\n"data.protocol" = "{protocol}"')
     places = {'cache': str(tmp_path / 'cache'), 'show_progress': False}
-    with pytest.raises(InputError, match=r'data.protocol: expected one that draws nothing, found random'):
+    with pytest.raises(InputError, match=f'expected one that tests and validates, and draws nothing, found {protocol}'):
         arms.Worker(study.load(write(tmp_path, text)), {'folder': str(source)}, **places).work()
 
 

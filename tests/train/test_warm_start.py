@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from helpers import QUICK, pattern, recipe, tones
-from jax_reparam import checkpoint, models, reparam
+from jax_reparam import checkpoint, manifest, models, reparam
+from jax_reparam.config import Recipe
 from jax_reparam.data import pipeline
 from jax_reparam.errors import InputError
 from jax_reparam.train import loop, warm_start
@@ -128,3 +129,32 @@ def test_a_run_says_where_it_began_and_does_not_begin_again(others, workdir, tmp
     more = loop.train(config.with_changes({'train.steps': '2'}), tmp_path / 'w', show_progress=False)
     assert more['steps'] == 2
     assert more['init'] == result['init']
+
+
+def test_the_packaged_model_is_known_by_its_name(others, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    packaged = manifest.load(manifest.PACKAGED)
+    own = {f'data.{key}': getattr(others.data, key) for key in ('corpus', 'source', 'cache')}
+    config = Recipe.from_json(packaged.recipe).with_changes({**own, 'train.init': 'emodb_xs'})
+    begin = warm_start.read(config, pipeline.load_data(config, show_progress=False))
+    assert (begin.about.path, begin.about.corpus) == (str(manifest.PACKAGED), 'emodb')
+    assert len(begin.about.speakers) == 10
+    model = models.build(config.model, config.hrf, n_classes=3)
+    fresh = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, packaged.input.window.frames, 64)))
+    made = begin(fresh, jax.random.key(0))
+    assert len(reparam.hrf_sites(made)) == packaged.fold.sites == 2
+    stored = dict(checkpoint.leaves(checkpoint.read_safetensors(manifest.PACKAGED / manifest.SAFETENSORS)))
+    for name, leaf in checkpoint.leaves(reparam.dehrf(made)):
+        if not name.startswith(NEW):
+            np.testing.assert_allclose(leaf, stored[name], atol=1e-6)
+    (tmp_path / 'emodb_xs').mkdir()  # a folder of that name here is meant instead
+    with pytest.raises(InputError, match='emodb_xs: expected checkpoints/STEP'):
+        warm_start.read(config, pipeline.load_data(config, show_progress=False))
+
+
+def test_a_damaged_export_is_one_line(others, tmp_path):
+    shutil.copytree(manifest.PACKAGED, tmp_path / 'out')
+    (tmp_path / 'out' / manifest.SAFETENSORS).write_bytes(b'no model')
+    config = others.with_changes({'train.init': str(tmp_path / 'out')})
+    with pytest.raises(InputError, match=r'model\.safetensors: expected a model, found: '):
+        warm_start.read(config, pipeline.load_data(config, show_progress=False))
