@@ -452,7 +452,7 @@ def _are_chunks(file: _Seen, at: int, size: int) -> bool:
     return all(32 <= byte < 127 for byte in chunk) and at + 8 + length <= size + 1
 
 
-def _counted(file: io.BufferedReader) -> bool:
+def _counted(file: io.BufferedReader[Any]) -> bool:
     """Whether an MP3 file says how many frames it has, in a Xing or Info tag after any ID3 tag.
 
     Of others libsndfile takes the first frame's bit rate for that of all, and reads so much; of one with a variable
