@@ -193,7 +193,7 @@ class _Source:
         self._seen, self._file = file, io.BufferedReader(file, _BUFFER)
         self._name, self._show_progress = name, show_progress
         sound = self._opened()
-        if sound.format == 'MP3' and not _counted(self._file):
+        if sound.format == 'MP3' and not _xing(self._file, name):
             file.longer(_LONGER)
             sound = self._opened()
         with sound:
@@ -452,20 +452,31 @@ def _are_chunks(file: _Seen, at: int, size: int) -> bool:
     return all(32 <= byte < 127 for byte in chunk) and at + 8 + length <= size + 1
 
 
-def _counted(file: io.BufferedReader[Any]) -> bool:
+def _xing(file: io.BufferedReader[Any], name: str) -> bool:
     """Whether an MP3 file says how many frames it has, in a Xing or Info tag after any ID3 tag.
 
     Of others libsndfile takes the first frame's bit rate for that of all, and reads so much; of one with a variable
     bit rate it may be a tenth.
+
+    Raises:
+      AudioError: the tag promises more bytes than there are. A decoder makes up for some that are lost, and says
+        nothing.
     """
-    file.seek(0)
+    start = file.seek(0)
     head = file.read(10)
     if head[:3] == b'ID3':
         # Seven bits a byte.
-        file.seek(10 + sum(byte << 7 * place for place, byte in enumerate(reversed(head[6:]))))
+        start = file.seek(10 + sum(byte << 7 * place for place, byte in enumerate(reversed(head[6:]))))
         head = b''
     frame = head + file.read(64)
-    return any(frame[at : at + 4] in (b'Xing', b'Info') and frame[at + 7] & 1 for at in _XING_AT)
+    tags = (frame[at : at + 16] for at in _XING_AT if frame[at : at + 4] in (b'Xing', b'Info'))
+    tag = next(tags, bytes(16))
+    counted, has_bytes = tag[7] & 1, tag[7] & 2
+    promised = int.from_bytes(tag[12:16] if counted else tag[8:12]) if has_bytes else 0
+    found = file.seek(0, io.SEEK_END) - start
+    if found < promised:
+        raise AudioError(f'{name}: expected {promised:,} bytes of MP3 as its header says, found {found:,}')
+    return bool(counted)
 
 
 class _Seen(io.RawIOBase):

@@ -470,3 +470,19 @@ def test_an_array_becomes_what_a_file_of_it_does(tmp_path, kind, sample_rate):
 def test_an_array_that_is_no_recording(array, rate, message):
     with pytest.raises(InputError, match=message):
         audio.samples_of(array, rate, 'it')
+
+
+@pytest.mark.parametrize('before', [b'', ID3V2])
+def test_an_mp3_that_lacks_bytes_is_refused(tmp_path, before):
+    """A decoder makes up for some; the Xing tag says how many there were. More behind the end are somebody's tags."""
+    path = tmp_path / 'a.mp3'
+    soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal(32000), 16000, format='MP3')
+    whole = before + path.read_bytes()
+    for content in (whole, whole + b'TAG' + bytes(125)):
+        path.write_bytes(content)
+        assert len(audio.read(path)) == 32000
+    path.write_bytes(whole[:3000] + whole[3001:])
+    with pytest.raises(audio.AudioError) as error:
+        audio.read(path)
+    size = len(whole) - len(before)
+    assert str(error.value) == f'{path}: expected {size:,} bytes of MP3 as its header says, found {size - 1:,}'
