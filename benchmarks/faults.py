@@ -593,8 +593,6 @@ def text(counts: Mapping[str, Mapping[str, int]], seed: int) -> str:
         f'`python benchmarks/faults.py W OUT --seed {seed}` damages {sum(total.values()):,} inputs that can be read;',
         'its first lines say what the columns mean. The last three are faults.',
         '',
-        'Silent are MP3 files that lack some bytes: most have no checksum, and the decoder makes up for them.',
-        '',
         f'| reader | cases | {" | ".join(OUTCOMES)} |',
         '|---' * (len(OUTCOMES) + 2) + '|',
     ]
