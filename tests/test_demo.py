@@ -36,6 +36,19 @@ def test_limits_and_law_stand_on_the_page():
     assert re.sub(r'<[^>]*>', '', found).split() == re.sub(r'^- |\*\*', '', card.LIMITS, flags=re.MULTILINE).split()
 
 
+def script():
+    """docs/demo/build.py as a module."""
+    spec = importlib.util.spec_from_file_location('demo_build', DEMO / 'build.py')
+    spec.loader.exec_module(build := importlib.util.module_from_spec(spec))
+    return build
+
+
+def test_without_npm_it_is_named(monkeypatch, capsys):
+    monkeypatch.setenv('PATH', '')
+    assert script().main() == 2
+    assert capsys.readouterr().err == 'docs/demo/build.py: expected npm (Node.js), found none in PATH\n'
+
+
 class Browser:
     """A page in headless Chromium, driven by its protocol over a pair of pipes."""
 
@@ -96,6 +109,9 @@ class Browser:
         self('DOM.setFileInputFiles', nodeId=node, files=[str(path)])
         return self.wait(rf'^{re.escape(path.name)}: ')
 
+    def texts(self, selector):
+        return self.js(f'[...document.querySelectorAll({json.dumps(selector)})].map(found => found.textContent)')
+
     def windows(self):
         """What the table holds: for each window its time and probabilities, zeros where it says "no speech"."""
         return self.js("""(() => {
@@ -122,9 +138,7 @@ def browser(tmp_path_factory, clip):
     if not (DEMO / 'node_modules/@litertjs').is_dir():
         pytest.skip('the runtime is not there: python docs/demo/build.py gets it (npm)')
     folder = tmp_path_factory.mktemp('demo')
-    spec = importlib.util.spec_from_file_location('demo_build', DEMO / 'build.py')
-    spec.loader.exec_module(build := importlib.util.module_from_spec(spec))
-    build.build(folder / 'page')
+    script().build(folder / 'page')
     quiet = type('Quiet', (http.server.SimpleHTTPRequestHandler,), {'log_message': lambda *_: None})
     handler = functools.partial(quiet, directory=folder / 'page')
     flags = [
@@ -146,7 +160,7 @@ def browser(tmp_path_factory, clip):
 @pytest.mark.slow
 def test_a_file_is_decided_on_as_in_python(browser, clip):
     """1e-3 was asked for. Measured on 272 windows of EMO-DB: up to 8e-5."""
-    browser.choose(clip)
+    told = browser.choose(clip)
     recognizer, samples = Recognizer.load(), audio.read(clip)
     entry = recognizer.manifest.device.waveform
     run = litert.load((manifest.PACKAGED / entry.file).read_bytes())
@@ -159,6 +173,13 @@ def test_a_file_is_decided_on_as_in_python(browser, clip):
         expected = run(samples[None, start : start + entry.samples].astype(np.float32) / 32768)[0]
         assert expected.any()
         np.testing.assert_allclose(probabilities, expected, atol=1e-4)
+    labels, mean = list(recognizer.manifest.labels), np.mean([probabilities for _, probabilities in found], axis=0)
+    assert browser.texts('#rows th') == labels
+    tops = sorted(np.argmax(probabilities) for _, probabilities in found)
+    assert browser.texts('#rows tr:has(.top) th') == [labels[i] for i in sorted(set(tops))]
+    assert len(browser.texts('#rows .top')) == len(tops)
+    expected = f'on average {labels[mean.argmax()]}, {100 * mean.max():.0f}\xa0% (windows with speech: 2 of 2)'
+    assert told == f'clip.wav: {expected}'
 
 
 @pytest.mark.slow
@@ -182,6 +203,9 @@ def test_without_speech_the_page_says_so(browser, tmp_path, rng, seconds):
     soundfile.write(tmp_path / name, 0.01 * rng.standard_normal(seconds * RATE), RATE)
     assert browser.choose(tmp_path / name) == f'{name}: no speech (windows with speech: 0 of {windows})'
     assert [probabilities for _, probabilities in browser.windows()] == windows * [7 * [0]]
+    assert browser.js("[...document.querySelectorAll('#rows td')].map(cell => cell.textContent)") == windows * [
+        'no speech'
+    ]
 
 
 @pytest.mark.slow
@@ -197,8 +221,11 @@ def test_a_screen_reader_finds_names_and_news(browser, clip):
     nodes = browser('Accessibility.getFullAXTree')['nodes']
     found = {(node['role']['value'], node['name']['value']) for node in nodes if node.get('role') and node.get('name')}
     names = [('button', 'Start microphone'), ('region', 'Probability of each class, by window'), ('rowheader', 'anger')]
+    names += [
+        ('button', 'or choose a recording'),
+        ('cell', f'{max(browser.windows()[0][1]):.0%}'.replace('%', '\xa0%')),
+    ]
     assert {*names, ('table', 'Probability of each class, by window'), ('columnheader', '0.0\u20134.0 s')} <= found
-    assert any('or a recording' in name for _, name in found)
     [live] = [node for node in nodes if node.get('role', {}).get('value') == 'status']
     assert {'name': 'live', 'value': {'type': 'token', 'value': 'polite'}} in live['properties']
 

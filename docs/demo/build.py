@@ -21,10 +21,9 @@ WASM = ('litert_wasm_internal', 'litert_wasm_compat_internal')
 
 
 def build(out: Path) -> None:
-    """Writes the page, the model and the runtime to a folder, anew."""
-    shutil.rmtree(out, ignore_errors=True)
+    """Writes the page, the model and the runtime to a folder."""
     litert = out / 'litert'
-    litert.mkdir(parents=True)
+    litert.mkdir(parents=True, exist_ok=True)
     for name in PAGE:
         shutil.copyfile(HERE / name, out / name)
     manifest = json.loads((MODEL / 'manifest.json').read_text())
