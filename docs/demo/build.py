@@ -22,28 +22,20 @@ WASM = ('litert_wasm_internal', 'litert_wasm_compat_internal')
 
 def build(out: Path) -> None:
     """Writes the page, the model and the runtime to a folder."""
-    litert = out / 'litert'
-    litert.mkdir(parents=True, exist_ok=True)
-    for name in PAGE:
-        shutil.copyfile(HERE / name, out / name)
     manifest = json.loads((MODEL / 'manifest.json').read_text())
     inputs, waveform = manifest['input'], manifest['device']['waveform']
-    shutil.copyfile(MODEL / waveform['file'], out / 'model.tflite')
-    step = inputs['sample_rate'] * inputs['hop_ms'] // 1000
-    about = {
-        'labels': manifest['labels'],
-        'rate': inputs['sample_rate'],
-        'samples': waveform['samples'],
-        'hop': inputs['hop_frames'] * step,
-        'step': step,
-    }
-    (out / 'model.json').write_text(json.dumps(about))
+    wasm = [f'{stem}.{ending}' for stem in WASM for ending in ('js', 'wasm')]
+    files = {name: HERE / name for name in PAGE} | {f'litert/{name}': RUNTIME / 'core/wasm' / name for name in wasm}
+    files |= {'model.tflite': MODEL / waveform['file'], 'litert/wasm-utils.js': RUNTIME / 'wasm-utils/dist/index.js'}
+    (out / 'litert').mkdir(parents=True, exist_ok=True)
+    for name, source in files.items():
+        shutil.copyfile(source, out / name)
     # Browsers know no names of packages.
     core = (RUNTIME / 'core/dist/index.js').read_text().replace('"@litertjs/wasm-utils"', '"./wasm-utils.js"')
-    (litert / 'core.js').write_text(core)
-    shutil.copyfile(RUNTIME / 'wasm-utils/dist/index.js', litert / 'wasm-utils.js')
-    for name in (f'{stem}.{ending}' for stem in WASM for ending in ('js', 'wasm')):
-        shutil.copyfile(RUNTIME / 'core/wasm' / name, litert / name)
+    (out / 'litert/core.js').write_text(core)
+    rate, step = inputs['sample_rate'], inputs['sample_rate'] * inputs['hop_ms'] // 1000
+    about = {'rate': rate, 'samples': waveform['samples'], 'hop': inputs['hop_frames'] * step, 'step': step}
+    (out / 'model.json').write_text(json.dumps({'labels': manifest['labels'], **about}))
 
 
 def main() -> int:

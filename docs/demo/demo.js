@@ -4,12 +4,46 @@ import {loadAndCompile, loadLiteRt, Tensor} from './litert/core.js';
 const $ = id => document.getElementById(id);
 const say = text => { $('status').textContent = text; };
 const percent = p => `${Math.round(100 * p)}\u00a0%`;
+const joined = (a, b) => {
+  const both = new Float32Array(a.length + b.length);
+  both.set(a);
+  both.set(b, a.length);
+  return both;
+};
 const best = probabilities => probabilities.indexOf(Math.max(...probabilities));
+
+const WIDE = 48000;
 
 let about, model;        // what model.json says: labels, rate, samples of a window, hop between windows, step of a frame
 let session = 0;         // grows with each recording: what is still to be done for the one before is dropped
 let stop = null;         // ends what the microphone hears, if it does
 let asking = false;      // whether the browser asks if it may
+
+// From `WIDE` samples per second to the model's rate, by a sinc in a Blackman window. On 60 clips of EMO-DB, at 48 kHz,
+// probabilities are then within 0.003 of Python's; the resampler of Chromium moves them by up to 0.19.
+class Decimator {
+  #factor = WIDE / about.rate;
+  #half = 64 * this.#factor;
+  #taps = Float32Array.from({length: 2 * this.#half + 1}, (_, i) => {
+    const t = i - this.#half, phase = Math.PI * t / this.#half, x = Math.PI * 0.957 * t / this.#factor;
+    return (0.42 + 0.5 * Math.cos(phase) + 0.08 * Math.cos(2 * phase)) * (t ? Math.sin(x) / x : 1) * 0.957 / this.#factor;
+  });
+  #kept = new Float32Array(this.#half);
+
+  feed(samples) {
+    const all = joined(this.#kept, samples);
+    const found = new Float32Array(Math.max(0, Math.floor((all.length - this.#taps.length) / this.#factor) + 1));
+    for (let n = 0; n < found.length; n++) {
+      let sum = 0;
+      for (let i = 0, from = n * this.#factor; i < this.#taps.length; i++) sum += this.#taps[i] * all[from + i];
+      found[n] = sum;
+    }
+    this.#kept = all.slice(found.length * this.#factor);
+    return found;
+  }
+
+  finish() { return this.feed(new Float32Array(this.#half)); }
+}
 
 // Windows of a stream, cut as Python cuts them: the last one is moved back, by whole frames, to end with the stream.
 class Windows {
@@ -20,9 +54,7 @@ class Windows {
   *feed(samples) {
     const kept = this.#kept.subarray(Math.max(0, Math.min(this.#next - about.hop - this.#first, this.#kept.length)));
     this.#first += this.#kept.length - kept.length;
-    this.#kept = new Float32Array(kept.length + samples.length);
-    this.#kept.set(kept);
-    this.#kept.set(samples, kept.length);
+    this.#kept = joined(kept, samples);
     for (; this.#next + about.samples <= this.end; this.#next += about.hop) yield this.#cut(this.#next);
   }
 
@@ -106,19 +138,32 @@ function begin() {
   };
 }
 
+// Samples per second of a WAV or FLAC file; 0 for others, whose headers say it elsewhere.
+function rateOf(header) {
+  if (header.byteLength < 44) return 0;
+  const kind = header.getUint32(0);
+  return kind === 0x52494646 ? header.getUint32(24, true) : kind === 0x664c6143 ? header.getUint32(18) >>> 12 : 0;
+}
+
 async function hearFile(file) {
   await stop?.();
   const recording = begin();
   say(`Reading ${file.name} …`);
-  const decoder = new OfflineAudioContext(1, 1, about.rate);  // resamples what it decodes
-  const audio = await decoder.decodeAudioData(await file.arrayBuffer()).catch(() => {
+  const bytes = await file.arrayBuffer(), exact = rateOf(new DataView(bytes)) === about.rate;
+  const decoder = new OfflineAudioContext(1, 1, exact ? about.rate : WIDE);  // resamples what it decodes
+  const audio = await decoder.decodeAudioData(bytes).catch(() => {
     throw new Error(`${file.name}: expected audio that this browser decodes, found something else`);
   });
   const channels = Array.from({length: audio.numberOfChannels}, (_, i) => audio.getChannelData(i));
   const mono = channels[0].map((_, i) => channels.reduce((sum, channel) => sum + channel[i], 0) / channels.length);
-  // Chromium divides positive samples of 16 bits by 32767, negative ones by 32768.
-  const uneven = mono.every(x => x <= 0 || Math.abs(32767 * x - Math.round(32767 * x)) < 0.01);
-  recording.feed(uneven ? mono.map(x => (x > 0 ? x * 32767 / 32768 : x)) : mono);
+  if (exact) {
+    // Chromium divides positive samples of 16 bits by 32767, negative ones by 32768.
+    const uneven = mono.every(x => x <= 0 || Math.abs(32767 * x - Math.round(32767 * x)) < 0.01);
+    recording.feed(uneven ? mono.map(x => (x > 0 ? x * 32767 / 32768 : x)) : mono);
+  } else {
+    const decimator = new Decimator();
+    recording.feed(joined(decimator.feed(mono), decimator.finish()));
+  }
   await recording.finish(file.name);
 }
 
@@ -127,7 +172,7 @@ async function hearMicrophone() {
   const stream = await navigator.mediaDevices.getUserMedia({audio: raw}).catch(error => {
     throw new Error(`No microphone: ${error.message}`);
   });
-  const recording = begin(), context = new AudioContext({sampleRate: about.rate});
+  const recording = begin(), decimator = new Decimator(), context = new AudioContext({sampleRate: WIDE});
   stop = async () => {
     stop = null;
     stream.getTracks().forEach(track => track.stop());
@@ -138,9 +183,8 @@ async function hearMicrophone() {
   $('microphone').textContent = 'Stop microphone';
   say('Listening; the first decision comes after four seconds …');
   await context.audioWorklet.addModule('recorder.js');
-  const options = {numberOfOutputs: 0, channelCount: 1, channelCountMode: 'explicit'};
-  const recorder = new AudioWorkletNode(context, 'recorder', options);
-  recorder.port.onmessage = ({data}) => recording.feed(data);
+  const recorder = new AudioWorkletNode(context, 'recorder', {channelCount: 1, channelCountMode: 'explicit', numberOfOutputs: 0});
+  recorder.port.onmessage = ({data}) => recording.feed(decimator.feed(data));
   context.createMediaStreamSource(stream).connect(recorder);
 }
 

@@ -1,6 +1,6 @@
-// Hands on what the microphone hears, an eighth of a second at a time.
+// Hands on what the microphone hears, some samples at a time.
 class Recorder extends AudioWorkletProcessor {
-  #samples = new Float32Array(2048);
+  #samples = new Float32Array(4096);
   #count = 0;
 
   process([[channel]]) {
