@@ -13,6 +13,7 @@ import gc
 import hashlib
 import json
 import operator
+import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -103,11 +104,14 @@ class Checkpoints:
         check_path(directory)
         rank = operator.itemgetter('rank')
         self._ocp, self._directory, self._read_back = ocp, directory.absolute(), False
+        self._export: Any = None
+        self._handler, handlers = _linking_handler(), ocp.handlers.DefaultCheckpointHandlerRegistry()
+        handlers.add('export', ocp.args.StandardSave, self._handler)
         if create:
             self._remove()
         self._manager = ocp.CheckpointManager(
             self._directory,
-            item_names=('variables', 'state', 'export', 'meta'),
+            handler_registry=handlers,
             options=ocp.CheckpointManagerOptions(
                 create=create,
                 read_only=not create,
@@ -150,7 +154,8 @@ class Checkpoints:
           meta: see `Trained`.
           score: on validation; the larger the better. None: there is none, and another one is chosen if it can be.
           error: standard error of the score.
-          export: what an export needs of the corpus; None: it will read the corpus.
+          export: what an export needs of the corpus; None: it will read the corpus. The very object of the save before
+            is not written again: its files get links.
 
         Raises:
           OSError: it cannot be written (a full disk, say); the checkpoints before it stay whole.
@@ -159,10 +164,13 @@ class Checkpoints:
         trees = {'variables': variables, 'state': state, 'export': export}
         trees = {name: tree for name, tree in trees.items() if tree is not None}
         selection = self._selection(step, score, error)
+        before = self._directory / str(self.latest()) / 'export'
+        self._handler.source = before if export is self._export and before.is_dir() else None
         with _writing(self._directory / str(step)):
             items = {name: args.StandardSave(tree) for name, tree in trees.items()}
             items['meta'] = args.JsonSave(_sealed({**meta, 'selection': selection}, trees))
             self._manager.save(step, args=args.Composite(**items), metrics=selection)
+        self._export = export
         if jax.process_index() == 0:
             self._remove()
         if state is not None and not self._read_back:
@@ -197,6 +205,37 @@ class Checkpoints:
     def close(self) -> None:
         """Ends the manager's threads."""
         self._manager.close()
+
+
+def _linking_handler() -> Any:
+    """Orbax's handler of arrays, which instead of writing them links to the files below `source`, if that is a folder.
+
+    A checkpoint stays whole when another is moved, or deleted.
+    """
+    import orbax.checkpoint as ocp
+
+    class Linking(ocp.StandardCheckpointHandler):  # type: ignore[misc]  # Orbax has no types
+        source: Path | None = None
+
+        async def async_save(self, *args: Any, **kwargs: Any) -> Any:
+            return [] if self.source else await super().async_save(*args, **kwargs)
+
+        def finalize(self, directory: Path) -> None:
+            if self.source:
+                # Not what Orbax writes into every folder.
+                ignore = shutil.ignore_patterns('commit_success.txt')
+                shutil.copytree(self.source, directory, ignore=ignore, copy_function=_link, dirs_exist_ok=True)
+            else:
+                super().finalize(directory)
+
+    return Linking()
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links
+        shutil.copyfile(source, target)
 
 
 def load(path: str | Path) -> Trained:
@@ -265,26 +304,35 @@ def _rank(path: Path) -> float:
         return float(_meta(path).get('selection', {}).get('rank', 0))
 
 
-def damaged(folder: Path) -> dict[int, DamagedError]:
-    """The checkpoints of a run that are not what was saved, and of each what is not."""
+def damaged(folder: Path) -> dict[Path, DamagedError]:
+    """What of a run's checkpoints is not what was saved.
+
+    Returns:
+      The folder of a checkpoint, or of its item `export` where that alone is damaged: training goes on without it, and
+      the other checkpoint may have the same file.
+    """
     found = {}
     for step in _steps(folder):
         path = folder.absolute() / str(step)
         try:
             meta = load(path).meta
             with _reading(path):
-                for item in meta['digests'].keys() - {'meta', 'variables'}:
-                    if item != 'export' or (path / item).is_dir():  # it may be deleted, before a model is published
-                        _read(path, item, meta)
+                for item in meta['digests'].keys() - {'meta', 'variables', 'export'}:
+                    _read(path, item, meta)
                 if _json(path / 'metrics', 'metrics') != meta['selection']:
                     raise DamagedError(path, f'metrics: {_OTHER}')
         except DamagedError as error:
-            found[step] = error
+            found[path] = error
+            continue
+        try:
+            load(path).export()
+        except DamagedError as error:
+            found[path / 'export'] = error
     return found
 
 
 def set_aside(path: Path) -> Path:
-    """Gives the folder of a checkpoint a name that is none of a checkpoint, and returns it."""
+    """Gives a folder that `damaged` found a name that is none of a checkpoint or item, and returns it."""
     place = path.with_name(f'{path.name}.damaged')
     shutil.rmtree(place, ignore_errors=True)
     return path.rename(place)

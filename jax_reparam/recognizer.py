@@ -14,12 +14,13 @@ import numpy as np
 
 from jax_reparam.errors import InputError
 from jax_reparam.evaluation import decide, softmax
-from jax_reparam.frontend import audio, features, speech, windows
-from jax_reparam.frontend.inputs import Heard, Input
+from jax_reparam.frontend import audio, speech, windows
+from jax_reparam.frontend.inputs import Heard, Input, Recording
 from jax_reparam.frontend.speech import Speech
 from jax_reparam.frontend.stream import Window, Windows
 from jax_reparam.frontend.voice import Profile
 from jax_reparam.manifest import PACKAGED, Manifest, Protocol, open_form
+from jax_reparam.progress import Progress
 from jax_reparam.runtime import litert, tflm
 
 
@@ -121,7 +122,7 @@ class Recognizer:
         """Seconds of the speaker's speech that are known."""
         return 0.0 if self.profile is None else self.manifest.input.seconds(self.profile.frames)
 
-    def adapt(self, samples: np.ndarray, rate: int | None = None) -> float:
+    def adapt(self, samples: np.ndarray | Iterator[np.ndarray], rate: int | None = None) -> float:
         """Learns from one recording of the speaker, given as to `predict`; returns `learned_seconds`.
 
         It ends after `VoiceConfig.most_seconds` of speech. `profile = None` forgets.
@@ -129,54 +130,74 @@ class Recognizer:
         Raises:
           InputError: other samples.
         """
-        self.profile = self.manifest.input.learned(
-            self.manifest.input.codes(self._samples(samples, rate)), self.profile
-        )
+        self.profile = self.manifest.input.learned(self._recording(samples, rate).codes, self.profile)
         return self.learned_seconds
 
     def predict(
         self,
-        samples: np.ndarray,
+        samples: np.ndarray | Iterator[np.ndarray],
         rate: int | None = None,
         *,
         profile: Profile | None = None,
         over_time: bool = False,
+        show_progress: bool = False,
     ) -> Prediction:
         """Decides on one recording.
 
         Args:
-          samples: `[N]` int16, or float with a full scale of 1; one channel.
+          samples: `[N]` int16, or float with a full scale of 1; one channel. Or an iterator over blocks of them at the
+            frontend's rate (`frontend.audio.blocks`): a recording of hours then needs little memory.
           rate: samples per second; others than the frontend's 16,000 are resampled (soxr). None: the frontend's.
           profile: what is known of its speaker; None: what `adapt` has learned.
           over_time: also for each window of the recording, as it would be heard live.
+          show_progress: report on standard error how far a long recording is.
 
         Raises:
           InputError: other samples: two channels, another type, none, some that are not finite.
         """
         inputs = self.manifest.input
         profile = self.profile if profile is None else profile
-        samples = self._samples(samples, rate)
-        codes, frames, hop = inputs.codes(samples), inputs.window.frames, inputs.frontend.hop_ms / 1000
-        seconds = len(samples) / inputs.frontend.sample_rate
+        recording = self._recording(samples, rate)
+        codes, frames, hop = recording.codes, inputs.window.frames, inputs.frontend.hop_ms / 1000
+        seconds = recording.samples / inputs.frontend.sample_rate
         found = dict(speech.windows_of(codes, inputs.window, inputs.rule))
         span = speech.active_span(codes, inputs.rule, found.items() if inputs.rule.scan == inputs.window else None)
+        starts = [span.start + int(start) for start in windows.starts(span.stop - span.start, inputs.window)]
+        live = list(found) if over_time else []
+        bar = Progress(
+            len(starts) + len(live),
+            'windows',
+            unit='window',
+            enabled=show_progress and seconds >= audio.LONG_SECONDS,
+        )
 
         # One window at a time: all of a long recording take more memory than the recording.
         def row(start: int, end: int) -> np.ndarray:
             known = found.get(start) if end == min(start + frames, len(codes)) else None
-            return self._decide(inputs.hear(codes[start:end], profile, known))
+            probabilities = self._decide(inputs.hear(codes[start:end], profile, known))
+            bar.update()
+            return probabilities
 
-        starts = [span.start + int(start) for start in windows.starts(span.stop - span.start, inputs.window)]
         probabilities = decide(np.stack([row(start, min(start + frames, span.stop)) for start in starts]))[0]
         parts = [
             Part(start * hop, min((start + frames) * hop, seconds), row(start, min(start + frames, len(codes))))
-            for start in (found if over_time else ())
+            for start in live
         ]
-        told = _told(samples, found, len(codes), inputs)
+        bar.close()
+        told = _told(recording, found, inputs)
         return Prediction(probabilities, seconds, *told, over_time=tuple(parts), labels=self.manifest.labels)
 
-    def _samples(self, samples: np.ndarray, rate: int | None) -> np.ndarray:
-        return audio.samples_of(samples, rate, 'samples', self.manifest.input.frontend.sample_rate)
+    def _recording(self, samples: np.ndarray | Iterator[np.ndarray], rate: int | None) -> Recording:
+        """Features of a recording; what is no recording would give some, too."""
+        inputs = self.manifest.input
+        own = inputs.frontend.sample_rate
+        blocks = samples if isinstance(samples, Iterator) else iter([samples])
+        if blocks is samples and rate not in (None, own):
+            raise InputError(f'rate: expected {own} for blocks of samples, found {rate}')
+        found = inputs.recording(audio.samples_of(block, rate, 'samples', own) for block in blocks)
+        if not found.samples:
+            raise InputError('samples: expected audio, found 0 samples')
+        return found
 
     def _decide(self, heard: Heard) -> np.ndarray:
         """Probabilities of a window, `[C]`; the model does not run where nobody speaks."""
@@ -186,15 +207,12 @@ class Recognizer:
         return row
 
 
-def _told(
-    samples: np.ndarray, windows_found: Mapping[int, Speech], frames: int, inputs: Input
-) -> tuple[float, bool, bool]:
+def _told(recording: Recording, windows_found: Mapping[int, Speech], inputs: Input) -> tuple[float, bool, bool]:
     """The share of a recording's frames that are speech; whether all of it is too quiet; whether any of it clips."""
-    full_scale = features.full_scale(samples, inputs.frontend)
-    spoken, quiet, clipping = np.zeros(frames, bool), [], []
+    spoken, quiet, clipping = np.zeros(len(recording.codes), bool), [], []
     for start, found in windows_found.items():
         end = start + len(found.mask)
-        clipping.append(speech.clipping(found, full_scale[start:end], inputs.frontend))
+        clipping.append(speech.clipping(found, recording.full_scale[start:end], inputs.frontend))
         if found.there:
             spoken[start:end] |= found.mask
             quiet.append(speech.too_quiet(found, inputs.rule))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import re
 import resource
@@ -188,15 +189,20 @@ def test_what_is_damaged_is_never_taken(full, tmp_path, seed):
         data[rng.integers(len(data))] ^= 1 << int(rng.integers(8))
         file.write_bytes(data)
     damaged = checkpoint.damaged(step.parent)
+    carried = step / 'export' in damaged  # alone: training goes on without it
     if damaged:
-        assert list(damaged) == [3]
-        assert re.match(r'.*checkpoints/3: expected a whole checkpoint, found a damaged one \(', str(damaged[3]))
-        assert checkpoint.set_aside(step).name == '3.damaged'
-        assert checkpoint.last(step.parent).name == '1'
+        [(path, error)] = damaged.items()
+        assert path in (step, step / 'export')
+        assert re.match(r'.*checkpoints/3: expected a whole checkpoint, found a damaged one \(', str(error))
+        assert checkpoint.set_aside(path).name == f'{path.name}.damaged'
+        assert checkpoint.last(step.parent).name == ('3' if carried else '1')
     with contextlib.closing(Checkpoints(step.parent)) as checkpoints:
-        assert checkpoints.latest() == (1 if damaged else 3)
+        assert checkpoints.latest() == (1 if damaged and not carried else 3)
         assert checkpoints.chosen() == 1
-        if not damaged:
+        if carried:
+            assert content(step)['export'] is None
+            assert int(checkpoints.restore(3, STATE)['step']) == 3
+        elif not damaged:
             assert checkpoint.digest([content(step), checkpoints.restore(3, STATE)]) == before
 
 
@@ -213,7 +219,33 @@ def test_a_part_of_another_checkpoint_is_seen(full, tmp_path, item):
     step = tmp_path / 'w' / 'checkpoints' / '3'
     shutil.rmtree(step / item)
     shutil.copytree(other / '3' / item, step / item)
-    assert list(checkpoint.damaged(step.parent)) == [3]
+    assert list(checkpoint.damaged(step.parent)) == [step / item if item == 'export' else step]
+
+
+@pytest.mark.parametrize('links', [True, False], ids=['links', 'no links'])
+def test_what_is_carried_is_written_once(tmp_path, monkeypatch, links):
+    """And each checkpoint has it, whichever else is deleted."""
+
+    def refuse(*names):
+        raise OSError
+
+    if not links:
+        monkeypatch.setattr(checkpoint.os, 'link', refuse)
+    folder, other = tmp_path / 'checkpoints', {'codes': CARRIED['codes'] + 1}
+    inodes = []
+    with contextlib.closing(Checkpoints(folder)) as checkpoints:
+        for step, carried in enumerate([CARRIED, CARRIED, CARRIED, other, other, other], start=1):
+            if step == 6:
+                shutil.rmtree(folder / '5' / 'export')
+            variables = {'params': {'dense': {'kernel': jnp.ones(step)}}}
+            checkpoints.save(step, variables=variables, state=STATE, meta=META, score=0.5, export=carried)
+            assert checkpoint.damaged(folder) == {}
+            found = checkpoint.load(folder / str(step)).export()
+            np.testing.assert_array_equal(found['codes'], carried['codes'])
+            inodes.append({path.stat().st_ino for path in (folder / str(step) / 'export').rglob('d/*')})
+    shared = [bool(before & after) for before, after in itertools.pairwise(inodes)]
+    # Not of another content, nor where it is gone.
+    assert shared == ([True, True, False, True, False] if links else [False] * 5)
 
 
 @pytest.mark.parametrize('shape', ['values', 'type', 'shape', 'name'])

@@ -172,9 +172,8 @@ def known_voice(inputs: Input, args: argparse.Namespace, *, learn: bool = False)
     for clip in recordings(args.speaker):
         if isinstance(clip, InputError):
             raise clip
-        samples = audio.read(clip, rate)
-        audio.check(samples, str(clip), rate)
-        profile = inputs.learned(inputs.codes(samples), profile)
+        recording = inputs.recording(audio.blocks(clip, rate, show_progress=True))
+        profile = inputs.learned(recording.codes, profile)
     return profile
 
 
@@ -214,15 +213,15 @@ def _decide(recognizer: Recognizer, args: argparse.Namespace) -> int:
             try:
                 if isinstance(path, InputError):
                     raise path
-                samples = audio.read(path, rate)
-                audio.check(samples, str(path), rate)
+                blocks = audio.blocks(path, rate, show_progress=True)
+                prediction = recognizer.predict(blocks, over_time=args.over_time, show_progress=True)
             except InputError as error:
                 errors.append({'file': given if isinstance(path, InputError) else str(path), 'error': one_line(error)})
                 print(f'error: {one_line(error)}', file=sys.stderr)
                 continue
-            predictions.append(recognizer.predict(samples, over_time=args.over_time))
+            predictions.append(prediction)
             if not args.together:
-                entries.append(as_json(str(path), labels, predictions[-1], over_time=args.over_time))
+                entries.append(as_json(str(path), labels, prediction, over_time=args.over_time))
         if args.together and predictions:
             row, used = together(predictions, recognizer.manifest.protocol)
             entries.append({'file': given, 'recordings': used, **decision(labels, row)})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -104,19 +103,14 @@ class Data:
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The windows of `heard` in which somebody speaks, `size` at a time or all at once (`windows.batches`).
 
-        Yields:
-          The windows `[b, frames, M]` and the position of the clip of each, `[b]`.
+        Returns:
+          An iterator over the windows `[b, frames, M]` and the position of the clip of each, `[b]`.
 
         Raises:
           InputError: nobody speaks in any of the clips.
         """
-        batches = windows.batches(
-            ((heard.features, clip) for heard, clip in self.heard(clips, history) if heard.speech.there), size
-        )
-        first = next(batches, None)
-        if first is None:
-            raise InputError(f'{self.corpus.name}: expected speech in one of the clips, found none')
-        yield from itertools.chain([first], batches)
+        spoken = ((heard.features, clip) for heard, clip in self.heard(clips, history) if heard.speech.there)
+        return windows.batches(spoken, size, self.corpus.name)
 
     def histories(self, clip: int) -> np.ndarray:
         """The other clips of a clip's speaker, in its part of the split; none where the corpus names no speakers."""

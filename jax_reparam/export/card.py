@@ -313,7 +313,7 @@ def _field(manifest: Manifest) -> str:
         cells = [SUMMARY.get(row.change, row.change), str(row.clips), *shares, threshold]
         rows.append(f'| {" | ".join(cells)} |')
     return f"""{part.capitalize()} clips as other microphones, rooms and lines would have given them, decided by the
-recommended form in LiteRT. Thresholds are those of audEERING's test suite (arXiv 2312.06270). docs/verification.md of
+recommended form in LiteRT. Thresholds are those of audEERING's test suite (arXiv 2312.06270). docs/results.md of
 jax_reparam says what each is exactly ({', '.join(f'`{row.change}`' for row in manifest.field)}).
 All changes, on your own recordings:
 

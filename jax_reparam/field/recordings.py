@@ -119,10 +119,8 @@ class Recordings:
         return np.stack(cut), made
 
     def _windows(self, found: Sequence[tuple[Heard, int]]) -> Windows:
-        if not found:
-            raise InputError('clips: expected speech in one of them, found none')
-        heard, clip = zip(*found, strict=True)
-        return Windows(np.stack([one.features for one in heard]), np.array(clip), self.truth)
+        spoken = ((heard.features, clip) for heard, clip in found)
+        return Windows(*next(windows.batches(spoken, None)), self.truth)
 
 
 def load(clips: Sequence[Clip], inputs: Input, *, show_progress: bool = True) -> Recordings:
@@ -135,9 +133,7 @@ def load(clips: Sequence[Clip], inputs: Input, *, show_progress: bool = True) ->
     bar = Progress(len(clips), 'reading clips', unit='clip', enabled=show_progress)
     try:
         for clip in clips:
-            samples = audio.read(clip.path, rate)
-            audio.check(samples, str(clip.path), rate)
-            recordings.append(samples)
+            recordings.append(audio.read(clip.path, rate))
             bar.update()
     finally:
         bar.close()

@@ -27,7 +27,7 @@ STEP, ZERO = 0.1, 79
 # Samples of at least this size are at full scale.
 FULL_SCALE = 32767
 # Frames that are transformed together: more of them would leave the processor's cache.
-_BLOCK = 128
+BLOCK = 128
 # Rows of a matrix product. BLAS gives a product this small to one thread; waiting for others takes up to 20 times the
 # processor time of the product itself.
 _PRODUCT = 8
@@ -187,8 +187,8 @@ def log_mel(samples: np.ndarray, config: FrontendConfig, arrays: Filters | None 
     scaled_window, bank = arrays.window / np.float32(32768), arrays.mel.T
     mel = []
     hop, overlap = config.hop_length, config.frame_length - config.hop_length
-    for start in range(0, frame_count(len(samples), config) * hop, _BLOCK * hop):
-        cut = frames(samples[start : start + _BLOCK * hop + max(0, overlap)], config)[:_BLOCK]
+    for start in range(0, frame_count(len(samples), config) * hop, BLOCK * hop):
+        cut = frames(samples[start : start + BLOCK * hop + max(0, overlap)], config)[:BLOCK]
         spectrum = np.fft.rfft(cut * scaled_window, config.n_fft)
         # Rows that fill no product are zeros.
         power = np.zeros((-(-len(cut) // _PRODUCT), _PRODUCT, spectrum.shape[1]), np.float32)

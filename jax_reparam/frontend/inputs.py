@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +18,9 @@ from jax_reparam.frontend.speech import Rule, Speech
 from jax_reparam.frontend.voice import Profile, VoiceConfig
 from jax_reparam.frontend.windows import WindowConfig
 from jax_reparam.schema import Positive, Size
+
+# Frames that are made of a recording at a time.
+_FRAMES = 8 * features.BLOCK
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +47,20 @@ class Heard(NamedTuple):
 
     features: np.ndarray
     speech: Speech
+
+
+class Recording(NamedTuple):
+    """What is kept of a recording's N samples.
+
+    Attributes:
+      codes: `[T, M]` int8 (`features.encode`).
+      full_scale: samples at full scale in each frame, `[T]` (`features.full_scale`).
+      samples: their number N.
+    """
+
+    codes: np.ndarray
+    full_scale: np.ndarray
+    samples: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +128,35 @@ class Input:
     def codes(self, samples: np.ndarray) -> np.ndarray:
         """Features of a recording, `[N]` int16 to `[T, M]` int8."""
         return features.encode(features.log_mel(samples, self.frontend, self.filters))
+
+    def recording(self, blocks: Iterable[np.ndarray]) -> Recording:
+        """Features of a recording that comes in blocks, `[n]` int16, any n (`audio.blocks`); N is at least 1.
+
+        They are those of `codes`; a recording of any length takes the memory of its codes.
+        """
+        frontend = self.frontend
+        step = _FRAMES * frontend.hop_length
+        size = step + max(0, frontend.frame_length - frontend.hop_length)
+        # They grow in place: of three hours a second copy would be 70 MB.
+        codes, full_scale = bytearray(), bytearray()
+
+        def keep(samples: bytearray) -> None:
+            cut = np.frombuffer(samples, np.int16)
+            codes.extend(self.codes(cut).tobytes())
+            full_scale.extend(features.full_scale(cut, frontend).astype(np.int16).tobytes())
+
+        count, rest = 0, bytearray()
+        for block in blocks:
+            count += len(block)
+            rest += block.tobytes()
+            while len(rest) >= 2 * size:
+                keep(rest[: 2 * size])
+                del rest[: 2 * step]
+        if not codes or len(rest) >= 2 * frontend.frame_length:
+            keep(rest)
+        return Recording(
+            np.frombuffer(codes, np.int8).reshape(-1, frontend.n_mels), np.frombuffer(full_scale, np.int16), count
+        )
 
     def offset(self, profile: Profile | None = None) -> np.ndarray:
         """What is taken off a window beside its level, `[M]` float32 in steps: `mean`, and what is known of a voice."""

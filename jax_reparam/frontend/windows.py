@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from jax_reparam.errors import InputError
+
 
 @dataclasses.dataclass(frozen=True)
 class WindowConfig:
@@ -46,17 +48,26 @@ def cut(sequence: np.ndarray, start: int, length: int) -> np.ndarray:
     return sequence[(start + np.arange(length)) % len(sequence)]
 
 
-def batches(windows: Iterable[tuple[np.ndarray, int]], size: int | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Windows some at a time; no more than these are in memory.
+def batches(
+    spoken: Iterable[tuple[np.ndarray, int]], size: int | None, source: str = 'clips'
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Windows in which somebody speaks, some at a time; no more than these are in memory.
 
     Args:
-      windows: each `[frames, M]`, and the position of its clip.
+      spoken: the windows, each `[frames, M]`, and the position of its clip.
       size: windows at a time, the last time fewer; None: all at once.
+      source: what to call the clips in the error.
 
     Yields:
       Windows `[W, frames, M]` and, for each, the position of its clip, `[W]`.
+
+    Raises:
+      InputError: there is none.
     """
-    every = iter(windows)
+    every, found = iter(spoken), False
     while batch := list(itertools.islice(every, size)):
+        found = True
         cut, positions = zip(*batch, strict=True)
         yield np.stack(cut), np.array(positions)
+    if not found:
+        raise InputError(f'{source}: expected speech in at least one clip, found none')

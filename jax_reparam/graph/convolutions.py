@@ -7,7 +7,7 @@
   without SIMD.
 
 The integers are the same, in 16 bits to a step: TFLM multiplies the scales of a linear layer in float32, those of a
-convolution in float64. What is saved on a Cortex-M4F is in docs/verification.md.
+convolution in float64. What is saved on a Cortex-M4F is in docs/results.md.
 """
 
 from __future__ import annotations

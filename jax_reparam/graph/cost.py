@@ -2,7 +2,7 @@
 
 The work is read from the .tflite file. The rest is an estimate: instructions of a node are its work times a price
 (`PRICES`), and every price says where it comes from. An interpreter's own instructions are left out.
-docs/verification.md has the sources.
+docs/results.md has them, and the command that measures them.
 """
 
 from __future__ import annotations

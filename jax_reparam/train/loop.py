@@ -258,6 +258,8 @@ def train(recipe: Recipe, workdir: Path, *, show_progress: bool = True) -> dict[
     show_progress = show_progress and processes.first()
     with _held(workdir):
         data = pipeline.load_data(recipe, show_progress=show_progress)
+        if show_progress and (note := data.split.info['note']):
+            print(f'{workdir}: {note}', file=sys.stderr)
         held_out = heldout.read(recipe, data.corpus.key) if recipe.train.step_from else None
         begins = recipe.train.init and checkpoint.last(workdir / FOLDER) is None
         begin = warm_start.read(recipe, data) if begins else None
@@ -422,8 +424,8 @@ def _as_before(folder: Path, data: pipeline.Data) -> tuple[pipeline.Data, dict[s
     damaged = checkpoint.damaged(folder)
     processes.wait(f'check {folder}')
     if processes.first():
-        for step, error in damaged.items():
-            print(f'{error}; set aside as {checkpoint.set_aside(folder / str(step)).name}', file=sys.stderr)
+        for path, error in damaged.items():
+            print(f'{error}; set aside as {checkpoint.set_aside(path).name}', file=sys.stderr)
     processes.wait(f'set aside in {folder}')
     last = checkpoint.last(folder)
     if damaged and last is None:

@@ -393,6 +393,40 @@ def test_what_are_no_samples_is_refused(recognizer, samples, found):
         assert str(error.value) == f'samples: {found}'
 
 
+def test_blocks_are_a_recording(recognizer, clips):
+    for path in (clips / 'deeper' / 'low.FLAC', clips / 'high.wav'):
+        whole = recognizer.predict(audio.read(path), over_time=True)
+        parts = recognizer.predict(audio.blocks(path), over_time=True)
+        assert (parts.seconds, parts.speech_share, len(parts.over_time)) == (
+            whole.seconds, whole.speech_share, len(whole.over_time)
+        )  # fmt: skip
+        np.testing.assert_array_equal(parts.probabilities, whole.probabilities)
+        recognizer.profile = None
+        recognizer.adapt(audio.blocks(path))
+        sums = recognizer.profile.sums
+        recognizer.profile = None
+        recognizer.adapt(audio.read(path))
+        np.testing.assert_array_equal(recognizer.profile.sums, sums)
+    with pytest.raises(InputError, match=r'samples: expected .* found float'):
+        recognizer.predict(iter([0.5]))
+    with pytest.raises(InputError, match=r'samples: expected audio, found 0 samples'):
+        recognizer.predict(iter([]))
+    with pytest.raises(InputError, match=r'rate: expected 16000 for blocks of samples, found 8000'):
+        recognizer.predict(audio.blocks(path), 8000)
+
+
+def test_a_long_recording_says_how_far_it_is(exported, clips, monkeypatch, capsys):
+    command = ['--model', str(exported.path), str(clips), '--json', '--over-time']
+    assert predict.main(command) == 0
+    out, err = capsys.readouterr()
+    assert not err
+    monkeypatch.setattr(audio, 'LONG_SECONDS', 1.0)
+    assert predict.main(command) == 0
+    told = capsys.readouterr()
+    assert told.out == out
+    assert re.fullmatch(r'windows: 8/8, .*\n', told.err)
+
+
 def test_speech_is_looked_for_once_in_a_window(recognizer, monkeypatch):
     seen, detect = [], speech.detect
     monkeypatch.setattr(

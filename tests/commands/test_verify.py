@@ -230,7 +230,7 @@ def test_another_checkpoint_is_refused(out, trained, table_of_clips, tmp_path):
         ({}, 'expected WAV, FLAC, MP3 or OGG files, found none'),
         ({'joy/1.wav': 1.0}, r"joy/1\.wav: expected a label of the model \(high, low\), found 'joy'"),
         ({'1.wav': 1.0}, 'expected it in a folder of its label'),
-        ({'low/1.wav': 0.0}, r'clips: expected speech in one of them, found none'),
+        ({'low/1.wav': 0.0}, r'clips: expected speech in at least one clip, found none'),
     ],
 )
 def test_bad_clips_are_refused(out, tmp_path, files, message):

@@ -93,7 +93,7 @@ def test_windows_without_speech_are_left_out(data, monkeypatch):
     [(_, clip)] = quiet.spoken(clips)
     assert set(clip) == {*range(len(clips))} - {1}
     assert len(list(quiet.heard(clips))) == len(list(data.heard(clips)))
-    with pytest.raises(InputError, match='expected speech in one of the clips, found none'):
+    with pytest.raises(InputError, match='expected speech in at least one clip, found none'):
         next(quiet.spoken(clips[1:2]))
 
 

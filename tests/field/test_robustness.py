@@ -246,9 +246,6 @@ def test_without_speakers_nothing_is_known(recordings):
 
 
 def test_the_documentation_has_every_change_as_it_is():
-    text = (ROOT / 'docs' / 'verification.md').read_text()
-    for one in field.CHANGES:
-        keep = '' if one.keep is None else f'{100 * one.keep:.0f} %'
-        loss = '' if one.uar_loss is None else f'{100 * one.uar_loss:.0f} points'
-        assert f'| `{one.name}` | {one.description} | {keep} | {loss} |' in text
-    assert all(f'| `{one.name}` | {one.description} |' in text for one in field.SILENCES)
+    text = (ROOT / 'docs' / 'results.md').read_text()
+    for one in (*field.CHANGES, *field.SILENCES):
+        assert f'| `{one.name}` | {one.description} |' in text

@@ -1,5 +1,6 @@
 """Decoding of what people have on their disks, and the refusal of what is no audio."""
 
+import errno
 import io
 import os
 import struct
@@ -279,6 +280,92 @@ def test_compressed_audio_is_read(kind, subtype):
     assert np.linalg.norm(result[:31999] - expected[:31999]) < 0.05 * np.linalg.norm(expected)
     with pytest.raises(audio.AudioError):
         audio.decode(data[: len(data) // 2], 'a')
+
+
+def mp3(samples, sample_rate=16000):
+    file = io.BytesIO()
+    channels = samples.shape[1] if samples.ndim > 1 else 1
+    kind = {'format': 'MP3', 'bitrate_mode': 'VARIABLE', 'compression_level': 0.2}
+    with soundfile.SoundFile(file, 'w', sample_rate, channels, **kind) as sound:
+        sound.write(samples)
+    return file.getvalue()
+
+
+def loud_and_quiet(loud_first):
+    """White noise beside a quiet tone, 3 s each, of which the first takes ten times the bits."""
+    rng, at = np.random.default_rng(0), np.arange(48000)
+    parts = [0.3 * rng.standard_normal(48000), 0.001 * np.sin(at / 20)]
+    return np.concatenate(parts if loud_first else parts[::-1])
+
+
+ID3V2 = b'ID3\x03\x00\x00\x00\x00\x02\x00' + bytes(256)
+
+
+@pytest.mark.parametrize('around', [(b'', b''), (ID3V2, b'TAG' + b' ' * 125)], ids=['bare', 'with ID3'])
+@pytest.mark.parametrize('loud_first', [True, False])
+def test_an_mp3_that_does_not_say_its_length_is_read_to_its_end(capfd, loud_first, around):
+    """Of variable bit rate without its first frame, which has a Xing tag; libsndfile guesses another length."""
+    data = mp3(samples := loud_and_quiet(loud_first))
+    whole = audio.decode(around[0] + data + around[1], 'a')
+    assert len(whole) == len(samples)
+    assert capfd.readouterr().err == ''  # its decoder's doubts
+    bare = around[0] + data[data.index(data[:2], 30) :] + around[1]
+    with soundfile.SoundFile(io.BytesIO(bare)) as sound:
+        assert abs(sound.frames - len(samples)) > 10_000
+    found = audio.decode(bare, 'a')
+    # With the silence that the encoder puts around, 1,105 samples of it before: the tag says how much it is.
+    assert 0 <= len(found) - len(whole) < 3 * 1152
+    np.testing.assert_allclose(found[1105:][4000:90000], whole[4000:90000], atol=2)
+
+
+@pytest.mark.parametrize('sample_rate', [16000, 44100])
+def test_the_loudest_channel_of_an_mp3_is_that_of_its_first_reading(tmp_path, sample_rate):
+    """After a step back in the file libsndfile gives other samples."""
+    voice = tone(sample_rate, 3) * np.random.default_rng(0).uniform(0.1, 1, 3 * sample_rate)
+    (tmp_path / 'a.mp3').write_bytes(mp3(np.stack([voice, -0.9 * voice], axis=1), sample_rate))
+    alone = soundfile.read(tmp_path / 'a.mp3', dtype='float32')[0][:, 0]
+    expected = audio.mono([alone[:, None]], sample_rate, 'a')
+    np.testing.assert_allclose(audio.read(tmp_path / 'a.mp3'), expected, atol=0 if sample_rate == 16000 else 1)
+
+
+@pytest.mark.parametrize('kind', ['WAV', 'FLAC', 'MP3'])
+@pytest.mark.parametrize('good', [-1, 0, 2000])
+def test_a_disk_that_fails_is_said_in_one_line(capfd, kind, good):
+    class Failing(io.BytesIO):
+        def read(self, size=-1):
+            if self.tell() > good:
+                raise OSError(errno.EIO, 'Input/output error')
+            return super().read(size)
+
+    with pytest.raises(audio.AudioError, match=r'^a: expected a readable .* file, found: Input/output error$'):
+        audio.decode_cut(Failing(wav(noise(10), subtype=None, kind=kind)), 'a', 0.0, None)
+    assert capfd.readouterr().err == ''
+
+
+@pytest.mark.parametrize('channels', [1, 2])
+def test_a_file_is_read_in_blocks(tmp_path, channels):
+    """The second begins after the first was given; all of them are the file."""
+    soundfile.write(tmp_path / 'a.wav', noise(20, channels=channels), 16000)
+    blocks = audio.blocks(tmp_path / 'a.wav')
+    first = next(blocks)
+    assert len(first) <= 1 << 16
+    np.testing.assert_array_equal(np.concatenate([first, *blocks]), audio.read(tmp_path / 'a.wav'))
+
+
+@pytest.mark.parametrize(('long', 'said'), [(120.0, True), (121.0, False)])
+def test_a_long_file_says_how_far_it_is_read(tmp_path, monkeypatch, capsys, long, said):
+    monkeypatch.setattr(audio, 'LONG_SECONDS', long)
+    soundfile.write(tmp_path / 'a.wav', np.zeros(16000 * 125, np.int16), 16000)
+    for show_progress in (True, False):
+        assert sum(map(len, audio.blocks(tmp_path / 'a.wav', show_progress=show_progress))) == 16000 * 125
+        err = capsys.readouterr().err
+        assert err.startswith(f'{tmp_path}/a.wav: reading: 2/2, ') if said and show_progress else not err
+
+
+@pytest.mark.parametrize('samples', [1, 1599])
+def test_what_is_too_short_to_be_heard_is_refused(tmp_path, samples):
+    soundfile.write(tmp_path / 'a.wav', noise()[:samples], 16000)
+    assert 'expected at least 0.1 s, found 0.' in refused(tmp_path / 'a.wav')
 
 
 def test_another_audio_format_is_named(tmp_path):

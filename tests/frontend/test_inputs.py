@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import re
+import tracemalloc
 
 import numpy as np
 import pytest
+import soundfile
 
 from helpers import MISSING, pattern, put, syllables
-from jax_reparam.frontend import features, speech
+from jax_reparam.frontend import audio, features, speech
+from jax_reparam.frontend import inputs as inputs_module
 from jax_reparam.frontend.features import FrontendConfig
 from jax_reparam.frontend.inputs import Input
 from jax_reparam.frontend.voice import Profile, VoiceConfig
@@ -82,6 +86,33 @@ def test_what_is_wrong_is_one_line(inputs, path, value, message):
 def test_what_is_no_object_is_refused():
     with pytest.raises(ValueError, match=r'^input: expected an object, found None$'):
         Input.from_json(None)
+
+
+@pytest.mark.parametrize('frame_ms', [25, 5], ids=['frames overlap', 'gaps'])
+@pytest.mark.parametrize('samples', [1, 399, 400, 559, 560, 640, 720, 879, 880, 1040, 4000])
+@pytest.mark.parametrize('size', [1, 97, 100_000])
+def test_a_recording_in_blocks_is_that_recording(inputs, monkeypatch, frame_ms, samples, size):
+    """Of any length, in blocks of any size, 4 frames at a time."""
+    monkeypatch.setattr(inputs_module, '_FRAMES', 4)
+    inputs = dataclasses.replace(inputs, frontend=FrontendConfig(n_mels=12, fmin=50.0, frame_ms=frame_ms))
+    sound = np.maximum(syllables(1)[:samples] * 4, -32768).astype(np.int16)
+    sound[::7] = 32767
+    found = inputs.recording(sound[at : at + size] for at in range(0, samples, size))
+    np.testing.assert_array_equal(found.codes, inputs.codes(sound))
+    np.testing.assert_array_equal(found.full_scale, features.full_scale(sound, inputs.frontend))
+    assert found.samples == samples
+
+
+@pytest.mark.parametrize('channels', [1, 2])
+def test_a_recording_of_any_length_takes_the_memory_of_its_codes(inputs, tmp_path, channels):
+    soundfile.write(tmp_path / 'a.wav', np.tile(syllables(10)[:, None], (24 // channels, channels)), 16000)  # 7.7 MB
+    inputs.recording(iter([syllables(10)]))
+    tracemalloc.start()
+    found = inputs.recording(audio.blocks(tmp_path / 'a.wav'))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found.samples == 240 // channels * 16000
+    assert peak < 5e6
 
 
 @pytest.mark.parametrize('seconds', [0.5, 0.9, 1.0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from jax_reparam.errors import InputError
 from jax_reparam.frontend import windows
 from jax_reparam.frontend.windows import WindowConfig
 
@@ -36,8 +37,10 @@ def test_batches_are_filled_across_clips(rng, size):
     assert np.concatenate([position for _, position in got]).tolist() == clip
 
 
-def test_no_windows_are_no_batches():
-    assert list(windows.batches([], 3)) == []
+@pytest.mark.parametrize('size', [3, None])
+def test_clips_without_speech_are_refused(size):
+    with pytest.raises(InputError, match=r'^emodb: expected speech in at least one clip, found none$'):
+        next(windows.batches([], size, 'emodb'))
 
 
 @pytest.mark.parametrize('fields', [{'frames': 0}, {'hop': 0}, {'frames': 10, 'hop': 11}])

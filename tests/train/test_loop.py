@@ -360,6 +360,32 @@ def biggest(folder):
     return max((path for path in folder.rglob('d/*') if path.is_file()), key=lambda path: path.stat().st_size)
 
 
+def test_damage_to_what_is_carried_for_an_export_costs_no_run(copy, trained, capsys):
+    """All checkpoints may have the same file of it, and training does not need it."""
+    config, workdir = copy
+    exports = sorted((workdir / 'checkpoints').glob('*/export'))
+    for export in exports:
+        flip(biggest(export))
+    assert loop.train(config, workdir, show_progress=False) == trained[2]
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == len(exports)
+    assert all('found a damaged one (' in line and line.endswith('; set aside as export.damaged') for line in said)
+    assert not any(export.exists() for export in exports)
+    assert checkpoint.load(workdir).export() is None
+
+
+def test_what_the_split_lacks_is_said_at_the_start(trained, tmp_path, monkeypatch, capsys):
+    def stop(*_):
+        raise RuntimeError('stopped')
+
+    monkeypatch.setattr(loop, '_as_before', stop)
+    config = trained[0].with_changes({'data.protocol': 'random'})
+    for shown in (True, False):
+        with pytest.raises(RuntimeError, match='stopped'):
+            loop.train(config, tmp_path / 'w', show_progress=shown)
+        assert (f'{tmp_path}/w: speakers overlap' in capsys.readouterr().err.splitlines()) == shown
+
+
 def test_when_all_are_damaged_nothing_is_begun_anew(copy):
     config, workdir = copy
     for path in (workdir / 'checkpoints').glob('*/variables/**/d/*'):
