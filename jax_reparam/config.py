@@ -555,8 +555,8 @@ def load_recipe(path: str | Path, corpus: str = '') -> Recipe:
       InputError: no such file, or one that does not give a recipe.
     """
     path = Path(path)
-    if not path.suffix and not path.exists() and (RECIPES / f'{path}.py').is_file():
-        path = RECIPES / f'{path}.py'
+    if not path.suffix and len(path.parts) == 1 and not path.exists():
+        path = RECIPES / f'{known("recipe", path.name, recipes())}.py'
     if not path.is_file():
         raise InputError(f'{path}: expected a recipe, found {"a folder" if path.is_dir() else "no such file"}')
     spec = importlib.util.spec_from_file_location(path.stem, path)

@@ -325,7 +325,8 @@ def load(path: Path) -> Plan:
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f'{path}: expected a study in TOML, found {one_line(error)}') from error
+        found = getattr(error, 'strerror', None) or one_line(error)
+        raise InputError(f'{path}: expected a study in TOML, found: {found}') from error
     try:
         study = schema.from_json(Study, tomllib.loads(text))
         changes = [study.changes, *(family.changes for family in study.families.values())]
