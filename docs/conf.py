@@ -19,7 +19,7 @@ os.environ['PATH'] = os.pathsep.join([str(Path(sys.executable).parent), os.envir
 project = author = 'jax_reparam'
 version = release = jax_reparam.__version__
 extensions = ['myst_nb', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon', 'sphinxarg.ext', 'sphinx_copybutton']
-exclude_patterns = ['_build', '**.ipynb_checkpoints']
+exclude_patterns = ['_build', '**.ipynb_checkpoints', 'demo']
 suppress_warnings = ['myst.domains']  # sphinxarg's domain
 
 # The docstrings are plain text: single backticks are code.
