@@ -357,6 +357,7 @@ def manifest_reader(out: Path) -> Reader:
 
     def reader(rng: random.Random, folder: Path) -> tuple[Case, Any]:
         name, new = odd_json(content, rng)
+        shutil.copy(out / manifest.FILTERS, folder)
         (folder / manifest.FILE).write_bytes(new)
         return Case(name, lambda: (manifest.load(folder).as_json(), ''), False), manifest.load(out).as_json()
 
@@ -369,7 +370,8 @@ def out_reader(out: Path) -> Reader:
     def reader(rng: random.Random, folder: Path) -> tuple[Case, Any]:
         loaded = manifest.load(out)
         form = rng.choice(sorted(loaded.forms))
-        shutil.copy(out / manifest.FILE, folder)
+        for file in (manifest.FILE, manifest.FILTERS):
+            shutil.copy(out / file, folder)
         name, new = broken((out / loaded.forms[form].file).read_bytes(), rng)
         (folder / loaded.forms[form].file).write_bytes(new)
         return Case(name, lambda: (manifest.open_form(folder, form)[2], ''), True), manifest.open_form(out, form)[2]
