@@ -83,11 +83,13 @@ def run(main: Callable[[], int | None], *, interrupted: str = 'interrupted') -> 
                 # XLA may be compiling in another thread, which would crash while the interpreter is taken down.
                 os._exit(code)
         except Exception as error:
-            if isinstance(error, ModuleNotFoundError) and (module := str(error.name).partition('.')[0]) in EXTRAS:
-                _say(f'error: {one_line(lacking("jax_reparam", module))}')
-                sys.exit(int(ExitCode.INPUT))
-            _say(f'error: a fault of jax_reparam: {_kept(error)}')
-            code = ExitCode.FAULT
+            module = str(error.name).partition('.')[0] if isinstance(error, ModuleNotFoundError) else ''
+            if module in EXTRAS:
+                _say(f'error: {lacking("jax_reparam", module)}')
+                code = ExitCode.INPUT
+            else:
+                _say(f'error: a fault of jax_reparam: {_kept(error)}')
+                code = ExitCode.FAULT
     sys.exit(int(code))
 
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from helpers import TINY, batch, recipe, tones, untimed
+from helpers import TINY, batch, recipe, untimed
 from jax_reparam import checkpoint, models, reparam
 from jax_reparam.config import AugmentConfig, HRFConfig, Recipe, TrainConfig
 from jax_reparam.errors import InputError
@@ -34,12 +34,6 @@ SURE = dataclasses.replace(SMALLEST, dropout=0.0, attention_dropout=0.0)
 STD = np.full(12, 40, np.float32)
 INPUTS = Input(FrontendConfig(n_mels=12), WindowConfig(32, 16), 0 * STD, STD, 0 * STD)
 LABELS = (0, 1, 2, 0)
-
-
-@pytest.fixture(scope='module')
-def source(tmp_path_factory):
-    """Five speakers of tones."""
-    return tones(tmp_path_factory.mktemp('tones') / 'source')
 
 
 @pytest.fixture(scope='module')

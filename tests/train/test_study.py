@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from helpers import QUICK, pattern, recipe, tones
+from helpers import QUICK, pattern, recipe
 from jax_reparam import checkpoint, reparam, system
 from jax_reparam.commands import study as command
 from jax_reparam.data import export_data
@@ -69,12 +69,6 @@ def write(folder, text=FILE):
     )
     (folder / 'study.toml').write_text(text)
     return folder / 'study.toml'
-
-
-@pytest.fixture(scope='module')
-def source(tmp_path_factory):
-    """Five speakers of tones."""
-    return tones(tmp_path_factory.mktemp('tones') / 'source')
 
 
 @pytest.fixture(scope='module')
