@@ -21,6 +21,10 @@ from jax_reparam.table import aligned
 PER_BYTE, PER_BYTE_FAST = 1250, 600
 # These cost what they read; all others what they write.
 _READERS = ('SUM', 'MEAN', 'REDUCE_MAX')
+# These copy a row, or the elements of one, at a time.
+_MOVERS = ('PAD', 'PADV2', 'SLICE', 'TRANSPOSE')
+# Products of activations take so many of a row at a time, and those left over one by one.
+_VECTOR = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,25 +34,58 @@ class Price:
     Attributes:
       instructions: per MAC where the operator has MACs, else per element.
       kernel: whose kernel runs in TFLM built with CMSIS-NN.
-      source: `measured`: of the kernel alone, built by itself and counted under QEMU on shapes of our models
-        (`benchmarks/kernels/`, 2026-11-26); `assumed`: nothing was measured, it may be off by a factor of two or
-        more.
+      source: `measured`: fits what whole models took on the emulated board (`benchmarks/boards.py --nodes`); `kernel`:
+        of the kernel alone, built by itself and counted under QEMU (2026-11-26), since none of these models has it;
+        `assumed`: nothing was measured, it may be off by a factor of two or more.
       per_output: instructions per element written, beside those of MACs.
       per_weight: instructions per weight, however many rows it meets.
+      per_row: instructions per row: of a product's left side, or copied at once.
       spread: in place of `instructions` where one input has fewer elements than the other; None: the same. TFLM takes
         a reference kernel for it.
     """
 
     instructions: float
     kernel: Literal['CMSIS-NN', 'reference']
-    source: Literal['measured', 'assumed']
+    source: Literal['measured', 'kernel', 'assumed']
     per_output: float = 0.0
     per_weight: float = 0.0
+    per_row: float = 0.0
     spread: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """All fields, `spread` where it is None too."""
         return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What a node does, in units of its price.
+
+    Attributes:
+      op: as in `Row`.
+      dtype: of what it reads.
+      spread: one input has fewer elements than the other.
+      macs: MACs.
+      elements: written, or read where the operator reduces.
+      units: MACs as the kernel computes them, else elements.
+      outputs, weights, rows: see `Price`; 0 where the operator has no such term.
+    """
+
+    op: str
+    dtype: str
+    spread: bool
+    macs: int
+    elements: int
+    units: int
+    outputs: int
+    weights: int
+    rows: int
+
+    def instructions(self, price: Price) -> float:
+        """What it costs at a price."""
+        each = price.spread if self.spread and price.spread is not None else price.instructions
+        terms = (self.outputs * price.per_output, self.weights * price.per_weight, self.rows * price.per_row)
+        return self.units * each + sum(terms)
 
 
 # Figures of `measured` are what benchmarks/kernels/kernels.py prints. Where an operator was counted on several shapes,
@@ -168,24 +205,15 @@ def of_graph(graph: Graph, prices: Mapping[str, Mapping[str, Price]] = PRICES) -
     input_dtype = graph.input.dtype
     if input_dtype not in prices:
         raise ValueError(f'expected a model of {" or ".join(prices)}, whose kernels have prices, got {input_dtype}')
-    work: dict[tuple[str, str, Price], list[tuple[int, int, float]]] = collections.defaultdict(list)
-    for node in graph.nodes:
-        op, dtype = node.op, node.input(0).dtype
-        count, weights = macs(node), 0
-        if op == 'CONV_2D':
-            kernel = node.input(1).shape
-            if kernel[1:3] == (1, 1) == (node.options.strideH, node.options.strideW):
-                op, weights = 'CONV_2D 1 x 1', math.prod(kernel)
-        price = prices.get(dtype, {}).get(op, OTHERS)
-        elements = math.prod((node.input(0) if op in _READERS else node.output).shape)
-        spread = len({math.prod(tensor.shape) for tensor in node.reads[:2]}) > 1
-        each = price.spread if spread and price.spread is not None else price.instructions
-        spent = (count or elements) * each + elements * price.per_output + weights * price.per_weight
-        work[op, dtype, price].append((count, elements, spent))
+    priced: dict[tuple[str, str, Price], list[Work]] = collections.defaultdict(list)
+    for work in map(work_of, graph.nodes):
+        price = prices.get(work.dtype, {}).get(work.op, OTHERS)
+        priced[work.op, work.dtype, price].append(work)
     rows = []
-    for (op, dtype, price), nodes in work.items():
-        counts, sizes, costs = zip(*nodes, strict=True)
-        rows.append(Row(op, dtype, len(nodes), sum(counts), sum(sizes), round(sum(costs)), 0.0, price))
+    for (op, dtype, price), nodes in priced.items():
+        counts, sizes = sum(work.macs for work in nodes), sum(work.elements for work in nodes)
+        spent = round(sum(work.instructions(price) for work in nodes))
+        rows.append(Row(op, dtype, len(nodes), counts, sizes, spent, 0.0, price))
     instructions, products = sum(row.instructions for row in rows), sum(row.macs for row in rows)
     rows = [dataclasses.replace(row, share=row.instructions / max(1, instructions)) for row in rows]
     rows.sort(key=lambda row: (-row.instructions, row.op, row.dtype))
@@ -196,6 +224,35 @@ def of_graph(graph: Graph, prices: Mapping[str, Mapping[str, Price]] = PRICES) -
         instructions_per_mac=instructions / products if products else None,
         assumed=sum(row.share for row in rows if row.price.source == 'assumed'),
         ops=tuple(rows),
+    )
+
+
+def work_of(node: Node) -> Work:
+    """What a node of a quantised model does."""
+    op, shape, output, count = node.op, node.input(0).shape, node.output.shape, macs(node)
+    elements = math.prod(shape if op in _READERS else output)
+    units, weights, rows = count or elements, 0, 0
+    if op == 'CONV_2D':
+        kernel = node.input(1).shape
+        if kernel[1:3] == (1, 1) == (node.options.strideH, node.options.strideW):
+            op, weights = 'CONV_2D 1 x 1', math.prod(kernel)
+    elif op == 'BATCH_MATMUL':
+        depth = count // elements
+        units, rows = elements * -(-depth // _VECTOR) * _VECTOR, elements // output[-1]
+    elif op == 'CONCATENATION':
+        rows = len(node.inputs) * math.prod(output[: node.options.axis % len(output)])
+    elif op in _MOVERS:
+        rows = elements // output[-1]
+    return Work(
+        op=op,
+        dtype=node.input(0).dtype,
+        spread=len({math.prod(tensor.shape) for tensor in node.reads[:2]}) > 1,
+        macs=count,
+        elements=elements,
+        units=units,
+        outputs=elements if count and op != 'DEPTHWISE_CONV_2D' else 0,
+        weights=weights,
+        rows=rows,
     )
 
 
@@ -237,5 +294,6 @@ def table(cost: Cost) -> list[str]:
 def _tag(price: Price) -> str:
     outputs = f' + {price.per_output:g} an output' if price.per_output else ''
     outputs += f' + {price.per_weight:g} a weight' if price.per_weight else ''
+    outputs += f' + {price.per_row:g} a row' if price.per_row else ''
     spread = f' (spread {price.spread:g})' if price.spread is not None else ''
     return f'{price.instructions:g}{outputs}{spread} {price.source}'
