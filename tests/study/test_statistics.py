@@ -7,8 +7,8 @@ import pytest
 from scipy import stats
 
 from jax_reparam import evaluation
-from jax_reparam.train import statistics
-from jax_reparam.train.statistics import Clips
+from jax_reparam.study import statistics
+from jax_reparam.study.statistics import Clips
 
 
 def clips(rng, *, speakers=4, n=60, classes=3, right=0.5):

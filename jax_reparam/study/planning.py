@@ -4,7 +4,7 @@ A TOML file declares a study (`load`). Its runs follow from the file alone, exce
 follows from the tuning runs as well (`Plan.choose`). Every run becomes one line of JSON (`Lines`). The random key of a
 run is a hash of its seed and fold, so that arms differ in nothing that is drawn.
 
-Neither jax nor TensorFlow is imported; `train.arms` trains the runs.
+Neither jax nor TensorFlow is imported; `study.training` trains the runs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from jax_reparam import schema, system
 from jax_reparam.config import PLACES, Recipe, Seed, load_recipe
 from jax_reparam.errors import InputError, known, one_line
 from jax_reparam.schema import Count
-from jax_reparam.train import statistics
+from jax_reparam.study import statistics
 
 Phase = Literal['tuning', 'primary', 'exploratory']
 PHASES: tuple[Phase, ...] = get_args(Phase)

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from jax_reparam.train import report, statistics, study
-from jax_reparam.train.statistics import Clips, Difference, Score
-from jax_reparam.train.study import Contrast, Line, Lines, Plan, Run
+from jax_reparam.study import planning, statistics
+from jax_reparam.study.planning import Contrast, Line, Lines, Plan, Run
+from jax_reparam.study.statistics import Clips, Difference, Score
+from jax_reparam.train import report
 
 SCORES: tuple[Score, ...] = ('uar', 'speaker_uar', 'nll')
 # Percent where the score is a share.
@@ -273,7 +274,7 @@ def _section(section: Section) -> list[str]:
     tuning, compared = section.tuning, section.compared
     out = [f'### `{section.which[0]}` on {section.which[1]} ({section.device})', '']
     rows = []
-    for phase in study.PHASES:
+    for phase in planning.PHASES:
         runs: list[Run | None] = list(tuning) if phase == 'tuning' else []
         if phase != 'tuning':
             runs = [run for run in compared if (run.phase == phase if run else phase == 'primary')]
