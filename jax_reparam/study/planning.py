@@ -96,6 +96,7 @@ class Study(schema.Checked):
       pilot: the number of first seeds that tell the smallest difference which the study can detect.
       lines: the file of results; '' is the study file with the suffix `.jsonl`.
       baselines: a file of results to stand beside them (`benchmarks/baselines.py`); '' is none.
+      diagnostics: a file that says what HRF does to a layer (`benchmarks/diagnostics.py`); '' is none.
     """
 
     recipes: tuple[str, ...]
@@ -110,6 +111,7 @@ class Study(schema.Checked):
     pilot: Count = 2
     lines: str = ''
     baselines: str = ''
+    diagnostics: str = ''
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -227,6 +229,11 @@ class Plan:
     def baselines(self) -> Path | None:
         """The file of the baselines' results."""
         return self.path.parent / self.study.baselines if self.study.baselines else None
+
+    @property
+    def diagnostics(self) -> Path | None:
+        """The file of the diagnostics."""
+        return self.path.parent / self.study.diagnostics if self.study.diagnostics else None
 
     def run(self, phase: Phase, which: tuple[str, str], family: str, arm: Changes, seed: int, fold: int) -> Run:
         """One run of an arm."""

@@ -26,3 +26,4 @@ def test_the_page_is_that_of_the_lines(monkeypatch):
     assert all(PAGE.with_name(name).exists() for name in figures)
     used = {path.resolve() for plan in plans for path in (plan.lines, plan.baselines) if path}
     assert {path.resolve() for path in Path('benchmarks/results').glob('study*.jsonl')} <= used
+    assert any(plan.diagnostics for plan in plans)

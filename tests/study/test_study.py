@@ -418,6 +418,41 @@ def test_failed_and_missing_runs_are_counted_and_their_seeds_left_out(page):
     assert '| hrf - plain |' not in text  # no seed is whole
 
 
+@pytest.mark.parametrize('corpora', ['one', 'two'])
+def test_contrasts_are_pooled_over_recipes_and_corpora(worker, tmp_path, corpora):
+    plan = planning.load(write(tmp_path))
+    lines = worker.lines.read()
+    other = [{**line, 'corpus': 'savee' if corpora == 'two' else line['corpus']} for line in lines]
+    for line in other:  # HRF is always right there, and the plain model never
+        line['recipe'] = {**line['recipe'], 'train': {**line['recipe']['train'], 'batch_size': 4}}
+        right = np.eye(2)[line['test']['label']]
+        line['test'] = {
+            **line['test'],
+            'probabilities': (right if line['family'] == 'hrf' else right[:, ::-1]).tolist(),
+        }
+    again = tmp_path / 'again'
+    text = FILE.replace('"folder"', f'"{other[0]["corpus"]}"').replace(
+        '"hrf.init"', '"train.batch_size" = 4\n"hrf.init"'
+    )
+    second = planning.load(write(again, text))
+    for one, had in ((plan, lines), (second, other)):
+        for line in had:
+            planning.Lines(one.lines).append(line)
+    sections = list(evidence.sections([plan, second]))
+    first, last = [one.differences[0].found for one in sections]
+    assert last.mean == 1.0
+    found = evidence.pooled(sections)[0].found
+    assert found.mean == pytest.approx((first.mean + last.mean) / 2)
+    # Of one corpus the same speakers are averaged first; those of another are more of them.
+    contrast = plan.study.contrasts[0]
+    tables = [one.paired(contrast, [0, 1], 'uar') for one in sections]
+    expected = [np.mean(tables, axis=0)] if corpora == 'one' else tables
+    assert found == evidence.statistics.difference(expected)
+    assert evidence.pooled(sections[:1]) == []
+    evidence.write(tmp_path / 'evidence.md', [plan, second])
+    assert '## Over all recipes and corpora (cpu)' in (tmp_path / 'evidence.md').read_text()
+
+
 @pytest.mark.parametrize(
     ('low', 'high', 'said'),
     [
@@ -431,7 +466,7 @@ def test_failed_and_missing_runs_are_counted_and_their_seeds_left_out(page):
     ],
 )
 def test_a_null_says_what_it_excludes(low, high, said):
-    found = Difference((low + high) / 2, low, high, 1, 9, 0.5, 0.5, 0.95, 10, 5)
+    found = Difference((low + high) / 2, low, high, 1, 9, 0.5, 0.5, 0.95)
     assert evidence.verdict(evidence.Compared('a - b', 'uar', found, 0.1)) == said
     # Less cross-entropy is better.
     flipped = dataclasses.replace(found, mean=-found.mean, low=-high, high=-low)
