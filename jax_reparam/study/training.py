@@ -29,9 +29,10 @@ from jax_reparam.data import feature_store, packed, pipeline
 from jax_reparam.errors import InputError
 from jax_reparam.progress import Progress
 from jax_reparam.reparam import Params
-from jax_reparam.train import loop, report, study
+from jax_reparam.study import planning
+from jax_reparam.study.planning import Line, Lines, Phase, Plan, Run
+from jax_reparam.train import loop, report
 from jax_reparam.train.optimizer import adamw
-from jax_reparam.train.study import Line, Lines, Phase, Plan, Run
 
 PARTS: tuple[pipeline.Part, ...] = ('validation', 'test')
 # Of probabilities in a line.
@@ -207,7 +208,7 @@ class Worker:
             packed.write(path, data.corpus, data.features, key)
         return list(paths)
 
-    def work(self, phases: Sequence[Phase] = study.PHASES, together: int | None = None) -> int:
+    def work(self, phases: Sequence[Phase] = planning.PHASES, together: int | None = None) -> int:
         """Trains what is left of a study, until all of it is done; other workers may do so at the same time.
 
         Args:
@@ -273,7 +274,7 @@ class Worker:
     def _of(self, run: Run) -> pipeline.Data:
         # Nothing is drawn by the seed (`speakers`), so that all seeds share what is loaded.
         same = run.recipe.with_changes({'seed': 0})
-        key = study.digest([value for name, value in same.as_json().items() if name in _OF_DATA])
+        key = planning.digest([value for name, value in same.as_json().items() if name in _OF_DATA])
         if key not in self._data:
             self._data[key] = pipeline.load_data(self._placed(same), show_progress=self.show and not self._data)
         data = self._data[key]
@@ -369,7 +370,7 @@ _OF_DATA = ('data', 'frontend', 'window', 'voice')
 
 def _arm(run: Run) -> str:
     """A digest of what all runs of an arm have in common."""
-    return study.digest(run.recipe.with_changes({'seed': 0, 'data.fold': '0'}).as_json())
+    return planning.digest(run.recipe.with_changes({'seed': 0, 'data.fold': '0'}).as_json())
 
 
 @contextlib.contextmanager
