@@ -116,7 +116,7 @@ class TFLMScore(Score):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Price:
-    """What a form takes on a device, by its plan: `arena.arena` and `cost.of_graph`."""
+    """What a form takes on a Cortex-M4F: `cost.of_graph`."""
 
     arena_bytes: Count
     instructions: Count
@@ -212,10 +212,19 @@ class Waveform(WaveformCheck, File):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Arena:
-    """Bytes that TFLM took on this host, and bytes that the firmware sets aside."""
+    """Bytes of one model's arena.
+
+    Attributes:
+      measured: that TFLM took on this 64-bit host.
+      reserved: that the firmware sets aside on a Cortex-M: counted (`graph/footprint.py`), and a margin.
+      reserved_helium: likewise on one with Helium, as a Cortex-M55; 0 where the manifest is older than this key.
+      reserved_elsewhere: on any other processor; likewise 0.
+    """
 
     measured: Count
     reserved: Count
+    reserved_helium: Count = 0
+    reserved_elsewhere: Count = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

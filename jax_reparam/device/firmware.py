@@ -20,6 +20,7 @@ from jax_reparam.frontend.features import FrontendConfig
 from jax_reparam.frontend.inputs import Input
 from jax_reparam.frontend.voice import Profile
 from jax_reparam.graph import cost, flatbuffer
+from jax_reparam.graph.footprint import footprint
 from jax_reparam.graph.graph import Graph
 from jax_reparam.runtime import tflm
 
@@ -54,10 +55,8 @@ CYCLES_PER_INSTRUCTION = 1.5
 # made for where the build says none, if the model keeps up at it.
 QUEUE_SLACK, DEFAULT_MHZ = 0.1, 120
 CLOCKS = (80, 120, 160, 240, 480)  # of the README's table, MHz
-ARENAS_ARE = (
-    "The arenas are what TFLM's interpreter took on a 64-bit host with its reference kernels, 15 % and 1 KB more "
-    '(`model_data.h`).'
-)
+# Of an arena that was counted: for versions of TFLM that keep more (docs/results.md).
+MARGIN_PERCENT = 1
 # Instructions of a Cortex-M4F beside the model's own, from whole programs on QEMU's mps2-an386 (docs/results.md). Of a
 # window: of each code (speech, level, voice, quantisation). Of a frame: of each sample, each point of the transform by
 # its logarithm, each band.
@@ -67,18 +66,25 @@ _TYPES = {'int8': 'std::int8_t', 'int16': 'std::int16_t'}
 
 
 def _arena(model: bytes, example: np.ndarray) -> manifest.Arena:
-    """What TFLM's interpreter on this host took for a model, and what to set aside for it.
+    """What TFLM's interpreter on this host took for a model, and what to set aside for it, in whole lines of 16 bytes.
 
-    15 % and 1 KB more, in whole lines of 16 bytes: pointers are smaller on a 32-bit device, but optimised kernels take
-    scratch buffers that the reference kernels do not (on a Cortex-M55 CMSIS-NN's FULLY_CONNECTED keeps 4 bytes for each
-    output of its row). More where TFLM needs more to plan in. Not measured on a device: `golden_test` prints what was
-    taken.
+    On a Cortex-M that is what `footprint` counts, and a margin. Elsewhere kernels and pointers are not known: it is
+    what was measured on this 64-bit host, 15 % and 1 KB more, or still more where TFLM needs it to plan in.
     """
     measured = tflm.run(model, example).arena_bytes
-    size = measured * 115 // 100 + 1024
-    while not tflm.fits(model, size := -(-size // 16) * 16):
-        size += size // 8
-    return manifest.Arena(measured=measured, reserved=size)
+    elsewhere = measured * 115 // 100 + 1024
+    while not tflm.fits(model, elsewhere := _lines(elsewhere)):
+        elsewhere += elsewhere // 8
+    graph = flatbuffer.read(model)
+    counted = {helium: footprint(graph, helium=helium).needed for helium in (False, True)}
+    reserved = {helium: _lines(size * (100 + MARGIN_PERCENT) // 100) for helium, size in counted.items()}
+    return manifest.Arena(
+        measured=measured, reserved=reserved[False], reserved_helium=reserved[True], reserved_elsewhere=elsewhere
+    )
+
+
+def _lines(size: int) -> int:
+    return -(-size // 16) * 16
 
 
 def real_time(model: bytes, inputs: Input) -> manifest.RealTime:
@@ -195,9 +201,16 @@ def _readme(
         'sample_rate': f'{config.sample_rate:,}',
         'queue': f'{_queue_bytes(keeps_up, default, config):,}',
         'esp_nn': esp_nn,
-        'arenas_are': ARENAS_ARE,
-        'model_arena': f'{arenas["model"].reserved:,}',
-        'frontend_arena': f'{arenas["frontend"].reserved:,}',
+        'margin': f'{MARGIN_PERCENT}',
+        **{
+            f'{name}_arena{suffix}': f'{size:,}'
+            for name, arena in arenas.items()
+            for suffix, size in (
+                ('', arena.reserved),
+                ('_helium', arena.reserved_helium),
+                ('_elsewhere', arena.reserved_elsewhere),
+            )
+        },
         'ring': f'{window.frames * config.n_mels:,}',
         'beside': f'{10 * window.frames:,}',
         'bands': f'{config.n_mels}',
@@ -279,17 +292,23 @@ extern const float kStd[kBands];
 using Feature = {_TYPES[graph.input.dtype]};  // of the model's input
 using Logit = {_TYPES[graph.output.dtype]};  // and of its output
 
-// TFLM's interpreter with its reference kernels, on a 64-bit host, took
-// {model.measured:,} and {frontend.measured:,} bytes ("Arena allocation total" of print_allocations() in the
-// Python package tflite-micro). Optimised kernels may take scratch buffers, so 15 % and 1 KB more are set aside, or
-// what it takes to plan: with these sizes that interpreter does load the models.
+// Arenas. For a Cortex-M they are counted, with the kernels of CMSIS-NN, which need more with Helium, and
+// {MARGIN_PERCENT} % is set aside beside. For any other processor they are what TFLM's interpreter took on a 64-bit
+// host, {model.measured:,} and {frontend.measured:,} bytes, 15 % and 1 KB more.
 // golden_test prints what was taken; where it does not fit, Begin() returns false.
 // EMOTION_ARENA_BYTES and EMOTION_FRONTEND_ARENA_BYTES replace them.
+#if defined(__arm__) && defined(__ARM_FEATURE_MVE)
+#define EMOTION_ARENA_OF(cortex_m, helium, elsewhere) helium
+#elif defined(__arm__)
+#define EMOTION_ARENA_OF(cortex_m, helium, elsewhere) cortex_m
+#else
+#define EMOTION_ARENA_OF(cortex_m, helium, elsewhere) elsewhere
+#endif
 #ifndef EMOTION_ARENA_BYTES
-#define EMOTION_ARENA_BYTES {model.reserved}
+#define EMOTION_ARENA_BYTES {_of_processor(model)}
 #endif
 #ifndef EMOTION_FRONTEND_ARENA_BYTES
-#define EMOTION_FRONTEND_ARENA_BYTES {frontend.reserved}
+#define EMOTION_FRONTEND_ARENA_BYTES {_of_processor(frontend)}
 #endif
 constexpr std::size_t kModelArenaBytes = EMOTION_ARENA_BYTES;
 constexpr std::size_t kFrontendArenaBytes = EMOTION_FRONTEND_ARENA_BYTES;
@@ -330,6 +349,10 @@ extern const std::size_t kFrontendBytes;
 
 #endif  // EMOTION_MODEL_DATA_H_
 """
+
+
+def _of_processor(arena: manifest.Arena) -> str:
+    return f'EMOTION_ARENA_OF({arena.reserved}, {arena.reserved_helium}, {arena.reserved_elsewhere})'
 
 
 def _array_file(name: str, content: bytes, before: str = '') -> str:

@@ -33,7 +33,10 @@ def summary(path: Path, manifest: Manifest) -> list[str]:
     for form in manifest.forms.values():
         tflm = form.tflm
         where = 'not run in TFLM' if tflm is None else f'ran in TFLM: {_score(tflm)}, arena {_kb(tflm.arena_bytes)}'
-        cost = f', {_millions(form)} M instructions (Cortex-M4F, estimated)' if form.cost else ''
+        cost = ''
+        if form.cost:
+            device = f'{form.cost.instructions / 1e6:.1f} M instructions and {_kb(form.cost.arena_bytes)} of arena'
+            cost = f'; {device} on a Cortex-M4F (estimated)'
         lines.append(f'{path / form.file}  {_kb(form.bytes)}, {where}{cost}')
     if npu := manifest.npu:
         lines.append(f'{path / npu.file}  {_kb(npu.bytes)}, {_placed(npu)}')
@@ -62,8 +65,8 @@ Decides between {len(manifest.labels)} classes ({', '.join(manifest.labels)}).
 {_table(manifest)}
 
 Agreement is the share of windows decided as the trained model decides them, SNR that of the logits. The arena was
-measured on a 64-bit host; a 32-bit device needs less. Instructions of a window are estimated, for a Cortex-M4F with
-CMSIS-NN. A form is in this folder only if
+measured on a 64-bit host. That of a Cortex-M4F with CMSIS-NN is counted, and its instructions of a window are
+estimated. A form is in this folder only if
 {_gates(manifest)}. LAYERS.md has the tensors of each quantised form, worst first.
 {_npu(manifest)}
 ## Which classes it confuses
@@ -343,7 +346,7 @@ def _placed(npu: Placement) -> str:
 
 def _table(manifest: Manifest) -> str:
     names = ['form', 'bytes', 'ops', 'M instructions', 'runtime', *(['UAR'] if _scored(manifest) else [])]
-    names += ['agreement', 'SNR dB', 'arena']
+    names += ['agreement', 'SNR dB', 'arena, 64-bit host', 'arena, Cortex-M4F']
     rows = [f'| {" | ".join(names)} |', f'|{"---|" * len(names)}']
     for name, form in manifest.forms.items():
         for runtime, score in (('LiteRT', form.litert), ('TFLM', form.tflm)):
@@ -353,7 +356,8 @@ def _table(manifest: Manifest) -> str:
             snr = '' if score.snr_db is None else f'{score.snr_db:.1f}'
             cells = [name, f'{form.bytes:,}', sum(form.ops.values()), _millions(form), runtime]
             cells += [] if score.uar is None else [_percent(score.uar)]
-            cells += [_percent(score.argmax_agreement), snr, arena]
+            device = f'{form.cost.arena_bytes:,}' if arena and form.cost else ''
+            cells += [_percent(score.argmax_agreement), snr, arena, device]
             rows.append(f'| {" | ".join(map(str, cells))} |')
     int8 = manifest.forms.get('int8')
     if int8 is not None and int8.made.prices:
@@ -361,7 +365,7 @@ def _table(manifest: Manifest) -> str:
             f'`{f"fold.py {flag}".strip()}` {price.instructions / 1e6:.1f} M instructions in {_kb(price.arena_bytes)}'
             for flag, price in int8.made.prices.items()
         )
-        rows += ['', f'int8 has two points, by the plan of its arena: {", ".join(points)}.']
+        rows += ['', f'int8 has two points, on a Cortex-M4F: {", ".join(points)}.']
     return '\n'.join(rows)
 
 

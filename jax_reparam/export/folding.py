@@ -26,7 +26,7 @@ from jax_reparam.export import card, folder, npu
 from jax_reparam.field import robustness
 from jax_reparam.field.robustness import Row
 from jax_reparam.frontend import features
-from jax_reparam.graph import arena, cost, flatbuffer
+from jax_reparam.graph import cost, flatbuffer
 from jax_reparam.graph.graph import Graph
 from jax_reparam.graph.passes import optimise
 from jax_reparam.manifest import NPU_FORM, Failed, Form, Layer, Made, Manifest, Price
@@ -259,7 +259,8 @@ class _Maker:
             return None
         for flag, bits in self.offered.items():
             one = graph if bits == made else optimise(quantise(self.calibrated, bits).graph)
-            prices[flag] = Price(arena_bytes=arena.arena(one), instructions=cost.of_graph(one).instructions)
+            found = cost.of_graph(one)
+            prices[flag] = Price(arena_bytes=found.arena_bytes, instructions=found.instructions)
         return prices
 
 

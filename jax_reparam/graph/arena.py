@@ -22,8 +22,8 @@ NAME = 'OfflineMemoryAllocation'
 VERSION, SUBGRAPH, ONLINE = 1, 0, -1
 # Of a tensor's place, in bytes: what TFLM gives.
 ALIGNMENT = 16
-# What it keeps for a node, about, and for the two tables of 513 numbers of a 16-bit softmax.
-PER_NODE, PER_SOFTMAX = 160, 2 * 513 * 2
+# What it keeps for the two tables of 513 numbers of a 16-bit softmax.
+PER_SOFTMAX = 2 * 513 * 2
 # Partial orders kept at a time.
 BEAM = 64
 # How often the groups that reach highest are tried earlier.
@@ -32,7 +32,7 @@ ROUNDS = 40
 VIEWS = {'RESHAPE', 'SQUEEZE', 'EXPAND_DIMS'}
 # Kernels that write no element, or no row, before the last time they read it: TFLM's reference kernels, by running them
 # so; of CMSIS-NN's, softmax and addition by reading them.
-IN_PLACE = {'ADD', 'SUB', 'MUL', 'SOFTMAX', 'L2_NORMALIZATION', 'LOGISTIC', 'TANH', 'RELU', 'RSQRT'}
+IN_PLACE = {'ADD', 'SUB', 'MUL', 'SOFTMAX', 'LOGISTIC', 'TANH', 'RELU', 'RSQRT'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,13 +223,6 @@ def _planned(memory: Memory) -> tuple[list[int], dict[int, int], int]:
     """The order of a graph's nodes, the places of its tensors, the bytes that these need."""
     order = schedule(memory)
     return order, *Plan(memory.in_order(order)).places()
-
-
-def arena(graph: Graph) -> int:
-    """About how much arena TFLM takes for a graph: its tensors, as `arrange` planned them, and what each node needs."""
-    places = np.frombuffer(graph.metadata[NAME], np.int32)[3:]
-    top = max(places[tensor] + size for tensor, size in read(graph).sizes.items())
-    return int(top) + PER_NODE * len(graph.nodes) + tables(graph)
 
 
 def tables(graph: Graph) -> int:

@@ -1,4 +1,4 @@
-"""What a model costs on a Cortex-M4F with CMSIS-NN: work per kind of operator, and an estimate of instructions.
+"""What a model costs on a Cortex-M4F with CMSIS-NN: work per kind of operator, instructions (estimated) and arena.
 
 The work is read from the .tflite file. The rest is an estimate: instructions of a node are its work times a price
 (`PRICES`), and every price says where it comes from. An interpreter's own instructions are left out.
@@ -14,13 +14,14 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from jax_reparam import schema
+from jax_reparam.graph.footprint import footprint
 from jax_reparam.graph.graph import Graph, Node
 from jax_reparam.table import aligned
 
 # What a byte of arena is worth: instructions a window that it has to save, in forms for small memories and in others.
 PER_BYTE, PER_BYTE_FAST = 1250, 600
 # These cost what they read; all others what they write.
-_READERS = ('SUM', 'MEAN', 'REDUCE_MAX')
+_READERS = ('SUM', 'MEAN', 'REDUCE_MAX', 'AVERAGE_POOL_2D')
 # These copy a row, or the elements of one, at a time.
 _MOVERS = ('PAD', 'PADV2', 'SLICE', 'TRANSPOSE')
 # Products of activations take so many of a row at a time, and those left over one by one.
@@ -39,7 +40,8 @@ class Price:
         `assumed`: nothing was measured, it may be off by a factor of two or more.
       per_output: instructions per element written, beside those of MACs.
       per_weight: instructions per weight, however many rows it meets.
-      per_row: instructions per row: of a product's left side, or copied at once.
+      per_row: instructions per row: of a product's left side, of a convolution's kernel in a pixel (all its rows are one
+        where they are gathered first), or of values that are copied at once.
       spread: in place of `instructions` where one input has fewer elements than the other; None: the same. TFLM takes
         a reference kernel for it.
     """
@@ -88,59 +90,59 @@ class Work:
         return self.units * each + sum(terms)
 
 
-# Figures of `measured` are what benchmarks/kernels/kernels.py prints. Where an operator was counted on several shapes,
-# the figure is of the one that our models have most of.
+# Figures of `measured` are what benchmarks/boards.py --nodes fits to all nodes of its models of that kind. A reshape
+# shows the bytes of what it reads (`arena`), and copies none.
 INT8: dict[str, Price] = {
-    'FULLY_CONNECTED': Price(1.85, 'CMSIS-NN', 'measured', per_output=53.3),
-    'BATCH_MATMUL': Price(2.04, 'CMSIS-NN', 'measured', per_output=51.0),
-    'CONV_2D': Price(1.38, 'CMSIS-NN', 'measured', per_output=148.4),
-    'CONV_2D 1 x 1': Price(1.38, 'CMSIS-NN', 'measured', per_output=41.7, per_weight=3.58),
-    'DEPTHWISE_CONV_2D': Price(11.34, 'CMSIS-NN', 'measured'),
-    'SOFTMAX': Price(521.8, 'CMSIS-NN', 'measured'),
-    'TANH': Price(370.3, 'reference', 'measured'),
-    'LOGISTIC': Price(361.5, 'reference', 'measured'),
-    'SUB': Price(85.1, 'reference', 'measured', spread=94.3),
-    'SUM': Price(83.0, 'reference', 'measured'),
-    'MEAN': Price(83.0, 'reference', 'measured'),
-    'ADD': Price(81.1, 'CMSIS-NN', 'measured', spread=103.5),
-    'L2_NORMALIZATION': Price(55.4, 'reference', 'measured'),
-    'QUANTIZE': Price(43.8, 'reference', 'measured'),
-    'MUL': Price(35.9, 'CMSIS-NN', 'measured', spread=56.1),
-    'CAST': Price(4.0, 'reference', 'measured'),
-    'TRANSPOSE': Price(5.9, 'CMSIS-NN', 'measured'),
-    'SLICE': Price(6.0, 'reference', 'measured'),
-    'CONCATENATION': Price(2.1, 'reference', 'measured'),
-    'PAD': Price(1.6, 'CMSIS-NN', 'measured'),
-    'PADV2': Price(1.6, 'CMSIS-NN', 'measured'),
-    'RESHAPE': Price(0.5, 'reference', 'measured'),
-    # SUB's work and a product; the inverse root of a row of L2_NORMALIZATION and two products.
+    'FULLY_CONNECTED': Price(1.87, 'CMSIS-NN', 'measured', per_output=51.3),
+    'BATCH_MATMUL': Price(2.03, 'CMSIS-NN', 'measured', per_output=48.7, per_row=123.0),
+    'CONV_2D': Price(1.64, 'CMSIS-NN', 'measured', per_output=65.9, per_row=537.0),
+    'CONV_2D 1 x 1': Price(1.43, 'CMSIS-NN', 'measured', per_output=41.3, per_weight=2.49),
+    'DEPTHWISE_CONV_2D 3 x 3': Price(7.8, 'CMSIS-NN', 'measured'),
+    'DEPTHWISE_CONV_2D': Price(10.3, 'CMSIS-NN', 'measured', per_row=22.0),
+    'SOFTMAX': Price(524.0, 'CMSIS-NN', 'measured'),
+    'TANH': Price(370.3, 'reference', 'kernel'),
+    'LOGISTIC': Price(361.5, 'reference', 'kernel'),
+    'SUB': Price(85.1, 'reference', 'kernel', spread=94.3),
+    'SUM': Price(83.0, 'reference', 'kernel'),
+    'MEAN': Price(83.0, 'reference', 'kernel'),
+    'ADD': Price(81.2, 'CMSIS-NN', 'measured', spread=103.5),
+    'QUANTIZE': Price(43.3, 'reference', 'measured'),
+    'MUL': Price(35.9, 'CMSIS-NN', 'kernel', spread=56.1),
+    'CAST': Price(4.02, 'reference', 'measured'),
+    'TRANSPOSE': Price(5.88, 'CMSIS-NN', 'measured', per_row=2.27),
+    'SLICE': Price(4.09, 'reference', 'measured', per_row=8.42),
+    'CONCATENATION': Price(0.58, 'reference', 'measured', per_row=31.7),
+    'PAD': Price(0.0, 'CMSIS-NN', 'measured', per_row=85.0),
+    'PADV2': Price(0.0, 'CMSIS-NN', 'measured', per_row=85.0),
+    'RESHAPE': Price(0.0, 'reference', 'measured'),
+    # SUB's work and a product.
     'SQUARED_DIFFERENCE': Price(100.0, 'reference', 'assumed'),
     'RSQRT': Price(450.0, 'reference', 'assumed'),
-    'AVERAGE_POOL_2D': Price(10.0, 'CMSIS-NN', 'assumed'),
+    'AVERAGE_POOL_2D': Price(6.4, 'CMSIS-NN', 'measured'),
 }
 # TFLM gives every depthwise convolution of int16 to the kernel that fits any shape.
 INT16: dict[str, Price] = {
-    'FULLY_CONNECTED': Price(2.36, 'CMSIS-NN', 'measured', per_output=59.3),
-    'BATCH_MATMUL': Price(1.93, 'CMSIS-NN', 'measured', per_output=43.4),
-    'CONV_2D': Price(1.59, 'CMSIS-NN', 'measured', per_output=130.5),
-    'CONV_2D 1 x 1': Price(1.81, 'CMSIS-NN', 'measured', per_output=54.5),
-    'DEPTHWISE_CONV_2D': Price(31.22, 'CMSIS-NN', 'measured'),
-    'RSQRT': Price(426.1, 'reference', 'measured'),
-    'SUB': Price(85.1, 'reference', 'measured', spread=87.6),
-    'SUM': Price(83.0, 'reference', 'measured'),
-    'MEAN': Price(83.0, 'reference', 'measured'),
-    'ADD': Price(78.4, 'CMSIS-NN', 'measured', spread=116.7),
-    'MUL': Price(30.8, 'CMSIS-NN', 'measured', spread=55.9),
-    'SOFTMAX': Price(50.5, 'CMSIS-NN', 'measured'),
-    'QUANTIZE': Price(43.4, 'reference', 'measured'),
-    'PAD': Price(38.8, 'reference', 'measured'),
-    'PADV2': Price(38.8, 'reference', 'measured'),
-    'TANH': Price(21.3, 'reference', 'measured'),
-    'LOGISTIC': Price(20.5, 'reference', 'measured'),
-    'TRANSPOSE': Price(7.3, 'reference', 'measured'),
-    'SLICE': Price(6.0, 'reference', 'measured'),
-    'CONCATENATION': Price(2.7, 'reference', 'measured'),
-    'RESHAPE': Price(1.1, 'reference', 'measured'),
+    'FULLY_CONNECTED': Price(2.37, 'CMSIS-NN', 'measured', per_output=58.1),
+    'BATCH_MATMUL': Price(1.9, 'CMSIS-NN', 'measured', per_output=42.3, per_row=108.0),
+    'CONV_2D': Price(1.84, 'CMSIS-NN', 'measured', per_output=54.0, per_row=504.0),
+    'CONV_2D 1 x 1': Price(1.8, 'CMSIS-NN', 'measured', per_output=54.9),
+    'DEPTHWISE_CONV_2D': Price(39.8, 'CMSIS-NN', 'measured', per_row=463.0),
+    'RSQRT': Price(435.0, 'reference', 'measured'),
+    'SUB': Price(85.1, 'reference', 'kernel', spread=87.6),
+    'SUM': Price(83.0, 'reference', 'kernel'),
+    'MEAN': Price(83.0, 'reference', 'kernel'),
+    'ADD': Price(78.5, 'CMSIS-NN', 'measured', spread=106.8),
+    'MUL': Price(31.3, 'CMSIS-NN', 'measured', spread=52.6),
+    'SOFTMAX': Price(51.8, 'CMSIS-NN', 'measured'),
+    'QUANTIZE': Price(44.4, 'reference', 'measured'),
+    'PAD': Price(46.6, 'reference', 'measured', per_row=13.9),
+    'PADV2': Price(46.6, 'reference', 'measured', per_row=13.9),
+    'TANH': Price(21.3, 'reference', 'kernel'),
+    'LOGISTIC': Price(23.0, 'reference', 'measured'),
+    'TRANSPOSE': Price(5.18, 'reference', 'measured', per_row=41.2),
+    'SLICE': Price(4.11, 'reference', 'measured', per_row=8.45),
+    'CONCATENATION': Price(1.12, 'reference', 'measured', per_row=35.1),
+    'RESHAPE': Price(0.0, 'reference', 'measured'),
     'SQUARED_DIFFERENCE': Price(100.0, 'reference', 'assumed'),
     'AVERAGE_POOL_2D': Price(10.0, 'CMSIS-NN', 'assumed'),
 }
@@ -155,7 +157,8 @@ class Row:
     """All nodes of one kind.
 
     Attributes:
-      op: the operator; a convolution of single pixels, which has a kernel of its own, is a `CONV_2D 1 x 1`.
+      op: the operator; those of CMSIS-NN's convolutions that have a kernel of their own are a `CONV_2D 1 x 1` and a
+        `DEPTHWISE_CONV_2D 3 x 3`, of as many filters as channels.
       dtype: of what it reads.
       nodes: how many.
       macs: products with a constant or of two activations.
@@ -186,6 +189,7 @@ class Cost:
       instructions_per_mac: None where there is no MAC.
       assumed: share of the instructions whose price nothing was measured for, 0 to 1.
       ops: the kinds of nodes, dearest first.
+      arena_bytes: what TFLM keeps of the model in its arena, counted (`footprint`); 0 in manifests from before that.
     """
 
     processor: str
@@ -194,6 +198,7 @@ class Cost:
     instructions_per_mac: schema.Amount | None
     assumed: schema.Share
     ops: tuple[Row, ...]
+    arena_bytes: schema.Count = 0
 
 
 def of_graph(graph: Graph, prices: Mapping[str, Mapping[str, Price]] = PRICES) -> Cost:
@@ -224,6 +229,7 @@ def of_graph(graph: Graph, prices: Mapping[str, Mapping[str, Price]] = PRICES) -
         instructions_per_mac=instructions / products if products else None,
         assumed=sum(row.share for row in rows if row.price.source == 'assumed'),
         ops=tuple(rows),
+        arena_bytes=footprint(graph, helium=False).used,
     )
 
 
@@ -236,6 +242,13 @@ def work_of(node: Node) -> Work:
         kernel = node.input(1).shape
         if kernel[1:3] == (1, 1) == (node.options.strideH, node.options.strideW):
             op, weights = 'CONV_2D 1 x 1', math.prod(kernel)
+        else:
+            rows = elements // output[-1]
+    elif op == 'DEPTHWISE_CONV_2D':
+        _, height, width, filters = node.input(1).shape
+        rows = height * elements // output[-1]
+        if node.input(0).dtype == 'int8' and (height, width, filters) == (3, 3, shape[-1]):
+            op = 'DEPTHWISE_CONV_2D 3 x 3'
     elif op == 'BATCH_MATMUL':
         depth = count // elements
         units, rows = elements * -(-depth // _VECTOR) * _VECTOR, elements // output[-1]
@@ -250,7 +263,7 @@ def work_of(node: Node) -> Work:
         macs=count,
         elements=elements,
         units=units,
-        outputs=elements if count and op != 'DEPTHWISE_CONV_2D' else 0,
+        outputs=elements if count and node.op != 'DEPTHWISE_CONV_2D' else 0,
         weights=weights,
         rows=rows,
     )

@@ -231,7 +231,7 @@ def _points(node: Node) -> int:
 def _planned(graph: Graph, tensors: Sequence[Tensor], scratch: Sequence[tuple[int, int]]) -> int:
     """Bytes of tensors and scratch as TFLM's greedy planner puts them.
 
-    Planned ones lie where the plan says, others as low as they can, the largest first.
+    Planned ones lie where the plan says, others as low as they can: the largest first, of equal ones the last.
     """
     plan = graph.metadata.get(arena.NAME)
     places = [arena.ONLINE] * len(tensors) if plan is None else np.frombuffer(plan, np.int32)[3:].tolist()
@@ -244,10 +244,12 @@ def _planned(graph: Graph, tensors: Sequence[Tensor], scratch: Sequence[tuple[in
             if tensor.constant is None:
                 life.setdefault(index[tensor], [time, time])[1] = time
     # Place or ONLINE, bytes, first and last node.
-    wanted = [(places[i], _up(_bytes(tensors[i]), arena.ALIGNMENT), first, last) for i, (first, last) in life.items()]
+    wanted = [(places[i], _up(_bytes(tensors[i]), arena.ALIGNMENT), *life[i]) for i in sorted(life)]
     wanted += [(arena.ONLINE, _up(size, arena.ALIGNMENT), time, time) for time, size in scratch]
+    wanted.reverse()
+    wanted.sort(key=lambda want: (want[0] == arena.ONLINE, -want[1]))
     placed: list[tuple[int, int, int, int]] = []
-    for place, size, first, last in sorted(wanted, key=lambda w: (w[0] == arena.ONLINE, -w[1])):
+    for place, size, first, last in wanted:
         if place == arena.ONLINE:
             place = 0
             for start, length, *when in sorted(placed):

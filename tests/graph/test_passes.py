@@ -174,11 +174,10 @@ def test_a_softmax_reads_a_matrix(rng, monkeypatch, bits, frames):
     shapes = [[node.output.shape for node in form.nodes if node.op == 'SOFTMAX'] for form in (flat, whole)]
     assert shapes == [[(2 * frames // count, frames)] * count, [(2, frames // count, frames)] * count]
     np.testing.assert_array_equal(run(flat, windows), run(whole, windows))
-    assert arena.arena(flat) - arena.arena(whole) == 2 * count * arena.PER_NODE
     if tflm.missing() is None:
         made, expected = in_tflm(flat, windows), in_tflm(whole, windows)
         np.testing.assert_array_equal(made.logits, expected.logits)
-        assert made.arena_bytes - expected.arena_bytes <= 2 * count * arena.PER_NODE
+        assert made.arena_bytes - expected.arena_bytes <= 2 * count * 160  # bytes of a RESHAPE on a 64-bit host
 
 
 def test_every_softmax_reads_a_matrix_whatever_is_around_it(rng):
