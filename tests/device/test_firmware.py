@@ -17,6 +17,8 @@ from jax_reparam.device import firmware, registrations
 from jax_reparam.evaluation import softmax
 from jax_reparam.frontend import features, speech, stream, voice
 from jax_reparam.frontend.voice import Profile
+from jax_reparam.graph import flatbuffer
+from jax_reparam.graph.footprint import footprint
 from jax_reparam.graph.graph import Port
 from jax_reparam.runtime import tflm
 
@@ -432,15 +434,35 @@ def symbols(content):
 
 
 @needs_tflm
-def test_arenas_are_what_tflm_took_and_a_margin(written, model):
+def test_arenas_are_what_was_counted_for_a_cortex_m_and_elsewhere_what_tflm_took_and_a_margin(written, model, front):
     entry, folder = written
-    for name, macro in {'model': 'EMOTION_ARENA_BYTES', 'frontend': 'EMOTION_FRONTEND_ARENA_BYTES'}.items():
-        sizes = entry.arena_bytes[name]
-        assert sizes.reserved % 16 == 0
-        assert sizes.reserved >= 1.15 * sizes.measured + 1000
-        assert f'#define {macro} {sizes.reserved}\n' in (folder / 'model_data.h').read_text()
+    names = {'model': ('EMOTION_ARENA_BYTES', model), 'frontend': ('EMOTION_FRONTEND_ARENA_BYTES', front)}
+    for name, (macro, content) in names.items():
+        sizes, graph = entry.arena_bytes[name], flatbuffer.read(content)
+        for reserved, helium in ((sizes.reserved, False), (sizes.reserved_helium, True)):
+            needed = footprint(graph, helium=helium).needed
+            assert reserved % 16 == 0
+            assert needed <= reserved < 1.01 * needed + 16
+        assert sizes.reserved_elsewhere % 16 == 0
+        assert sizes.reserved_elsewhere >= 1.15 * sizes.measured + 1000
+        of_all = f'{sizes.reserved}, {sizes.reserved_helium}, {sizes.reserved_elsewhere}'
+        assert f'#define {macro} EMOTION_ARENA_OF({of_all})\n' in (folder / 'model_data.h').read_text()
     taken = tflm.run(model, np.zeros((1, 48, 12), np.float32)).arena_bytes
     assert entry.arena_bytes['model'].measured == taken
+
+
+@pytest.mark.parametrize('processor', ['cortex_m4', 'cortex_m55', ''], ids=['M4', 'M55', 'host'])
+def test_the_compilers_target_chooses_the_arena(written, build, tmp_path, processor):
+    entry, folder = written
+    source = tmp_path / 'arena.cc'
+    field = {'cortex_m4': 'reserved', 'cortex_m55': 'reserved_helium', '': 'reserved_elsewhere'}[processor]
+    checks = (
+        f'static_assert(emotion::k{name.title()}ArenaBytes == {getattr(sizes, field)}, "");\n'
+        for name, sizes in entry.arena_bytes.items()
+    )
+    source.write_text('#include "model_data.h"\n' + ''.join(checks))
+    target = [flag.replace('cortex_m4', processor) for flag in CORTEX_M4] if processor else []
+    build(folder, source, tmp_path / 'arena.o', *target)
 
 
 def test_what_a_model_fixes_is_in_the_header(written, fresh_inputs):

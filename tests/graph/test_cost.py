@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import re
+import types
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from jax_reparam import manifest
 from jax_reparam.commands.summary import count_macs
 from jax_reparam.export import card
 from jax_reparam.graph import cost, flatbuffer, passes
+from jax_reparam.graph.graph import Node, Tensor
 
 
 def int8(function, *shape):
@@ -107,6 +109,36 @@ def test_a_convolution_of_single_pixels_has_a_price_of_its_own(size, stride, pri
     [row] = [row for row in cost.of_graph(int8(apply, 16, 16), {'int8': prices}).ops if row.macs]
     expected = 64 * 6 * 4 * 2 + 64 * 6 * 3 + 6 * 4 * 5 if priced else row.macs
     assert (row.op, row.instructions) == ('CONV_2D 1 x 1' if priced else 'CONV_2D', expected)
+
+
+@pytest.mark.parametrize(
+    ('op', 'inputs', 'output', 'options', 'units', 'outputs', 'rows'),
+    [
+        # Thirteen at a time four, and what is left over as dear as four.
+        ('BATCH_MATMUL', [(2, 5, 13), (2, 7, 13)], (2, 5, 7), {'adjX': False}, 2 * 5 * 7 * 16, 70, 10),
+        ('CONCATENATION', [(4, 3), (4, 2), (4, 1)], (4, 6), {'axis': -1}, 24, 0, 12),
+        ('CONCATENATION', [(1, 3), (2, 3)], (3, 3), {'axis': 0}, 9, 0, 2),
+        ('SLICE', [(8, 8), (2,)], (5, 3), {}, 15, 0, 5),
+        ('CONV_2D', [(1, 6, 4, 2), (3, 2, 2, 2)], (1, 3, 2, 3), {'strideH': 2, 'strideW': 2}, 18 * 8, 18, 6),
+        ('DEPTHWISE_CONV_2D', [(1, 6, 4, 3), (1, 5, 2, 3)], (1, 2, 3, 3), {}, 18 * 10, 0, 30),
+        ('AVERAGE_POOL_2D', [(1, 6, 4, 3)], (1, 3, 2, 3), {}, 72, 0, 0),
+        ('ADD', [(6, 4), (4,)], (6, 4), {}, 24, 0, 0),
+    ],
+)
+def test_the_work_of_a_node(op, inputs, output, options, units, outputs, rows):
+    tensors = [Tensor(shape, 'int8') for shape in (*inputs, output)]
+    found = cost.work_of(Node(op, tensors[:-1], tensors[-1:], types.SimpleNamespace(**options)))
+    assert (found.op, found.units, found.outputs, found.rows) == (op, units, outputs, rows)
+    price = cost.Price(2.0, 'CMSIS-NN', 'measured', per_output=3.0, per_row=5.0)
+    assert found.instructions(price) == 2 * units + 3 * outputs + 5 * rows
+
+
+@pytest.mark.parametrize(
+    ('dtype', 'kernel', 'own'), [('int8', (3, 3), True), ('int16', (3, 3), False), ('int8', (3, 5), False)]
+)
+def test_a_depthwise_convolution_of_3_x_3_has_a_kernel_of_its_own(dtype, kernel, own):
+    tensors = [Tensor(shape, dtype) for shape in ((1, 6, 6, 4), (1, *kernel, 4), (1, 6, 6, 4))]
+    assert cost.work_of(Node('DEPTHWISE_CONV_2D', tensors[:2], tensors[2:])).op.endswith(' 3 x 3') == own
 
 
 def test_a_node_has_the_price_of_the_type_it_reads(exported):

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import re
+import types
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from helpers import TINY_MODELS, float32, quantise
-from jax_reparam import deploy, models
+from helpers import quantise
 from jax_reparam.device import frontend
 from jax_reparam.frontend.features import FrontendConfig
-from jax_reparam.graph import arena, cost, flatbuffer, footprint, passes
+from jax_reparam.graph import arena, cost, flatbuffer, footprint
 from jax_reparam.graph.graph import Graph, Node, Tensor
-from jax_reparam.quantise import quantise as quantiser
-from jax_reparam.quantise.quantise import Calibration
 from jax_reparam.runtime import tflm
 
 # Before the tensors: allocators and planner, each at a multiple of 4 from the end.
@@ -56,26 +53,25 @@ def test_one_node_by_hand():
 
 
 @pytest.mark.parametrize(
-    ('op', 'inputs', 'output', 'options', 'kept', 'scratch', 'helium_kept', 'helium_scratch'),
+    ('op', 'inputs', 'output', 'turned', 'kept', 'scratch', 'helium_kept', 'helium_scratch'),
     [
         # A matrix through a layer; as an image of single pixels it takes what a convolution does.
-        ('FULLY_CONNECTED', [(5, 8), (6, 8)], (5, 6), {}, [], [], [4 * 6], []),
-        ('FULLY_CONNECTED', [(1, 5, 8), (6, 8)], (1, 5, 6), {}, [], [8 * 6], [], [8 * 6]),
-        ('BATCH_MATMUL', [(2, 5, 8), (2, 7, 8)], (2, 5, 7), {'adjY': True}, [16, 28], [], [16, 28], [4 * 7]),
+        ('FULLY_CONNECTED', [(5, 8), (6, 8)], (5, 6), None, [], [], [4 * 6], []),
+        ('FULLY_CONNECTED', [(1, 5, 8), (6, 8)], (1, 5, 6), None, [], [8 * 6], [], [8 * 6]),
+        ('BATCH_MATMUL', [(2, 5, 8), (2, 7, 8)], (2, 5, 7), True, [16, 28], [], [16, 28], [4 * 7]),
         # The right side is turned and kept: its struct, its shape, its values.
-        ('BATCH_MATMUL', [(2, 5, 8), (2, 8, 7)], (2, 5, 7), {}, [12, 16, 112, 16, 28], [], None, [4 * 7]),
-        ('CONV_2D', [(1, 1, 5, 8), (6, 1, 1, 8)], (1, 1, 5, 6), {'padding': 1}, [24, 24], [], [24, 24], []),
-        ('CONV_2D', [(1, 9, 9, 3), (6, 3, 3, 3)], (1, 9, 9, 6), {}, [24, 24], [4 * 28], [24, 24], [64 * 2]),
-        ('DEPTHWISE_CONV_2D', [(1, 9, 9, 4), (1, 3, 3, 4)], (1, 9, 9, 4), {}, [16, 16], [], None, [4 * 124 * 9]),
-        ('DEPTHWISE_CONV_2D', [(1, 9, 9, 4), (1, 1, 5, 4)], (1, 9, 9, 4), {}, [16, 16], [40], None, [4 * 124 * 5]),
-        ('DEPTHWISE_CONV_2D', [(1, 9, 9, 1), (1, 3, 3, 4)], (1, 9, 9, 4), {}, [16, 16], [], None, [64 + 36]),
+        ('BATCH_MATMUL', [(2, 5, 8), (2, 8, 7)], (2, 5, 7), False, [12, 16, 112, 16, 28], [], None, [4 * 7]),
+        ('CONV_2D', [(1, 1, 5, 8), (6, 1, 1, 8)], (1, 1, 5, 6), None, [24, 24], [], [24, 24], []),
+        ('CONV_2D', [(1, 9, 9, 3), (6, 3, 3, 3)], (1, 9, 9, 6), None, [24, 24], [4 * 28], [24, 24], [64 * 2]),
+        ('DEPTHWISE_CONV_2D', [(1, 9, 9, 4), (1, 3, 3, 4)], (1, 9, 9, 4), None, [16, 16], [], None, [4 * 124 * 9]),
+        ('DEPTHWISE_CONV_2D', [(1, 9, 9, 4), (1, 1, 5, 4)], (1, 9, 9, 4), None, [16, 16], [40], None, [4 * 124 * 5]),
+        ('DEPTHWISE_CONV_2D', [(1, 9, 9, 1), (1, 3, 3, 4)], (1, 9, 9, 4), None, [16, 16], [], None, [64 + 36]),
     ],
 )
-def test_what_a_kernel_asks_for(op, inputs, output, options, kept, scratch, helium_kept, helium_scratch):
+def test_what_a_kernel_asks_for(op, inputs, output, turned, kept, scratch, helium_kept, helium_scratch):
     first, second = inputs
-    weights = op not in ('BATCH_MATMUL',)
-    other = tensor(*second, constant=np.zeros(second, np.int8) if weights else None)
-    node = Node(op, [tensor(*first), other], [tensor(*output)], flatbuffer.options(op, **options))
+    options = types.SimpleNamespace(adjX=False, adjY=turned)
+    node = Node(op, [tensor(*first), tensor(*second)], [tensor(*output)], options)
     found = footprint._wanted(node, helium=False)
     assert (list(found.kept), list(found.scratch)) == (kept, scratch)
     found = footprint._wanted(node, helium=True)
@@ -101,14 +97,10 @@ def test_scratch_lies_beside_what_lives_while_its_node_runs():
     assert footprint._planned(graph, graph.used(), []) == 96
 
 
-@pytest.fixture(scope='module', params=['conv_transformer', 'conformer', 'speech_former'])
-def exported(request):
-    """A whole model in 8 and 16 bits, as it is exported."""
-    config = TINY_MODELS[request.param]
-    windows = np.random.default_rng(0).standard_normal((4, 64, 12)).astype(np.float32)
-    variables = jax.jit(models.build(config, n_classes=3).init)(jax.random.key(0), windows[:1])
-    calibration = Calibration(float32(deploy.build(config, variables, 64), windows.shape), windows)
-    return passes.optimise(quantiser.quantise(calibration, deploy.widths(config, 64)).graph)
+@pytest.fixture(params=['int8', 'int16'])
+def whole(exported, request):
+    """A whole model as it is exported."""
+    return flatbuffer.read((exported.path / f'model_{request.param}.tflite').read_bytes())
 
 
 def head(model):
@@ -122,8 +114,8 @@ needs_tflm = pytest.mark.skipif(tflm.missing() is not None, reason='needs tflite
 
 @needs_tflm
 @pytest.mark.parametrize('planned', [True, False])
-def test_tensors_lie_where_tflms_planner_puts_them(exported, planned):
-    graph = exported.copy()
+def test_tensors_lie_where_tflms_planner_puts_them(whole, planned):
+    graph = whole.copy()
     if not planned:
         del graph.metadata[arena.NAME]
     found, _ = head(flatbuffer.write(graph))
@@ -142,12 +134,12 @@ def test_so_do_those_of_the_frontend():
 
 
 @needs_tflm
-def test_a_cortex_m_needs_less_than_this_host_but_not_much(exported):
-    _, taken = head(flatbuffer.write(exported))
-    found = footprint.footprint(exported, helium=False)
+def test_a_cortex_m_needs_less_than_this_host_but_not_much(whole):
+    _, taken = head(flatbuffer.write(whole))
+    found = footprint.footprint(whole, helium=False)
     assert 0.5 * taken < found.used < taken
-    assert found.used <= footprint.footprint(exported, helium=True).used
-    assert cost.of_graph(exported).arena_bytes == found.used
+    assert found.used <= footprint.footprint(whole, helium=True).used
+    assert cost.of_graph(whole).arena_bytes == found.used
 
 
 def test_many_small_tensors_need_more_to_plan_than_to_run(rng):

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 
+import jax
 import numpy as np
 import pytest
 
-from helpers import needs_tflm
+from helpers import TINY_MODELS, float32, needs_tflm
+from jax_reparam import deploy, models
 from jax_reparam.graph import flatbuffer
 from jax_reparam.graph.graph import Graph, Node, Tensor
 from jax_reparam.quantise import formats
 from jax_reparam.quantise.formats import Format
+from jax_reparam.quantise.quantise import Calibration, quantise
 from jax_reparam.runtime import tflm
 
 INT32 = 2**31 - 1
@@ -246,6 +249,25 @@ def test_so_does_the_tflm_at_hand(bits):
     windows = (source.scale * (integers - source.zero_point)).astype(np.float32)[None]
     [logits] = tflm.run(model, windows).logits
     np.testing.assert_array_equal(ends[1].port.encode(logits), rsqrt(source, output, np.float32))
+
+
+@pytest.mark.parametrize(
+    ('name', 'sixteen'), [('conv_transformer', False), ('conformer', True), ('speech_former', False)]
+)
+def test_no_version_of_tflm_changes_a_model(name, sixteen):
+    """Of every RSQRT of a whole model, all that it may read."""
+    config, windows = TINY_MODELS[name], np.random.default_rng(0).standard_normal((4, 64, 12)).astype(np.float32)
+    variables = jax.jit(models.build(config, n_classes=3).init)(jax.random.key(0), windows[:1])
+    calibration = Calibration(float32(deploy.build(config, variables, 64), windows.shape), windows)
+    graph = quantise(calibration, {'': 16} if sixteen else deploy.widths(config, 64)).graph
+    nodes = [node for node in graph.nodes if node.op == 'RSQRT']
+    assert len(nodes) > 2
+    for node in nodes:
+        source, output = (
+            Format(8 * np.dtype(tensor.dtype).itemsize, float(tensor.scale[0]), tensor.zero_point)
+            for tensor in (node.input(0), node.output)
+        )
+        np.testing.assert_array_equal(rsqrt(source, output, np.float32), rsqrt(source, output, np.float64))
 
 
 def test_scales_of_which_versions_disagree_are_many():
