@@ -5,11 +5,11 @@
 TREE is one in which TFLM's make has built its library for these processors (docs/board.md). Of each folder of `fold.py`
 and each form the firmware's `examples/qemu` is built and run: the golden test, instructions of a frame and of a window,
 and the arenas, each beside what was estimated or set aside. Each is a line of JSON; --out puts them into a file, in
-place of earlier lines of the same model, form and board.
+place of earlier lines of the same model, form and board (benchmarks/results/boards.jsonl).
 
-With --nodes the models alone are run, on the Cortex-M4F and the window of the golden vectors: instructions of each kind
-of node beside the estimate, and the prices that fit them best (`jax_reparam/graph/cost.py`). A .tflite file may then
-stand for OUT; its input is noise.
+With --nodes the models alone are run, on the Cortex-M4F and the window of the golden vectors: instructions of each
+model (with --out a line of benchmarks/results/nodes.jsonl) and of each kind of node beside the estimate, and the prices
+that fit them best (`jax_reparam/graph/cost.py`). A .tflite file may then stand for OUT; its input is noise.
 """
 
 from __future__ import annotations
@@ -172,8 +172,8 @@ def window_of(out: Path, form: str, graph: Graph) -> np.ndarray:
     return graph.input.encode(inputs.hear(np.resize(codes, (inputs.window.frames, codes.shape[1]))).features)
 
 
-def print_nodes(sources: Sequence[Path], forms: Sequence[str], tflm: Path) -> None:
-    """Counts models node by node, and prints each model's sum and all kinds of nodes."""
+def print_nodes(sources: Sequence[Path], forms: Sequence[str], tflm: Path, path: Path | None) -> None:
+    """Counts models node by node, and prints each model's sum and all kinds of nodes; the sums go into a file, too."""
     models = [(out, form) for out in sources for form in (forms if out.is_dir() else [''])]
     rows, counted = [['model', 'counted', 'estimated', 'ratio']], []
     for out, form in models:
@@ -185,6 +185,9 @@ def print_nodes(sources: Sequence[Path], forms: Sequence[str], tflm: Path) -> No
             instructions = nodes(model, window, tflm, Path(folder))
         counted += [Counted(cost.work_of(node), each) for node, each in zip(graph.nodes, instructions, strict=True)]
         found, estimated = sum(instructions), cost.of_graph(graph).instructions
+        key = {'model': out.name, 'form': form}
+        if path:
+            keep(path, key, {**key, 'counted': found, 'estimated': estimated})
         rows.append([f'{out.name} {form}', f'{found:,}', f'{estimated:,}', f'{estimated / found:.3f}'])
     print('\n'.join(aligned(rows, left=(0,))), '', '\n'.join(aligned(kinds(counted), left=(0, 5))), sep='\n')
 
@@ -200,7 +203,7 @@ def main() -> None:
     args = parser.parse_args()
     forms, tflm = args.form or list(manifest.QUANTISED), args.tflm.resolve()
     if args.nodes:
-        print_nodes(args.sources, forms, tflm)
+        print_nodes(args.sources, forms, tflm, args.out)
         return
     for source in args.sources:
         for form in forms:

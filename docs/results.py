@@ -170,33 +170,55 @@ python benchmarks/processors.py configs/transformer_xs.py configs/transformer_s.
 
 
 def _boards() -> str:
-    rows = [
+    rows = []
+    for line in _read('boards.jsonl'):
+        ratio = f'{line["window_estimated"] / line["window"]:.3f}' if line['board'] == 'Cortex-M4F' else ''
+        rows.append(
+            [
+                f'`{line["model"]}`',
+                line['form'],
+                line['board'],
+                'PASS' if line['passed'] else 'FAIL',
+                line['logits'],
+                f'{line["frame"]:,}',
+                f'{line["window"] / 1e6:.1f}',
+                ratio,
+                f'{line["model_used"]:,}',
+                f'{line["model_reserved"]:,}',
+                f'{line["model_reserved"] / line["model_used"] - 1:.1%}',
+            ]
+        )
+    head = ['model', 'form', 'board', 'golden test', 'logits', 'per frame', 'M per window', 'estimated / counted']
+    head += ['arena used', 'set aside', 'more']
+    counted = [
         [
-            line['model'],
+            f'`{line["model"]}`',
             line['form'],
-            line['board'],
-            line['golden_test'],
-            f'{line["frame_instructions"]:,}',
-            line['window_instructions_m'],
-            f'{line["arena_used"]:,}',
-            f'{line["arena_reserved"]:,}',
+            f'{line["counted"]:,}',
+            f'{line["estimated"]:,}',
+            f'{line["estimated"] / line["counted"]:.3f}',
         ]
-        for line in _read('boards.jsonl')
+        for line in _read('nodes.jsonl')
     ]
-    head = ['model', 'form', 'board', 'golden test', 'per frame', 'M per window', 'arena used', 'reserved']
     return f"""## Emulated boards
 
-TFLM of August 2026 with CMSIS-NN, GCC 12.2, QEMU. Instructions are counted.
+The firmware's example on QEMU, with TFLM of August 2026, CMSIS-NN and GCC 12.2. Instructions are counted, on the golden
+vectors. The Cortex-M55 has no estimate of its own. Models are of EMO-DB, fold 0.
 
 ```sh board
-TFLM_ROOT=TFLM pytest tests/device/test_board.py
+python benchmarks/boards.py --tflm TFLM OUT ... --out benchmarks/results/boards.jsonl
 ```
 
 {_table(head, rows)}
 
-SpeechFormer XS failed in one step of 3 of 7 logits, with the right labels: this TFLM computes SUB's multipliers in
-16 bits in float32. The export writes ADD in place of SUB
-since; the boards were not run again with it. Models are of commit 229b40b, firmware of 70c545a."""
+The model alone, on the Cortex-M4F: instructions counted and estimated. The prices were fitted to these same models.
+`kws_ref_model` is the keyword spotter of MLPerf Tiny, on noise.
+
+```sh board
+python benchmarks/boards.py --tflm TFLM --nodes OUT ... --out benchmarks/results/nodes.jsonl
+```
+
+{_table(['model', 'form', 'counted', 'estimated', 'estimated / counted'], counted)}"""
 
 
 def _field() -> str:
@@ -296,17 +318,20 @@ def _prices() -> str:
         parts = [f'{found.instructions:g}']
         parts += [f'{found.per_output:g} per output'] if found.per_output else []
         parts += [f'{found.per_weight:g} per weight'] if found.per_weight else []
+        parts += [f'{found.per_row:g} per row'] if found.per_row else []
         parts += [f'{found.spread:g} if one input is smaller'] if found.spread else []
-        return ', '.join(parts) + (' (assumed)' if found.source == 'assumed' else '')
+        return ', '.join(parts) + {'measured': '', 'kernel': ' (alone)', 'assumed': ' (assumed)'}[found.source]
 
     rows = [[op, price(INT8.get(op)), price(INT16.get(op))] for op in dict.fromkeys([*INT8, *INT16])]
     return f"""## Prices of operators
 
 Instructions per MAC where the operator has MACs, else per element, on a Cortex-M4F with CMSIS-NN.
-`jax_reparam/graph/cost.py` uses these prices.
+`jax_reparam/graph/cost.py` uses these prices. They fit all nodes of a kind in the models of
+[emulated boards](#emulated-boards); the command prints them. No such model has the operators marked "alone": each
+kernel was built and counted by itself.
 
 ```sh board
-python benchmarks/kernels/kernels.py --cmsis-nn CMSIS-NN --tflm TFLM --include INCLUDE
+python benchmarks/boards.py --tflm TFLM --nodes OUT ...
 ```
 
 {_table(['operator', 'int8', 'int16'], rows)}"""
