@@ -15,7 +15,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -27,6 +27,7 @@ from jax_reparam.checkpoint import FOLDER, Checkpoints
 from jax_reparam.config import Recipe
 from jax_reparam.data import feature_store, packed, pipeline
 from jax_reparam.errors import InputError
+from jax_reparam.layers import Branches
 from jax_reparam.progress import Progress
 from jax_reparam.reparam import Params
 from jax_reparam.study import planning
@@ -50,25 +51,33 @@ def products(next_fun: Callable[..., Any], args: Any, kwargs: Any, context: nn.m
     `vmap` makes a product over runs one wider product. It makes a convolution over runs one with a group for each run,
     which GPUs are slow at.
     """
-    conv = context.module
-    if not isinstance(conv, nn.Conv) or context.method_name != '__call__' or conv.is_initializing():
+    module, method = context.module, context.method_name
+    if isinstance(module, Branches) and method == 'convolve':
+        x, kernel, padding = args
+        return _product(x, kernel, module.shape.strides, padding, module.shape.groups)
+    if not isinstance(module, nn.Conv) or method != '__call__' or module.is_initializing():
         return next_fun(*args, **kwargs)
-    kernel: Any = conv.get_variable('params', 'kernel')
-    bias: Any = conv.get_variable('params', 'bias')
-    padding: Any = conv.padding
+    kernel = cast(jax.Array, module.get_variable('params', 'kernel'))
+    bias: Any = module.get_variable('params', 'bias')
+    strides = np.broadcast_to(module.strides or 1, kernel.ndim - 2).tolist()
+    y = _product(args[0], kernel, strides, cast(Any, module.padding), module.feature_group_count)
+    return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+
+
+def _product(
+    x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Sequence[tuple[int, int]], groups: int
+) -> jax.Array:
+    """A convolution of `[B, ..., C]` with `[*window, C / groups, F]`; of several groups, a depthwise one."""
     spatial = kernel.shape[:-2]
-    strides = np.broadcast_to(conv.strides or 1, len(spatial)).tolist()
-    x = jnp.pad(args[0], [(0, 0), *padding, (0, 0)])
+    x = jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*ends, 0) for ends in padding), (0, 0, 0)])
     taps = []
     for tap in np.ndindex(spatial):
         at = (slice(t, t + n - k + 1, s) for t, n, k, s in zip(tap, x.shape[1:-1], spatial, strides, strict=True))
         taps.append(x[(slice(None), *at)])
-    if conv.feature_group_count > 1:  # depthwise
+    if groups > 1:
         rows = kernel.reshape(len(taps), *(1,) * (x.ndim - 1), -1)
-        y = functools.reduce(operator.add, (one * row for one, row in zip(taps, rows, strict=True)))
-    else:
-        y = jnp.concatenate(taps, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
-    return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+        return sum((one * row for one, row in zip(taps, rows, strict=True)), start=jnp.zeros((), x.dtype))
+    return jnp.concatenate(taps, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
 
 
 class Arm:

@@ -13,11 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from helpers import QUICK, pattern, recipe
+from helpers import QUICK, drawn, pattern, recipe
 from jax_reparam import checkpoint, reparam, system
 from jax_reparam.commands import study as command
+from jax_reparam.config import HRFConfig
 from jax_reparam.data import export_data
 from jax_reparam.errors import InputError
+from jax_reparam.layers import ConvShape, conv_norm
 from jax_reparam.study import evidence, planning, training
 from jax_reparam.study.statistics import Clips, Difference
 from jax_reparam.train import loop
@@ -176,20 +178,32 @@ def test_keys_depend_on_seed_and_fold():
     assert all(0 <= one < 1 << 31 for one in keys)
 
 
-@pytest.mark.parametrize('kind', ['strided', 'depthwise'])
-def test_convolutions_as_products(rng, kind):
-    conv = {
-        'strided': nn.Conv(5, (3, 3), (2, 2), padding=[(0, 1), (1, 2)]),
-        'depthwise': nn.Conv(4, (5,), padding=[(2, 2)], feature_group_count=4, use_bias=False),
-    }[kind]
-    x = jnp.asarray(rng.standard_normal((2, 9, 7, 3) if kind == 'strided' else (2, 9, 4)), jnp.float32)
-    variables = conv.init(jax.random.key(0), x)
-    variables = jax.tree.map(lambda leaf: leaf + 0.1, variables)
+STRIDED = ConvShape(5, (3, 3), (2, 2), ((0, 1), (1, 2)))
+DEPTHWISE = ConvShape(4, (5,), (1,), ((2, 2),), groups=4)
+
+
+class ConvNorm(nn.Module):
+    """A convolution and its normalisation, plain or as branches."""
+
+    shape: ConvShape
+    hrf: HRFConfig
+
+    @nn.compact
+    def __call__(self, x):
+        return conv_norm(self.shape, x, None, self.hrf, train=False, names=('conv', 'norm'))
+
+
+@pytest.mark.parametrize('shape', [STRIDED, DEPTHWISE], ids=['strided', 'depthwise'])
+@pytest.mark.parametrize('expansion', [0.0, 1.0], ids=['plain', 'branches'])
+def test_convolutions_as_products(rng, shape, expansion):
+    model = ConvNorm(shape, HRFConfig(expansion=expansion, branches=4))
+    x = jnp.asarray(rng.standard_normal((2, 9, 7, 3) if shape is STRIDED else (2, 9, 4)), jnp.float32)
+    variables = drawn(jax.eval_shape(model.init, jax.random.key(0), x))
     with nn.intercept_methods(training.products):
-        text = str(jax.make_jaxpr(conv.apply)(variables, x))
-        found = conv.apply(variables, x)
+        text = str(jax.make_jaxpr(model.apply)(variables, x))
+        found = model.apply(variables, x)
     assert 'conv_general_dilated' not in text
-    np.testing.assert_allclose(found, conv.apply(variables, x), atol=1e-5)
+    np.testing.assert_allclose(found, model.apply(variables, x), atol=1e-5, rtol=1e-5)
 
 
 def test_a_run_that_diverges_is_a_line_and_is_not_repeated(source, tmp_path):
