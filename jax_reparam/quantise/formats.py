@@ -15,10 +15,25 @@ from collections.abc import Mapping
 from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jax_reparam.graph.graph import Graph, Node, Port, Tensor
 from jax_reparam.quantise.ranges import Ranges
 from jax_reparam.quantise.widths import MOVES
+
+
+# Bits of a scale's mantissa.
+SCALE_BITS = 12
+
+
+def short(scale: ArrayLike) -> np.ndarray:
+    """Scales, rounded up to 12 significant bits, so that float32 holds the product of two.
+
+    Versions of TFLM multiply the scales of a product's inputs in float32 or in float64, and make the same of these.
+    """
+    mantissa, exponent = np.frexp(np.asarray(scale, np.float64))
+    rounded: np.ndarray = np.ldexp(np.ceil(mantissa * 2**SCALE_BITS) / 2**SCALE_BITS, exponent)
+    return rounded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,10 +53,10 @@ class Format:
     def of(cls, low: float, high: float, bits: int, *, wider: float = 1.0) -> Format:
         """That in which a range just fits; 0 is always in it, and stands for itself if steps are not `wider` for it."""
         low, high = min(low, 0.0), max(high, 0.0)
-        scale, symmetric = (high - low) / 255 or 1.0, max(-low, high) / (2 ** (bits - 1) - 1) or 1.0
+        scale, symmetric = short((high - low) / 255 or 1.0), short(max(-low, high) / (2 ** (bits - 1) - 1) or 1.0)
         if bits == 16 or symmetric <= wider * scale:
-            return cls(bits, float(np.float32(symmetric)))
-        return cls(bits, float(np.float32(scale)), int(np.clip(round(-128 - low / scale), -128, 127)))
+            return cls(bits, float(symmetric))
+        return cls(bits, float(scale), int(np.clip(round(-128 - low / scale), -128, 127)))
 
     def encode(self, values: np.ndarray) -> np.ndarray:
         """Real values in steps."""
@@ -170,7 +185,7 @@ def _portable(source: Format, output: Format) -> Format:
     integers = np.arange(source.zero_point + 1, limit) - source.zero_point
     differing: dict[float, int] = {}
     for step in range(256):
-        scale = np.float32(output.scale * (1 + step / 4096))
+        scale = np.float32(short(output.scale * (1 + step / 4096)))
         single = 1 / np.float64(np.sqrt(np.float32(source.scale)) * scale)
         double = 1 / (math.sqrt(np.float32(source.scale)) * float(scale))
         made = (_rsqrt(integers, float(multiplier), output) for multiplier in (single, double))

@@ -19,6 +19,7 @@ import numpy as np
 
 from jax_reparam import evaluation
 from jax_reparam.graph.graph import LAYERS, Graph, Node, Tensor
+from jax_reparam.quantise.formats import short
 from jax_reparam.runtime import observe
 
 # Of the calibration windows.
@@ -100,7 +101,7 @@ def nearest(rows: np.ndarray, covariance: np.ndarray, scales: np.ndarray) -> tup
     one = len(scales) == 1
     smallest = np.broadcast_to(scales if one else scales.reshape(groups, count), (groups, count)).astype(np.float64)
     for factor in SCALES[:1] if one else SCALES:
-        scale = (smallest * factor)[..., None]
+        scale = short(smallest * factor)[..., None]
         steps = _in_turn(rows, scale, spread)
         off = rows - steps * scale
         error = np.einsum('grk,gkl,grl->gr', off, covariance, off)
