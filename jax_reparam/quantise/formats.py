@@ -21,7 +21,6 @@ from jax_reparam.graph.graph import Graph, Node, Port, Tensor
 from jax_reparam.quantise.ranges import Ranges
 from jax_reparam.quantise.widths import MOVES
 
-
 # Bits of a scale's mantissa.
 SCALE_BITS = 12
 
@@ -53,10 +52,11 @@ class Format:
     def of(cls, low: float, high: float, bits: int, *, wider: float = 1.0) -> Format:
         """That in which a range just fits; 0 is always in it, and stands for itself if steps are not `wider` for it."""
         low, high = min(low, 0.0), max(high, 0.0)
-        scale, symmetric = short((high - low) / 255 or 1.0), short(max(-low, high) / (2 ** (bits - 1) - 1) or 1.0)
+        ends = (high - low) / 255 or 1.0, max(-low, high) / (2 ** (bits - 1) - 1) or 1.0
+        scale, symmetric = map(float, short(ends))
         if bits == 16 or symmetric <= wider * scale:
-            return cls(bits, float(symmetric))
-        return cls(bits, float(scale), int(np.clip(round(-128 - low / scale), -128, 127)))
+            return cls(bits, symmetric)
+        return cls(bits, scale, int(np.clip(round(-128 - low / scale), -128, 127)))
 
     def encode(self, values: np.ndarray) -> np.ndarray:
         """Real values in steps."""
@@ -179,13 +179,14 @@ def _portable(source: Format, output: Format) -> Format:
     """The least scale, not below that of `output`, with which RSQRT makes most of its integers the same in every TFLM.
 
     TFLM computes the multiplier 1 / (sqrt(input scale) * output scale) in float32 or in float64, by version and
-    compiler. Every integer that RSQRT may read is tried with both.
+    compiler. Every integer that RSQRT may read is tried with both. What it makes is multiplied by MUL, whose scales
+    every version multiplies in float64, so this one need not be `short`.
     """
     limit = 2 ** (source.bits - 1)
     integers = np.arange(source.zero_point + 1, limit) - source.zero_point
     differing: dict[float, int] = {}
     for step in range(256):
-        scale = np.float32(short(output.scale * (1 + step / 4096)))
+        scale = np.float32(output.scale * (1 + step / 4096))
         single = 1 / np.float64(np.sqrt(np.float32(source.scale)) * scale)
         double = 1 / (math.sqrt(np.float32(source.scale)) * float(scale))
         made = (_rsqrt(integers, float(multiplier), output) for multiplier in (single, double))

@@ -66,7 +66,10 @@ def rounded(layer: Node, inputs: Covariances) -> Tensor:
     largest = np.abs(rows).max(axis=2).reshape(-1)
     if layer.op == 'FULLY_CONNECTED':
         largest = largest.max(keepdims=True)
-    steps, scales = nearest(rows, inputs[_view(layer)], np.where(largest > 0, largest, 1.0) / LIMIT)
+    smallest = np.where(largest > 0, largest, 1.0) / LIMIT
+    # TFLM multiplies the scales of a convolution in float64 in every version.
+    scales = short(smallest) if layer.op == 'FULLY_CONNECTED' else smallest
+    steps, scales = nearest(rows, inputs[_view(layer)], scales)
     constant = _kernel(layer.op, steps, kernel.shape)
     axis = 3 if layer.op == 'DEPTHWISE_CONV_2D' else 0
     return dataclasses.replace(
@@ -101,7 +104,7 @@ def nearest(rows: np.ndarray, covariance: np.ndarray, scales: np.ndarray) -> tup
     one = len(scales) == 1
     smallest = np.broadcast_to(scales if one else scales.reshape(groups, count), (groups, count)).astype(np.float64)
     for factor in SCALES[:1] if one else SCALES:
-        scale = short(smallest * factor)[..., None]
+        scale = (smallest * factor)[..., None]
         steps = _in_turn(rows, scale, spread)
         off = rows - steps * scale
         error = np.einsum('grk,gkl,grl->gr', off, covariance, off)
