@@ -203,7 +203,7 @@ def _boards() -> str:
     return f"""## Emulated boards
 
 The firmware's example on QEMU, with TFLM of August 2026, CMSIS-NN and GCC 12.2. Instructions are counted, on the golden
-vectors. The Cortex-M55 has no estimate of its own. Models are of EMO-DB, fold 0. "Logits" are those of an unknown and of
+vectors. The Cortex-M55 has no estimate of its own. Models are of EMO-DB, fold 0. "Logits" are of an unknown and of
 the known speaker.
 
 ```sh board
