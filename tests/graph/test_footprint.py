@@ -97,6 +97,13 @@ def test_scratch_lies_beside_what_lives_while_its_node_runs():
     assert footprint._planned(graph, graph.used(), []) == 96
 
 
+def test_scratch_lies_above_a_tensor_that_holds_another():
+    graph = one('MEAN', [tensor(1, 64), Tensor.of(np.int32([1]))], tensor(1, 1))
+    places = [{graph.inputs[0]: 0, graph.outputs[0]: 16}.get(each, arena.ONLINE) for each in graph.used()]
+    graph.metadata[arena.NAME] = np.array([1, 0, len(places), *places], np.int32).tobytes()
+    assert footprint._planned(graph, graph.used(), [(0, 48)]) == 64 + 48
+
+
 @pytest.fixture(params=['int8', 'int16'])
 def whole(exported, request):
     """A whole model as it is exported."""
