@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -163,6 +164,17 @@ def test_a_large_constant_of_16_bits_takes_one_byte_a_number(rows):
     assert constant.zero_point == 0
     assert (constant.dtype, 'CAST' in graph.ops) == (('int16', False), ('int8', True))[rows * WIDTH > integers.FEW]
     np.testing.assert_allclose(real(constant, constant.values), values, atol=0.51 * constant.scale[0])
+
+
+def test_a_large_constant_is_cast_anew_for_each_reader():
+    """Cast once, it would lie in memory from the first to the last."""
+    values = np.random.default_rng(1).uniform(-1, 1, (integers.FEW, WIDTH)).astype(np.float32)
+    windows = np.random.default_rng(0).standard_normal((4, integers.FEW, WIDTH)).astype(np.float32)
+    graph = quantise_function(lambda x: (jnp.tanh(x[0] * values) * values).reshape(1, -1), windows, 16)
+    casts = [node for node in graph.nodes if node.op == 'CAST']
+    assert [[node.op for node in graph.readers()[cast.output]] for cast in casts] == [['MUL'], ['MUL']]
+    places = [graph.nodes.index(node) for node in casts]
+    assert [graph.nodes[place + 1].reads[1] for place in places] == [cast.output for cast in casts]
 
 
 @pytest.mark.parametrize('beside', [False, True])
