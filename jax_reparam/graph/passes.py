@@ -26,7 +26,8 @@ def optimise(graph: Graph, *, fast: bool = False) -> Graph:
     - Zeros, which lie in the file once, joined in place of a PAD of 16 bits: TFLM's kernel for that is slow (`cost`).
     - Parts in place of a whole where much memory can be saved (`tile`), convolutions where these are faster
       (`convolutions`): with `fast` more of them, since they take a little more memory.
-    - SOFTMAX of matrices, between views: ESP-NN's buffer has the second size of a shape, and has to hold a row.
+    - SOFTMAX of 8 bits of a matrix, between views, where its own shape is not safe: ESP-NN's buffer has the second size of
+      a shape, and has to hold a row.
     - Nodes in the order, and tensors at the places, that need the least memory (`arena`).
     """
     graph = graph.copy()
@@ -139,7 +140,7 @@ def _join_zeros(graph: Graph) -> None:
 def _flatten_softmaxes(graph: Graph) -> None:
     for node in list(graph.nodes):
         source, output = node.input(0), node.output
-        if node.op != 'SOFTMAX' or len(source.shape) == 2:
+        if node.op != 'SOFTMAX' or source.dtype != 'int8' or source.shape[1] >= source.shape[-1]:
             continue
         shape = math.prod(source.shape[:-1]), source.shape[-1]
         node.inputs[0], node.outputs[0] = source.like(shape=shape), output.like(shape=shape)

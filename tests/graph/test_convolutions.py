@@ -39,7 +39,7 @@ def pooled(y):
 def residual(x):
     y = jax.nn.relu(x[0] @ KERNELS[0] + BIAS)
     y = y + x[0] @ KERNELS[0].T  # no bias
-    y = ops.normalise(y)
+    y = ops.normalise(y[:, None])[:, 0]
     return pooled(y @ KERNELS[2] + jax.nn.sigmoid(y @ KERNELS[2]))
 
 

@@ -35,7 +35,7 @@ def attention(rng, heads=4):
         name: {'kernel': rng.standard_normal((16, 16)).astype(np.float32), 'bias': np.ones(16, np.float32)}
         for name in ('query', 'key', 'value')
     }
-    return lambda x: ops.mean_over_time(ops.attention(layer, x[0], heads))
+    return lambda x: ops.mean_over_time(ops.attention(layer, x[0, :, None], heads))
 
 
 def run(graph, windows):
