@@ -28,6 +28,7 @@ def optimise(graph: Graph, *, fast: bool = False) -> Graph:
       (`convolutions`): with `fast` more of them, since they take a little more memory.
     - SOFTMAX of 8 bits of a matrix, between views, where its own shape is not safe: ESP-NN's buffer has the second size of
       a shape, and has to hold a row.
+    - Equal constants as one tensor: each has 24 bytes of the arena.
     - Nodes in the order, and tensors at the places, that need the least memory (`arena`).
     """
     graph = graph.copy()
@@ -41,6 +42,7 @@ def optimise(graph: Graph, *, fast: bool = False) -> Graph:
     convolutions.of_rows(graph, convolutions.LEAST_MACS if fast else convolutions.LEAST_MACS_SMALL)
     _flatten_softmaxes(graph)
     _join_reshapes(graph)
+    _share_constants(graph)
     arena.arrange(graph)
     return graph
 
@@ -166,3 +168,17 @@ def _join_reshapes(graph: Graph) -> None:
         nodes.append(node)
     read = {tensor for node in nodes for tensor in node.reads} | set(graph.outputs)
     graph.nodes = [node for node in nodes if node.output in read or node.output not in shown]
+
+
+def _share_constants(graph: Graph) -> None:
+    first: dict[tuple[object, ...], Tensor] = {}
+
+    def shared(tensor: Tensor | None) -> Tensor | None:
+        if tensor is None or tensor.constant is None:
+            return tensor
+        scale = None if tensor.scale is None else tensor.scale.tobytes()
+        key = tensor.dtype, tensor.shape, tensor.constant.tobytes(), scale, tensor.zero_point, tensor.axis
+        return first.setdefault(key, tensor)
+
+    for node in graph.nodes:
+        node.inputs = [shared(tensor) for tensor in node.inputs]

@@ -200,3 +200,21 @@ def test_such_a_softmax_reads_a_matrix_whatever_is_around_it(rng):
     last = passes.optimise(quantise(lambda x: jax.nn.softmax(jnp.tanh(x)), windows.reshape(3, 4, 6)))
     assert last.output.shape == (1, 4, 6)
     assert softmaxes(last) == [(4, 6)]
+
+
+@pytest.mark.slow
+def test_equal_constants_are_one_tensor(rng, monkeypatch):
+    """TFLM keeps 24 bytes for each on this host, and rounds their sum up to 16."""
+    windows = rng.standard_normal((2, 100, 16)).astype(np.float32)
+    graph = quantise(attention(rng), windows)
+    shared = passes.optimise(graph)
+    monkeypatch.setattr(passes, '_share_constants', lambda graph: None)
+    apart = passes.optimise(graph)
+    held = [[tensor for tensor in form.used() if tensor.constant is not None] for form in (shared, apart)]
+    content = [{(t.port, t.axis, t.values.tobytes()) for t in tensors} for tensors in held]
+    assert content[0] == content[1]
+    assert len(content[0]) == len(held[0]) < len(held[1])
+    np.testing.assert_array_equal(run(shared, windows), run(apart, windows))
+    if tflm.missing() is None:
+        saved = in_tflm(apart, windows).arena_bytes - in_tflm(shared, windows).arena_bytes
+        assert saved > 24 * (len(held[1]) - len(held[0])) - 16
