@@ -45,7 +45,7 @@ def normalise(x: Array, *, slot: float = 0.0) -> Array:
 
 
 def mean_over_time(x: Array) -> Array:
-    """`[T, 1, D]` to `[1, D]`: a product with a constant column, which has a scale of its own and no sum to saturate."""
+    """`[T, 1, D]` to `[1, D]`: a product with a constant column, which has its own scale and no sum to saturate."""
     return (x.transpose(2, 1, 0) @ jnp.full((len(x), 1), 1 / len(x), x.dtype)).reshape(1, -1)
 
 
@@ -95,9 +95,9 @@ def depthwise(layer: Layer, x: Array) -> Array:
 
 
 def merge(x: Array, group: int) -> Array:
-    """Mean over groups of tokens, zeros behind the last: `[T, 1, C]` to `[ceil(T / m), 1, C]`, by a depthwise convolution.
+    """Mean over groups of m tokens, zeros behind the last: `[T, 1, C]` to `[ceil(T / m), 1, C]`.
 
-    The groups lie side by side as columns, so that the convolution has no stride: Ethos-U takes strides up to 3.
+    It is a depthwise convolution. The groups lie side by side as columns, so that the convolution has no stride: Ethos-U takes strides up to 3.
     """
     time, _, width = x.shape
     x = jnp.pad(x, ((0, -time % group), (0, 0), (0, 0))).reshape(1, -1, group, width)

@@ -7,15 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from helpers import float32, quantise
-from jax_reparam.deploy import ops
+from helpers import attention, float32, in_litert, quantise
 from jax_reparam.graph import arena, flatbuffer, passes, tile
-from jax_reparam.runtime import litert, tflm
-
-
-def run(graph, windows):
-    """What LiteRT makes of windows."""
-    return litert.load(flatbuffer.write(graph))(windows)
+from jax_reparam.runtime import tflm
 
 
 def in_tflm(graph, windows):
@@ -32,7 +26,7 @@ def test_names_and_notes_are_gone_and_nothing_else(rng):
     assert list(bare.metadata) == [arena.NAME]
     assert len(flatbuffer.write(bare)) < len(flatbuffer.write(graph))
     assert (bare.ops, bare.input, bare.output) == (graph.ops, graph.input, graph.output)
-    np.testing.assert_array_equal(run(bare, windows), run(graph, windows))
+    np.testing.assert_array_equal(in_litert(bare, windows), in_litert(graph, windows))
     assert flatbuffer.write(passes.optimise(bare)) == flatbuffer.write(bare)
 
 
@@ -44,15 +38,6 @@ def test_the_graph_that_is_given_stays(rng):
     assert flatbuffer.write(graph) == before
 
 
-def attention(rng, blocks=1):
-    """Attention over features `[1, T, 16]`, and the mean of what it makes."""
-    layer = {
-        name: {'kernel': rng.standard_normal((16, 16)).astype(np.float32), 'bias': np.ones(16, np.float32)}
-        for name in ('query', 'key', 'value')
-    }
-    return lambda x: ops.mean_over_time(ops.attention(layer, x[0, :, None], 2, blocks=blocks))
-
-
 @pytest.mark.slow
 def test_paddings_are_what_tflm_reads(rng):
     """Out of jax2tf they have 64 bits, and TFLM refuses the model."""
@@ -62,29 +47,28 @@ def test_paddings_are_what_tflm_reads(rng):
     graph = passes.optimise(float32(function, (1, 6, 4)))
     assert 'PADV2' in graph.ops
     expected = np.concatenate([function(window[None]) for window in windows])
-    np.testing.assert_allclose(run(graph, windows), expected, rtol=1e-5)
+    np.testing.assert_allclose(in_litert(graph, windows), expected, rtol=1e-5)
     if tflm.missing() is None:
         np.testing.assert_allclose(in_tflm(graph, windows).logits, expected, rtol=1e-5)
 
 
 @pytest.mark.slow
-def test_linear_layers_read_through_reshapes(rng):
-    """Past nodes that work on each element, too; a reshape that something else reads stays."""
-    kernels = [rng.standard_normal(shape).astype(np.float32) for shape in ((6, 4), (4, 3), (4, 2))]
+@pytest.mark.parametrize('bits', [None, 8], ids=['float32', '8'])
+def test_linear_layers_read_through_reshapes(rng, bits):
+    """A reshape that something else reads stays, and one before a layer that makes no matrix."""
+    kernels = [rng.standard_normal(shape).astype(np.float32) for shape in ((4, 3), (4, 2))]
 
     def function(x):
-        x = jnp.transpose(x[0].reshape(2, 3, 4), (1, 0, 2)).reshape(6, 4)
-        gated = x * jax.nn.sigmoid(x)
-        twice = jnp.transpose((gated @ kernels[1]).reshape(2, 3, 3), (1, 0, 2)).reshape(1, 18)
-        return jnp.concatenate([(gated @ kernels[2]).reshape(1, 12), twice], axis=1)
+        one, other = (jnp.transpose(y.reshape(2, 3, 4), (1, 0, 2)).reshape(6, 4) for y in (x[0], 2 * x[0]))
+        return jnp.concatenate([y.reshape(1, -1) for y in (one @ kernels[0], other @ kernels[1], other + 1)], axis=1)
 
     windows = rng.standard_normal((3, 6, 4)).astype(np.float32)
-    for graph in (float32(function, (1, 6, 4)), quantise(function, windows)):
-        optimised, expected = passes.optimise(graph), run(graph, windows)
-        assert graph.ops['RESHAPE'] - optimised.ops['RESHAPE'] == 1
-        np.testing.assert_array_equal(run(optimised, windows), expected)
-        if tflm.missing() is None:
-            np.testing.assert_allclose(in_tflm(optimised, windows).logits, expected, atol=1e-5)
+    graph = float32(function, (1, 6, 4)) if bits is None else quantise(function, windows, bits)
+    optimised, expected = passes.optimise(graph), in_litert(graph, windows)
+    assert graph.ops['RESHAPE'] - optimised.ops['RESHAPE'] == 1
+    np.testing.assert_array_equal(in_litert(optimised, windows), expected)
+    if tflm.missing() is None:
+        np.testing.assert_allclose(in_tflm(optimised, windows).logits, expected, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -95,7 +79,7 @@ def test_constants_of_products_lie_as_tflm_wants_them(rng):
     windows = rng.standard_normal((3, 4, 16)).astype(np.float32)
     graph = float32(function, (1, 4, 16))
     optimised = passes.optimise(graph)
-    np.testing.assert_allclose(run(optimised, windows), run(graph, windows), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(in_litert(optimised, windows), in_litert(graph, windows), rtol=1e-5, atol=1e-5)
     if tflm.missing() is None:
         assert in_tflm(graph, windows).arena_bytes - in_tflm(optimised, windows).arena_bytes >= table.nbytes
 
@@ -113,7 +97,7 @@ def test_what_several_products_read_is_turned_once(rng, bits):
     optimised = passes.optimise(graph)
     assert turned(optimised) == [True] * 4 != turned(graph)
     assert optimised.ops['TRANSPOSE'] <= graph.ops['TRANSPOSE']
-    np.testing.assert_array_equal(run(optimised, windows), run(graph, windows))
+    np.testing.assert_array_equal(in_litert(optimised, windows), in_litert(graph, windows))
 
 
 def test_what_others_read_too_is_not_turned(rng):
@@ -127,7 +111,7 @@ def test_what_others_read_too_is_not_turned(rng):
     graph = quantise(function, windows)
     optimised = passes.optimise(graph)
     assert turned(optimised) == [False]
-    np.testing.assert_array_equal(run(optimised, windows), run(graph, windows))
+    np.testing.assert_array_equal(in_litert(optimised, windows), in_litert(graph, windows))
 
 
 @pytest.mark.slow
@@ -149,10 +133,10 @@ def test_zeros_of_16_bits_are_joined(rng, bits, joined):
     before, after = graph.ops, optimised.ops
     assert before['PAD'] == 7
     assert (after['PAD'], after['CONCATENATION'] - before['CONCATENATION']) == (7 - joined, joined)
-    np.testing.assert_array_equal(run(optimised, windows), run(graph, windows))
+    np.testing.assert_array_equal(in_litert(optimised, windows), in_litert(graph, windows))
     if tflm.missing() is None:
         step = 1.01 * optimised.output.scale  # the layer's rounding
-        np.testing.assert_allclose(in_tflm(optimised, windows).logits, run(graph, windows), atol=step)
+        np.testing.assert_allclose(in_tflm(optimised, windows).logits, in_litert(graph, windows), atol=step)
 
 
 def softmaxes(graph):
@@ -183,7 +167,7 @@ def test_a_softmax_of_8_bits_reads_a_matrix_where_its_rows_are_longer_than_the_s
     assert softmaxes(plain) == [(2, frames // parts, frames)] * parts
     assert softmaxes(safe) == ([(2 * frames // parts, frames)] * parts if flat else softmaxes(plain))
     assert len(safe.nodes) - len(plain.nodes) == 2 * parts * flat
-    np.testing.assert_array_equal(run(safe, windows), run(plain, windows))
+    np.testing.assert_array_equal(in_litert(safe, windows), in_litert(plain, windows))
     if tflm.missing() is None:
         made, expected = in_tflm(safe, windows), in_tflm(plain, windows)
         np.testing.assert_array_equal(made.logits, expected.logits)
@@ -214,7 +198,7 @@ def test_equal_constants_are_one_tensor(rng, monkeypatch):
     content = [{(t.port, t.axis, t.values.tobytes()) for t in tensors} for tensors in held]
     assert content[0] == content[1]
     assert len(content[0]) == len(held[0]) < len(held[1])
-    np.testing.assert_array_equal(run(shared, windows), run(apart, windows))
+    np.testing.assert_array_equal(in_litert(shared, windows), in_litert(apart, windows))
     if tflm.missing() is None:
         saved = in_tflm(apart, windows).arena_bytes - in_tflm(shared, windows).arena_bytes
         assert saved > 24 * (len(held[1]) - len(held[0])) - 16
