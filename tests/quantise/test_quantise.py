@@ -100,9 +100,3 @@ def test_what_windows_say_is_measured_once_and_the_graph_stays(monkeypatch):
     assert sorted(calls) == ['covariances', 'expected', 'measured', *['rounded'] * layers]
     assert first == second
     assert flatbuffer.write(calibration.graph) == before
-
-
-def test_a_part_that_is_not_named_is_an_error():
-    _, _, calibration = drawn_calibration('conv_transformer')
-    with pytest.raises(ValueError, match="expected a scope of 'layers', 'head', found none"):
-        quantise(calibration, {'layers': 8, 'head': 16})

@@ -105,17 +105,6 @@ def test_a_child_that_says_nothing_of_its_arena_is_a_failure(exported, windows, 
 
 
 @needs_tflm
-def test_a_session_answers_one_window_after_the_other(exported, windows):
-    model = (exported.path / 'model_int8.tflite').read_bytes()
-    expected = tflm.run(model, windows).logits
-    with tflm.started(model) as first, tflm.started(model) as second:
-        for window, logits in zip(windows, expected, strict=True):
-            np.testing.assert_array_equal(first.run(window), logits)
-            np.testing.assert_array_equal(second.run(window), logits)
-    assert len(np.unique(expected, axis=0)) > 10
-
-
-@needs_tflm
 def test_a_window_of_another_shape_is_refused(exported, windows):
     refused = pytest.raises(ValueError, match=r'^window: expected \[64, 12\], got \[63, 12\]$')
     with refused, tflm.started((exported.path / 'model_int8.tflite').read_bytes()) as session:
