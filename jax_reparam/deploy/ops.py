@@ -97,7 +97,8 @@ def depthwise(layer: Layer, x: Array) -> Array:
 def merge(x: Array, group: int) -> Array:
     """Mean over groups of m tokens, zeros behind the last: `[T, 1, C]` to `[ceil(T / m), 1, C]`.
 
-    It is a depthwise convolution. The groups lie side by side as columns, so that the convolution has no stride: Ethos-U takes strides up to 3.
+    It is a depthwise convolution. The groups lie side by side as columns, so that it has no stride: Ethos-U takes
+    strides up to 3.
     """
     time, _, width = x.shape
     x = jnp.pad(x, ((0, -time % group), (0, 0), (0, 0))).reshape(1, -1, group, width)

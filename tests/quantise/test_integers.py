@@ -90,7 +90,6 @@ KERNELS = {
         # Tables.
         'LOGISTIC': 1.4,  # 1.28
         'SOFTMAX': 32,  # 25.9 of 32,768
-        'RSQRT': 330,  # 286 of 32,768, where it clips; TFLM computes it, see test_formats
     },
 }
 
