@@ -22,6 +22,12 @@ def observe(graph: Graph, tensors: Sequence[Tensor], windows: np.ndarray) -> Ite
         yield {tensor: tensor.port.decode(values, np.float64) for tensor, values in steps.items()}
 
 
+def logits(graph: Graph, windows: np.ndarray) -> np.ndarray:
+    """What a graph makes of windows `[W, frames, n_mels]`, `[W, C]` float64: as TFLM rounds, nearly."""
+    [output] = graph.outputs
+    return np.concatenate([seen[output] for seen in observe(graph, [output], windows)])
+
+
 def run(
     graph: Graph, inputs: Iterable[Mapping[Tensor, np.ndarray]], tensors: Sequence[Tensor]
 ) -> Iterator[dict[Tensor, np.ndarray]]:
