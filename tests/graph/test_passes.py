@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from helpers import attention, float32, in_litert, quantise
-from jax_reparam.graph import arena, flatbuffer, passes, tile
+from jax_reparam.graph import arena, convolutions, flatbuffer, passes, tile
+from jax_reparam.graph.graph import Graph, Node, Tensor
 from jax_reparam.runtime import tflm
 
 
@@ -55,7 +58,7 @@ def test_paddings_are_what_tflm_reads(rng):
 @pytest.mark.slow
 @pytest.mark.parametrize('bits', [None, 8], ids=['float32', '8'])
 def test_linear_layers_read_through_reshapes(rng, bits):
-    """A reshape that something else reads stays, and one before a layer that makes no matrix."""
+    """A reshape that something else reads stays."""
     kernels = [rng.standard_normal(shape).astype(np.float32) for shape in ((4, 3), (4, 2))]
 
     def function(x):
@@ -69,6 +72,16 @@ def test_linear_layers_read_through_reshapes(rng, bits):
     np.testing.assert_array_equal(in_litert(optimised, windows), expected)
     if tflm.missing() is None:
         np.testing.assert_allclose(in_tflm(optimised, windows).logits, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(('shape', 'left'), [((6, 2), 0), ((2, 3, 2), 1)])
+def test_a_reshape_before_a_layer_that_makes_no_matrix_stays(shape, left):
+    source, shown, made = (Tensor(one, 'float32') for one in ((3, 2, 4), (2, 3, 4), shape))
+    kernel, options = Tensor.of(np.ones((2, 4), np.float32)), flatbuffer.options('FULLY_CONNECTED')
+    layer = Node('FULLY_CONNECTED', [shown, kernel], [made], options)
+    graph = Graph([convolutions.reshape(source, shown), layer], [source], [made])
+    passes._read_through_reshapes(graph)
+    assert graph.ops.get('RESHAPE', 0) == left
 
 
 @pytest.mark.slow
@@ -202,3 +215,21 @@ def test_equal_constants_are_one_tensor(rng, monkeypatch):
     if tflm.missing() is None:
         saved = in_tflm(apart, windows).arena_bytes - in_tflm(shared, windows).arena_bytes
         assert saved > 24 * (len(held[1]) - len(held[0])) - 16
+
+
+def test_constants_that_differ_in_anything_stay_apart():
+    one = Tensor((2, 2), 'int8', np.float32([0.5]), constant=np.eye(2, dtype=np.int8))
+    changes = [
+        {'scale': np.float32([0.25])},
+        {'scale': None},
+        {'zero_point': 1},
+        {'axis': 1},
+        {'dtype': 'uint8', 'constant': np.eye(2, dtype=np.uint8)},
+        {'shape': (4,), 'constant': np.eye(2, dtype=np.int8).reshape(4)},
+        {'constant': np.zeros((2, 2), np.int8)},
+    ]
+    constants = [one, *(dataclasses.replace(one, **change) for change in changes), dataclasses.replace(one)]
+    source = Tensor((2, 2), 'int8')
+    graph = Graph([Node('ADD', [source, tensor], [Tensor((2, 2), 'int8')]) for tensor in constants], [source], [])
+    passes._share_constants(graph)
+    assert [node.inputs[1] for node in graph.nodes] == [*constants[:-1], one]
