@@ -32,9 +32,9 @@ from jax_reparam.data import pipeline
 from jax_reparam.errors import InputError, run
 from jax_reparam.frontend.audio import SAMPLE_RATE
 from jax_reparam.progress import Progress
-from jax_reparam.train import arms, statistics
-from jax_reparam.train.evidence import BASELINE, COST, PUBLISHED
-from jax_reparam.train.study import Lines
+from jax_reparam.study import statistics, training
+from jax_reparam.study.evidence import BASELINE, COST, PUBLISHED
+from jax_reparam.study.planning import Lines
 
 FEATURES = 'ComParE_2016'
 # From what hardly learns to what separates all training clips.
@@ -186,7 +186,7 @@ def main() -> None:
                 line = {
                     'phase': BASELINE,
                     'name': name,
-                    'commit': arms.commit(),
+                    'commit': training.commit(),
                     'adapted': bool(adapted),
                     'corpus': corpus.name,
                     'fold': fold,
@@ -205,7 +205,7 @@ def main() -> None:
                         'id': [corpus.id[clip] for clip in split.test],
                         'speaker': speaker[split.test].tolist(),
                         'label': label[split.test].tolist(),
-                        'probabilities': probabilities.round(arms.DIGITS).tolist(),
+                        'probabilities': probabilities.round(training.DIGITS).tolist(),
                     },
                 }
                 lines.append(line)

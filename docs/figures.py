@@ -133,7 +133,7 @@ def points() -> list[dict[str, Any]]:
 
     UAR in percent is the mean over the ten folds of EMO-DB, a speaker each.
     """
-    from jax_reparam.train import evidence
+    from jax_reparam.study import evidence
 
     lines = {name: _read(f'{name}.jsonl') for name in ('peers', 'exports', 'field', 'study_baselines')}
     arena = {line['recipe']: line['arena_bytes'] for line in lines['exports'] if line['form'] == 'int8'}

@@ -358,11 +358,11 @@ class Branches(nn.Module):
         x, count = jnp.asarray(x), self.hrf.branches
         identity = count > 2 and set(strides) == {1} and x.shape[-1] == features
         kernels = self.param(reparam.SITE, self._init_kernels, x.shape[-1], count - (count > 1) - identity)
-        branches = [self._convolve(x, kernel, padding) for kernel in kernels['kernels']]
+        branches = [self.convolve(x, kernel, padding) for kernel in kernels['kernels']]
         # Padded so, one tap reads what the centre of a window reads: less padding, or, where negative, less input.
         ends = [(low - (k - 1) // 2, high - k // 2) for (low, high), k in zip(padding, window, strict=True)]
         if count > 1:
-            branches.append(self._convolve(x, kernels['kernel_point'], ends))
+            branches.append(self.convolve(x, kernels['kernel_point'], ends))
         if identity:
             branches.append(
                 jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*end, 0) for end in ends), (0, 0, 0)])
@@ -371,8 +371,8 @@ class Branches(nn.Module):
         y = batch_norm(y, mask, train=train, name=self.norm, scale_init=self._init_scale)
         return y.reshape(*y.shape[:-1], count, features).sum(axis=-2)
 
-    def _convolve(self, x: jax.Array, kernel: jax.Array, padding: Sequence[tuple[int, int]]) -> jax.Array:
-        """Channels last, as `nn.Conv` does; padding may be negative."""
+    def convolve(self, x: jax.Array, kernel: jax.Array, padding: Sequence[tuple[int, int]]) -> jax.Array:
+        """One branch, channels last as `nn.Conv` has them; padding may be negative."""
         last, (_, _, strides, _, groups) = x.ndim - 1, self.shape
         image = (0, last, *range(1, last))
         axes = jax.lax.ConvDimensionNumbers(image, (last, last - 1, *range(last - 1)), image)

@@ -42,6 +42,12 @@ def rng():
     return np.random.default_rng(0)
 
 
+@pytest.fixture(scope='module')
+def source(tmp_path_factory):
+    """Five speakers of tones."""
+    return tones(tmp_path_factory.mktemp('tones') / 'source')
+
+
 @pytest.fixture(scope='session', autouse=True)
 def compiled(tmp_path_factory):
     """What a test or its child process compiles, later ones take from disk: many train the same small models.

@@ -21,7 +21,7 @@ FLOORS = (
     {'models', '__init__'},
     {'data', 'manifest', 'deploy'},
     {'train', 'runtime'},
-    {'quantise', 'device', 'recognizer'},
+    {'quantise', 'device', 'recognizer', 'study'},
     {'export', 'scores'},
     {'commands'},
     {'__main__'},

@@ -30,12 +30,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 def packages() -> Iterator[tuple[str, str]]:
-    """The distributions that this package names, and their versions; '' of what is not installed."""
+    """The distributions that users need, and their versions; '' of what is not installed."""
     try:
         required = importlib.metadata.requires(DISTRIBUTION) or []
     except importlib.metadata.PackageNotFoundError:  # a checkout on PYTHONPATH
         required = []
-    names = {re.split(r'[^\w.-]', line, maxsplit=1)[0] for line in required} - {DISTRIBUTION}
+    used = (line for line in required if not re.search(r'extra == .(dev|docs)\b', line))
+    names = {re.split(r'[^\w.-]', line, maxsplit=1)[0] for line in used} - {DISTRIBUTION}
     for name in sorted(names, key=str.lower):
         try:
             yield name, importlib.metadata.version(name)

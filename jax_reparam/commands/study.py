@@ -51,9 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     need('study', 'train')
     # After the arguments, so that --help and a mistyped flag answer at once.
-    from jax_reparam.train import evidence, study
+    from jax_reparam.study import evidence, planning
 
-    plans = [study.load(path) for path in args.files]
+    plans = [planning.load(path) for path in args.files]
     if args.page:
         evidence.write(args.page, plans)
         print(args.page)
@@ -68,14 +68,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     system.keep_all()
     from absl import logging
 
-    from jax_reparam.train import arms
+    from jax_reparam.study import training
 
     logging.set_verbosity(logging.FATAL)  # Orbax reports what it then raises.
     for plan in plans:
-        worker = arms.Worker(plan, sources, keep=args.keep)
+        worker = training.Worker(plan, sources, keep=args.keep)
         if args.pack:
             print(*worker.pack(args.pack), sep='\n')
             continue
-        trained = worker.work(args.phase or study.PHASES, args.together)
+        trained = worker.work(args.phase or planning.PHASES, args.together)
         print(f'{plan.lines}: all runs done, {trained} of them by this process')
     return 0

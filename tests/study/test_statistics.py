@@ -7,8 +7,8 @@ import pytest
 from scipy import stats
 
 from jax_reparam import evaluation
-from jax_reparam.train import statistics
-from jax_reparam.train.statistics import Clips
+from jax_reparam.study import statistics
+from jax_reparam.study.statistics import Clips
 
 
 def clips(rng, *, speakers=4, n=60, classes=3, right=0.5):
@@ -77,7 +77,7 @@ def test_other_clips_are_not_compared(rng):
 
 def test_one_seed_gives_the_t_interval_over_speakers(rng):
     values = rng.standard_normal(10)
-    found = statistics.difference(values[:, None])
+    found = statistics.difference([values[:, None]])
     expected = stats.ttest_1samp(values, 0)
     low, high = expected.confidence_interval(0.95)
     assert (found.low, found.high, found.p) == pytest.approx((low, high, expected.pvalue), abs=1e-12)
@@ -88,10 +88,23 @@ def test_variance_and_freedom_are_those_of_the_two_way_layout():
     # Rows differ by 0, 2, 4 and columns by 0, 6; the rest is (1, -1, 0) and its negative.
     table = np.array([[1.0, 5.0], [1.0, 9.0], [4.0, 10.0]])
     between, across, rest = 2 * (4 + 0 + 4), 3 * (9 + 9), 2 * (1 + 1) / 2
-    found = statistics.difference(table)
+    found = statistics.difference([table])
     assert found.error**2 == pytest.approx((between / 2 + across - rest) / 6)
     parts = (between / 2) ** 2 / 2 + across**2 / 1 + rest**2 / 2
     assert found.freedom == pytest.approx((between / 2 + across - rest) ** 2 / parts)
+
+
+def test_corpora_weigh_alike_and_their_variances_add_up(rng):
+    small, large = rng.standard_normal((5, 1)), 1 + 3 * rng.standard_normal((20, 1))
+    found = statistics.difference([small, large])
+    one, other = statistics.difference([small]), statistics.difference([large])
+    assert found.mean == pytest.approx((one.mean + other.mean) / 2)
+    assert found.error == pytest.approx(np.hypot(one.error, other.error) / 2)
+    # Welch's test has the same error and freedom: the two means are independent.
+    welch = stats.ttest_ind(small[:, 0], -large[:, 0], equal_var=False)
+    assert (found.freedom, found.p) == pytest.approx((welch.df, welch.pvalue))
+    # Signs of all speakers are flipped, each with the weight that it has in the mean.
+    assert statistics.difference([np.array([[1.0], [1.0]]), np.array([[3.0], [3.0]])]).p_flips == 2 / 16
 
 
 @pytest.mark.parametrize('sigmas', [(2.0, 0.0, 2.0), (1.0, 1.0, 3.0), (0.0, 0.0, 1.0)], ids=str)
@@ -101,7 +114,7 @@ def test_intervals_cover(sigmas):
         of_speaker, of_seed, rest = (
             sigma * rng.standard_normal(shape) for sigma, shape in zip(sigmas, ((10, 1), (1, 5), (10, 5)), strict=True)
         )
-        found = statistics.difference(1.5 + of_speaker + of_seed + rest)
+        found = statistics.difference([1.5 + of_speaker + of_seed + rest])
         covered += found.low <= 1.5 <= found.high
     # A standard error of 0.9 points: an interval that covers 89 % (a bootstrap over ten speakers) fails.
     assert 0.935 <= covered / runs <= 1.0
@@ -120,7 +133,7 @@ def test_intervals_of_pooled_recalls_cover():
             wrong = rng.random((seeds, len(label))) >= share
             arms.append([Clips(np.arange(len(label)), speaker, label, np.eye(3)[(label + one) % 3]) for one in wrong])
         table = statistics.cells(*arms, 'uar')
-        found = statistics.difference(table)
+        found = statistics.difference([table])
         covered += found.low <= 0.1 <= found.high
     assert 0.92 <= covered / runs <= 0.99
 
@@ -145,7 +158,7 @@ def test_the_smallest_detectable_difference_is_detected_in_four_of_five_studies(
     sigma = np.array([1.0, 2.0])
     draw = lambda seeds: sigma[0] * rng.standard_normal((10, 1)) + sigma[1] * rng.standard_normal((10, seeds))
     least = np.mean([statistics.detectable(draw(2), 5) for _ in range(200)])
-    shown = np.mean([statistics.difference(least + draw(5)).low > 0 for _ in range(400)])
+    shown = np.mean([statistics.difference([least + draw(5)]).low > 0 for _ in range(400)])
     assert 0.74 <= shown <= 0.9
     # More seeds show less.
     pilot = draw(2)

@@ -13,13 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from helpers import QUICK, pattern, recipe
+from helpers import QUICK, drawn, pattern, recipe
 from jax_reparam import checkpoint, reparam, system
 from jax_reparam.commands import study as command
+from jax_reparam.config import HRFConfig
 from jax_reparam.data import export_data
 from jax_reparam.errors import InputError
-from jax_reparam.train import arms, evidence, loop, study
-from jax_reparam.train.statistics import Clips, Difference
+from jax_reparam.layers import ConvShape, conv_norm
+from jax_reparam.study import evidence, planning, training
+from jax_reparam.study.statistics import Clips, Difference
+from jax_reparam.train import loop
 
 FILE = """
 recipes = ["tiny.py"]
@@ -76,7 +79,7 @@ def worker(source, tmp_path_factory):
     """A worker that has trained `FILE`."""
     root = tmp_path_factory.mktemp('study')
     places = {'cache': str(root / 'cache'), 'keep': root / 'kept', 'show_progress': False}
-    worker = arms.Worker(study.load(write(root)), {'folder': str(source)}, **places)
+    worker = training.Worker(planning.load(write(root)), {'folder': str(source)}, **places)
     assert worker.work() == 8
     return worker
 
@@ -92,7 +95,7 @@ def test_each_run_is_one_line(worker):
     ]
     line = lines[1]
     assert line['speakers'] == {'train': ['s2', 's3', 's4'], 'validation': ['s1'], 'test': ['s0']}
-    assert line['key'] == study.key(0, 0) == line['recipe']['seed']
+    assert line['key'] == planning.key(0, 0) == line['recipe']['seed']
     assert line['recipe']['data']['source'] == ''
     assert 0 < line['loss'] < 2
     assert 0 <= line['clipped'] <= 1
@@ -119,7 +122,7 @@ def test_kept_models_are_those_that_were_scored_and_can_be_exported(worker):
     trained = kept(worker, run)
     data = export_data.load_data(trained, show_progress=False)
     [line] = [line for line in worker.lines.read() if line['digests']['recipe'] == run.identity]
-    predict = loop.Predictor(arms.Arm(run.recipe, data, 1).model)
+    predict = loop.Predictor(training.Arm(run.recipe, data, 1).model)
     assert np.array_equal(loop.clips(predict, trained.variables, data, 'test').round(6), line['test']['probabilities'])
     reparam.dehrf(trained.variables['params'], strict=True)
 
@@ -130,14 +133,14 @@ def test_a_run_is_what_train_py_trains(worker, tmp_path):
     lines = [json.loads(line) for line in (tmp_path / 'w' / 'metrics.jsonl').read_text().splitlines()]
     losses = [line['loss'] for line in lines if 'loss' in line]
     data = worker._of(run)
-    _, found, _ = arms.Arm(run.recipe, data, 1).train([run.recipe], [data], lambda loss: None)
+    _, found, _ = training.Arm(run.recipe, data, 1).train([run.recipe], [data], lambda loss: None)
     np.testing.assert_allclose(found[:, 0], losses, rtol=1e-4)
 
 
 def test_runs_of_one_program_are_those_trained_one_by_one(worker):
     mine = [run for run in runs(worker) if run.family == 'hrf']
     folds = [worker._of(run) for run in mine]
-    of = lambda which: arms.Arm(mine[0].recipe, folds[0], len(which)).train(
+    of = lambda which: training.Arm(mine[0].recipe, folds[0], len(which)).train(
         [mine[i].recipe for i in which], [folds[i] for i in which], lambda loss: None
     )
     _, together, norms = of([0, 1, 2, 3])
@@ -154,7 +157,7 @@ def test_arms_of_a_pair_begin_as_one_function(worker, rng):
     x = rng.standard_normal((3, 64, 12)).astype(np.float32)
     logits = []
     for run in (plain, hrf):
-        arm = arms.Arm(run.recipe, worker._of(run), 1)
+        arm = training.Arm(run.recipe, worker._of(run), 1)
         logits.append(arm.predict(jax.device_get(arm._start(np.uint32(run.recipe.seed)).variables), x))
     assert np.abs(logits[0]).max() > 0.1
     np.testing.assert_allclose(*logits, atol=1e-5)
@@ -170,25 +173,37 @@ def test_arms_of_a_pair_see_the_same_batches(worker):
 
 
 def test_keys_depend_on_seed_and_fold():
-    keys = {study.key(seed, fold) for seed in range(100) for fold in range(10)}
+    keys = {planning.key(seed, fold) for seed in range(100) for fold in range(10)}
     assert len(keys) == 1000
     assert all(0 <= one < 1 << 31 for one in keys)
 
 
-@pytest.mark.parametrize('kind', ['strided', 'depthwise'])
-def test_convolutions_as_products(rng, kind):
-    conv = {
-        'strided': nn.Conv(5, (3, 3), (2, 2), padding=[(0, 1), (1, 2)]),
-        'depthwise': nn.Conv(4, (5,), padding=[(2, 2)], feature_group_count=4, use_bias=False),
-    }[kind]
-    x = jnp.asarray(rng.standard_normal((2, 9, 7, 3) if kind == 'strided' else (2, 9, 4)), jnp.float32)
-    variables = conv.init(jax.random.key(0), x)
-    variables = jax.tree.map(lambda leaf: leaf + 0.1, variables)
-    with nn.intercept_methods(arms.products):
-        text = str(jax.make_jaxpr(conv.apply)(variables, x))
-        found = conv.apply(variables, x)
+STRIDED = ConvShape(5, (3, 3), (2, 2), ((0, 1), (1, 2)))
+DEPTHWISE = ConvShape(4, (5,), (1,), ((2, 2),), groups=4)
+
+
+class ConvNorm(nn.Module):
+    """A convolution and its normalisation, plain or as branches."""
+
+    shape: ConvShape
+    hrf: HRFConfig
+
+    @nn.compact
+    def __call__(self, x):
+        return conv_norm(self.shape, x, None, self.hrf, train=False, names=('conv', 'norm'))
+
+
+@pytest.mark.parametrize('shape', [STRIDED, DEPTHWISE], ids=['strided', 'depthwise'])
+@pytest.mark.parametrize('expansion', [0.0, 1.0], ids=['plain', 'branches'])
+def test_convolutions_as_products(rng, shape, expansion):
+    model = ConvNorm(shape, HRFConfig(expansion=expansion, branches=4))
+    x = jnp.asarray(rng.standard_normal((2, 9, 7, 3) if shape is STRIDED else (2, 9, 4)), jnp.float32)
+    variables = drawn(jax.eval_shape(model.init, jax.random.key(0), x))
+    with nn.intercept_methods(training.products):
+        text = str(jax.make_jaxpr(model.apply)(variables, x))
+        found = model.apply(variables, x)
     assert 'conv_general_dilated' not in text
-    np.testing.assert_allclose(found, conv.apply(variables, x), atol=1e-5)
+    np.testing.assert_allclose(found, model.apply(variables, x), atol=1e-5, rtol=1e-5)
 
 
 def test_a_run_that_diverges_is_a_line_and_is_not_repeated(source, tmp_path):
@@ -196,7 +211,7 @@ def test_a_run_that_diverges_is_a_line_and_is_not_repeated(source, tmp_path):
     text = text.replace('seeds = [0, 1]', 'seeds = [0]').replace('folds = [0, 1]', 'folds = [0]')
     text = text[: text.index('[families.hrf]')]
     places = {'cache': str(tmp_path / 'cache'), 'show_progress': False}
-    worker = arms.Worker(study.load(write(tmp_path, text)), {'folder': str(source)}, **places)
+    worker = training.Worker(planning.load(write(tmp_path, text)), {'folder': str(source)}, **places)
     worker.work()
     [line] = worker.lines.read()
     assert 'expected finite numbers' in line['failed']
@@ -206,7 +221,7 @@ def test_a_run_that_diverges_is_a_line_and_is_not_repeated(source, tmp_path):
 
 def test_a_run_that_another_worker_has_is_left_to_it(worker, monkeypatch):
     [*_, run] = runs(worker)
-    lines = study.Lines(worker.lines.path.with_name('other.jsonl'))
+    lines = planning.Lines(worker.lines.path.with_name('other.jsonl'))
     monkeypatch.setattr(worker, 'lines', lines)
     with system.alone(lines.path.with_suffix('.running') / run.identity), contextlib.ExitStack() as stack:
         assert worker._claim([run], 1, stack) == []
@@ -222,7 +237,7 @@ def test_a_run_that_another_worker_has_is_left_to_it(worker, monkeypatch):
 
 
 def test_an_interrupted_line_is_lost_alone(tmp_path):
-    lines = study.Lines(tmp_path / 'lines.jsonl')
+    lines = planning.Lines(tmp_path / 'lines.jsonl')
     assert lines.read() == []
     lines.append({'phase': 'tuning', 'n': 1})
     whole = lines.path.read_bytes()
@@ -236,8 +251,8 @@ def test_an_interrupted_line_is_lost_alone(tmp_path):
 
 
 def test_lines_of_before_a_key_was_there_are_still_found(tmp_path):
-    lines = study.Lines(tmp_path / 'lines.jsonl')
-    run = study.load(write(tmp_path)).run('primary', WHICH, 'hrf', {}, 0, 0)
+    lines = planning.Lines(tmp_path / 'lines.jsonl')
+    run = planning.load(write(tmp_path)).run('primary', WHICH, 'hrf', {}, 0, 0)
     told = run.recipe.as_json()
     del told['train']['site_rate']
     lines.append({'phase': 'primary', 'device': 'cpu', 'recipe': told})
@@ -261,7 +276,7 @@ def validated(plan, scores):
 
 
 def test_tuning_chooses_on_folds_that_do_not_validate_on_the_test_speaker(tmp_path):
-    plan = study.load(write(tmp_path, TUNED))
+    plan = planning.load(write(tmp_path, TUNED))
     slow, fast = plan.study.families['hrf'].arms
     # The second arm is the better one by what it does on speaker s1 alone, the validation speaker of fold 0.
     done = validated(plan, lambda run: 0.5 if run.arm == slow else 1.0 if run.fold == 0 else 0.4)
@@ -275,7 +290,7 @@ def test_tuning_chooses_on_folds_that_do_not_validate_on_the_test_speaker(tmp_pa
 
 
 def test_an_arm_that_fails_is_not_chosen(tmp_path):
-    plan = study.load(write(tmp_path, TUNED))
+    plan = planning.load(write(tmp_path, TUNED))
     slow, fast = plan.study.families['hrf'].arms
     done = validated(plan, lambda run: 0.5 if run.arm == slow else 1.0)
     failing = [run for run in plan.tuning(WHICH, tuple(SPEAKERS)) if run.family == 'hrf' and run.arm == fast]
@@ -288,10 +303,10 @@ def test_an_arm_that_fails_is_not_chosen(tmp_path):
 
 
 def test_all_arms_are_tuned_alike(tmp_path):
-    plan = study.load(write(tmp_path, TUNED))
+    plan = planning.load(write(tmp_path, TUNED))
     tuning = list(plan.tuning(WHICH, tuple(SPEAKERS)))
     assert len(tuning) == 5 * 2 * 2
-    assert {run.recipe.seed for run in tuning} == {study.key(9, fold) for fold in range(5)}
+    assert {run.recipe.seed for run in tuning} == {planning.key(9, fold) for fold in range(5)}
 
 
 @pytest.mark.parametrize(
@@ -315,19 +330,19 @@ def test_mistakes_in_a_file_are_one_line(tmp_path, before, after, found):
     assert before in FILE
     path = write(tmp_path, FILE.replace(before, after))
     with pytest.raises(InputError, match=pattern(found)) as error:
-        study.load(path)
+        planning.load(path)
     assert str(error.value).startswith(str(tmp_path))
     assert '\n' not in str(error.value)
 
 
 def test_tuning_seeds_are_others_than_the_studys(tmp_path):
     with pytest.raises(InputError, match=r'tuning.seeds: expected seeds that the study does not have, found \[0\]'):
-        study.load(write(tmp_path, TUNED.replace('seeds = [9]', 'seeds = [9, 0]')))
+        planning.load(write(tmp_path, TUNED.replace('seeds = [9]', 'seeds = [9, 0]')))
 
 
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(InputError, match=r'none.toml: expected a study in TOML'):
-        study.load(tmp_path / 'none.toml')
+        planning.load(tmp_path / 'none.toml')
 
 
 @pytest.mark.parametrize('protocol', ['random', 'all'])
@@ -335,12 +350,12 @@ def test_protocols_without_fixed_tests_are_refused(source, tmp_path, protocol):
     text = FILE.replace('[changes]', f'[changes]\n"data.protocol" = "{protocol}"')
     places = {'cache': str(tmp_path / 'cache'), 'show_progress': False}
     with pytest.raises(InputError, match=f'expected one that tests and validates, and draws nothing, found {protocol}'):
-        arms.Worker(study.load(write(tmp_path, text)), {'folder': str(source)}, **places).work()
+        training.Worker(planning.load(write(tmp_path, text)), {'folder': str(source)}, **places).work()
 
 
 def test_a_choice_without_its_tuning_runs_is_refused(source, tmp_path):
     places = {'cache': str(tmp_path / 'cache'), 'show_progress': False}
-    worker = arms.Worker(study.load(write(tmp_path, TUNED)), {'folder': str(source)}, **places)
+    worker = training.Worker(planning.load(write(tmp_path, TUNED)), {'folder': str(source)}, **places)
     with pytest.raises(InputError, match='expected all tuning runs, found fewer'):
         worker.work(['primary'])
 
@@ -369,7 +384,7 @@ def test_sources_are_of_the_studys_corpora(tmp_path, given, found):
 @pytest.fixture
 def page(worker, tmp_path):
     """A study whose lines may be changed, and its page."""
-    plan = study.load(write(tmp_path))
+    plan = planning.load(write(tmp_path))
     plan.lines.write_bytes(worker.plan.lines.read_bytes())
     evidence.write(tmp_path / 'evidence.md', [plan])
     return plan, tmp_path / 'evidence.md'
@@ -379,7 +394,7 @@ def test_the_page_says_what_the_lines_support(page):
     plan, path = page
     text = path.read_text()
     assert '| primary | 8 | 8 | 0 | 0 |' in text
-    lines = study.Lines(plan.lines).read()
+    lines = planning.Lines(plan.lines).read()
     of = lambda family, seed: Clips.of([x for x in lines if (x['family'], x['seed']) == (family, seed)], 'test')
     uar = [np.mean([100 * of(family, seed).score('uar') for seed in (0, 1)]) for family in ('hrf', 'plain')]
     assert f'| hrf - plain | UAR | {uar[0] - uar[1]:+.1f} |' in text
@@ -394,7 +409,7 @@ def test_the_page_says_what_the_lines_support(page):
 
 def test_one_changed_probability_changes_the_page(page):
     plan, path = page
-    text, lines = path.read_text(), study.Lines(plan.lines).read()
+    text, lines = path.read_text(), planning.Lines(plan.lines).read()
     lines[3]['test']['probabilities'][2] = [0.123456, 0.876544]
     plan.lines.write_text(''.join(json.dumps(line, separators=(',', ':')) + '\n' for line in lines))
     evidence.write(path, [plan])
@@ -405,7 +420,7 @@ def test_one_changed_probability_changes_the_page(page):
 
 def test_failed_and_missing_runs_are_counted_and_their_seeds_left_out(page):
     plan, path = page
-    lines = study.Lines(plan.lines).read()
+    lines = planning.Lines(plan.lines).read()
     lines[3]['failed'] = 'step 3'
     stranger = {**lines[0], 'recipe': {**lines[0]['recipe'], 'seed': 5}}
     kept = [*lines[:-1], stranger]
@@ -415,6 +430,41 @@ def test_failed_and_missing_runs_are_counted_and_their_seeds_left_out(page):
     assert '| primary | 8 | 6 | 1 | 1 |' in text
     assert '1 more runs are in the result file and not in the plan.' in text
     assert '| hrf - plain |' not in text  # no seed is whole
+
+
+@pytest.mark.parametrize('corpora', ['one', 'two'])
+def test_contrasts_are_pooled_over_recipes_and_corpora(worker, tmp_path, corpora):
+    plan = planning.load(write(tmp_path))
+    lines = worker.lines.read()
+    other = [{**line, 'corpus': 'savee' if corpora == 'two' else line['corpus']} for line in lines]
+    for line in other:  # HRF is always right there, and the plain model never
+        line['recipe'] = {**line['recipe'], 'train': {**line['recipe']['train'], 'batch_size': 4}}
+        right = np.eye(2)[line['test']['label']]
+        line['test'] = {
+            **line['test'],
+            'probabilities': (right if line['family'] == 'hrf' else right[:, ::-1]).tolist(),
+        }
+    again = tmp_path / 'again'
+    text = FILE.replace('"folder"', f'"{other[0]["corpus"]}"').replace(
+        '"hrf.init"', '"train.batch_size" = 4\n"hrf.init"'
+    )
+    second = planning.load(write(again, text))
+    for one, had in ((plan, lines), (second, other)):
+        for line in had:
+            planning.Lines(one.lines).append(line)
+    sections = list(evidence.sections([plan, second]))
+    first, last = [one.differences[0].found for one in sections]
+    assert last.mean == 1.0
+    found = evidence.pooled(sections)[0].found
+    assert found.mean == pytest.approx((first.mean + last.mean) / 2)
+    # Of one corpus the same speakers are averaged first; those of another are more of them.
+    contrast = plan.study.contrasts[0]
+    tables = [one.paired(contrast, [0, 1], 'uar') for one in sections]
+    expected = [np.mean(tables, axis=0)] if corpora == 'one' else tables
+    assert found == evidence.statistics.difference(expected)
+    assert evidence.pooled(sections[:1]) == []
+    evidence.write(tmp_path / 'evidence.md', [plan, second])
+    assert '## Over all recipes and corpora (cpu)' in (tmp_path / 'evidence.md').read_text()
 
 
 @pytest.mark.parametrize(
@@ -430,7 +480,7 @@ def test_failed_and_missing_runs_are_counted_and_their_seeds_left_out(page):
     ],
 )
 def test_a_null_says_what_it_excludes(low, high, said):
-    found = Difference((low + high) / 2, low, high, 1, 9, 0.5, 0.5, 0.95, 10, 5)
+    found = Difference((low + high) / 2, low, high, 1, 9, 0.5, 0.5, 0.95)
     assert evidence.verdict(evidence.Compared('a - b', 'uar', found, 0.1)) == said
     # Less cross-entropy is better.
     flipped = dataclasses.replace(found, mean=-found.mean, low=-high, high=-low)
@@ -438,13 +488,13 @@ def test_a_null_says_what_it_excludes(low, high, said):
 
 
 def test_baselines_stand_beside(worker, tmp_path):
-    plan = study.load(write(tmp_path, 'baselines = "others.jsonl"\n' + FILE.replace('folds = [0, 1]', '')))
-    lines, others = worker.lines.read(), study.Lines(tmp_path / 'others.jsonl')
+    plan = planning.load(write(tmp_path, 'baselines = "others.jsonl"\n' + FILE.replace('folds = [0, 1]', '')))
+    lines, others = worker.lines.read(), planning.Lines(tmp_path / 'others.jsonl')
     for line in lines:
         plan.lines.open('a').close()
         # All five folds, of the clips of two.
         for fold in range(line['fold'], 5, 2):
-            recipe = {**line['recipe'], 'seed': study.key(line['seed'], fold)}
+            recipe = {**line['recipe'], 'seed': planning.key(line['seed'], fold)}
             recipe['data'] = {**recipe['data'], 'fold': str(fold)}
             test = {
                 **line['test'],
@@ -453,7 +503,7 @@ def test_baselines_stand_beside(worker, tmp_path):
             }
             speakers = {**line['speakers'], 'test': [f's{fold}']}
             line = {**line, 'recipe': recipe, 'fold': fold, 'test': test, 'speakers': speakers}
-            study.Lines(plan.lines).append(line)
+            planning.Lines(plan.lines).append(line)
             if (line['family'], line['seed']) == ('plain', 0):
                 right = {**test, 'probabilities': np.eye(2)[test['label']].tolist()}
                 others.append(
@@ -479,7 +529,7 @@ def test_baselines_stand_beside(worker, tmp_path):
     assert '| sure | folder | 100.0 | 100.0 |' in text
     assert '| paper | folder | 50.0 |  | 1,234 |' in text
     assert re.search(r'\| `tiny`, hrf \| folder \| .* \| 1,000 \| 2,000 \| 3,000 \| 4,000 \|', text)
-    found = study.Lines(plan.lines).read()
+    found = planning.Lines(plan.lines).read()
     ours = [Clips.of([x for x in found if (x['family'], x['seed']) == ('hrf', seed)], 'test') for seed in (0, 1)]
     less = np.mean([100 * one.score('uar') for one in ours]) - 100
     assert f'| hrf - sure | UAR | {less:+.1f} |' in text
@@ -489,7 +539,7 @@ def test_baselines_stand_beside(worker, tmp_path):
 def test_a_packed_corpus_takes_the_place_of_its_folder(worker, tmp_path):
     [path] = worker.pack(tmp_path)
     assert path == tmp_path / 'folder.npz'
-    away = arms.Worker(worker.plan, {'folder': str(path)}, cache=str(tmp_path / 'none'), show_progress=False)
+    away = training.Worker(worker.plan, {'folder': str(path)}, cache=str(tmp_path / 'none'), show_progress=False)
     run = runs(worker)[1]
     ours, theirs = (next(one._of(run).batches(size=8, seed=1, start=0)) for one in (worker, away))
     assert np.array_equal(ours['codes'], theirs['codes'])

@@ -4,7 +4,7 @@ A TOML file declares a study (`load`). Its runs follow from the file alone, exce
 follows from the tuning runs as well (`Plan.choose`). Every run becomes one line of JSON (`Lines`). The random key of a
 run is a hash of its seed and fold, so that arms differ in nothing that is drawn.
 
-Neither jax nor TensorFlow is imported; `train.arms` trains the runs.
+Neither jax nor TensorFlow is imported; `study.training` trains the runs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from jax_reparam import schema, system
 from jax_reparam.config import PLACES, Recipe, Seed, load_recipe
 from jax_reparam.errors import InputError, known, one_line
 from jax_reparam.schema import Count
-from jax_reparam.train import statistics
+from jax_reparam.study import statistics
 
 Phase = Literal['tuning', 'primary', 'exploratory']
 PHASES: tuple[Phase, ...] = get_args(Phase)
@@ -96,6 +96,7 @@ class Study(schema.Checked):
       pilot: the number of first seeds that tell the smallest difference which the study can detect.
       lines: the file of results; '' is the study file with the suffix `.jsonl`.
       baselines: a file of results to stand beside them (`benchmarks/baselines.py`); '' is none.
+      diagnostics: a file that says what HRF does to a layer (`benchmarks/diagnostics.py`); '' is none.
     """
 
     recipes: tuple[str, ...]
@@ -110,6 +111,7 @@ class Study(schema.Checked):
     pilot: Count = 2
     lines: str = ''
     baselines: str = ''
+    diagnostics: str = ''
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -227,6 +229,11 @@ class Plan:
     def baselines(self) -> Path | None:
         """The file of the baselines' results."""
         return self.path.parent / self.study.baselines if self.study.baselines else None
+
+    @property
+    def diagnostics(self) -> Path | None:
+        """The file of the diagnostics."""
+        return self.path.parent / self.study.diagnostics if self.study.diagnostics else None
 
     def run(self, phase: Phase, which: tuple[str, str], family: str, arm: Changes, seed: int, fold: int) -> Run:
         """One run of an arm."""

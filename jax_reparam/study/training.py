@@ -15,7 +15,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -27,11 +27,13 @@ from jax_reparam.checkpoint import FOLDER, Checkpoints
 from jax_reparam.config import Recipe
 from jax_reparam.data import feature_store, packed, pipeline
 from jax_reparam.errors import InputError
+from jax_reparam.layers import Branches
 from jax_reparam.progress import Progress
 from jax_reparam.reparam import Params
-from jax_reparam.train import loop, report, study
+from jax_reparam.study import planning
+from jax_reparam.study.planning import Line, Lines, Phase, Plan, Run
+from jax_reparam.train import loop, report
 from jax_reparam.train.optimizer import adamw
-from jax_reparam.train.study import Line, Lines, Phase, Plan, Run
 
 PARTS: tuple[pipeline.Part, ...] = ('validation', 'test')
 # Of probabilities in a line.
@@ -49,25 +51,33 @@ def products(next_fun: Callable[..., Any], args: Any, kwargs: Any, context: nn.m
     `vmap` makes a product over runs one wider product. It makes a convolution over runs one with a group for each run,
     which GPUs are slow at.
     """
-    conv = context.module
-    if not isinstance(conv, nn.Conv) or context.method_name != '__call__' or conv.is_initializing():
+    module, method = context.module, context.method_name
+    if isinstance(module, Branches) and method == 'convolve':
+        x, kernel, padding = args
+        return _product(x, kernel, module.shape.strides, padding, module.shape.groups)
+    if not isinstance(module, nn.Conv) or method != '__call__' or module.is_initializing():
         return next_fun(*args, **kwargs)
-    kernel: Any = conv.get_variable('params', 'kernel')
-    bias: Any = conv.get_variable('params', 'bias')
-    padding: Any = conv.padding
+    kernel = cast(jax.Array, module.get_variable('params', 'kernel'))
+    bias: Any = module.get_variable('params', 'bias')
+    strides = np.broadcast_to(module.strides or 1, kernel.ndim - 2).tolist()
+    y = _product(args[0], kernel, strides, cast(Any, module.padding), module.feature_group_count)
+    return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+
+
+def _product(
+    x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Sequence[tuple[int, int]], groups: int
+) -> jax.Array:
+    """A convolution of `[B, ..., C]` with `[*window, C / groups, F]`; of several groups, a depthwise one."""
     spatial = kernel.shape[:-2]
-    strides = np.broadcast_to(conv.strides or 1, len(spatial)).tolist()
-    x = jnp.pad(args[0], [(0, 0), *padding, (0, 0)])
+    x = jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*ends, 0) for ends in padding), (0, 0, 0)])
     taps = []
     for tap in np.ndindex(spatial):
         at = (slice(t, t + n - k + 1, s) for t, n, k, s in zip(tap, x.shape[1:-1], spatial, strides, strict=True))
         taps.append(x[(slice(None), *at)])
-    if conv.feature_group_count > 1:  # depthwise
+    if groups > 1:
         rows = kernel.reshape(len(taps), *(1,) * (x.ndim - 1), -1)
-        y = functools.reduce(operator.add, (one * row for one, row in zip(taps, rows, strict=True)))
-    else:
-        y = jnp.concatenate(taps, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
-    return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+        return sum((one * row for one, row in zip(taps, rows, strict=True)), start=jnp.zeros((), x.dtype))
+    return jnp.concatenate(taps, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
 
 
 class Arm:
@@ -207,7 +217,7 @@ class Worker:
             packed.write(path, data.corpus, data.features, key)
         return list(paths)
 
-    def work(self, phases: Sequence[Phase] = study.PHASES, together: int | None = None) -> int:
+    def work(self, phases: Sequence[Phase] = planning.PHASES, together: int | None = None) -> int:
         """Trains what is left of a study, until all of it is done; other workers may do so at the same time.
 
         Args:
@@ -273,7 +283,7 @@ class Worker:
     def _of(self, run: Run) -> pipeline.Data:
         # Nothing is drawn by the seed (`speakers`), so that all seeds share what is loaded.
         same = run.recipe.with_changes({'seed': 0})
-        key = study.digest([value for name, value in same.as_json().items() if name in _OF_DATA])
+        key = planning.digest([value for name, value in same.as_json().items() if name in _OF_DATA])
         if key not in self._data:
             self._data[key] = pipeline.load_data(self._placed(same), show_progress=self.show and not self._data)
         data = self._data[key]
@@ -369,7 +379,7 @@ _OF_DATA = ('data', 'frontend', 'window', 'voice')
 
 def _arm(run: Run) -> str:
     """A digest of what all runs of an arm have in common."""
-    return study.digest(run.recipe.with_changes({'seed': 0, 'data.fold': '0'}).as_json())
+    return planning.digest(run.recipe.with_changes({'seed': 0, 'data.fold': '0'}).as_json())
 
 
 @contextlib.contextmanager

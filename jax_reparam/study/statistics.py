@@ -137,8 +137,6 @@ class Difference:
       p: of a difference of 0, two-sided, by that distribution.
       p_flips: the same by flipping the signs of the speakers' differences.
       level: of the interval.
-      speakers: S.
-      seeds: R.
     """
 
     mean: float
@@ -149,8 +147,6 @@ class Difference:
     p: float
     p_flips: float
     level: float
-    speakers: int
-    seeds: int
 
 
 def _squares(table: np.ndarray) -> tuple[float, float, float]:
@@ -165,31 +161,43 @@ def _squares(table: np.ndarray) -> tuple[float, float, float]:
     return between, across, rest
 
 
-def difference(table: np.ndarray, level: float = LEVEL) -> Difference:
-    """The mean of a table of speakers and seeds (`cells`), with its interval.
+def _variance(table: np.ndarray) -> tuple[float, float]:
+    """The variance of the mean of all cells of `[S, R]`, and its degrees of freedom.
 
     Var(mean) = (MS_speakers + MS_seeds - MS_rest) / (S R), whose terms are mean squares; it is not taken below the
     larger of the first two alone, which a difference of estimates can fall below by chance.
-
-    Raises:
-      ValueError: fewer than two speakers.
     """
-    speakers, seeds = table.shape
-    if speakers < 2:
-        raise ValueError(f'speakers: expected at least 2, found {speakers}')
-    mean, (between, across, rest) = float(table.mean()), _squares(table)
+    (speakers, seeds), (between, across, rest) = table.shape, _squares(table)
     sum_of = between + across - rest
     if sum_of > max(between, across):
         parts = between**2 / (speakers - 1) + across**2 / (seeds - 1) + rest**2 / ((speakers - 1) * (seeds - 1))
         freedom = sum_of**2 / parts
     else:
         sum_of, freedom = (between, speakers - 1) if between >= across else (across, seeds - 1)
-    error = math.sqrt(sum_of / (speakers * seeds))
+    return sum_of / table.size, freedom
+
+
+def difference(tables: Sequence[np.ndarray], level: float = LEVEL) -> Difference:
+    """The mean of tables of speakers and seeds (`cells`), with its interval.
+
+    Tables of several corpora weigh alike. They share no speaker, so their variances add up (Satterthwaite 1946).
+
+    Raises:
+      ValueError: a table of fewer than two speakers.
+    """
+    for table in tables:
+        if len(table) < 2:
+            raise ValueError(f'speakers: expected at least 2, found {len(table)}')
+    number = len(tables)
+    mean = float(np.mean([table.mean() for table in tables]))
+    parts = [_variance(table) for table in tables]
+    of_all = sum(variance for variance, _ in parts)
+    error = math.sqrt(of_all) / number
+    freedom = of_all**2 / sum(v**2 / f for v, f in parts) if error else min(f for _, f in parts)
     half = float(stats.t.ppf((1 + level) / 2, freedom)) * error
     p = 2 * float(stats.t.sf(abs(mean) / error, freedom)) if error else float(mean == 0)
-    return Difference(
-        mean, mean - half, mean + half, error, float(freedom), p, sign_flips(table.mean(axis=1)), level, speakers, seeds
-    )
+    flips = sign_flips(np.concatenate([table.mean(axis=1) / len(table) for table in tables]))
+    return Difference(mean, mean - half, mean + half, error, float(freedom), p, flips, level)
 
 
 def sign_flips(values: np.ndarray) -> float:

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import io
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from jax_reparam.train import report, statistics, study
-from jax_reparam.train.statistics import Clips, Difference, Score
-from jax_reparam.train.study import Contrast, Line, Lines, Plan, Run
+from jax_reparam.study import planning, statistics
+from jax_reparam.study.planning import Contrast, Line, Lines, Plan, Run
+from jax_reparam.study.statistics import Clips, Difference, Score
+from jax_reparam.train import report
 
 SCORES: tuple[Score, ...] = ('uar', 'speaker_uar', 'nll')
 # Percent where the score is a share.
@@ -101,34 +103,67 @@ class Section:
     def differences(self) -> list[Compared]:
         """All contrasts, then each family less each baseline that, like ours, knows nothing of a test speaker."""
         declared = self.plan.study.contrasts
-        rows: list[Compared] = []
-        tables: dict[Contrast, dict[Score, np.ndarray]] = {}
+        tables: dict[Contrast, dict[Score, list[np.ndarray]]] = {}
         for contrast in declared:
             if seeds := self.seeds(contrast.family, contrast.less):
-                tables[contrast] = {score: self.paired(contrast, seeds, score) for score in SCORES}
-        primary = [contrast for contrast in declared if contrast.phase == 'primary']
-        level = 1 - (1 - statistics.LEVEL) / max(1, len(primary))
-        adjusted = {}
-        for score in SCORES:
-            had = [contrast for contrast in primary if contrast in tables]
-            p = [statistics.difference(tables[contrast][score]).p for contrast in had]
-            # Of a contrast that is not there yet, the worst.
-            every = statistics.holm(p + [1.0] * (len(primary) - len(p)))
-            adjusted[score] = dict(zip(had, every, strict=False))
-        for contrast, table in tables.items():
-            what = f'{contrast.family} - {contrast.less}'
-            for score in SCORES:
-                mine = level if contrast.phase == 'primary' else statistics.LEVEL
-                found = statistics.difference(table[score], mine)
-                rows.append(Compared(what, score, found, adjusted[score].get(contrast)))
+                tables[contrast] = {score: [self.paired(contrast, seeds, score)] for score in SCORES}
+        rows = compare(declared, tables)
         for family in self.plan.study.families:
             for name, theirs in whole([line for line in self.baselines if not line['adapted']]).items():
                 if seeds := self.seeds(family):
                     ours = [self.clips(family, seed) for seed in seeds]
                     for score in SCORES[:2]:
-                        found = statistics.difference(statistics.cells(ours, [theirs] * len(seeds), score))
-                        rows.append(Compared(f'{family} - {name}', score, found))
+                        table = statistics.cells(ours, [theirs] * len(seeds), score)
+                        rows.append(Compared(f'{family} - {name}', score, statistics.difference([table])))
         return rows
+
+
+def compare(
+    declared: Sequence[Contrast], tables: Mapping[Contrast, Mapping[Score, Sequence[np.ndarray]]]
+) -> list[Compared]:
+    """The differences of the declared contrasts that there are tables of (`statistics.difference`)."""
+    primary = [contrast for contrast in declared if contrast.phase == 'primary']
+    level = 1 - (1 - statistics.LEVEL) / max(1, len(primary))
+    rows = []
+    for contrast, of_score in tables.items():
+        adjusts = contrast.phase == 'primary'
+        for score, several in of_score.items():
+            found = statistics.difference(several, level if adjusts else statistics.LEVEL)
+            holm = None
+            if adjusts:
+                others = [one for one in primary if one != contrast]
+                # Of a contrast that is not there yet, the worst.
+                p = [statistics.difference(tables[one][score]).p if one in tables else 1.0 for one in others]
+                holm = statistics.holm([found.p, *p])[0]
+            rows.append(Compared(f'{contrast.family} - {contrast.less}', score, found, holm))
+    return rows
+
+
+def pooled(sections: Sequence[Section]) -> list[Compared]:
+    """The contrasts over all recipes and corpora of one kind of device; none where there is only one of them.
+
+    Recipes of one corpus share its speakers, so they are averaged first, over the seeds that all of them have.
+    """
+    declared = list(dict.fromkeys(one for section in sections for one in section.plan.study.contrasts))
+    tables: dict[Contrast, dict[Score, list[np.ndarray]]] = {}
+    for contrast in declared:
+        had: dict[str, list[Section]] = {}
+        for section in sections:
+            if contrast in section.plan.study.contrasts and section.seeds(contrast.family, contrast.less):
+                had.setdefault(section.which[1], []).append(section)
+        common = {
+            corpus: sorted(set.intersection(*(set(one.seeds(contrast.family, contrast.less)) for one in of)))
+            for corpus, of in had.items()
+        }
+        if sum(map(len, had.values())) > 1 and all(common.values()):
+            tables[contrast] = {
+                score: [
+                    np.mean([one.paired(contrast, common[corpus], score) for one in of], axis=0)
+                    for corpus, of in had.items()
+                ]
+                for score in SCORES
+            }
+    return compare(declared, tables)
 
 
 def whole(baselines: Sequence[Line]) -> dict[str, Clips]:
@@ -175,8 +210,11 @@ def figures(page: Path, found: Sequence[Section]) -> dict[str, str]:
 def text(page: Path, plans: Sequence[Plan], found: Sequence[Section], drawn: Sequence[str]) -> str:
     """The page's text, which holds every number."""
     files = ' '.join(_from(Path('x'), plan.path) for plan in plans)
-    results = dict.fromkeys(path for plan in plans for path in (plan.lines, plan.baselines) if path and path.exists())
-    rows = [[f'[{path.name}]({_from(page, path)})', str(len(Lines(path).read())), _sha(path)] for path in results]
+    paths = (path for plan in plans for path in (plan.lines, plan.baselines, plan.diagnostics))
+    results = dict.fromkeys(path for path in paths if path and path.exists())
+    rows = [
+        [f'[{path.name}]({_from(page, path)})', str(len(path.read_text().splitlines())), _sha(path)] for path in results
+    ]
     out = [
         '# Evidence',
         '',
@@ -193,6 +231,17 @@ def text(page: Path, plans: Sequence[Plan], found: Sequence[Section], drawn: Seq
     for name in drawn:
         out += [f'![{titles[name]}]({name})', '']
     out += _beside(plans, found)
+    for device in dict.fromkeys(section.device for section in found):
+        mine = [section for section in found if section.device == device]
+        if differences := pooled(mine):
+            over = ', '.join(f'`{recipe}` on {corpus}' for recipe, corpus in (section.which for section in mine))
+            out += [
+                f'## Over all recipes and corpora ({device})',
+                '',
+                f'Over {over}.',
+                '',
+                *_differences(differences, 'uar'),
+            ]
     for plan in plans:
         mine = [section for section in found if section.plan is plan]
         out += [f'## {plan.path.stem}', '', *_declared(plan, page)]
@@ -201,6 +250,8 @@ def text(page: Path, plans: Sequence[Plan], found: Sequence[Section], drawn: Seq
         for which in plan.recipes:
             if which not in [section.which for section in mine]:
                 out += [f'`{which[0]}` on {which[1]}: no run is done yet.', '']
+    for path in dict.fromkeys(plan.diagnostics for plan in plans if plan.diagnostics):
+        out += _diagnostics(page, path)
     out += _methods()
     return '\n'.join(out).rstrip() + '\n'
 
@@ -239,6 +290,46 @@ def _beside(plans: Sequence[Plan], found: Sequence[Section]) -> list[str]:
     return ['## Ours and others', '', *_table(head, rows), '']
 
 
+def _diagnostics(page: Path, path: Path) -> list[str]:
+    """What HRF does to a layer, by one run of each arm."""
+    told, *lines = [json.loads(text) for text in path.read_text().splitlines()]
+    steps = {(line['arm'], line['site'], line['step']): line for line in lines if 'site' in line}
+    sites, last = list(dict.fromkeys(site for _, site, _ in steps)), max(step for *_, step in steps)
+    moved = {where: line['move'] / line['weight'] for where, line in steps.items()}
+    # At the last step the rate is 0, and nothing moves.
+    ratios = [moved['hrf', *at] / moved['plain', *at] for arm, *at in steps if arm == 'plain' and at[1] < last]
+    cosines = [line['cosine'] for (arm, _, step), line in steps.items() if arm == 'hrf' and step < last]
+    spread = lambda values: f'{min(values):.2f} to {max(values):.2f}, median {np.median(values):.2f}'
+    at_end = lambda arm, key: ', '.join(f'{steps[arm, site, last][key]:.1f}' for site in sites)
+    along = {line['t']: line for line in lines if 't' in line}
+    rows = [['update over weight, as a multiple of plain\'s', '1', spread(ratios)],
+            ['cosine of the update with a step of AdamW on a plain kernel', '1', spread(cosines)],
+            [f'stable rank at step {last:,}, by site', at_end('plain', 'stable_rank'), at_end('hrf', 'stable_rank')],
+            *([f'condition of {key[-1].upper()} at step {last:,}, by site', '', at_end('hrf', key)]
+              for key in ('condition_u', 'condition_v')),
+            *([f'cross-entropy on the {part} speakers', f'{along[0.0][key]:.3f}', f'{along[1.0][key]:.3f}']
+              for part, key in (('training', 'train'), ('validation', 'validation')))]  # fmt: skip
+    barriers = []
+    for part, key in (('training', 'train'), ('validation', 'validation')):
+        between = max(line[key] for t, line in along.items() if 0 <= t <= 1)
+        barriers.append(f'{between - max(along[0.0][key], along[1.0][key]):.3f} on the {part} speakers')
+    return [
+        '## What HRF does to a layer',
+        '',
+        f'One run of each arm (`{told["config"]}`, fold {told["fold"]}, seed {told["seed"]}): both begin as one '
+        'function and see the same batches. So nothing here is a result on accuracy. '
+        f'[The figure]({_from(page, path.with_suffix(".svg"))}) has all steps.',
+        '',
+        f'Sites: {", ".join(f"`{site}`" for site in sites)}. Updates are those before step {last:,}.',
+        '',
+        *_table(['', 'plain', 'HRF'], rows),
+        '',
+        'On the line from plain to folded HRF the cross-entropy exceeds that of the higher end by '
+        f'{" and ".join(barriers)}.',
+        '',
+    ]
+
+
 def _methods() -> list[str]:
     return [
         '## How to read it',
@@ -251,6 +342,8 @@ def _methods() -> list[str]:
         'Primary contrasts share one error rate of 5 %. All others are exploratory, with 95 % each.',
         '- **p** is the p-value of the t-test. *Holm* adjusts it over the primary contrasts. '
         '*Sign flips* is the exact test that flips the signs of the speakers.',
+        '- **Over all recipes and corpora**, corpora weigh alike. Recipes of one corpus share its speakers and are '
+        'averaged first.',
         '- **Folds share training speakers.** No interval counts the dependence that follows.',
         '- **Tuning.** The arm for a test speaker is chosen on tuning folds that do not validate on that speaker.',
     ]
@@ -273,7 +366,7 @@ def _section(section: Section) -> list[str]:
     tuning, compared = section.tuning, section.compared
     out = [f'### `{section.which[0]}` on {section.which[1]} ({section.device})', '']
     rows = []
-    for phase in study.PHASES:
+    for phase in planning.PHASES:
         runs: list[Run | None] = list(tuning) if phase == 'tuning' else []
         if phase != 'tuning':
             runs = [run for run in compared if (run.phase == phase if run else phase == 'primary')]
@@ -304,28 +397,32 @@ def _section(section: Section) -> list[str]:
     if rows:
         head = ['family', 'UAR', 'UAR by speaker', 'cross-entropy', 'parameters', 'seeds', 'last loss', 'clipped steps']
         out += [*_table(head, rows), '']
-    if differences := section.differences:
-        head = ['difference', 'score', 'mean', 'interval', 'level', 'df', 'p', 'Holm', 'sign flips']
-        rows = []
-        for one in differences:
-            found, form = one.found, f'+.{_DIGITS[one.score]}f'
-            mean, low, high = (f'{_SCALE[one.score] * value:{form}}' for value in (found.mean, found.low, found.high))
-            rows.append([
-                one.what,
-                statistics.NAMES[one.score],
-                mean,
-                f'{low} to {high}',
-                f'{100 * found.level:g} %',
-                f'{found.freedom:.1f}',
-                f'{found.p:.3f}',
-                '' if one.holm is None else f'{one.holm:.3f}',
-                f'{found.p_flips:.3f}',
-            ])  # fmt: skip
-        out += [*_table(head, rows), '']
-        out += [f'- {verdict(one)}' for one in differences if one.score == told.endpoint]
-        out += ['']
+    out += _differences(section.differences, told.endpoint)
     out += _detectable(section)
     return out
+
+
+def _differences(differences: Sequence[Compared], endpoint: Score) -> list[str]:
+    """A table of differences, and what each says of the endpoint."""
+    if not differences:
+        return []
+    head = ['difference', 'score', 'mean', 'interval', 'level', 'df', 'p', 'Holm', 'sign flips']
+    rows = []
+    for one in differences:
+        found, form = one.found, f'+.{_DIGITS[one.score]}f'
+        mean, low, high = (f'{_SCALE[one.score] * value:{form}}' for value in (found.mean, found.low, found.high))
+        rows.append([
+            one.what,
+            statistics.NAMES[one.score],
+            mean,
+            f'{low} to {high}',
+            f'{100 * found.level:g} %',
+            f'{found.freedom:.1f}',
+            f'{found.p:.3f}',
+            '' if one.holm is None else f'{one.holm:.3f}',
+            f'{found.p_flips:.3f}',
+        ])  # fmt: skip
+    return [*_table(head, rows), '', *(f'- {verdict(one)}' for one in differences if one.score == endpoint), '']
 
 
 def verdict(one: Compared) -> str:

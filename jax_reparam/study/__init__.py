@@ -1,0 +1,1 @@
+"""Studies: many runs, planned in a file, trained, and compared with intervals."""
