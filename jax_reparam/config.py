@@ -351,7 +351,6 @@ class AugmentConfig(schema.Checked):
       telephone: share of them in a telephone's band.
       mixup: a window and its label are mixed with those of another clip of the batch, in shares drawn from
         Beta(mixup, mixup) (Zhang et al. 2018); 0 does not mix.
-      quiet: share of windows that were recorded at a lower level, down to -50 dBFS, and rounded to 16 bits there.
     """
 
     freq_masks: Masks = 2
@@ -369,8 +368,6 @@ class AugmentConfig(schema.Checked):
     room: Share = 0.0
     telephone: Share = 0.0
     mixup: Factor = 0.0
-    # Recipes without it are written as they were before it was there.
-    quiet: Share | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -95,8 +95,6 @@ def from_text(kind: Any, text: str, key: str) -> Any:
     """
     if get_origin(kind) is Annotated:
         return _read(kind, from_text(get_args(kind)[0], text, key), key)
-    if type(None) in get_args(kind):  # X | None
-        return from_text(get_args(kind)[0], text, key)
     if kind is str:
         return text
     if get_origin(kind) is Literal:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,8 +28,6 @@ _TILT_ABOUT = 1000.0
 _RT60, _DIRECT_DB = (0.2, 1.0), (-3.0, 12.0)
 # Lower and upper edge of a telephone's band in Hz, and dB per octave beyond them.
 _LOW, _HIGH, _SLOPE_DB = (150.0, 400.0), (3000.0, 4000.0), (24.0, 72.0)
-# dBFS below which no recording is lowered: what is left of speech then is little more than rounding.
-_QUIETEST_DBFS = -50.0
 _DB = np.log(10) / 10  # nats
 
 
@@ -53,7 +50,7 @@ def field(
     keys = jax.random.split(key, (4, len(codes)))
     x = (codes.astype(jnp.float32) - ZERO) * STEP
     x, frames = jax.vmap(functools.partial(_tempo, config=config))(keys[0], x, frames)
-    if not (config.field or config.quiet):
+    if not config.field:
         return _codes(x), frames, jnp.zeros((len(codes), frontend.n_mels))
     elsewhere = jax.vmap(lambda key: jax.random.bernoulli(key, config.field))(keys[3])
     power = jnp.maximum(jnp.exp(x) - frontend.floor, 0)
@@ -67,10 +64,6 @@ def field(
         keys[2], power, others, frames
     )
     power = jnp.where(elsewhere[:, None, None], there, power)
-    if config.quiet:
-        # None of `keys`: the other draws are the same with and without it.
-        quieter = functools.partial(_quieter, share=config.quiet, frontend=frontend)
-        power = jax.vmap(quieter)(jax.random.split(jax.random.fold_in(key, 7), len(codes)), power, frames)
     return _codes(jnp.log(power + frontend.floor)), frames, colour / STEP
 
 
@@ -146,64 +139,6 @@ def _room_and_noise(
         loudness = total * 10 ** (-_between(snr, *_SNR_DB) / 10)
         power = jnp.where(jax.random.bernoulli(noisy, config.noise), power + loudness * noise, power)
     return power
-
-
-def _quieter(
-    key: jax.Array, power: jax.Array, frames: jax.Array, share: float, frontend: FrontendConfig
-) -> jax.Array:
-    """One window `[T, M]` as it would have been recorded at a lower level, in 16 bits, or (1 - share) as it is.
-
-    The level tells the emotion where quiet emotions were recorded quietly. It is taken off, but the floor and rounding
-    under a quiet recording still tell it, unless they are under loud emotions as often.
-    """
-    drawn, level, start = jax.random.split(key, 3)
-    noise, cross, rounding, full_scale = _rounding(frontend, len(power))
-    total = jnp.where(jnp.arange(len(power)) < frames, power @ _widths(frontend), 0).sum() / frames
-    dbfs = 10 * jnp.log10(jnp.maximum(total, 1e-12) / full_scale)
-    lower = _between(level, 0, 1) * jnp.maximum(0, dbfs - _QUIETEST_DBFS)
-    begin = jax.random.randint(start, (), 0, len(noise) - len(power) + 1)
-    noise, cross = (jax.lax.dynamic_slice(jnp.asarray(bank), (begin, 0), power.shape) for bank in (noise, cross))
-    low, noise = power * 10 ** (-lower / 10), rounding * noise
-    low = jnp.maximum(low + noise + cross * jnp.sqrt(low * noise), 0)
-    return jnp.where(jax.random.bernoulli(drawn, share), low, power)
-
-
-class _Rounding(NamedTuple):
-    """What rounding samples to 16 bits adds to the power of mel bands.
-
-    A band of power p gets r n + x sqrt(p r n).
-
-    Attributes:
-      noise: n, the power of white noise, 1 on average over time, `[3 * frames, M]`.
-      cross: x, twice the correlation of two white noises' spectra, `[3 * frames, M]`.
-      power: r, its mean, `[M]`.
-      full_scale: power in all bands of white noise whose RMS is 0 dBFS.
-    """
-
-    noise: np.ndarray
-    cross: np.ndarray
-    power: np.ndarray
-    full_scale: float
-
-
-@functools.lru_cache(maxsize=4)
-def _rounding(frontend: FrontendConfig, frames: int) -> _Rounding:
-    rng = np.random.default_rng(1)
-    samples = 3 * frames * frontend.hop_length + frontend.frame_length - frontend.hop_length
-    one, other = (np.rint(rng.standard_normal(samples) * 3000).astype(np.int16) for _ in range(2))
-    one_power, noise, both = (
-        np.exp(features.log_mel(pcm, frontend).astype(np.float64)) - frontend.floor for pcm in (one, other, one + other)
-    )
-    arrays = features.filters(frontend)
-    gain = (arrays.window.astype(np.float64) ** 2).sum() * arrays.mel.sum(axis=1)
-    cross = (both - one_power - noise) / np.sqrt(one_power * noise)
-    power = gain / 12 / 32768**2
-    return _Rounding(
-        (noise / noise.mean(axis=0)).astype(np.float32),
-        cross.astype(np.float32),
-        power.astype(np.float32),
-        float(gain @ _widths(frontend)),
-    )
 
 
 @functools.lru_cache(maxsize=4)
