@@ -38,7 +38,7 @@ CORPORA: Mapping[str, Mapping[str, Any]] = {
     'ravdess': {
         'train.steps': 2400,
         'train.eval_every': 100,
-        # A model that fits its training speakers less closely keeps more decisions at other levels (docs/field.md).
+        # A model that fits its training speakers less closely keeps more decisions at another level (docs/field.md).
         'augment.stretch': 0.15,
         'augment.warp': 0.1,
         'train.weight_decay': 0.5,
