@@ -3,7 +3,7 @@
 Each OUT is a fold's export (`fold.py`); its test clips (or, to choose by, the clips of --part validation) are changed
 in all ways of `field/changes.py` and decided by one form. One line of JSON an OUT; an OUT that is in FILE is left out.
 Then one table over all lines of FILE, pooled over the OUTs of a recipe, which are named RECIPE_K: `kept` is the share
-of all decisions that stay, UAR the mean over folds.
+of all decisions that stay, UAR the mean over folds. With --changes only the changes named are tried, which saves time.
 """
 
 from __future__ import annotations
@@ -21,14 +21,16 @@ import numpy as np
 from jax_reparam import checkpoint, manifest, threads
 from jax_reparam.data import export_data, pipeline
 from jax_reparam.field import robustness
-from jax_reparam.field.changes import CHANGES
+from jax_reparam.field.changes import CHANGES, Change
 from jax_reparam.field.recordings import Recordings
 from jax_reparam.manifest import CHECKPOINT
 from jax_reparam.runtime import litert, tflm
 from jax_reparam.table import aligned
 
 
-def measure(out: Path, form: str | None, part: pipeline.Part, *, in_tflm: bool) -> dict[str, Any]:
+def measure(
+    out: Path, form: str | None, part: pipeline.Part, *, in_tflm: bool, changes: Sequence[Change] = CHANGES
+) -> dict[str, Any]:
     """The rows of one export."""
     exported, name, model = manifest.open_form(out, form)
     data = export_data.load_data(checkpoint.load(out / CHECKPOINT), show_progress=False)
@@ -42,7 +44,7 @@ def measure(out: Path, form: str | None, part: pipeline.Part, *, in_tflm: bool) 
             engines = [{name: robustness.one_by_one(session.run)} for session in sessions]
         else:
             engines = [{name: litert.load(model)} for _ in range(workers)]
-        rows = robustness.run(engines, recordings, exported.labels)
+        rows = robustness.run(engines, recordings, exported.labels, changes=changes)
     return {
         'out': str(out),
         'form': name,
@@ -65,6 +67,8 @@ def table(lines: Sequence[Mapping[str, Any]]) -> list[str]:
     for (recipe, form), outs in sorted(of_recipe.items()):
         for change in CHANGES:
             rows = [row for out in outs for row in out['rows'] if row['change'] == change.name]
+            if not rows:
+                continue
             used = [row for row in rows if row['clips']]
             clips, skipped = (sum(row[name] for row in rows) for name in ('clips', 'skipped'))
             found = [recipe, form, change.name, str(len(rows)), str(clips), str(skipped)]
@@ -88,13 +92,15 @@ def main() -> None:
     parser.add_argument('--form', choices=list(manifest.QUANTISED), default='int8')
     parser.add_argument('--part', choices=['validation', 'test'], default='test')
     parser.add_argument('--litert', action='store_true', help='run in LiteRT instead of TFLM')
+    parser.add_argument('--changes', nargs='+', choices=[change.name for change in CHANGES], metavar='CHANGE')
     args = parser.parse_args()
+    changes = [change for change in CHANGES if args.changes is None or change.name in args.changes]
     lines = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
     had = {(line['out'], line['form'], line['part']) for line in lines}
     for out in args.outs:
         if (str(out), args.form, args.part) in had:
             continue
-        lines.append(measure(out, args.form, args.part, in_tflm=not args.litert))
+        lines.append(measure(out, args.form, args.part, in_tflm=not args.litert, changes=changes))
         with args.out.open('a') as file:
             file.write(json.dumps(lines[-1]) + '\n')
     print('\n'.join(table(lines)))

@@ -23,6 +23,18 @@ ROOT = Path(__file__).parent.parent
 PAGE, LINES = ROOT / 'docs/results.md', ROOT / 'benchmarks/results'
 # Of the field test and of the voice: the arm that is today's defaults, and the arm with the features of before.
 ARM, BEFORE = 'A', 'base'
+# The changes that should change nothing.
+_HELD = (
+    'level-20',
+    'level-30',
+    'level-40',
+    'level-50',
+    'dc',
+    'zeros-before',
+    'zeros-after',
+    'zeros-around',
+    'surround',
+)
 
 
 def page() -> str:
@@ -35,6 +47,7 @@ def page() -> str:
         _processors(),
         _boards(),
         _field(),
+        _levels(),
         _voice(),
         _own(),
         _prices(),
@@ -259,6 +272,29 @@ python benchmarks/field.py out/NAME_0 out/NAME_1 --out benchmarks/results/field.
 Steady sounds, of which no window may be called speech:
 
 {_table(['sound', 'what it is'], sounds)}"""
+
+
+def _levels() -> str:
+    of: dict[tuple[str, str, str], list[Any]] = collections.defaultdict(list)
+    for line in _read('field.jsonl'):
+        corpus, arm, recipe = Path(line['out']).name.rpartition('_')[0].split('-')
+        if line['part'] == 'test' and line['runtime'] == 'TFLM':
+            of[corpus, recipe, arm].append(line['rows'])
+    rows = []
+    for (corpus, recipe, arm), folds in sorted(of.items()):
+        cells: list[object] = [f'`{recipe}:{corpus}`', arm, len(folds)]
+        for change in _HELD:
+            found = [row for own in folds for row in own if row['change'] == change and row['clips']]
+            clips = sum(row['clips'] for row in found)
+            cells.append(f'{sum(row["kept"] * row["clips"] for row in found) / clips:.1%}' if clips else '')
+        rows.append(cells)
+    return f"""## Levels, offset and silence
+
+int8 in TFLM, test clips pooled over folds: the share of decisions that stay. An empty cell has no clip: a recording
+that would clip, or would be lowered by more than 20 dB, is left out. `benchmarks/results/README.md` says how each arm
+was trained.
+
+{_table(['recipe', 'arm', 'folds', *(f'`{change}`' for change in _HELD)], rows)}"""
 
 
 def _voice() -> str:

@@ -28,12 +28,12 @@ from jax_reparam.config import (
     TrainConfig,
     WindowSeconds,
 )
-from jax_reparam.deploy import convert
+from jax_reparam.deploy import convert, ops
 from jax_reparam.frontend.features import FrontendConfig
 from jax_reparam.frontend.inputs import Input
 from jax_reparam.graph import flatbuffer
 from jax_reparam.quantise import quantise as quantiser
-from jax_reparam.runtime import tflm
+from jax_reparam.runtime import litert, tflm
 
 ROOT = Path(__file__).parent.parent
 # Flags that make a recipe train in seconds.
@@ -259,6 +259,20 @@ def float32(function, shape):
 def quantise(function, windows, bits=8):
     """The same graph in integers; the windows set the ranges, `bits` are 8, 16, or by scope."""
     return quantised(float32(function, windows.shape), windows, bits).graph
+
+
+def in_litert(graph, windows):
+    """What LiteRT makes of a graph and windows."""
+    return litert.load(flatbuffer.write(graph))(windows)
+
+
+def attention(rng, heads=2, blocks=1):
+    """Attention over features `[1, T, 16]`, and the mean of what it makes."""
+    layer = {
+        name: {'kernel': rng.standard_normal((16, 16)).astype(np.float32), 'bias': np.ones(16, np.float32)}
+        for name in ('query', 'key', 'value')
+    }
+    return lambda x: ops.mean_over_time(ops.attention(layer, x[0, :, None], heads, blocks=blocks))
 
 
 def quantised(graph, windows, bits=8):

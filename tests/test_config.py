@@ -56,7 +56,7 @@ def test_recipes_of_every_corpus(path, corpus):
     recipe = load_recipe(path, corpus)
     assert recipe.data.corpus == (corpus or 'synth')
     assert recipe.hrf == HRFConfig()
-    decay = (0.5 if path.stem.endswith('_xs') else 1.0) if corpus == 'emodb' else 0.01
+    decay = {'emodb': 0.5 if path.stem.endswith('_xs') else 1.0, 'ravdess': 0.5}.get(corpus, 0.01)
     assert recipe.train.weight_decay == decay
     assert recipe.train.class_weights == (corpus in ('iemocap/all', 'm3ed', 'daic_woz'))
     seconds = {'iemocap': 6, 'iemocap/all': 6, 'daic_woz': 8, 'crema_d': 3, 'nemo': 3}.get(corpus, 4)

@@ -1,7 +1,7 @@
 """What the deploy forms are made of: pure functions for one window, in shapes that convert to few, exact operators.
 
-Activations are `[T, D]`. Attention works at rank 3: of rank 2, a product of two activations becomes a FULLY_CONNECTED
-with weights that are not constant, which fails with 16-bit activations.
+Activations are `[T, 1, D]`. Of rank 2, a product of two activations becomes a FULLY_CONNECTED with weights that are not
+constant, which fails with 16-bit activations: a normalisation multiplies rows with themselves.
 """
 
 from __future__ import annotations
@@ -30,42 +30,40 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {'relu': jax.nn.relu, 'swish'
 
 
 def linear(layer: Layer, x: Array) -> Array:
-    """The layer `x kernel + bias`, `[T, D]` to `[T, F]`; a bias may differ by token, `[T, F]`."""
+    """The layer `x kernel + bias`, `[T, ..., D]` to `[T, ..., F]`; a bias may differ by token, `[T, F]`."""
     y = x @ layer['kernel']
-    return y + layer['bias'].reshape(-1, y.shape[-1])
+    return y + layer['bias'].reshape(-1, *y.shape[1:-1], y.shape[-1])
 
 
 def normalise(x: Array, *, slot: float = 0.0) -> Array:
-    """`[T, D]` with every row divided by its Euclidean length, to which `slot` counts as one more element.
+    """`[T, 1, D]` with every row divided by its Euclidean length, to which `slot` counts as one more element.
 
     It converts to operators that any runtime has in 8 and in 16 bits: a product of each row with itself, which sums
     squares in 32 bits, RSQRT, and a multiplication, whose output has a scale of its own.
     """
-    # At rank 3 throughout: a linear layer reads what is before the last RESHAPE.
-    rows = x[:, None]
-    return (rows * jax.lax.rsqrt(_rows_by_rows(rows, rows) + slot**2))[:, 0]
+    return x * jax.lax.rsqrt(_rows_by_rows(x, x) + slot**2)
 
 
 def mean_over_time(x: Array) -> Array:
-    """`[T, D]` to `[1, D]`: a product with a constant column, which has a scale of its own and no sum to saturate."""
-    return (x.T @ jnp.full((x.shape[0], 1), 1 / x.shape[0], x.dtype)).reshape(1, -1)
+    """`[T, 1, D]` to `[1, D]`: a product with a constant column, which has its own scale and no sum to saturate."""
+    return (x.transpose(2, 1, 0) @ jnp.full((len(x), 1), 1 / len(x), x.dtype)).reshape(1, -1)
 
 
 def deviation_over_time(x: Array) -> Array:
-    """`[T, D]`, divided by sqrt(T), to `[1, D]`: the standard deviation of each channel, epsilon included.
+    """`[T, 1, D]`, divided by sqrt(T), to `[1, D]`: the standard deviation of each channel, epsilon included.
 
     So the variance is a sum of squares, in 32 bits, and the root is a product with RSQRT: as in `normalise`, every
     runtime has these operators in 8 and in 16 bits, where it has no SQRT.
     """
-    columns = x.T
+    columns = x.transpose(2, 1, 0)
     # ADD, not SUB, as in SpeechFormer.
-    rows = (columns + columns @ jnp.full((x.shape[0], 1), -1 / x.shape[0], x.dtype))[:, None]
+    rows = columns + columns @ jnp.full((len(x), 1), -1 / len(x), x.dtype)
     variance = _rows_by_rows(rows, rows) + EPSILON
     return (variance * jax.lax.rsqrt(variance)).reshape(1, -1)
 
 
 def pool(reader: Layer | None, x: Array) -> Array:
-    """What the classifier reads of a normalised stream `[T, D]`: its mean, and with a `reader` its deviation too."""
+    """What the classifier reads of a normalised stream `[T, 1, D]`: its mean, and with a `reader` its deviation too."""
     mean = mean_over_time(x)
     return mean if reader is None else jnp.concatenate([mean, deviation_over_time(linear(reader, x))], axis=1)
 
@@ -78,7 +76,7 @@ def head(layers: Mapping[str, Layer], x: Array) -> Array:
 
 
 def subsample(convolutions: Mapping[str, Layer], features: Array) -> Array:
-    """The two strided convolutions with ReLU, features `[1, T, M]` to `[ceil(T / 4), channels * ceil(M / 4)]`."""
+    """The two strided convolutions with ReLU, features `[1, T, M]` to `[ceil(T / 4), 1, channels * ceil(M / 4)]`."""
     x = features[..., None]
     for index in range(2):
         layer = convolutions[f'conv_{index}']
@@ -86,25 +84,26 @@ def subsample(convolutions: Mapping[str, Layer], features: Array) -> Array:
         ends = [(side, side + 1 + size % 2) for side, size in zip(before, x.shape[1:3], strict=True)]
         x = _convolve(x, layer['kernel'], strides=(2, 2), padding=ends)
         x = jax.nn.relu(x + layer['bias'].reshape(1, 1, 1, -1))
-    return x.reshape(x.shape[1], -1)
+    return x.reshape(x.shape[1], 1, -1)
 
 
 def depthwise(layer: Layer, x: Array) -> Array:
-    """Depthwise convolution over time with zeros around, `kernel` `[k, 1, D]`, `[T, D]` to `[T, D]`."""
+    """Depthwise convolution over time with zeros around, `kernel` `[k, 1, D]`, `[T, 1, D]` to `[T, 1, D]`."""
     side = layer['kernel'].shape[0] // 2
-    y = _convolve(x[None, :, None], layer['kernel'][:, None], padding=[(side, side), (0, 0)], groups=x.shape[-1])
-    return (y + layer['bias'].reshape(1, 1, 1, -1))[0, :, 0]
+    y = _convolve(x[None], layer['kernel'][:, None], padding=[(side, side), (0, 0)], groups=x.shape[-1])
+    return (y + layer['bias'].reshape(1, 1, 1, -1))[0]
 
 
 def merge(x: Array, group: int) -> Array:
-    """Mean over groups of tokens, zeros behind the last: `[T, C]` to `[ceil(T / m), C]`, by a depthwise convolution.
+    """Mean over groups of m tokens, zeros behind the last: `[T, 1, C]` to `[ceil(T / m), 1, C]`.
 
-    The groups lie side by side as columns, so that the convolution has no stride: Ethos-U takes strides up to 3.
+    It is a depthwise convolution. The groups lie side by side as columns, so that it has no stride: Ethos-U takes
+    strides up to 3.
     """
-    time, width = x.shape
-    x = jnp.pad(x, ((0, -time % group), (0, 0))).reshape(1, -1, group, width)
+    time, _, width = x.shape
+    x = jnp.pad(x, ((0, -time % group), (0, 0), (0, 0))).reshape(1, -1, group, width)
     kernel = jnp.full((1, group, 1, width), 1 / group, x.dtype)
-    return _convolve(x, kernel, groups=width)[0, :, 0]
+    return _convolve(x, kernel, groups=width)[0]
 
 
 def _convolve(
@@ -125,9 +124,9 @@ def attention(layer: Mapping[str, Any], x: Array, heads: int, *, blocks: int = 1
     """Attention of all tokens to all, up to the output projection.
 
     Args:
-      layer: `query` (scaled), `key` and `value`, from `[T, D]` to H times their own depth; with relative positions
+      layer: `query` (scaled), `key` and `value`, from `[T, 1, D]` to H times their own depth; with relative positions
         also `positions`, `[H, 2T - 1, depth of a query]`: what stands for the distances T - 1 to 1 - T.
-      x: `[T, D]`, as what is returned.
+      x: `[T, 1, D]`, as what is returned.
       heads: H.
       blocks: into how many blocks the queries are split, one after the other: the scores of one block are all that lies
         in memory at a time, and it meets only those distances that its queries have to a token.
@@ -150,7 +149,7 @@ def attention(layer: Mapping[str, Any], x: Array, heads: int, *, blocks: int = 1
         # Of what is joined before it is transposed the converter would make one product for all blocks.
         with jax.named_scope('softmax'):
             block = _rows_by_rows(jax.nn.softmax(scores), v)
-        mixed.append(block.transpose(1, 0, 2).reshape(count, -1))
+        mixed.append(block.transpose(1, 0, 2).reshape(count, 1, -1))
     return jnp.concatenate(mixed)
 
 
@@ -164,13 +163,13 @@ def windowed_attention(layer: Mapping[str, Layer], x: Array, heads: int, window:
 
     Args:
       layer: `query` (scaled), `key` and `value`, `[C, C]` each.
-      x: `[T, C]`, as what is returned, which the output projection reads.
+      x: `[T, 1, C]`, as what is returned, which the output projection reads.
       heads: H.
       window: odd.
     """
     if window == 1:
         return linear(layer['value'], x)
-    q, k, v = (linear(layer[name], x) for name in ('query', 'key', 'value'))
+    q, k, v = (linear(layer[name], x[:, 0]) for name in ('query', 'key', 'value'))
     time, width = q.shape
     half = window // 2
     # Values are copied (1 + 2 half / block) times, scores hold (block + 2 half) values a query.
@@ -187,7 +186,7 @@ def windowed_attention(layer: Mapping[str, Layer], x: Array, heads: int, window:
         weights = jax.nn.softmax(band(scores, window))
     v = jnp.concatenate(_blocks_seen(v.transpose(0, 2, 3, 1), 2 * half, axis=3), axis=2)
     mixed = _rows_by_rows(from_band(weights, seen), v).reshape(count, heads, block, -1)
-    return mixed.transpose(0, 2, 1, 3).reshape(count * block, width)[:time]
+    return mixed.transpose(0, 2, 1, 3).reshape(count * block, 1, width)[:time]
 
 
 def _blocks_seen(x: Array, more: int, axis: int) -> tuple[Array, Array]:

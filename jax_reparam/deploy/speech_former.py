@@ -119,7 +119,7 @@ def _mean(norm: Params, beside: jax.Array, out: Params) -> tuple[Params, Params]
 def apply(config: SpeechFormerConfig, params: Params, features: jax.Array) -> jax.Array:
     """See `deploy.apply`. Each stage is a scope, named as it is."""
     windows, merges = spans(config.hop_ms)
-    x = features[0, :, : params['positions'].shape[-1]]
+    x = features[0, :, None, : params['positions'].shape[-1]]
     for index, (name, stage) in enumerate(zip(STAGES, params['stages'], strict=True)):
         with scope(name):
             with scope('norm'):
@@ -133,7 +133,7 @@ def apply(config: SpeechFormerConfig, params: Params, features: jax.Array) -> ja
                 merge = stage['merge']
                 with scope('merge'):
                     x = _normalise(ops.linear(merge['project'], ops.merge(x, merges[index])))
-                    x = x * merge['affine']['scale'].reshape(1, -1) + merge['affine']['bias'].reshape(1, -1)
+                    x = x * merge['affine']['scale'].reshape(1, 1, -1) + merge['affine']['bias'].reshape(1, 1, -1)
     with scope('head'):
         return ops.head(params['head'], ops.mean_over_time(x))
 
@@ -143,9 +143,9 @@ def _apply_layer(
 ) -> jax.Array:
     """One layer; attention of all to all where there is no `window`."""
     with scope('sum'):
-        residual = x * layer['scale'].reshape(1, -1)
+        residual = x * layer['scale'].reshape(1, 1, -1)
     with scope('attention'):
-        y = x if positions is None else residual + positions
+        y = x if positions is None else residual + positions[:, None]
         mixed = (
             ops.attention(layer, y, config.heads)
             if window is None
@@ -154,16 +154,16 @@ def _apply_layer(
     with scope('mean'):
         mean = ops.linear(layer['mean'], x)
     with scope('attention'):
-        out = ops.linear(layer['out'], jnp.concatenate([mixed, mean], axis=1))
+        out = ops.linear(layer['out'], jnp.concatenate([mixed, mean], axis=2))
     with scope('sum'):
         x = _normalise(residual + out)
     with scope('ffn'):
         ffn = ops.linear(layer['ffn_out'], jax.nn.relu(ops.linear(layer['ffn_in'], x)))
-        return _normalise(x * layer['ffn_scale'].reshape(1, -1) + ffn)
+        return _normalise(x * layer['ffn_scale'].reshape(1, 1, -1) + ffn)
 
 
 def _normalise(x: jax.Array) -> jax.Array:
-    """Rows of mean 0, `[T, C]`, divided by their length, epsilon included."""
+    """Rows of mean 0, `[T, 1, C]`, divided by their length, epsilon included."""
     return ops.normalise(x, slot=absorb.slot(x.shape[-1]))
 
 

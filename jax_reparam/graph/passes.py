@@ -9,8 +9,6 @@ import numpy as np
 from jax_reparam.graph import arena, convolutions, flatbuffer, tile
 from jax_reparam.graph.graph import CONVERSIONS, Graph, Node, Tensor
 
-# Operators that make each element of the one at the same place in what they read.
-ELEMENTWISE = {'LOGISTIC', 'MUL', 'RELU', 'TANH', *CONVERSIONS}
 # Values of 16 bits that a copy has to move at a time to be worth a call.
 LEAST_COPIED = 32
 
@@ -21,12 +19,14 @@ def optimise(graph: Graph, *, fast: bool = False) -> Graph:
     - No names of inner tensors, no notes of the converter's: it writes the module path of every operator it fused into
       a tensor's name. The input is named `features`, the output `logits`.
     - Widths of paddings in 32 bits: TFLM reads the 64 bits that come out of jax2tf as twice as many numbers.
-    - No RESHAPE before a FULLY_CONNECTED, which reads rows of its own width, whatever the shape.
+    - No RESHAPE before a FULLY_CONNECTED that makes a matrix: it reads rows of its own width, whatever the shape.
     - What stands on the right of a product as TFLM multiplies by it: else it keeps a transposed copy in its arena.
     - Zeros, which lie in the file once, joined in place of a PAD of 16 bits: TFLM's kernel for that is slow (`cost`).
     - Parts in place of a whole where much memory can be saved (`tile`), convolutions where these are faster
       (`convolutions`): with `fast` more of them, since they take a little more memory.
-    - SOFTMAX of matrices, between views: ESP-NN's buffer has the second size of a shape, and has to hold a row.
+    - SOFTMAX of 8 bits of a matrix, between views, where its own shape is not safe: ESP-NN's buffer has the second size
+      of a shape, and has to hold a row.
+    - Equal constants as one tensor: each has 24 bytes of the arena.
     - Nodes in the order, and tensors at the places, that need the least memory (`arena`).
     """
     graph = graph.copy()
@@ -40,6 +40,7 @@ def optimise(graph: Graph, *, fast: bool = False) -> Graph:
     convolutions.of_rows(graph, convolutions.LEAST_MACS if fast else convolutions.LEAST_MACS_SMALL)
     _flatten_softmaxes(graph)
     _join_reshapes(graph)
+    _share_constants(graph)
     arena.arrange(graph)
     return graph
 
@@ -85,38 +86,12 @@ def _transpose_right(graph: Graph) -> None:
 
 def _read_through_reshapes(graph: Graph) -> None:
     readers = graph.readers()
-
-    def reshaped(tensor: Tensor) -> tuple[set[Tensor], list[Node]] | None:
-        """What is elementwise of a tensor, itself included, and the layers that read these, if no other node does."""
-        same: set[Tensor] = {tensor}
-        layers: list[Node] = []
-        todo = [tensor]
-        while todo:
-            for node in readers[todo.pop()]:
-                if node.op in ELEMENTWISE and same.issuperset(node.reads) and node.output not in same:
-                    same.add(node.output)
-                    todo.append(node.output)
-                elif node.op == 'FULLY_CONNECTED' and len(node.output.shape) == 2:
-                    layers.append(node)
-                elif node.output not in same:
-                    return None
-        return None if same.intersection(graph.outputs) else (same, layers)
-
-    gone: set[Node] = set()
-    for node in graph.nodes:
-        read_through = reshaped(node.output) if node.op == 'RESHAPE' else None
-        if read_through is None:
-            continue
-        same, layers = read_through
-        source = node.input(0)
-        for tensor in same:
-            tensor.shape = source.shape
-            for reader in readers[tensor]:
-                reader.inputs = [source if other is node.output else other for other in reader.inputs]
-        for layer in layers:
-            layer.options.keepNumDims = False
-        gone.add(node)
-    graph.nodes = [node for node in graph.nodes if node not in gone]
+    for node in list(graph.nodes):
+        layers = readers[node.output] if node.op == 'RESHAPE' and node.output not in graph.outputs else []
+        if layers and all(layer.op == 'FULLY_CONNECTED' and len(layer.output.shape) == 2 for layer in layers):
+            for layer in layers:
+                layer.inputs[0], layer.options.keepNumDims = node.input(0), False
+            graph.replace(node, [])
 
 
 def _join_zeros(graph: Graph) -> None:
@@ -139,7 +114,7 @@ def _join_zeros(graph: Graph) -> None:
 def _flatten_softmaxes(graph: Graph) -> None:
     for node in list(graph.nodes):
         source, output = node.input(0), node.output
-        if node.op != 'SOFTMAX' or len(source.shape) == 2:
+        if node.op != 'SOFTMAX' or source.dtype != 'int8' or source.shape[1] >= source.shape[-1]:
             continue
         shape = math.prod(source.shape[:-1]), source.shape[-1]
         node.inputs[0], node.outputs[0] = source.like(shape=shape), output.like(shape=shape)
@@ -165,3 +140,17 @@ def _join_reshapes(graph: Graph) -> None:
         nodes.append(node)
     read = {tensor for node in nodes for tensor in node.reads} | set(graph.outputs)
     graph.nodes = [node for node in nodes if node.output in read or node.output not in shown]
+
+
+def _share_constants(graph: Graph) -> None:
+    first: dict[tuple[object, ...], Tensor] = {}
+
+    def shared(tensor: Tensor | None) -> Tensor | None:
+        if tensor is None or tensor.constant is None:
+            return tensor
+        scale = None if tensor.scale is None else tensor.scale.tobytes()
+        key = tensor.dtype, tensor.shape, tensor.constant.tobytes(), scale, tensor.zero_point, tensor.axis
+        return first.setdefault(key, tensor)
+
+    for node in graph.nodes:
+        node.inputs = [shared(tensor) for tensor in node.inputs]

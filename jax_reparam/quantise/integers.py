@@ -95,15 +95,14 @@ class _Lowering:
     def _constant(self, tensor: Tensor, bits: int, *, cast: bool) -> Tensor:
         if tensor.dtype != 'float32':  # a shape, an axis
             return tensor
-        if (tensor, bits) not in self.held:
-            low, high = float(tensor.values.min()), float(tensor.values.max())
-            form = Format.of(low, high, 8 if cast else bits, wider=math.inf if cast else 1.0)
-            made = form.tensor(tensor, tensor.values)
-            if cast:
-                narrow, made = made, Format(16, form.scale).tensor(tensor.like())
-                self.nodes.append(Node('CAST', [narrow], [made]))
-            self.held[tensor, bits] = made
-        return self.held[tensor, bits]
+        low, high = float(tensor.values.min()), float(tensor.values.max())
+        form = Format.of(low, high, 8 if cast else bits, wider=math.inf if cast else 1.0)
+        made = form.tensor(tensor, tensor.values)
+        if cast:
+            # Anew for each reader: cast once, it would lie in memory from the first to the last.
+            narrow, made = made, Format(16, form.scale).tensor(tensor.like())
+            self.nodes.append(Node('CAST', [narrow], [made]))
+        return made
 
 
 def bias_scale(source: Tensor, kernel: Tensor) -> np.ndarray:

@@ -24,8 +24,6 @@ from jax_reparam.table import aligned
 WINDOWS = 8
 # Tensors of a form in the manifest.
 WORST = 10
-# These compute nothing: their tensors are those of another node.
-MOVES = ('RESHAPE', 'TRANSPOSE', 'SLICE', 'STRIDED_SLICE', 'SPLIT', 'CONCATENATION', 'PAD', 'PADV2', 'EXPAND_DIMS')
 
 
 def report(quantised: Quantised, windows: np.ndarray) -> list[Layer]:
@@ -88,7 +86,7 @@ def sites(params: Params) -> list[Site]:
 
 def computed(rows: Iterable[Layer]) -> list[Layer]:
     """The rows of operators that compute, in their order: those that move values alone repeat another row."""
-    return [row for row in rows if row.op not in MOVES]
+    return [row for row in rows if row.op not in widths.MOVES | {'CONCATENATION'}]
 
 
 def text(kernels: Sequence[Site], forms: Mapping[str, Sequence[Layer]]) -> str:

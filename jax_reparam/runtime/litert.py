@@ -10,11 +10,11 @@ from jax_reparam.graph import flatbuffer
 from jax_reparam.system import captured_stderr
 
 
-def load(model: bytes, *, reference: bool = False) -> Callable[[np.ndarray], np.ndarray]:
+def load(model: bytes) -> Callable[[np.ndarray], np.ndarray]:
     """Makes a function of an exported model.
 
-    With `reference` LiteRT's own kernels run instead of XNNPACK, which is its default and what applications get. In
-    int8 the two may differ by a step here and there.
+    XNNPACK runs it, which is LiteRT's default and what applications get. In int8 it may differ from LiteRT's own
+    kernels (`observe`) by a step here and there.
 
     Returns:
       A function from standardised log-mel windows `[W, frames, n_mels]` to logits `[W, C]`, both float32 whatever the
@@ -26,10 +26,9 @@ def load(model: bytes, *, reference: bool = False) -> Callable[[np.ndarray], np.
     from ai_edge_litert import interpreter as litert
 
     graph = flatbuffer.read(model)
-    resolver = litert.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES if reference else litert.OpResolverType.AUTO
     try:
         with captured_stderr():
-            interpreter = litert.Interpreter(model_content=model, num_threads=1, experimental_op_resolver_type=resolver)
+            interpreter = litert.Interpreter(model_content=model, num_threads=1)
             interpreter.allocate_tensors()
     except RuntimeError as error:
         raise ValueError(f'LiteRT cannot load the model: {error}') from error

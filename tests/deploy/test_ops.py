@@ -36,24 +36,25 @@ def project(layer, x):
 def test_unit_rows(rng, slot):
     x = rng.standard_normal((5, 6)) * np.exp(rng.standard_normal((5, 1)))
     longer = np.concatenate([x, np.full((5, 1), slot)], axis=1)
-    got = ops.normalise(jnp.asarray(x), slot=slot)
+    got = ops.normalise(jnp.asarray(x)[:, None], slot=slot)[:, 0]
     np.testing.assert_allclose(got, x / np.linalg.norm(longer, axis=-1, keepdims=True), rtol=1e-12)
 
 
 def test_linear_with_a_bias_by_token(rng):
     x, kernel, bias = rng.standard_normal((5, 4)), rng.standard_normal((4, 3)), rng.standard_normal((5, 3))
-    np.testing.assert_allclose(ops.linear({'kernel': kernel, 'bias': bias}, x), x @ kernel + bias, rtol=1e-12)
+    got = ops.linear({'kernel': kernel, 'bias': bias}, x[:, None])
+    np.testing.assert_allclose(got[:, 0], x @ kernel + bias, rtol=1e-12)
 
 
 def test_mean_over_time(rng):
     x = rng.standard_normal((7, 3))
-    np.testing.assert_allclose(ops.mean_over_time(jnp.asarray(x)), x.mean(0, keepdims=True), rtol=1e-12)
+    np.testing.assert_allclose(ops.mean_over_time(jnp.asarray(x)[:, None]), x.mean(0, keepdims=True), rtol=1e-12)
 
 
 @pytest.mark.parametrize('time', [1, 4, 5, 11])
 def test_merge_fills_up_with_zeros(rng, time):
     x = rng.standard_normal((time, 3))
-    got = np.asarray(ops.merge(jnp.asarray(x), 5))
+    got = np.asarray(ops.merge(jnp.asarray(x)[:, None], 5))[:, 0]
     assert got.shape == (-(-time // 5), 3)
     for group in range(len(got)):
         np.testing.assert_allclose(got[group], x[5 * group : 5 * group + 5].sum(0) / 5, rtol=1e-12)
@@ -62,7 +63,7 @@ def test_merge_fills_up_with_zeros(rng, time):
 @pytest.mark.parametrize('time', [1, 3, 9])
 def test_depthwise_by_plain_loops(rng, time):
     x, kernel, bias = rng.standard_normal((time, 3)), rng.standard_normal((5, 1, 3)), rng.standard_normal(3)
-    got = ops.depthwise({'kernel': kernel, 'bias': bias}, x)
+    got = ops.depthwise({'kernel': kernel, 'bias': bias}, x[:, None])[:, 0]
     for t in range(time):
         expected = bias.copy()
         for tap in range(5):
@@ -81,7 +82,7 @@ def test_attention_by_plain_loops(rng, time, relative, blocks):
     table = rng.standard_normal((heads, 2 * time - 1, depth))
     if relative:
         layer['positions'] = table
-    got = ops.attention(layer, x, heads, blocks=blocks)
+    got = ops.attention(layer, x[:, None], heads, blocks=blocks)[:, 0]
     for head in range(heads):
         s = slice(depth * head, depth * head + depth)
         for i in range(time):
@@ -98,7 +99,7 @@ def test_windowed_attention_by_plain_loops(rng, time, window):
     width, heads, depth = 6, 2, 3
     layer, x = projections(rng, width), rng.standard_normal((time, width))
     q, k, v = project(layer, x)
-    got = ops.windowed_attention(layer, x, heads, window)
+    got = ops.windowed_attention(layer, x[:, None], heads, window)[:, 0]
     assert got.shape == (time, width)
     for head in range(heads):
         s = slice(depth * head, depth * head + depth)

@@ -144,9 +144,9 @@ def test_the_folded_export_is_the_plain_one(exported, config, data):
 
 @pytest.fixture(scope='module')
 def small(workdir, tmp_path_factory):
-    """An export verified on few windows, and for an NPU."""
+    """An export verified on few windows, for an NPU, and with a fast int8."""
     out = tmp_path_factory.mktemp('small') / 'out'
-    return folding.fold_and_export(workdir, out, limit=6, accelerator='ethos-u55-128', show_progress=False)
+    return folding.fold_and_export(workdir, out, limit=6, accelerator='ethos-u55-128', fast=True, show_progress=False)
 
 
 def test_fewer_windows_can_be_asked_for(small):
@@ -188,9 +188,8 @@ def test_the_preferred_form_gets_the_firmware_and_int8_is_made_as_asked(exported
     assert forms['float32'].made.bits is None
 
 
-def test_speed_may_be_asked_for(workdir, tmp_path):
-    out = folding.fold_and_export(workdir, tmp_path / 'out', limit=2, fast=True, show_progress=False)
-    assert out.manifest.forms['int8'].made.bits == deploy.widths(out.manifest.architecture, 64, fast=True)
+def test_speed_may_be_asked_for(small):
+    assert small.manifest.forms['int8'].made.bits == deploy.widths(small.manifest.architecture, 64, fast=True)
 
 
 @pytest.mark.parametrize('name', ['npu', manifest.NPU_FORM])

@@ -10,7 +10,6 @@ from ai_edge_litert import interpreter
 from ai_edge_litert import schema_py_generated as schema
 
 from helpers import float32, quantise
-from jax_reparam import manifest
 from jax_reparam.deploy import convert
 from jax_reparam.graph import flatbuffer
 from jax_reparam.graph.graph import Graph, Node, Tensor
@@ -112,14 +111,6 @@ def test_what_is_written_is_read(seed):
 
 def test_a_converted_graph_is_kept(graphs):
     assert all(map(kept, graphs))
-
-
-def test_a_form_is_kept(exported):
-    files = [*manifest.FORM_FILES.values(), manifest.FRONTEND, manifest.WAVEFORM]
-    present = [exported.path / file for file in files if (exported.path / file).exists()]
-    assert len(present) == 5
-    for path in present:
-        assert flatbuffer.write(flatbuffer.read(path.read_bytes())) == path.read_bytes()
 
 
 def test_a_converter_s_file_computes_the_same_once_written(function):

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from helpers import float32, quantise
+import helpers
+from helpers import float32, in_litert, quantise
 from jax_reparam.deploy import ops
-from jax_reparam.graph import arena, flatbuffer, tile
+from jax_reparam.graph import arena, tile
 from jax_reparam.quantise import quantise as quantiser
 from jax_reparam.quantise.quantise import Calibration
-from jax_reparam.runtime import litert
 
 
 def front(rng, channels=8):
@@ -29,18 +29,8 @@ def front(rng, channels=8):
     return lambda x: ops.mean_over_time(ops.subsample(layers, x) @ weights)
 
 
-def attention(rng, heads=4):
-    """Attention over features `[1, T, 16]` and the mean of what it makes."""
-    layer = {
-        name: {'kernel': rng.standard_normal((16, 16)).astype(np.float32), 'bias': np.ones(16, np.float32)}
-        for name in ('query', 'key', 'value')
-    }
-    return lambda x: ops.mean_over_time(ops.attention(layer, x[0], heads))
-
-
-def run(graph, windows):
-    """What LiteRT makes of windows."""
-    return litert.load(flatbuffer.write(graph))(windows)
+def attention(rng):
+    return helpers.attention(rng, heads=4)
 
 
 @pytest.mark.parametrize('parts', [2, 3, 4])
@@ -58,7 +48,7 @@ def test_parts_compute_the_same(rng, monkeypatch, make, frames, parts):
         more = 4 * parts - 2
         assert len(tiled.nodes) == len(graph.nodes) + more
         assert arena.peak(tiled) <= arena.peak(graph) - more * tile.BYTES_PER_NODE
-        np.testing.assert_array_equal(run(tiled, windows), run(graph, windows))
+        np.testing.assert_array_equal(in_litert(tiled, windows), in_litert(graph, windows))
 
 
 def test_as_many_parts_as_pay(rng, monkeypatch):
@@ -77,7 +67,7 @@ def test_a_softmax_of_16_bits_is_split_where_that_saves_more_than_its_tables(rng
     graph = quantise(attention(rng), windows, {'': 8, 'softmax': 16})
     tiled = tile.tile(graph)
     assert arena.tables(tiled) > arena.tables(graph) > 2000
-    np.testing.assert_array_equal(run(tiled, windows), run(graph, windows))
+    np.testing.assert_array_equal(in_litert(tiled, windows), in_litert(graph, windows))
     monkeypatch.setattr(arena, 'PER_SOFTMAX', arena.peak(graph) - arena.peak(tiled))  # of one more
     assert tile.tile(graph) is graph
 

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from helpers import float32
-from jax_reparam.graph import flatbuffer
 from jax_reparam.quantise import gptq
 from jax_reparam.quantise.quantise import Calibration, quantise
-from jax_reparam.runtime import litert
+from jax_reparam.runtime import observe
 
 
 @pytest.fixture(scope='module')
@@ -61,7 +60,7 @@ def plainly(layer, inputs):
 def spread(function, graph, windows):
     """How far outputs lie from the function's, but for what `bias_correction` takes off: root of the mean square."""
     expected = np.concatenate([function(window[None]) for window in windows])
-    error = litert.load(flatbuffer.write(graph), reference=True)(windows) - expected
+    error = observe.logits(graph, windows) - expected
     return np.sqrt(np.square(error - error.mean(axis=0)).mean())
 
 

@@ -115,7 +115,7 @@ def test_weights_alone_in_int8_with_a_scale_for_each_channel(params, windows, gr
 @pytest.mark.parametrize('wrong', [False, True])
 def test_a_mean_written_as_a_sum_with_16_bit_activations(params, windows, monkeypatch, wrong):
     """With the scale of its input, as TensorFlow's quantiser gives it to SUM, it saturates; it has its own here."""
-    monkeypatch.setattr(ops, 'mean_over_time', lambda x: jnp.mean(x, axis=0, keepdims=True))
+    monkeypatch.setattr(ops, 'mean_over_time', lambda x: jnp.mean(x, axis=0))
     found = case(params, windows)
     calibration = Calibration(float32(found.function, windows.shape), windows)
     [mean] = [node for node in calibration.graph.nodes if node.op == 'SUM']
