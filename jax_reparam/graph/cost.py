@@ -40,8 +40,8 @@ class Price:
         `assumed`: nothing was measured, it may be off by a factor of two or more.
       per_output: instructions per element written, beside those of MACs.
       per_weight: instructions per weight, however many rows it meets.
-      per_row: instructions per row: of a product's left side, of a convolution's kernel in a pixel (all its rows are one
-        where they are gathered first), or of values that are copied at once.
+      per_row: instructions per row: of a product's left side, of a convolution's kernel in a pixel (all its rows are
+        one where they are gathered first), or of values that are copied at once.
       spread: in place of `instructions` where one input has fewer elements than the other; None: the same. TFLM takes
         a reference kernel for it.
     """
