@@ -15,10 +15,24 @@ from collections.abc import Mapping
 from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jax_reparam.graph.graph import Graph, Node, Port, Tensor
 from jax_reparam.quantise.ranges import Ranges
 from jax_reparam.quantise.widths import MOVES
+
+# Bits of a scale's mantissa.
+SCALE_BITS = 12
+
+
+def short(scale: ArrayLike) -> np.ndarray:
+    """Scales, rounded up to 12 significant bits, so that float32 holds the product of two.
+
+    Versions of TFLM multiply the scales of a product's inputs in float32 or in float64, and make the same of these.
+    """
+    mantissa, exponent = np.frexp(np.asarray(scale, np.float64))
+    rounded: np.ndarray = np.ldexp(np.ceil(mantissa * 2**SCALE_BITS) / 2**SCALE_BITS, exponent)
+    return rounded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,10 +52,11 @@ class Format:
     def of(cls, low: float, high: float, bits: int, *, wider: float = 1.0) -> Format:
         """That in which a range just fits; 0 is always in it, and stands for itself if steps are not `wider` for it."""
         low, high = min(low, 0.0), max(high, 0.0)
-        scale, symmetric = (high - low) / 255 or 1.0, max(-low, high) / (2 ** (bits - 1) - 1) or 1.0
+        ends = (high - low) / 255 or 1.0, max(-low, high) / (2 ** (bits - 1) - 1) or 1.0
+        scale, symmetric = map(float, short(ends))
         if bits == 16 or symmetric <= wider * scale:
-            return cls(bits, float(np.float32(symmetric)))
-        return cls(bits, float(np.float32(scale)), int(np.clip(round(-128 - low / scale), -128, 127)))
+            return cls(bits, symmetric)
+        return cls(bits, scale, int(np.clip(round(-128 - low / scale), -128, 127)))
 
     def encode(self, values: np.ndarray) -> np.ndarray:
         """Real values in steps."""
@@ -164,7 +179,8 @@ def _portable(source: Format, output: Format) -> Format:
     """The least scale, not below that of `output`, with which RSQRT makes most of its integers the same in every TFLM.
 
     TFLM computes the multiplier 1 / (sqrt(input scale) * output scale) in float32 or in float64, by version and
-    compiler. Every integer that RSQRT may read is tried with both.
+    compiler. Every integer that RSQRT may read is tried with both. What it makes is multiplied by MUL, whose scales
+    every version multiplies in float64, so this one need not be `short`.
     """
     limit = 2 ** (source.bits - 1)
     integers = np.arange(source.zero_point + 1, limit) - source.zero_point

@@ -19,6 +19,7 @@ import numpy as np
 
 from jax_reparam import evaluation
 from jax_reparam.graph.graph import LAYERS, Graph, Node, Tensor
+from jax_reparam.quantise.formats import short
 from jax_reparam.runtime import observe
 
 # Of the calibration windows.
@@ -65,7 +66,10 @@ def rounded(layer: Node, inputs: Covariances) -> Tensor:
     largest = np.abs(rows).max(axis=2).reshape(-1)
     if layer.op == 'FULLY_CONNECTED':
         largest = largest.max(keepdims=True)
-    steps, scales = nearest(rows, inputs[_view(layer)], np.where(largest > 0, largest, 1.0) / LIMIT)
+    smallest = np.where(largest > 0, largest, 1.0) / LIMIT
+    # TFLM multiplies the scales of a convolution in float64 in every version.
+    scales = short(smallest) if layer.op == 'FULLY_CONNECTED' else smallest
+    steps, scales = nearest(rows, inputs[_view(layer)], scales)
     constant = _kernel(layer.op, steps, kernel.shape)
     axis = 3 if layer.op == 'DEPTHWISE_CONV_2D' else 0
     return dataclasses.replace(
