@@ -125,6 +125,7 @@ def _exports() -> str:
             line['form'],
             f'{line["bytes"]:,}',
             f'{line["arena_bytes"]:,}',
+            f'{line["device_arena_bytes"]:,}',
             line['nodes'],
             line['instructions_m'],
             f'{line["same"]} of {line["windows"]}',
@@ -133,17 +134,18 @@ def _exports() -> str:
         ]
         for line in _read('exports.jsonl')
     ]
-    head = ['recipe', 'form', 'bytes', 'arena', 'nodes', 'M instructions', 'same decision', 'UAR', 'SNR dB']
+    head = ['recipe', 'form', 'bytes', 'arena, 64-bit host', 'arena, Cortex-M4F', 'nodes', 'M instructions']
+    head += ['same decision', 'UAR', 'SNR dB']
     return f"""## Exported models
 
-One fold of EMO-DB per recipe (fold 0, seed 0; SpeechFormer S for 1,500 steps), run in TFLM on the 51 windows of the
-test speaker. One fold says little about
-accuracy; the other columns hardly depend on the fold. Instructions are
-[estimated](verification.md#estimated-cost-on-a-cortex-m4f). Arena is that of a 64-bit host.
+One fold of EMO-DB per recipe (fold 0, seed 0; SpeechFormer S for 1,500 steps), run in TFLM on the windows of the test
+speaker. One fold says little about accuracy; the other columns hardly depend on the fold. Instructions are
+[estimated](verification.md#estimated-cost-on-a-cortex-m4f), and so is the arena of a Cortex-M4F.
 
 ```sh corpus
 jax-reparam train --config NAME:emodb --config.data.source=EMODB --workdir RUN
 jax-reparam fold RUN OUT --accept int8 --accept int16
+python benchmarks/exports.py OUT --out benchmarks/results/exports.jsonl
 ```
 
 {_table(head, rows)}

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from jax_reparam import schema
-from jax_reparam.graph.footprint import footprint
+from jax_reparam.graph.footprint import by_pixel, footprint
 from jax_reparam.graph.graph import Graph, Node
 from jax_reparam.table import aligned
 
@@ -94,6 +94,7 @@ class Work:
 # shows the bytes of what it reads (`arena`), and copies none.
 INT8: dict[str, Price] = {
     'FULLY_CONNECTED': Price(1.87, 'CMSIS-NN', 'measured', per_output=51.3),
+    'FULLY_CONNECTED 1 x 1': Price(1.45, 'CMSIS-NN', 'measured', per_output=41.0),
     'BATCH_MATMUL': Price(2.03, 'CMSIS-NN', 'measured', per_output=48.7, per_row=123.0),
     'CONV_2D': Price(1.64, 'CMSIS-NN', 'measured', per_output=65.9, per_row=537.0),
     'CONV_2D 1 x 1': Price(1.43, 'CMSIS-NN', 'measured', per_output=41.3, per_weight=2.49),
@@ -157,8 +158,8 @@ class Row:
     """All nodes of one kind.
 
     Attributes:
-      op: the operator; those of CMSIS-NN's convolutions that have a kernel of their own are a `CONV_2D 1 x 1` and a
-        `DEPTHWISE_CONV_2D 3 x 3`, of as many filters as channels.
+      op: the operator; what CMSIS-NN has a kernel of its own for is a `CONV_2D 1 x 1`, a `FULLY_CONNECTED 1 x 1`, which
+        runs as one, and a `DEPTHWISE_CONV_2D 3 x 3`, of as many filters as channels.
       dtype: of what it reads.
       nodes: how many.
       macs: products with a constant or of two activations.
@@ -244,6 +245,8 @@ def work_of(node: Node) -> Work:
             op, weights = 'CONV_2D 1 x 1', math.prod(kernel)
         else:
             rows = elements // output[-1]
+    elif op == 'FULLY_CONNECTED' and by_pixel(node):
+        op = 'FULLY_CONNECTED 1 x 1'
     elif op == 'DEPTHWISE_CONV_2D':
         _, height, width, filters = node.input(1).shape
         rows = height * elements // output[-1]

@@ -172,7 +172,7 @@ def _wanted(node: Node, helium: bool) -> _Wanted:
     match node.op:
         case 'FULLY_CONNECTED' if dtype == 'int8':
             weights = node.input(1)
-            if len(output) > 2 and weights.shape[-1] % 4 == 0:  # runs as a convolution of single pixels
+            if by_pixel(node):
                 one_scale = weights.scale is None or len(weights.scale) == 1
                 return _Wanted(scratch=(8 * output[-1],) if one_scale else ())
             return _Wanted(kept=(4 * output[-1],) if helium else ())
@@ -204,6 +204,11 @@ def _wanted(node: Node, helium: bool) -> _Wanted:
         case 'SignalRfft':
             return _Wanted(scratch=(4 * _points(node),))
     return _Wanted()
+
+
+def by_pixel(node: Node) -> bool:
+    """Whether CMSIS-NN runs a FULLY_CONNECTED as a convolution of single pixels."""
+    return node.input(0).dtype == 'int8' and len(node.output.shape) > 2 and node.input(1).shape[-1] % 4 == 0
 
 
 def _columns(length: int, dtype: str, helium: bool) -> int:
