@@ -227,9 +227,7 @@ python benchmarks/boards.py --tflm TFLM OUT ... --out benchmarks/results/boards.
 
 {_table(head, rows)}
 
-Conformer XS fails by two steps at most, with the right label. This TFLM multiplies the scales of a linear layer in
-float32, the Python package that makes the golden vectors in float64; one of 4,800 values of one layer is rounded
-otherwise.
+All labels and all logits are those of the Python package, which is another version of TFLM.
 
 The model alone, on the Cortex-M4F: instructions counted and estimated. The prices were fitted to these same models.
 `kws_ref_model` is the keyword spotter of MLPerf Tiny, on noise.
