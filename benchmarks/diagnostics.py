@@ -149,22 +149,24 @@ def along(recipe: Recipe, data: pipeline.Data, plain: Params, folded: Params) ->
 
 def draw(path: Path) -> None:
     """Draws the figure of a file of lines beside it."""
-    import matplotlib
-
-    matplotlib.use('svg')
-    from matplotlib import pyplot as plt
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
 
     lines = [json.loads(text) for text in path.read_text().splitlines()]
-    plt.rcParams.update(
-        {
-            'svg.hashsalt': '',
-            'svg.fonttype': 'none',
-            'font.size': 9,
-            'axes.spines.top': False,
-            'axes.spines.right': False,
-        }
-    )
-    figure, axes = plt.subplots(2, 3, figsize=(12, 6.4), layout='constrained')
+    style: Any = {
+        'svg.hashsalt': '',
+        'svg.fonttype': 'none',
+        'font.size': 9,
+        'axes.spines.top': False,
+        'axes.spines.right': False,
+    }
+    with mpl.rc_context(style):
+        figure = Figure(figsize=(12, 6.4), layout='constrained')
+        _plot(figure.subplots(2, 3), lines)
+        figure.savefig(path.with_suffix('.svg'), metadata={'Date': None})
+
+
+def _plot(axes: Any, lines: Sequence[Line]) -> None:
     steps = [line for line in lines if 'site' in line]
     places = list(dict.fromkeys(line['site'] for line in steps))
     panels: list[tuple[str, Callable[[Line], float], tuple[str, ...], str]] = [
@@ -200,8 +202,6 @@ def draw(path: Path) -> None:
         loss.plot([line['t'] for line in ends], [line[part] for line in ends], color=colour, label=part, lw=1.2)
     loss.set(title='cross-entropy from plain (0) to folded HRF (1)', xlabel='t')
     loss.legend(frameon=False, fontsize=7)
-    figure.savefig(path.with_suffix('.svg'), metadata={'Date': None})
-    plt.close(figure)
 
 
 def main() -> None:

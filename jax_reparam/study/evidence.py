@@ -124,19 +124,20 @@ def compare(
     """The differences of the declared contrasts that there are tables of (`statistics.difference`)."""
     primary = [contrast for contrast in declared if contrast.phase == 'primary']
     level = 1 - (1 - statistics.LEVEL) / max(1, len(primary))
-    rows = []
-    for contrast, of_score in tables.items():
-        adjusts = contrast.phase == 'primary'
-        for score, several in of_score.items():
-            found = statistics.difference(several, level if adjusts else statistics.LEVEL)
-            holm = None
-            if adjusts:
-                others = [one for one in primary if one != contrast]
-                # Of a contrast that is not there yet, the worst.
-                p = [statistics.difference(tables[one][score]).p if one in tables else 1.0 for one in others]
-                holm = statistics.holm([found.p, *p])[0]
-            rows.append(Compared(f'{contrast.family} - {contrast.less}', score, found, holm))
-    return rows
+    found = {
+        (contrast, score): statistics.difference(several, level if contrast in primary else statistics.LEVEL)
+        for contrast, of_score in tables.items()
+        for score, several in of_score.items()
+    }
+    adjusted: dict[tuple[Contrast, Score], float] = {}
+    for score in SCORES:
+        # Of a contrast that is not there yet, the worst.
+        p = [found[contrast, score].p if contrast in tables else 1.0 for contrast in primary]
+        adjusted |= {(contrast, score): q for contrast, q in zip(primary, statistics.holm(p), strict=True)}
+    return [
+        Compared(f'{contrast.family} - {contrast.less}', score, one, adjusted.get((contrast, score)))
+        for (contrast, score), one in found.items()
+    ]
 
 
 def pooled(sections: Sequence[Section]) -> list[Compared]:
@@ -381,7 +382,9 @@ def _section(section: Section) -> list[str]:
     if left := len(set(mine) - planned):
         out += [f'{left} more runs are in the result file and not in the plan.', '']
     of = {key: sorted({section.done[run][key] for run in mine}) for key in ('commit', 'precision')}
-    out += [f'Commits: {", ".join(of["commit"])}. Precision: {", ".join(of["precision"])}.', '']
+    # Ten digits of a commit name it, whatever is behind all forty.
+    commits = ', '.join(f'`{one[:10]}{one[40:]}`' for one in of['commit'])
+    out += [f'Trained at commit {commits}. Matrix products have the precision {", ".join(of["precision"])}.', '']
     if told.tuning:
         out += _tuned(section, tuning)
     rows = []
