@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
 from jax_reparam.layers import EPSILON, relative_shift
 
@@ -45,8 +46,11 @@ def normalise(x: Array, *, slot: float = 0.0) -> Array:
 
 
 def mean_over_time(x: Array) -> Array:
-    """`[T, 1, D]` to `[1, D]`: a product with a constant column, which has its own scale and no sum to saturate."""
-    return (x.transpose(2, 1, 0) @ jnp.full((len(x), 1), 1 / len(x), x.dtype)).reshape(1, -1)
+    """`[T, 1, D]` to `[1, D]`: an AVERAGE_POOL_2D, whose sum has 32 bits; MEAN has no fast kernel.
+
+    A product with a constant column would need the transpose of `x`, which TFLM has in 16 bits only since March 2025.
+    """
+    return nn.avg_pool(x.reshape(1, *x.shape), (len(x), 1)).reshape(1, -1)
 
 
 def deviation_over_time(x: Array) -> Array:

@@ -120,7 +120,6 @@ def write(
       tflm.TFLMError: TFLM could not run one of the models.
     """
     graph = flatbuffer.read(model)
-    faults = registrations.esp_nn_faults(graph)
     calls = {'Model': registrations.registrations(model), 'Frontend': registrations.registrations(frontend)}
     arenas = {
         'model': _arena(model, np.zeros(graph.input.shape, np.float32)),
@@ -134,8 +133,8 @@ def write(
     for name in SOURCES:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(_source(name))
-    (folder / 'README.md').write_text(_readme(inputs, arenas, keeps_up, len(model) + len(frontend), faults))
-    (folder / 'model_data.h').write_text(_model_header(graph, labels, inputs, arenas, keeps_up, not faults))
+    (folder / 'README.md').write_text(_readme(graph, inputs, arenas, keeps_up, len(model) + len(frontend)))
+    (folder / 'model_data.h').write_text(_model_header(graph, labels, inputs, arenas, keeps_up))
     # JSON's escapes are C's, but for what is not ASCII, which stays as UTF-8.
     texts = ', '.join(json.dumps(label, ensure_ascii=False) for label in labels)
     names = f'const char* const kLabels[kClasses] = {{{texts}}};\n\n'
@@ -171,7 +170,7 @@ def _queue_bytes(keeps_up: manifest.RealTime, mhz: int, config: FrontendConfig) 
 
 
 def _readme(
-    inputs: Input, arenas: dict[str, manifest.Arena], keeps_up: manifest.RealTime, flash: int, faults: Sequence[str]
+    graph: Graph, inputs: Input, arenas: dict[str, manifest.Arena], keeps_up: manifest.RealTime, flash: int
 ) -> str:
     config, window = inputs.frontend, inputs.window
     seconds = config.hop_ms / 1000
@@ -182,7 +181,7 @@ def _readme(
         for mhz in sorted({keeps_up.mhz, *(mhz for mhz in CLOCKS if mhz > keeps_up.mhz)})
     )
     esp_nn = 'Its kernels stay within their buffers with this model.'
-    if faults:
+    if faults := registrations.esp_nn_faults(graph):
         esp_nn = (
             '**This model does not run with ESP-NN**, whose softmax would write past its buffer: '
             f'{"; ".join(sorted(set(faults)))}. The build stops there; export with `fold.py --prefer int16`.'
@@ -201,6 +200,7 @@ def _readme(
         'sample_rate': f'{config.sample_rate:,}',
         'queue': f'{_queue_bytes(keeps_up, default, config):,}',
         'esp_nn': esp_nn,
+        'oldest_tflm': registrations.oldest_tflm(graph),
         'margin': f'{MARGIN_PERCENT}',
         **{
             f'{name}_arena{suffix}': f'{size:,}'
@@ -233,7 +233,6 @@ def _model_header(
     inputs: Input,
     arenas: dict[str, manifest.Arena],
     keeps_up: manifest.RealTime,
-    esp_nn: bool,
 ) -> str:
     config, model, frontend, rule = inputs.frontend, arenas['model'], arenas['frontend'], inputs.rule
     # The first count of frames whose share is not 0; one that is never reached stands for none.
@@ -335,7 +334,7 @@ constexpr std::size_t kQueueSamples =
 #endif
 
 // Whether the kernels of ESP-NN stay within their buffers with the model (registrations.esp_nn_faults in Python).
-constexpr bool kFitsEspNn = {'true' if esp_nn else 'false'};
+constexpr bool kFitsEspNn = {'false' if registrations.esp_nn_faults(graph) else 'true'};
 
 extern const char* const kLabels[kClasses];
 

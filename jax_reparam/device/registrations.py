@@ -47,6 +47,16 @@ def registrations(model: bytes) -> list[str]:
     return [f'{METHODS[name]}({_only(name, types)})' for name, types in sorted(read.items())]
 
 
+def oldest_tflm(graph: Graph) -> str:
+    """The month from which on TFLM has all kernels of a model of the deploy forms, as text.
+
+    That of November 2023 was tried with ConvTransformer and Conformer in int8. TRANSPOSE has 16 bits since commit
+    39209b412.
+    """
+    wide = any(node.op == 'TRANSPOSE' and node.input(0).dtype == 'int16' for node in graph.nodes)
+    return 'March 2025' if wide else 'November 2023'
+
+
 def esp_nn_faults(graph: Graph) -> list[str]:
     """What of a model the kernels of ESP-NN would not stay within their buffers with, one line a node.
 

@@ -65,6 +65,14 @@ def test_an_operator_that_tflm_lacks_is_named(graph):
         registered(graph)
 
 
+def test_int8_of_the_deploy_forms_needs_no_transpose_in_16_bits(convert):
+    """TFLM has it only since March 2025."""
+    assert {registrations.oldest_tflm(flatbuffer.read(convert(form))) for form in ('narrow', 'int8')} == {
+        'November 2023'
+    }
+    assert registrations.oldest_tflm(flatbuffer.read(convert('int16'))) == 'March 2025'
+
+
 def test_methods_and_kernels_for_one_type_belong_together():
     assert registrations.INT16_ONLY < registrations.INT8_ONLY < set(registrations.METHODS)
 

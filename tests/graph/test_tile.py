@@ -25,8 +25,8 @@ def front(rng, channels=8):
         }
         for i, shape in enumerate(shapes)
     }
-    weights = rng.standard_normal((channels * 4, 3)).astype(np.float32)
-    return lambda x: ops.mean_over_time(ops.subsample(layers, x) @ weights)
+    layer = {'kernel': rng.standard_normal((channels * 4, 3)).astype(np.float32), 'bias': np.ones(3, np.float32)}
+    return lambda x: ops.mean_over_time(ops.linear(layer, ops.subsample(layers, x)))
 
 
 def attention(rng):
