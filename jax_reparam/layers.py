@@ -9,6 +9,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -293,8 +294,28 @@ def batch_norm(
     return y
 
 
+def depthwise(x: jax.Array, kernel: jax.Array, strides: Any, padding: Sequence[tuple[int, int]], **_: Any) -> jax.Array:
+    """`lax.conv_general_dilated` over time, without strides, of one channel a group: a sum of products, one a tap.
+
+    XLA has no fast grouped convolution for CPUs.
+
+    Args:
+      x: `[B, T, C]`.
+      kernel: `[k, 1, C]`.
+      strides: of 1.
+      padding: of T; may be negative.
+
+    Returns:
+      `[B, T', C]`.
+    """
+    chex.assert_equal(set(strides), {1})
+    x = jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), (*padding[0], 0), (0, 0, 0)])
+    time = x.shape[1] - len(kernel) + 1
+    return sum((x[:, tap : tap + time] * row for tap, row in enumerate(kernel[:, None])), start=jnp.zeros((), x.dtype))
+
+
 class ConvShape(NamedTuple):
-    """What `nn.Conv` calls `features`, `kernel_size`, `strides`, `padding` and `feature_group_count`."""
+    """What `nn.Conv` calls `features`, `kernel_size`, `strides`, `padding` and `feature_group_count` (1, or all C)."""
 
     features: int
     window: tuple[int, ...]
@@ -322,7 +343,8 @@ def conv_norm(
     if hrf.expansion:
         return Branches(shape, hrf, names[1], name=names[0])(x, mask, train=train)
     features, window, strides, padding, groups = shape
-    conv = nn.Conv(features, window, strides, padding=padding, feature_group_count=groups, name=names[0])
+    convolve = {'feature_group_count': groups, 'conv_general_dilated': depthwise} if groups > 1 else {}
+    conv = nn.Conv(features, window, strides, padding=padding, name=names[0], **convolve)
     return batch_norm(conv(x), mask, train=train, name=names[1])
 
 
@@ -377,9 +399,9 @@ class Branches(nn.Module):
         image = (0, last, *range(1, last))
         axes = jax.lax.ConvDimensionNumbers(image, (last, last - 1, *range(last - 1)), image)
         x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=None)
-        return jax.lax.conv_general_dilated(
-            x, kernel, strides, padding, dimension_numbers=axes, feature_group_count=groups
-        )
+        if groups > 1:
+            return depthwise(x, kernel, strides, padding)
+        return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=axes)
 
     def _init_kernels(self, key: jax.Array, width: int, copies: int) -> dict[str, jax.Array]:
         features, window, _, _, groups = self.shape

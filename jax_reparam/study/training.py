@@ -52,31 +52,28 @@ def products(next_fun: Callable[..., Any], args: Any, kwargs: Any, context: nn.m
     which GPUs are slow at.
     """
     module, method = context.module, context.method_name
-    if isinstance(module, Branches) and method == 'convolve':
+    if isinstance(module, Branches) and method == 'convolve' and module.shape.groups == 1:
         x, kernel, padding = args
-        return _product(x, kernel, module.shape.strides, padding, module.shape.groups)
+        return _product(x, kernel, module.shape.strides, padding)
     if not isinstance(module, nn.Conv) or method != '__call__' or module.is_initializing():
+        return next_fun(*args, **kwargs)
+    if module.feature_group_count > 1:  # a sum of products already
         return next_fun(*args, **kwargs)
     kernel = cast(jax.Array, module.get_variable('params', 'kernel'))
     bias: Any = module.get_variable('params', 'bias')
     strides = np.broadcast_to(module.strides or 1, kernel.ndim - 2).tolist()
-    y = _product(args[0], kernel, strides, cast(Any, module.padding), module.feature_group_count)
+    y = _product(args[0], kernel, strides, cast(Any, module.padding))
     return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
 
 
-def _product(
-    x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Sequence[tuple[int, int]], groups: int
-) -> jax.Array:
-    """A convolution of `[B, ..., C]` with `[*window, C / groups, F]`; of several groups, a depthwise one."""
+def _product(x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Sequence[tuple[int, int]]) -> jax.Array:
+    """A convolution of `[B, ..., C]` with `[*window, C, F]`."""
     spatial = kernel.shape[:-2]
     x = jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*ends, 0) for ends in padding), (0, 0, 0)])
     taps = []
     for tap in np.ndindex(spatial):
         at = (slice(t, t + n - k + 1, s) for t, n, k, s in zip(tap, x.shape[1:-1], spatial, strides, strict=True))
         taps.append(x[(slice(None), *at)])
-    if groups > 1:
-        rows = kernel.reshape(len(taps), *(1,) * (x.ndim - 1), -1)
-        return sum((one * row for one, row in zip(taps, rows, strict=True)), start=jnp.zeros((), x.dtype))
     return jnp.concatenate(taps, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
 
 
