@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 
@@ -27,3 +28,14 @@ def test_the_page_is_that_of_the_lines(monkeypatch):
     used = {path.resolve() for plan in plans for path in (plan.lines, plan.baselines) if path}
     assert {path.resolve() for path in Path('benchmarks/results').glob('study*.jsonl')} <= used
     assert any(plan.diagnostics for plan in plans)
+
+
+def test_the_readme_says_what_the_page_says():
+    """Seeds, difference, level and interval of the first primary contrast."""
+    said = r'(\d+) of (\d+) seeds: (\S+) points of UAR, (\S+) % interval (\S+) to (\S+)\.'
+    [(done, planned, *numbers)] = re.findall(said, (ROOT / 'README.md').read_text())
+    rows = [re.split(r' *\| *', line) for line in (ROOT / PAGE).read_text().splitlines() if line.startswith('| ')]
+    [(mean, interval, level)] = [row[3:6] for row in rows if row[1:3] == ['hrf - plain', 'UAR']]
+    assert numbers == [mean, level.removesuffix(' %'), *interval.split(' to ')]
+    assert {row[6] for row in rows if row[1] == 'hrf' and len(row) > 8 and row[2][0].isdigit()} == {done}
+    assert f'; {planned} seeds; ' in (ROOT / PAGE).read_text()
