@@ -9,7 +9,6 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
-import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -295,7 +294,7 @@ def batch_norm(
 
 
 def depthwise(x: jax.Array, kernel: jax.Array, strides: Any, padding: Sequence[tuple[int, int]], **_: Any) -> jax.Array:
-    """`lax.conv_general_dilated` over time, without strides, of one channel a group: a sum of products, one a tap.
+    """`lax.conv_general_dilated` over time, without strides, of one channel a group.
 
     XLA has no fast grouped convolution for CPUs.
 
@@ -307,9 +306,20 @@ def depthwise(x: jax.Array, kernel: jax.Array, strides: Any, padding: Sequence[t
 
     Returns:
       `[B, T', C]`.
+
+    Raises:
+      ValueError: other strides.
     """
-    chex.assert_equal(set(strides), {1})
+    if set(strides) != {1}:
+        raise ValueError(f'depthwise: expected strides of 1, found {strides}')
     x = jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), (*padding[0], 0), (0, 0, 0)])
+    y: jax.Array = sum_of_taps(x, kernel)
+    return y
+
+
+@jax.jit  # so it has a name in a jaxpr, by which `commands.summary` counts its products
+def sum_of_taps(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """A product for each tap of `kernel` `[k, 1, C]`: `[B, T, C]` to `[B, T - k + 1, C]`."""
     time = x.shape[1] - len(kernel) + 1
     return sum((x[:, tap : tap + time] * row for tap, row in enumerate(kernel[:, None])), start=jnp.zeros((), x.dtype))
 
@@ -343,8 +353,16 @@ def conv_norm(
     if hrf.expansion:
         return Branches(shape, hrf, names[1], name=names[0])(x, mask, train=train)
     features, window, strides, padding, groups = shape
-    convolve = {'feature_group_count': groups, 'conv_general_dilated': depthwise} if groups > 1 else {}
-    conv = nn.Conv(features, window, strides, padding=padding, name=names[0], **convolve)
+    convolve = depthwise if groups > 1 else None
+    conv = nn.Conv(
+        features,
+        window,
+        strides,
+        padding=padding,
+        feature_group_count=groups,
+        conv_general_dilated=convolve,
+        name=names[0],
+    )
     return batch_norm(conv(x), mask, train=train, name=names[1])
 
 

@@ -145,7 +145,9 @@ def _count(jaxpr: Any, inputs: Sequence[bool]) -> tuple[int, list[bool]]:
         name, params, macs = equation.primitive.name, equation.params, 0
         values = itertools.chain(*(value if isinstance(value, (list, tuple)) else [value] for value in params.values()))
         inner = [getattr(value, 'jaxpr', value) for value in values if hasattr(value, 'eqns')]
-        if name in CALLS:
+        if params.get('name') == 'sum_of_taps':  # of `layers`: a depthwise convolution
+            macs = math.prod(equation.outvars[0].aval.shape) * equation.invars[1].aval.shape[0]
+        elif name in CALLS:
             [called] = inner
             macs, outputs = _count(called, operands)
         elif name == 'dot_general':

@@ -50,7 +50,8 @@ def mean_over_time(x: Array) -> Array:
 
     A product with a constant column would need the transpose of `x`, which TFLM has in 16 bits only since March 2025.
     """
-    return nn.avg_pool(x.reshape(1, *x.shape), (len(x), 1)).reshape(1, -1)
+    mean: Array = nn.avg_pool(x.reshape(1, *x.shape), (len(x), 1))
+    return mean.reshape(1, -1)
 
 
 def deviation_over_time(x: Array) -> Array:

@@ -443,7 +443,7 @@ def test_arenas_are_what_was_counted_for_a_cortex_m_and_elsewhere_what_tflm_took
         for reserved, helium in ((sizes.reserved, False), (sizes.reserved_helium, True)):
             needed = footprint(graph, helium=helium).needed
             assert reserved % 16 == 0
-            assert needed <= reserved < 1.01 * needed + 16
+            assert needed + 512 <= reserved < 1.01 * needed + 512 + 16
         assert sizes.reserved_elsewhere % 16 == 0
         assert sizes.reserved_elsewhere >= 1.15 * sizes.measured + 1000
         of_all = f'{sizes.reserved}, {sizes.reserved_helium}, {sizes.reserved_elsewhere}'
