@@ -417,9 +417,8 @@ class Branches(nn.Module):
         image = (0, last, *range(1, last))
         axes = jax.lax.ConvDimensionNumbers(image, (last, last - 1, *range(last - 1)), image)
         x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=None)
-        if groups > 1:
-            return depthwise(x, kernel, strides, padding)
-        return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=axes)
+        convolve: Callable[..., jax.Array] = depthwise if groups > 1 else jax.lax.conv_general_dilated
+        return convolve(x, kernel, strides, padding, dimension_numbers=axes)
 
     def _init_kernels(self, key: jax.Array, width: int, copies: int) -> dict[str, jax.Array]:
         features, window, _, _, groups = self.shape

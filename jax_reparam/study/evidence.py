@@ -383,8 +383,11 @@ def _section(section: Section) -> list[str]:
         out += [f'{left} more runs are in the result file and not in the plan.', '']
     of = {key: sorted({section.done[run][key] for run in mine}) for key in ('commit', 'precision')}
     # Ten digits of a commit name it, whatever is behind all forty.
-    commits = ', '.join(f'`{one[:10]}{one[40:]}`' for one in of['commit'])
-    out += [f'Trained at commit {commits}. Matrix products have the precision {", ".join(of["precision"])}.', '']
+    commits = [f'`{one[:10]}`{" with changes that were not committed" if one[40:] else ""}' for one in of['commit']]
+    out += [
+        f'Trained at commit {" and ".join(commits)}. Matrix products have the precision {", ".join(of["precision"])}.',
+        '',
+    ]
     if told.tuning:
         out += _tuned(section, tuning)
     rows = []

@@ -55,9 +55,13 @@ def products(next_fun: Callable[..., Any], args: Any, kwargs: Any, context: nn.m
     if isinstance(module, Branches) and method == 'convolve' and module.shape.groups == 1:
         x, kernel, padding = args
         return _product(x, kernel, module.shape.strides, padding)
-    if not isinstance(module, nn.Conv) or method != '__call__' or module.is_initializing():
-        return next_fun(*args, **kwargs)
-    if module.feature_group_count > 1:  # a sum of products already
+    # A depthwise convolution is a sum of products already.
+    if (
+        not isinstance(module, nn.Conv)
+        or method != '__call__'
+        or module.is_initializing()
+        or module.feature_group_count > 1
+    ):
         return next_fun(*args, **kwargs)
     kernel = cast(jax.Array, module.get_variable('params', 'kernel'))
     bias: Any = module.get_variable('params', 'bias')
