@@ -13,6 +13,7 @@ import dataclasses
 import fcntl
 import functools
 import hashlib
+import itertools
 import json
 import os
 import tomllib
@@ -42,11 +43,13 @@ class Family(schema.Checked):
       phase: of the runs of the chosen arm: `primary`, or `exploratory`.
       changes: recipe keys of all arms, `{'hrf.expansion': 0.0}`.
       arms: recipe keys of each arm besides; one arm needs no tuning.
+      teacher: a family whose runs on the same fold, by all seeds, teach each run of this one (`train.teacher`).
     """
 
     phase: Literal['primary', 'exploratory'] = 'primary'
     changes: Changes = dataclasses.field(default_factory=dict)
     arms: tuple[Changes, ...] = dataclasses.field(default=({},))
+    teacher: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +127,12 @@ class Study(schema.Checked):
         if (self.tuning is None) != (set(numbers.values()) == {1}):
             found = 'none' if self.tuning is None else 'it'
             raise ValueError(f'tuning: expected it where families have several arms, and there only, found {found}')
+        for name, family in self.families.items():
+            if family.teacher:
+                key = f'families.{name}.teacher'
+                taught = self.families[known(key, family.teacher, tuple(self.families))].teacher
+                schema.expect(not taught, key, 'a family without a teacher', family.teacher)
+                schema.expect(self.tuning is None, key, 'none where arms are tuned', family.teacher)
         if self.tuning:
             schema.expect(len(self.tuning.seeds) > 0, 'tuning.seeds', 'at least one', self.tuning.seeds)
             both = sorted(set(self.seeds) & set(self.tuning.seeds))
@@ -182,7 +191,7 @@ class Run:
       arm: the recipe keys in which its arm differs from the others of the family.
       seed: of the study.
       fold: of the protocol.
-      recipe: whose `seed` is the run's key; without the places of the corpus.
+      recipe: whose `seed` is the run's key; without the places of the corpus, and with those of teachers as `place`.
       name: of the recipe's file.
     """
 
@@ -199,6 +208,17 @@ class Run:
         """What progress calls it."""
         changed = ', '.join(f'{key}={value}' for key, value in self.arm.items())
         return f'{self.phase}: {self.family}{f" ({changed})" if changed else ""}, fold {self.fold}, seed {self.seed}'
+
+    @property
+    def place(self) -> str:
+        """The folder of its checkpoint, within that of all."""
+        corpus = self.recipe.data.corpus.replace('/', '_')
+        return f'{self.name}-{corpus}/{self.family}/{self.identity}'
+
+    @property
+    def teachers(self) -> frozenset[str]:
+        """The identities of the runs that teach it."""
+        return frozenset(Path(place).name for place in self.recipe.train.teacher)
 
     @property
     def identity(self) -> str:
@@ -237,7 +257,12 @@ class Plan:
 
     def run(self, phase: Phase, which: tuple[str, str], family: str, arm: Changes, seed: int, fold: int) -> Run:
         """One run of an arm."""
-        changes = {**self.study.families[family].changes, **arm, 'data.fold': str(fold), 'seed': key(seed, fold)}
+        told = self.study.families[family]
+        changes = {**told.changes, **arm, 'data.fold': str(fold), 'seed': key(seed, fold)}
+        if told.teacher:
+            [of_teacher] = self.study.families[told.teacher].arms
+            runs = [self.run(phase, which, told.teacher, of_teacher, one, fold) for one in self.study.seeds]
+            changes['train.teacher'] = [run.place for run in runs]
         return Run(phase, family, arm, seed, fold, _changed(self.recipes[which], json.dumps(changes)), which[0])
 
     def tuning(self, which: tuple[str, str], folds: Sequence[int]) -> Iterator[Run]:
@@ -255,6 +280,8 @@ class Plan:
     ) -> Iterator[Run | None]:
         """The other runs of one recipe and corpus, in the order to train them: seed by seed, all families of a fold.
 
+        Families that have a teacher come last.
+
         Args:
           which: recipe and corpus.
           speakers: the test speakers of every fold of the protocol.
@@ -269,11 +296,11 @@ class Plan:
             for name in self.study.families
             for fold in folds
         }
-        for phase in ('primary', 'exploratory'):
+        for phase, taught in itertools.product(('primary', 'exploratory'), (False, True)):
             for seed in self.study.seeds:
                 for fold in folds:
                     for name, family in self.study.families.items():
-                        if family.phase == phase:
+                        if family.phase == phase and bool(family.teacher) == taught:
                             arm = chosen[name, fold]
                             yield None if arm is None else self.run(phase, which, name, arm, seed, fold)
 

@@ -32,7 +32,7 @@ from jax_reparam.progress import Progress
 from jax_reparam.reparam import Params
 from jax_reparam.study import planning
 from jax_reparam.study.planning import Line, Lines, Phase, Plan, Run
-from jax_reparam.train import loop, report
+from jax_reparam.train import loop, report, teacher
 from jax_reparam.train.optimizer import adamw
 
 PARTS: tuple[pipeline.Part, ...] = ('validation', 'test')
@@ -100,9 +100,9 @@ class Arm:
         def start(seed: jax.Array) -> loop.State:
             return loop.init_state(self.model, optimizer, example, seed)
 
-        def update(state: loop.State, batch: loop.Batch, seed: Any, statistics: Any, weights: Any) -> Any:
+        def update(state: loop.State, batch: loop.Batch, seed: Any, statistics: Any, weights: Any, teach: Any) -> Any:
             inputs = dataclasses.replace(data.inputs, **statistics)
-            step = loop.make_step(recipe, self.model, optimizer, weights, seed, inputs)
+            step = loop.make_step(recipe, self.model, optimizer, weights, seed, inputs, teach)
             state, metrics = step(state, batch)
             return state, {name: metrics[name] for name in ('loss', 'grad_norm')}
 
@@ -115,7 +115,7 @@ class Arm:
         """Trains its runs.
 
         Args:
-          recipes: of the runs, which differ in fold and seed alone.
+          recipes: of the runs, which differ in fold and seed alone, and in the runs that teach them.
           folds: the data of each.
           told: called after each step, with a loss at times.
 
@@ -139,10 +139,11 @@ class Arm:
         metrics: list[dict[str, np.ndarray]] = []
         # Around the calls, since the programs are traced at the first.
         with nn.intercept_methods(products) if self.runs > 1 else contextlib.nullcontext():
+            teach = stack([teacher.load(recipe, data) for recipe, data in zip(recipes, folds, strict=True)])
             state = self._start(seed)
             for number in range(1, settings.steps + 1):
                 batch = stack([next(of_run) for of_run in batches])
-                state, values = self._update(state, batch, seed, statistics, weights)
+                state, values = self._update(state, batch, seed, statistics, weights, teach)
                 unread.append(values)
                 if number % LOOK == 0 or number == settings.steps:
                     metrics += jax.device_get(unread)
@@ -229,8 +230,12 @@ class Worker:
           The number of runs that it trained.
 
         Raises:
-          InputError: see `Plan`; or an arm cannot be chosen without tuning runs, which are not asked for.
+          InputError: see `Plan`; or an arm cannot be chosen without tuning runs, which are not asked for; or nothing says
+            where to keep the runs that teach others.
         """
+        taught = [name for name, family in self.plan.study.families.items() if family.teacher]
+        if taught and not self.keep:
+            raise InputError(f'{self.plan.path}: families.{taught[0]}.teacher: expected --keep FOLDER, found none')
         together = together or (1 if self.device == 'cpu' else 1 << 16)
         speakers = {which: self.speakers(which) for which in self.plan.recipes}
         trained = 0
@@ -267,9 +272,12 @@ class Worker:
     def _claim(self, runs: Sequence[Run], together: int, claims: contextlib.ExitStack) -> list[Run]:
         """Those of some runs that no other worker has, are of one arm, and are to be trained now."""
         ours: dict[str, Run] = {}
+        done = self.lines.done(self.device)
         for run in runs:
             if len(ours) == together:
                 break
+            if not run.teachers <= done.keys():
+                continue
             if run.identity in ours or (ours and _arm(run) != _arm(next(iter(ours.values())))):
                 continue
             if claims.enter_context(_claimed(self.lines.path, run.identity)):
@@ -279,7 +287,8 @@ class Worker:
         return [run for run in ours.values() if run.identity not in done]
 
     def _placed(self, recipe: Recipe) -> Recipe:
-        return recipe.with_changes(self._places[recipe.data.corpus])
+        teachers = [str((self.keep or Path()) / place) for place in recipe.train.teacher]
+        return recipe.with_changes({**self._places[recipe.data.corpus], 'train.teacher': teachers})
 
     def _of(self, run: Run) -> pipeline.Data:
         # Nothing is drawn by the seed (`speakers`), so that all seeds share what is loaded.
@@ -298,11 +307,12 @@ class Worker:
         if name not in self._arms:
             self._arms[name] = Arm(runs[0].recipe, folds[0], len(runs))
         arm = self._arms[name]
+        recipes = [self._placed(run.recipe) for run in runs]
         title = runs[0].title if len(runs) == 1 else f'{runs[0].family}, {len(runs)} runs'
         bar = Progress(arm.steps, title, unit='step', enabled=self.show)
         with contextlib.closing(bar):
             told = lambda loss: bar.update('' if math.isnan(loss) else f'loss {loss:.3f}')
-            variables, losses, norms = arm.train([run.recipe for run in runs], folds, told)
+            variables, losses, norms = arm.train(recipes, folds, told)
         for number, (run, data) in enumerate(zip(runs, folds, strict=True)):
             line = {**self._about(run, data), 'parameters': checkpoint.count(variables[number]['params'])}
             try:
@@ -366,11 +376,10 @@ class Worker:
         }
 
     def _save(self, keep: Path, run: Run, data: pipeline.Data, variables: Params, scored: Mapping[str, Any]) -> None:
-        place = keep / f'{run.name}-{data.corpus.name.replace("/", "_")}' / run.family / run.identity
         meta = loop.describe(self._placed(run.recipe), data)
         probabilities = data.decide('validation', np.array(scored['validation']['probabilities']))
         scores = evaluation.metrics(data.truth('validation'), probabilities, data.corpus.labels)
-        with contextlib.closing(Checkpoints(place / FOLDER)) as checkpoints:
+        with contextlib.closing(Checkpoints(keep / run.place / FOLDER)) as checkpoints:
             checkpoints.save(run.recipe.train.steps, variables=variables, state=None, meta=meta, score=scores['uar'])
 
 
@@ -380,7 +389,9 @@ _OF_DATA = ('data', 'frontend', 'window', 'voice')
 
 def _arm(run: Run) -> str:
     """A digest of what all runs of an arm have in common."""
-    return planning.digest(run.recipe.with_changes({'seed': 0, 'data.fold': '0'}).as_json())
+    teachers = [str(number) for number in range(len(run.teachers))]
+    alike = run.recipe.with_changes({'seed': 0, 'data.fold': '0', 'train.teacher': teachers})
+    return planning.digest(alike.as_json())
 
 
 @contextlib.contextmanager

@@ -6,9 +6,11 @@ import json
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 
 from jax_reparam import checkpoint, models, reparam
 from jax_reparam.checkpoint import Trained
@@ -16,12 +18,31 @@ from jax_reparam.config import Recipe
 from jax_reparam.data import pipeline
 from jax_reparam.errors import InputError
 from jax_reparam.frontend.inputs import Input
+from jax_reparam.reparam import Params
 
 # Maps what the student is given, `[B, T, M]`, to probabilities `[B, C]`.
 Teacher: TypeAlias = Callable[[jax.Array], jax.Array]
 
 
-def load(recipe: Recipe, data: pipeline.Data) -> Teacher | None:
+class Ensemble(struct.PyTreeNode):
+    """The mean probabilities of some models; a pytree of their variables, so that `jit` may be given it.
+
+    Attributes:
+      models: plain ones.
+      variables: of each.
+    """
+
+    models: tuple[nn.Module, ...] = struct.field(pytree_node=False)
+    variables: tuple[Params, ...]
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """A `Teacher`."""
+        each = zip(self.models, self.variables, strict=True)
+        logits: list[Any] = [model.apply(variables, x, train=False) for model, variables in each]
+        return jax.nn.softmax(jnp.stack(logits)).mean(axis=0)
+
+
+def load(recipe: Recipe, data: pipeline.Data) -> Ensemble | None:
     """The ensemble of the runs that `train.teacher` names; None: it names none.
 
     A teacher that has heard another speaker than the student in training knows the student's validation or test
@@ -35,13 +56,10 @@ def load(recipe: Recipe, data: pipeline.Data) -> Teacher | None:
         return None
     for run in runs:
         _check(run, data)
-    folded = [(models.build(run.recipe.model, n_classes=len(run.labels)), reparam.dehrf(run.variables)) for run in runs]
-
-    def teach(x: jax.Array) -> jax.Array:
-        logits: list[Any] = [model.apply(variables, x, train=False) for model, variables in folded]
-        return jax.nn.softmax(jnp.stack(logits)).mean(axis=0)
-
-    return teach
+    return Ensemble(
+        tuple(models.build(run.recipe.model, n_classes=len(run.labels)) for run in runs),
+        tuple(reparam.dehrf(run.variables) for run in runs),
+    )
 
 
 def _check(run: Trained, data: pipeline.Data) -> None:

@@ -151,6 +151,28 @@ def test_runs_of_one_program_are_those_trained_one_by_one(worker):
     assert not np.allclose(together[:, 1], alone[:, 0], rtol=1e-2)
 
 
+TAUGHT = FILE.replace('[[contrasts]]', '[families.student]\nteacher = "plain"\n\n[[contrasts]]')
+
+
+@pytest.mark.parametrize('together', [1, 4])
+def test_a_family_teaches_another(source, tmp_path, together):
+    """All its runs of the fold do, and none of another fold."""
+    plan = planning.load(write(tmp_path, TAUGHT))
+    places = {'folder': str(source)}, {'cache': str(tmp_path / 'cache'), 'show_progress': False}
+    with pytest.raises(InputError, match=r'families.student.teacher: expected --keep FOLDER, found none'):
+        training.Worker(plan, places[0], **places[1]).work()
+    worker = training.Worker(plan, places[0], keep=tmp_path / 'kept', **places[1])
+    assert worker.work(together=together) == 12
+    *teachers, run = runs(worker)
+    assert worker.lines.done().keys() == {one.identity for one in [*teachers, run]}
+    assert run.teachers == {one.identity for one in teachers if (one.family, one.fold) == ('plain', run.fold)}
+    [line] = [line for line in worker.lines.read() if line['digests']['recipe'] == run.identity]
+    assert not any(str(tmp_path) in place for place in line['recipe']['train']['teacher'])
+    loop.train(worker._placed(run.recipe), tmp_path / 'w', show_progress=False)
+    alone = [json.loads(text) for text in (tmp_path / 'w' / 'metrics.jsonl').read_text().splitlines()]
+    assert np.mean([one['loss'] for one in alone if 'loss' in one]) == pytest.approx(line['loss'], rel=1e-4)
+
+
 def test_arms_of_a_pair_begin_as_one_function(worker, rng):
     plain, hrf = runs(worker)[:2]
     assert (plain.fold, plain.seed, plain.recipe.seed) == (hrf.fold, hrf.seed, hrf.recipe.seed)
@@ -333,6 +355,19 @@ def test_mistakes_in_a_file_are_one_line(tmp_path, before, after, found):
         planning.load(path)
     assert str(error.value).startswith(str(tmp_path))
     assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ('text', 'found'),
+    [
+        (TAUGHT.replace('"plain"\n', '"student"\n'), 'expected a family without a teacher, found '),
+        (TAUGHT.replace('teacher = "plain"', 'teacher = "plane"'), 'expected one of plain, hrf, student, found '),
+        (f'{TUNED}teacher = "plain"\n', 'expected none where arms are tuned, found '),
+    ],
+)
+def test_who_can_teach(tmp_path, text, found):
+    with pytest.raises(InputError, match=rf"families.\w+.teacher: {found}"):
+        planning.load(write(tmp_path, text))
 
 
 def test_tuning_seeds_are_others_than_the_studys(tmp_path):
