@@ -230,8 +230,8 @@ class Worker:
           The number of runs that it trained.
 
         Raises:
-          InputError: see `Plan`; or an arm cannot be chosen without tuning runs, which are not asked for; or nothing says
-            where to keep the runs that teach others.
+          InputError: see `Plan`; or an arm cannot be chosen without tuning runs, which are not asked for; or nothing
+            says where to keep the runs that teach others.
         """
         taught = [name for name, family in self.plan.study.families.items() if family.teacher]
         if taught and not self.keep:
