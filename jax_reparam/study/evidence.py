@@ -367,10 +367,12 @@ def _section(section: Section) -> list[str]:
     tuning, compared = section.tuning, section.compared
     out = [f'### `{section.which[0]}` on {section.which[1]} ({section.device})', '']
     rows = []
+    # Where no arm is chosen yet.
+    open_phase = min((family.phase for family in told.families.values()), key=planning.PHASES.index)
     for phase in planning.PHASES:
         runs: list[Run | None] = list(tuning) if phase == 'tuning' else []
         if phase != 'tuning':
-            runs = [run for run in compared if (run.phase == phase if run else phase == 'primary')]
+            runs = [run for run in compared if (run.phase if run else open_phase) == phase]
         lines = [section.done.get(run.identity) if run else None for run in runs]
         had = [line for line in lines if line]
         if runs:
@@ -492,9 +494,8 @@ def _tuned(section: Section, tuning: Sequence[Run]) -> list[str]:
 
 
 def _keys(arm: Mapping[str, Any]) -> str:
-    return ', '.join(
-        f'`{key}={value:g}`' if isinstance(value, float) else f'`{key}={value}`' for key, value in arm.items()
-    )
+    said = (f'`{key}={value:g}`' if isinstance(value, float) else f'`{key}={value}`' for key, value in arm.items())
+    return ', '.join(said) or 'nothing changed'
 
 
 def _spread(values: Sequence[float], score: Score) -> str:

@@ -366,7 +366,7 @@ def test_mistakes_in_a_file_are_one_line(tmp_path, before, after, found):
     ],
 )
 def test_who_can_teach(tmp_path, text, found):
-    with pytest.raises(InputError, match=rf"families.\w+.teacher: {found}"):
+    with pytest.raises(InputError, match=rf'families.\w+.teacher: {found}'):
         planning.load(write(tmp_path, text))
 
 
