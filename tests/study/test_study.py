@@ -162,8 +162,10 @@ def test_a_family_teaches_another(source, tmp_path, together):
     with pytest.raises(InputError, match=r'families.student.teacher: expected --keep FOLDER, found none'):
         training.Worker(plan, places[0], **places[1]).work()
     worker = training.Worker(plan, places[0], keep=tmp_path / 'kept', **places[1])
-    assert worker.work(together=together) == 12
     *teachers, run = runs(worker)
+    with contextlib.ExitStack() as claims:  # not before they are trained, by whatever worker
+        assert worker._claim([run], together, claims) == []
+    assert worker.work(together=together) == 12
     assert worker.lines.done().keys() == {one.identity for one in [*teachers, run]}
     assert run.teachers == {one.identity for one in teachers if (one.family, one.fold) == ('plain', run.fold)}
     [line] = [line for line in worker.lines.read() if line['digests']['recipe'] == run.identity]
