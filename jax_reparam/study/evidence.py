@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -383,13 +384,12 @@ def _section(section: Section) -> list[str]:
     mine = [key for key, line in section.done.items() if (line['name'], line['corpus']) == section.which]
     if left := len(set(mine) - planned):
         out += [f'{left} more runs are in the result file and not in the plan.', '']
-    of = {key: sorted({section.done[run][key] for run in mine}) for key in ('commit', 'precision')}
-    # Ten digits of a commit name it, whatever is behind all forty.
-    commits = [f'`{one[:10]}`{" with changes that were not committed" if one[40:] else ""}' for one in of['commit']]
-    out += [
-        f'Trained at commit {" and ".join(commits)}. Matrix products have the precision {", ".join(of["precision"])}.',
-        '',
-    ]
+    trained = Counter((section.done[run]['commit'], section.done[run]['precision']) for run in mine)
+    rows = []
+    for (commit, precision), number in sorted(trained.items()):
+        # Ten digits of a commit name it, whatever is behind all forty.
+        rows.append([f'`{commit[:10]}`', 'uncommitted changes' if commit[40:] else '', precision, str(number)])
+    out += [*_table(['trained at commit', 'with', 'precision of products', 'runs'], rows), '']
     if told.tuning:
         out += _tuned(section, tuning)
     rows = []
