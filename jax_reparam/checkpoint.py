@@ -30,7 +30,7 @@ from jax_reparam.errors import InputError, one_line
 from jax_reparam.frontend.inputs import Input
 from jax_reparam.reparam import Params
 
-FORMAT = 3
+FORMAT = 4
 FOLDER = 'checkpoints'
 # Checkpoints that are being deleted.
 _REMOVED = 'removed'

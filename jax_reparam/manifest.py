@@ -24,7 +24,7 @@ from jax_reparam.graph.cost import Cost
 from jax_reparam.graph.graph import Port
 from jax_reparam.schema import Amount, Bound, Count, Positive, Share, Size
 
-FORMAT = 4
+FORMAT = 5
 # The files of the folder.
 FILE = 'manifest.json'
 CHECKPOINT = 'checkpoint'

@@ -310,8 +310,8 @@ def test_a_checkpoint_without_a_score_is_never_chosen_before_one_that_has_it(tmp
 
 
 def test_another_format_is_refused(workdir, monkeypatch):
-    monkeypatch.setattr(checkpoint, 'FORMAT', 4)
-    with pytest.raises(InputError, match='expected checkpoint format 4, found 3'):
+    monkeypatch.setattr(checkpoint, 'FORMAT', 5)
+    with pytest.raises(InputError, match='expected checkpoint format 5, found 4'):
         checkpoint.load(workdir)
 
 

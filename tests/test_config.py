@@ -58,6 +58,8 @@ def test_recipes_of_every_corpus(path, corpus):
     assert recipe.hrf == HRFConfig()
     decay = {'emodb': 0.5 if path.stem.endswith('_xs') else 1.0, 'ravdess': 0.5}.get(corpus, 0.01)
     assert recipe.train.weight_decay == decay
+    assert recipe.frontend.clamp_nats == (6.0 if corpus == 'ravdess' else 8.0)
+    assert recipe.augment.mixup == (0.2 if corpus == 'ravdess' and path.stem.endswith('_xs') else 0.0)
     assert recipe.train.class_weights == (corpus in ('iemocap/all', 'm3ed', 'daic_woz'))
     seconds = {'iemocap': 6, 'iemocap/all': 6, 'daic_woz': 8, 'crema_d': 3, 'nemo': 3}.get(corpus, 4)
     assert recipe.window_config == WindowConfig(100 * seconds, 50 * seconds)

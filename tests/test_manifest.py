@@ -141,10 +141,10 @@ def of(kind, entry):
         (['device', 'firmware', 'folder'], '..', "device.firmware.folder: expected a path in the folder, found '..'"),
         (['device', 'frontend', 'sha256'], 'abc', "device.frontend.sha256: expected 64 hexadecimal digits"),
         # Another format.
-        (['format'], 1, 'expected format 4 (export it anew with fold.py), found 1'),
-        (['format'], MISSING, 'expected format 4 (export it anew with fold.py), found None'),
-        (['format'], True, 'expected format 4 (export it anew with fold.py), found True'),
-        (['format'], 4.0, 'format: expected a whole number, found 4.0'),
+        (['format'], 1, 'expected format 5 (export it anew with fold.py), found 1'),
+        (['format'], MISSING, 'expected format 5 (export it anew with fold.py), found None'),
+        (['format'], True, 'expected format 5 (export it anew with fold.py), found True'),
+        (['format'], 5.0, 'format: expected a whole number, found 5.0'),
     ],
 )  # fmt: skip
 def test_damage_is_one_line_that_names_file_and_key(damaged, path, value, message):
@@ -169,8 +169,8 @@ def test_a_form_of_another_name_is_refused(damaged, exported):
         ('{"format": 1', 'manifest.json: expected a manifest in JSON, found: '),
         ('[' * 100_000, 'manifest.json: expected a manifest in JSON, found: '),
         ('[]', 'manifest.json: expected an object, found list'),
-        ('{"format": 9}', 'manifest.json: expected format 4 (export it anew with fold.py), found 9'),
-        ('{"format": 1}', 'manifest.json: expected format 4 (export it anew with fold.py), found 1'),
+        ('{"format": 9}', 'manifest.json: expected format 5 (export it anew with fold.py), found 9'),
+        ('{"format": 1}', 'manifest.json: expected format 5 (export it anew with fold.py), found 1'),
     ],
 )
 def test_what_is_no_manifest_is_refused(tmp_path, text, message):

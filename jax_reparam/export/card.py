@@ -291,7 +291,8 @@ def _interface(manifest: Manifest) -> str:
   Hann frames of {frontend.frame_ms} ms every {frontend.hop_ms} ms, {frontend.n_fft}-point transform,
   ln(power + {frontend.floor:g}); frame t starts at sample t * hop, its mean taken off. Then int8 in steps of 0.1 nat.
 - Speech: a window without any has no decision. The level of its speech is taken off, and what lies more than
-  8 nats below it is clamped; then `(x - mean) / std`: see manifest.json, and docs/frontend.md of jax_reparam.
+  {frontend.clamp_nats:g} nats below it is clamped; then `(x - mean) / std`: see manifest.json, and docs/frontend.md
+  of jax_reparam.
 - Voice: {voice}.
 - In: [1, {window.frames}, {frontend.n_mels}], {window.frames * seconds:g} s. A clip is cut to its speech; a longer
   one becomes windows {window.hop * seconds:g} s apart, the last one ending with it; in a shorter one, and where

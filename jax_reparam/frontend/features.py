@@ -17,7 +17,7 @@ import numpy as np
 
 from jax_reparam import schema
 from jax_reparam.frontend.audio import SAMPLE_RATE
-from jax_reparam.schema import Amount, Positive, Size, at_most
+from jax_reparam.schema import Amount, Bound, Positive, Size, at_most
 
 # Part of the key of features on disk: another number, and they are computed anew.
 VERSION = 4
@@ -47,6 +47,8 @@ class FrontendConfig(schema.Checked):
       fmax: upper edge of the highest band in Hz.
       floor: added to every band's power before the logarithm; full scale is 1.0. Three times what rounding samples to
         16 bits leaves in a band.
+      clamp_nats: log-mel ends so far below the level of the speech (`speech.level_off`): what is quieter is the
+        room's, or the rounding of samples. Less hides more of both, and of speech.
     """
 
     sample_rate: ClassVar[int] = SAMPLE_RATE
@@ -57,6 +59,7 @@ class FrontendConfig(schema.Checked):
     n_fft: Annotated[Size, at_most(1 << 16)] = 512
     fmin: Amount = 20.0
     fmax: Positive = 8000.0
+    clamp_nats: Annotated[float, Bound('1 to 25', lambda value: 1 <= value <= 25)] = 8.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -32,8 +32,6 @@ QUIET, LOUD = 5, 95
 RISE_DB, BELOW_DB, SPREAD_DB = 5.0, 17.0, 3.0
 # Less of it than this is none.
 SHORTEST_SECONDS = 0.25
-# Log-mel ends so far below the level: what is quieter is the room's, or the rounding of samples.
-CLAMP_NATS = 8.0
 # Speech clips if more than one in so many of its samples is at full scale. EMO-DB, whose files peak there, has one in
 # 8,000 at most; 3 dB louder, half of its clips have one in 360 and more, nine in ten one in 1,100.
 CLIPPED_ONE_IN = 2000
@@ -92,7 +90,7 @@ class Rule:
             steps(BELOW_DB),
             steps(SPREAD_DB),
             frames(SHORTEST_SECONDS),
-            round(CLAMP_NATS / STEP),
+            round(config.clamp_nats / STEP),
             WindowConfig(*map(frames, SCAN_SECONDS)),
         )
 

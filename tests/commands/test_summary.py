@@ -246,7 +246,7 @@ def test_an_arena_that_was_not_measured_is_missing(here, recipe, capsys):
     ('text', 'message'),
     [
         ('{', 'expected a manifest in JSON'),
-        ('{"format": 1}', r'expected format 4 \(export it anew with fold\.py\), found 1'),
+        ('{"format": 1}', r'expected format 5 \(export it anew with fold\.py\), found 1'),
         ('{"format": 4}', 'model: expected a value, found none'),
     ],
 )

@@ -70,11 +70,11 @@ def test_what_is_not_ours_is_refused(tmp_path, name, beside):
     assert (out / name).read_text() == 'precious'
 
 
-@pytest.mark.parametrize('found', [5, 0, -1, '1', None, [1]])
+@pytest.mark.parametrize('found', [6, 0, -1, '1', None, [1]])
 def test_a_manifest_of_a_format_that_is_none_of_ours_is_refused(tmp_path, found):
     out = ours(tmp_path / 'out')
     (out / 'manifest.json').write_text(json.dumps({'format': found}))
-    with pytest.raises(InputError, match=r'manifest\.json: expected format 4 \(export it anew with fold\.py\), found'):
+    with pytest.raises(InputError, match=r'manifest\.json: expected format 5 \(export it anew with fold\.py\), found'):
         fill(out)
     assert (out / 'labels.txt').read_text() == 'old'
 

@@ -35,7 +35,7 @@ def test_manifest_has_the_schema_and_every_form_passed(exported, config, data, v
     content = json.loads((exported.path / 'manifest.json').read_text())
     assert exported.failures == []
     assert content == json.loads(json.dumps(exported.manifest.as_json()))
-    assert content['format'] == 4
+    assert content['format'] == 5
     assert content['model'] == config.as_json()['model']
     assert content['labels'] == ['high', 'low']
     assert {'sample_rate', 'window_seconds', 'hop_ms', 'n_mels', 'mean', 'std', 'voice_mean', 'voice'} <= content[

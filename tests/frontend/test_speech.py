@@ -342,13 +342,16 @@ def test_a_window_is_its_active_span_repeated():
     np.testing.assert_array_equal(got, expected)
 
 
-def test_nothing_is_further_below_the_level_than_the_clamp():
+@pytest.mark.parametrize(('nats', 'steps'), [(8.0, 80), (6.0, 60)])
+def test_nothing_is_further_below_the_level_than_the_clamp(nats, steps):
     codes = spoken().copy()
     codes[100:110] = -128
-    got, found = speech.normalise(codes, len(codes), RULE)
+    rule = speech.Rule.of(dataclasses.replace(CONFIG, clamp_nats=nats))
+    got, found = speech.normalise(codes, len(codes), rule)
     assert found.level > -40
-    assert got.min() == -RULE.clamp == -80
-    np.testing.assert_array_equal(speech.level_off(np.int8([-128, 0]), np.float32(3.5), RULE), [-80, -3.5])
+    assert got.min() == -rule.clamp == -steps
+    np.testing.assert_array_equal(speech.level_off(np.int8([-128, 0]), np.float32(3.5), rule), [-steps, -3.5])
+    assert speech.quietest(rule) == steps - 128
 
 
 @pytest.mark.parametrize('value', [-128, 0, 127])
