@@ -27,7 +27,7 @@ struct Result {
   float probabilities[kClasses];
   bool speech;            // somebody speaks
   float speech_share;     // of the window's frames
-  bool too_quiet;         // log-mel's floor cuts the speech off; so in 40 % of clips at -50 dBFS RMS, and in 90 % at -55
+  bool too_quiet;         // log-mel's floor cuts the speech off
   bool clipping;          // more than one in kClippedOneIn samples of the speech is at full scale
   float learned_seconds;  // of the speaker's speech in the profile, what this window taught it included
   // Samples that Feed() dropped since the result before, because the queue was full; this window or the next has a gap.
