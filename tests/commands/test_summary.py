@@ -247,7 +247,7 @@ def test_an_arena_that_was_not_measured_is_missing(here, recipe, capsys):
     [
         ('{', 'expected a manifest in JSON'),
         ('{"format": 1}', r'expected format 5 \(export it anew with fold\.py\), found 1'),
-        ('{"format": 4}', 'model: expected a value, found none'),
+        ('{"format": 5}', 'model: expected a value, found none'),
     ],
 )
 def test_a_damaged_export_is_an_error_where_it_was_named(here, recipe, capsys, text, message):
