@@ -28,13 +28,13 @@ LABELS = ('anger', 'Überraschung', 'neutral')
 
 @pytest.fixture(scope='session')
 def fresh_inputs():
-    """Windows of 48 frames every 20, of 12 bands with statistics of their own, clamped at 6 nats; it knows voices."""
+    """Windows of 48 frames every 20, of 12 bands, each of which has statistics of its own; it gets to know voices."""
     rng = np.random.default_rng(2)
     statistics = rng.uniform(-40, -5, 12), rng.uniform(15, 40, 12), rng.uniform(-30, 10, 12)
     mean, std, voice_mean = (values.astype(np.float32) for values in statistics)
     # Learning ends within a window of the golden stream, and has an effect before.
     voice = VoiceConfig(history=0.5, half_seconds=0.3, after_seconds=0.2, most_seconds=1.1)
-    return Input(FrontendConfig(n_mels=12, clamp_nats=6.0), WindowConfig(48, 20), mean, std, voice_mean, voice)
+    return Input(FrontendConfig(n_mels=12), WindowConfig(48, 20), mean, std, voice_mean, voice)
 
 
 @pytest.fixture(scope='session')
