@@ -8,7 +8,7 @@ from __future__ import annotations
 import collections
 import json
 import runpy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -341,7 +341,8 @@ def _voice() -> str:
     for corpus, arms in sorted(scores.items()):
         before = arms[BEFORE]['none']
         for arm in sorted(arms.keys() - {BEFORE}, key=lambda arm: (arm != TODAY[corpus], arm)):
-            for history, own in _in_order(arms[arm]):
+            for history in sorted(arms[arm], key=_place):
+                own = arms[arm][history]
                 pairs = {pair: uar - before[pair] for pair, uar in own.items() if pair in before}
                 if not pairs or (arm != TODAY[corpus] and history not in _SHORT):
                     continue
@@ -387,12 +388,9 @@ python benchmarks/own_clips.py RAVDESS --out benchmarks/results/own_clips.jsonl
 {_table(head, rows)}"""
 
 
-def _in_order(scores: Mapping[str, Mapping[str, float]]) -> Iterator[tuple[str, Mapping[str, float]]]:
-    def place(history: str) -> tuple[str, int]:
-        kind, _, seconds = history.partition(' ')
-        return ('' if kind == 'none' else kind), int(seconds or 0)
-
-    return iter(sorted(scores.items(), key=lambda item: place(item[0])))
+def _place(history: str) -> tuple[str, int]:
+    kind, _, seconds = history.partition(' ')
+    return ('' if kind == 'none' else kind), int(seconds or 0)
 
 
 def _prices() -> str:
