@@ -272,15 +272,15 @@ def _field() -> str:
         threshold = '' if change.keep is None else f'{change.keep:.0%}'
         if change.uar_loss is not None:
             threshold += f', -{100 * change.uar_loss:.0f}'
-        clips = sum(row['clips'] for row in found)
         kept = points = passed = ''
         if found:
-            share = sum(row['kept'] * row['clips'] for row in found) / clips
+            share = _kept(found)
             lost = -float(np.mean([row['uar'] - row['uar_before'] for row in found]))
             kept, points = f'{share:.1%}', f'{-100 * lost:+.1f}'
             if change.keep is not None:
                 passed = 'yes' if share >= change.keep and lost <= (change.uar_loss or 1) else 'no'
         large = _LARGE.get(change.name, '')
+        clips = sum(row['clips'] for row in found)
         rows.append([f'`{change.name}`', change.description, clips, threshold, kept, points, passed, large])
     head = ['change', 'what it does', 'clips', 'published', 'kept', 'UAR points', 'passed', 'four large models']
     sounds = [[f'`{sound.name}`', sound.description] for sound in SILENCES]
@@ -303,6 +303,10 @@ Steady sounds, of which no window may be called speech:
 {_table(['sound', 'what it is'], sounds)}"""
 
 
+def _kept(rows: Sequence[Any]) -> float:
+    return float(sum(row['kept'] * row['clips'] for row in rows) / sum(row['clips'] for row in rows))
+
+
 def _levels() -> str:
     of: dict[tuple[str, str, str], list[Any]] = collections.defaultdict(list)
     for line in _read('field.jsonl'):
@@ -314,8 +318,7 @@ def _levels() -> str:
         cells: list[object] = [f'`{recipe}:{corpus}`', arm, len(folds)]
         for change in _HELD:
             found = [row for own in folds for row in own if row['change'] == change and row['clips']]
-            clips = sum(row['clips'] for row in found)
-            cells.append(f'{sum(row["kept"] * row["clips"] for row in found) / clips:.1%}' if clips else '')
+            cells.append(f'{_kept(found):.1%}' if found else '')
         rows.append(cells)
     return f"""## Levels, offset and silence
 
