@@ -79,13 +79,13 @@ def write(front, fresh_inputs, tmp_path_factory):
     Where TFLM is missing, zeros stand for what it computes: the sources can still be compiled.
     """
 
-    def run(form, model):
+    def run(form, model, inputs=fresh_inputs):
         place = tmp_path_factory.mktemp('exported')
         with pytest.MonkeyPatch.context() as patch:
             if tflm.missing() is not None:
                 patch.setattr(tflm, 'run', _zeros)
                 patch.setattr(tflm, 'fits', lambda model, arena_bytes: True)
-            entry = firmware.write(place, form=form, model=model, frontend=front, labels=LABELS, inputs=fresh_inputs)
+            entry = firmware.write(place, form=form, model=model, frontend=front, labels=LABELS, inputs=inputs)
         return entry, place / manifest.FIRMWARE
 
     return run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 import struct
@@ -50,27 +51,36 @@ def folder(form, request):
 
 
 @pytest.fixture(scope='module')
-def host(folder, build, zig, tmp_path_factory):
-    """Feeds PCM through the firmware's stream on this host, with models of host.cc; returns the lines it prints."""
-    place = tmp_path_factory.mktemp('host')
-    objects = []
-    for source in (
-        HERE / 'host.cc',
-        folder / 'emotion_recognizer.cc',
-        *folder.glob('[mf]*_data.cc'),
-    ):
-        objects.append(place / f'{source.stem}.o')
-        # What C++ does not define stops the program.
-        build(folder, source, objects[-1], '-O1', '-fsanitize=undefined', '-fsanitize-trap=undefined')
-    # Linked as C: the firmware needs no C++ library, and zig would build one.
-    zig('cc', '-O2', '-o', place / 'host', *objects, '-lm')
+def on_host(build, zig, tmp_path_factory):
+    """Compiles a firmware for this host, with models of host.cc.
 
-    def run(samples, chunk, *arguments):
-        command = [place / 'host', str(chunk), *arguments]
-        done = subprocess.run(command, input=samples.tobytes(), capture_output=True, check=True)
-        return done.stdout.decode().splitlines()
+    Gives what feeds PCM through its stream and returns the lines that it prints.
+    """
 
-    return run
+    def compiled(folder):
+        place = tmp_path_factory.mktemp('host')
+        objects = []
+        for source in (HERE / 'host.cc', folder / 'emotion_recognizer.cc', *folder.glob('[mf]*_data.cc')):
+            objects.append(place / f'{source.stem}.o')
+            # What C++ does not define stops the program.
+            build(folder, source, objects[-1], '-O1', '-fsanitize=undefined', '-fsanitize-trap=undefined')
+        # Linked as C: the firmware needs no C++ library, and zig would build one.
+        zig('cc', '-O2', '-o', place / 'host', *objects, '-lm')
+
+        def run(samples, chunk, *arguments):
+            command = [place / 'host', str(chunk), *arguments]
+            done = subprocess.run(command, input=samples.tobytes(), capture_output=True, check=True)
+            return done.stdout.decode().splitlines()
+
+        return run
+
+    return compiled
+
+
+@pytest.fixture(scope='module')
+def host(folder, on_host):
+    """The firmware of that form on this host."""
+    return on_host(folder)
 
 
 @pytest.fixture(params=BOARDS)
@@ -184,6 +194,17 @@ def test_the_size_of_chunks_does_not_matter(host, noise, fresh_inputs, form, lab
     assert '-' in kinds[0]
     # Learning has ended.
     assert profile.frames == fresh_inputs.most_frames
+
+
+def test_the_firmware_ends_features_at_the_clamp_of_the_recipe(on_host, write, model, noise, fresh_inputs, labels):
+    inputs = dataclasses.replace(fresh_inputs, frontend=dataclasses.replace(fresh_inputs.frontend, clamp_nats=3.0))
+    _, folder = write('int8', model, inputs)
+    found = parsed(on_host(folder)(noise, 160), 3)
+    wanted, _ = expected(noise, inputs, 'int8', labels, finish=False)
+    assert_equal(found, wanted)
+    # Something reaches it: with a clamp of 8 the model is given other numbers.
+    other, _ = expected(noise, fresh_inputs, 'int8', labels, finish=False)
+    assert [given for _, given in wanted] != [given for _, given in other]
 
 
 @pytest.mark.parametrize('samples', [0, 1, 399, 400, 559, 560, 7919, 7920, 7921, 8080, 11120, 11280, 24321])
