@@ -411,10 +411,16 @@ def _claimed(lines: Path, identity: str) -> Iterator[bool]:
 
 
 @functools.cache
-def commit() -> str:
-    """The commit of the package's checkout, with `-dirty` if files differ from it; '' outside a checkout."""
-    command = ['git', '-C', str(Path(__file__).parent), 'describe', '--always', '--dirty', '--abbrev=40', '--exclude=*']
+def commit(package: Path = Path(__file__).parents[1]) -> str:
+    """The commit of a package's checkout, with `-dirty` if the package differs from it; '' outside a checkout.
+
+    What lies beside the package does not count: a study's results grow while it runs.
+    """
+
+    def git(*words: str) -> str:
+        return subprocess.run(['git', '-C', package, *words], capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        return git('rev-parse', 'HEAD') + ('-dirty' if git('status', '--porcelain', '.') else '')
     except (OSError, subprocess.CalledProcessError):
         return ''

@@ -6,6 +6,8 @@ import contextlib
 import dataclasses
 import json
 import re
+import shutil
+import subprocess
 
 import flax.linen as nn
 import jax
@@ -583,3 +585,22 @@ def test_a_packed_corpus_takes_the_place_of_its_folder(worker, tmp_path):
     assert away.speakers(WHICH) == worker.speakers(WHICH)
     assert away.work() == 0  # the same runs
     assert not (tmp_path / 'none').exists()
+
+
+@pytest.mark.skipif(shutil.which('git') is None, reason='needs git')
+def test_a_line_says_which_commit_of_the_package_trained_it_and_not_that_results_grow(tmp_path):
+    package, results = tmp_path / 'package', tmp_path / 'results.jsonl'
+    assert training.commit(tmp_path) == ''
+    package.mkdir()
+    (package / 'module.py').write_text('x = 1\n')
+    results.write_text('')
+    who = ['-c', 'user.name=A', '-c', 'user.email=a@example.org']
+    for words in (['init', '-q'], ['add', '.'], [*who, 'commit', '-qm', 'first']):
+        subprocess.run(['git', *words], cwd=tmp_path, check=True)
+    results.write_text('one line\n')
+    training.commit.cache_clear()
+    found = training.commit(package)
+    assert re.fullmatch('[0-9a-f]{40}', found)
+    (package / 'new.py').write_text('')
+    training.commit.cache_clear()
+    assert training.commit(package) == f'{found}-dirty'
