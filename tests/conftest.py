@@ -68,7 +68,8 @@ def compiled(tmp_path_factory):
 def config(tmp_path_factory):
     """A recipe for five speakers of tones."""
     root = tmp_path_factory.mktemp('corpus')
-    changes = {'train__steps': 30, 'train__eval_every': 30, 'train__average': 0.0}
+    # So long that no window's logits are close: fewer steps leave one that each processor's rounding decides.
+    changes = {'train__steps': 45, 'train__eval_every': 45, 'train__average': 0.0}
     return recipe(tones(root / 'source'), root / 'cache', **changes)
 
 
