@@ -64,7 +64,7 @@ def test_another_form_is_the_same_function(rng, config, workdir, variables, hrf)
 def test_other_labels_get_a_new_classifier(others, workdir, variables, expansion):
     _, fresh, made, begin = begun(others, workdir, hrf__expansion=expansion)
     assert begin.about.new == (NEW,)
-    assert begin.told == f'starts from {workdir} (step 30, trained on folder); new: {NEW}'
+    assert begin.told == f'starts from {workdir} (step 45, trained on folder); new: {NEW}'
     plain, expected = (dict(checkpoint.leaves(reparam.dehrf(tree))) for tree in (made, variables))
     fresh = dict(checkpoint.leaves(fresh))
     assert plain.keys() == expected.keys()
@@ -119,9 +119,9 @@ def test_a_run_says_where_it_began_and_does_not_begin_again(others, workdir, tmp
     shutil.copytree(workdir, source)
     config = others.with_changes({'train.init': str(source)})
     result = loop.train(config, tmp_path / 'w')
-    assert f'starts from {source} (step 30, trained on folder); new: {NEW}\n' in capsys.readouterr().err
+    assert f'starts from {source} (step 45, trained on folder); new: {NEW}\n' in capsys.readouterr().err
     digest = checkpoint.digest(checkpoint.load(workdir).variables)
-    assert (result['init']['path'], result['init']['digest'], result['init']['step']) == (str(source), digest, 30)
+    assert (result['init']['path'], result['init']['digest'], result['init']['step']) == (str(source), digest, 45)
     assert checkpoint.load(tmp_path / 'w').meta['init'] == result['init']
     own = json.loads(json.dumps(checkpoint.load(tmp_path / 'w').inputs.as_json()))
     assert own['mean'] == checkpoint.load(workdir).inputs.as_json()['mean']
